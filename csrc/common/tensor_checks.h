@@ -1,0 +1,127 @@
+#pragma once
+// Argument checks and layout rules of the op bindings, shared by the CPU and the CUDA ones.
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/MemoryFormat.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <algorithm>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace fastseg {
+
+using torch::headeronly::MemoryFormat;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Raises RuntimeError in Python with the message alone, where STD_TORCH_CHECK would put the path of
+// this source before it.
+#define FASTSEG_CHECK(condition, ...)                                \
+  do {                                                               \
+    if (!(condition)) {                                              \
+      throw std::runtime_error(::fastseg::concatenate(__VA_ARGS__)); \
+    }                                                                \
+  } while (false)
+
+template <class... Parts>
+std::string concatenate(const Parts&... parts) {
+  std::ostringstream out;
+  (out << ... << parts);
+  return out.str();
+}
+
+template <class Ints>
+std::string to_string(const Ints& values) {
+  std::ostringstream out;
+  out << '(';
+  for (size_t i = 0; i < values.size(); ++i) out << (i ? ", " : "") << values[i];
+  out << ')';
+  return out.str();
+}
+
+// torch's suggest_memory_format for 4-D tensors: channels_last if the strides ascend in the order
+// C, W, H, N. 3-D tensors are contiguous.
+inline bool is_channels_last(const Tensor& x) {
+  const auto size = x.sizes(), stride = x.strides();
+  if (size.size() != 4 || stride[1] == 0) return false;
+  int64_t smallest = 0;
+  for (const int d : {1, 3, 2, 0}) {
+    if (size[d] == 0 || stride[d] < smallest) return false;
+    if (d == 0 && smallest == stride[1]) return false;  // N 1 1 1 and 1 C 1 1 are contiguous
+    smallest = stride[d];
+    if (size[d] > 1) smallest *= size[d];
+  }
+  return true;
+}
+
+// The strides of a dense tensor, as torch::empty gives them.
+inline std::vector<int64_t> dense_strides(const std::vector<int64_t>& size, bool channels_last) {
+  const int dim = static_cast<int>(size.size());
+  std::vector<int64_t> strides(dim);
+  int64_t step = 1;
+  const auto take = [&](int d) {
+    strides[d] = step;
+    step *= std::max<int64_t>(size[d], 1);
+  };
+  if (channels_last) {
+    for (const int d : {1, 3, 2, 0}) take(d);
+  } else {
+    for (int d = dim - 1; d >= 0; --d) take(d);
+  }
+  return strides;
+}
+
+inline bool is_dense(const Tensor& x, bool channels_last) {
+  if (!channels_last) return x.is_contiguous();
+  const auto size = x.sizes(), stride = x.strides();
+  int64_t step = 1;
+  for (const int d : {1, 3, 2, 0}) {
+    if (size[d] != 1 && stride[d] != step) return false;
+    step *= size[d];
+  }
+  return true;
+}
+
+// x itself where it is dense: the call through the dispatcher costs a microsecond.
+inline Tensor dense(const Tensor& x, bool channels_last) {
+  if (is_dense(x, channels_last)) return x;
+  return torch::stable::contiguous(
+      x, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
+
+// Through the C shim: torch::stable::empty goes through the dispatcher, boxed.
+inline Tensor empty_like_layout(const Tensor& like, const std::vector<int64_t>& size,
+                                ScalarType dtype, bool channels_last) {
+  const std::vector<int64_t> strides = dense_strides(size, channels_last);
+  int32_t device_type, device_index;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
+  AtenTensorHandle handle;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      static_cast<int64_t>(size.size()), size.data(), strides.data(),
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), device_type,
+      device_index, &handle));
+  return Tensor(handle);
+}
+
+inline bool is_supported_float(ScalarType dtype) {
+  return dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::Half ||
+         dtype == ScalarType::BFloat16;
+}
+
+inline void check_float(const Tensor& x, const char* op, const char* name) {
+  FASTSEG_CHECK(is_supported_float(x.scalar_type()), op, ": ", name,
+                " must be float32, float64, float16 or bfloat16, got ", x.scalar_type());
+}
+
+inline void check_same_device(const Tensor& a, const char* a_name, const Tensor& b,
+                              const char* b_name, const char* op) {
+  FASTSEG_CHECK(a.device() == b.device(), op, ": ", a_name, " and ", b_name,
+                " must be on one device");
+}
+
+}  // namespace fastseg

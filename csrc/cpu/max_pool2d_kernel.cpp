@@ -1,0 +1,237 @@
+// values, codes = max_pool2d(x), and the same behind relu(x * scale + shift).
+//
+// Floor: every input element is read once, every value and one byte of code written once; for 2x2
+// windows of float32, 16 + 4 + 1 bytes an output and about 12 operations, so memory decides.
+// - contiguous: a vector holds L neighbouring windows of a row. Taps a stride of 2 apart are split
+//   into even and odd lanes as they are loaded; 2x2 windows use each load for two taps.
+// - channels_last: a vector holds L channels of one window, whatever the window's shape.
+
+#include <algorithm>
+#include <limits>
+
+#include "cpu/max_pool2d.h"
+#include "cpu/row_writer.h"
+#include "cpu/simd.h"
+
+namespace fastseg::cpu::FASTSEG_SIMD {
+namespace {
+
+template <class T, int L>
+struct Identity {
+  typename Simd<T, L>::Value operator()(typename Simd<T, L>::Value x) const { return x; }
+};
+
+// Rounds to T before the comparison: the codes are those of the unfused chain.
+template <class T, int L>
+struct ScaleShiftReLU {
+  using S = Simd<T, L>;
+  typename S::Value scale, shift;
+
+  typename S::Value operator()(typename S::Value x) const {
+    const typename S::Value y = S::rounded(x * scale + shift);
+    return y < 0 ? typename S::Value{} : y;  // NaN and -0.0 pass, as in torch
+  }
+};
+
+// What happens to an element between its load and its comparison.
+template <bool kAffine, class T, class Scale>
+struct Prologue {
+  const MaxPool2d<T, Scale>& op;
+
+  // For L neighbours of channel c.
+  template <int L>
+  auto same_channel(int64_t c) const {
+    if constexpr (kAffine) {
+      using S = Simd<T, L>;
+      return ScaleShiftReLU<T, L>{S::fill(op.scale[c]), S::fill(op.shift[c])};
+    } else {
+      return Identity<T, L>{};
+    }
+  }
+
+  // For channels c .. c + L - 1.
+  template <int L>
+  auto channels(int64_t c) const {
+    if constexpr (kAffine) {
+      using S = Simd<Scale, L>;
+      return ScaleShiftReLU<T, L>{S::load(op.scale + c), S::load(op.shift + c)};
+    } else {
+      return Identity<T, L>{};
+    }
+  }
+};
+
+// The running maxima of L windows and their codes.
+template <class T, int L>
+struct Maxima {
+  using S = Simd<T, L>;
+  typename S::Value value = S::fill(-std::numeric_limits<typename S::F>::infinity());
+  typename S::Mask code;
+
+  explicit Maxima(int first_code) : code(S::fill_code(first_code)) {}
+
+  void take(typename S::Value candidate, int candidate_code) {
+    const auto wins = (candidate > value) | (candidate != candidate);
+    value = wins ? candidate : value;
+    code = wins ? S::fill_code(candidate_code) : code;
+  }
+  void store(T* values, uint8_t* codes) const {
+    S::store(values, value);
+    S::store_codes(codes, code);
+  }
+};
+
+// Windows [j, j + L) of one row of a plane, all of whose taps are inside along w. kStride is the
+// stride along w: 1, 2, or 0 for any other (then L is 1).
+template <int L, int kStride, class T, class Load>
+void pool_windows(const Pool2d& pool, const T* plane, int64_t i, int64_t j, int first_kj,
+                  int end_kj, const Load& prologue, T* values, uint8_t* codes) {
+  using S = Simd<T, L>;
+  const int first_ki = pool.h.first_tap(i), end_ki = pool.h.end_tap(i);
+  Maxima<T, L> maxima(first_ki * pool.w.kernel + first_kj);
+  for (int ki = first_ki; ki < end_ki; ++ki) {
+    const T* row = plane + pool.h.coordinate(i, ki) * pool.w.size;
+    for (int kj = first_kj; kj < end_kj; ++kj) {
+      const T* p = row + pool.w.coordinate(j, kj);
+      typename S::Value x;
+      if constexpr (kStride == 2) {
+        x = S::load_even(p);
+      } else {
+        x = S::load(p);
+      }
+      maxima.take(prologue(x), ki * pool.w.kernel + kj);
+    }
+  }
+  maxima.store(values, codes);
+}
+
+template <int L, class T, class Load>
+void pool_windows_2x2(const T* row, int64_t width, const Load& prologue, T* values,
+                      uint8_t* codes) {
+  using S = Simd<T, L>;
+  Maxima<T, L> maxima(0);
+  for (int ki = 0; ki < 2; ++ki) {
+    const auto [even, odd] = S::load_even_odd(row + ki * width);
+    maxima.take(prologue(even), 2 * ki);
+    maxima.take(prologue(odd), 2 * ki + 1);
+  }
+  maxima.store(values, codes);
+}
+
+// One stretch [first, end) of the windows of row i.
+template <class T, class Affine>
+void pool_stretch(const Pool2d& pool, const T* plane, int64_t i, int64_t first, int64_t end,
+                  int64_t channel, const Affine& prologue, T* values, uint8_t* codes) {
+  const PoolAxis& w = pool.w;
+  if (pool.is_2x2()) {
+    const T* row = plane + 2 * i * w.size;
+    for_blocks<kLanes<T>>(first, end, [&](auto lanes, int64_t j) {
+      pool_windows_2x2<lanes>(row + 2 * j, w.size, prologue.template same_channel<lanes>(channel),
+                              values + (j - first), codes + (j - first));
+    });
+    return;
+  }
+  const auto one_by_one = [&](int64_t from, int64_t to) {
+    for (int64_t j = from; j < to; ++j) {
+      const int first_kj = w.first_tap(j), end_kj = w.end_tap(j);
+      pool_windows<1, 0>(pool, plane, i, j, first_kj, end_kj,
+                         prologue.template same_channel<1>(channel), values + (j - first),
+                         codes + (j - first));
+    }
+  };
+  if (w.stride > 2) return one_by_one(first, end);
+
+  // Windows that reach into the padding are a prefix and a suffix of the row.
+  int64_t inner = first, inner_end = end;
+  while (inner < end && !w.whole(inner)) ++inner;
+  while (inner_end > inner && !w.whole(inner_end - 1)) --inner_end;
+  one_by_one(first, inner);
+  for_blocks<kLanes<T>>(inner, inner_end, [&](auto lanes, int64_t j) {
+    const auto load = prologue.template same_channel<lanes>(channel);
+    if (w.stride == 1) {
+      pool_windows<lanes, 1>(pool, plane, i, j, 0, w.kernel, load, values + (j - first),
+                             codes + (j - first));
+    } else {
+      pool_windows<lanes, 2>(pool, plane, i, j, 0, w.kernel, load, values + (j - first),
+                             codes + (j - first));
+    }
+  });
+  one_by_one(inner_end, end);
+}
+
+template <class T, class Scale, class Affine>
+void contiguous(const MaxPool2d<T, Scale>& op, const Affine& prologue, int64_t begin, int64_t end) {
+  const PoolAxis &h = op.pool.h, &w = op.pool.w;
+  RowWriter<T> values(op.values + begin * w.windows, op.stream);
+  RowWriter<uint8_t> codes(op.codes + begin * w.windows, op.stream);
+  constexpr int64_t kStretch = RowWriter<T>::kMaxReserve;
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t plane = row / h.windows, i = row % h.windows;
+    for (int64_t j = 0; j < w.windows; j += kStretch) {
+      const int64_t n = std::min(kStretch, w.windows - j);
+      pool_stretch(op.pool, op.x + plane * h.size * w.size, i, j, j + n, plane % op.channels,
+                   prologue, values.reserve(n), codes.reserve(n));
+      values.advance(n);
+      codes.advance(n);
+    }
+  }
+}
+
+template <class T, class Scale, class Affine>
+void channels_last(const MaxPool2d<T, Scale>& op, const Affine& prologue, int64_t begin,
+                   int64_t end) {
+  const PoolAxis &h = op.pool.h, &w = op.pool.w;
+  const int64_t channels = op.channels;
+  RowWriter<T> values(op.values + begin * w.windows * channels, op.stream);
+  RowWriter<uint8_t> codes(op.codes + begin * w.windows * channels, op.stream);
+  constexpr int64_t kStretch = RowWriter<T>::kMaxReserve;
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t n = row / h.windows, i = row % h.windows;
+    const T* image = op.x + n * h.size * w.size * channels;
+    const int first_ki = h.first_tap(i), end_ki = h.end_tap(i);
+    for (int64_t j = 0; j < w.windows; ++j) {
+      const int first_kj = w.first_tap(j), end_kj = w.end_tap(j);
+      for (int64_t stretch = 0; stretch < channels; stretch += kStretch) {
+        const int64_t size = std::min(kStretch, channels - stretch);
+        T* v = values.reserve(size);
+        uint8_t* k = codes.reserve(size);
+        for_blocks<kLanes<T>>(0, size, [&](auto lanes, int64_t c) {
+          const auto load = prologue.template channels<lanes>(stretch + c);
+          Maxima<T, lanes> maxima(first_ki * w.kernel + first_kj);
+          for (int ki = first_ki; ki < end_ki; ++ki) {
+            const T* line = image + h.coordinate(i, ki) * w.size * channels + stretch + c;
+            for (int kj = first_kj; kj < end_kj; ++kj) {
+              maxima.take(load(Simd<T, lanes>::load(line + w.coordinate(j, kj) * channels)),
+                          ki * w.kernel + kj);
+            }
+          }
+          maxima.store(v + c, k + c);
+        });
+        values.advance(size);
+        codes.advance(size);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+template <class T, class Scale>
+void max_pool2d_rows(const MaxPool2d<T, Scale>& op, int64_t begin, int64_t end) {
+  const auto run = [&](const auto& prologue) {
+    op.channels_last ? channels_last(op, prologue, begin, end)
+                     : contiguous(op, prologue, begin, end);
+  };
+  if (op.scale != nullptr) {
+    run(Prologue<true, T, Scale>{op});
+  } else {
+    run(Prologue<false, T, Scale>{op});
+  }
+}
+
+template void max_pool2d_rows(const MaxPool2d<float, float>&, int64_t, int64_t);
+template void max_pool2d_rows(const MaxPool2d<double, double>&, int64_t, int64_t);
+template void max_pool2d_rows(const MaxPool2d<Half, float>&, int64_t, int64_t);
+template void max_pool2d_rows(const MaxPool2d<BFloat16, float>&, int64_t, int64_t);
+
+}  // namespace fastseg::cpu::FASTSEG_SIMD

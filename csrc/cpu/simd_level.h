@@ -1,0 +1,50 @@
+#pragma once
+// Which of the compiled instruction sets runs.
+//
+// Kernels declare themselves with FASTSEG_DECLARE_KERNEL once and are called through
+// FASTSEG_SIMD_DISPATCH; the build compiles their source once per level.
+
+// The namespace that a source is compiled into; the build names it for kernels.
+#ifndef FASTSEG_SIMD
+#define FASTSEG_SIMD portable
+#endif
+
+namespace fastseg::cpu {
+
+enum class SimdLevel : int { portable = 0, avx2 = 1, avx512 = 2 };
+
+// The widest level that was built and that this processor has, unless the environment variable
+// FASTSEG_SIMD (portable, avx2 or avx512) or set_simd_level lowers it.
+SimdLevel simd_level();
+
+// The levels that were built and that this processor has.
+bool simd_level_available(SimdLevel level);
+
+void set_simd_level(SimdLevel level);
+
+}  // namespace fastseg::cpu
+
+#if defined(FASTSEG_X86)
+#define FASTSEG_DECLARE_KERNEL(...) \
+  namespace portable {              \
+  __VA_ARGS__;                      \
+  }                                 \
+  namespace avx2 {                  \
+  __VA_ARGS__;                      \
+  }                                 \
+  namespace avx512 {                \
+  __VA_ARGS__;                      \
+  }
+#define FASTSEG_SIMD_DISPATCH(...)                                   \
+  (::fastseg::cpu::simd_level() == ::fastseg::cpu::SimdLevel::avx512 \
+       ? ::fastseg::cpu::avx512::__VA_ARGS__                         \
+   : ::fastseg::cpu::simd_level() == ::fastseg::cpu::SimdLevel::avx2 \
+       ? ::fastseg::cpu::avx2::__VA_ARGS__                           \
+       : ::fastseg::cpu::portable::__VA_ARGS__)
+#else
+#define FASTSEG_DECLARE_KERNEL(...) \
+  namespace portable {              \
+  __VA_ARGS__;                      \
+  }
+#define FASTSEG_SIMD_DISPATCH(...) ::fastseg::cpu::portable::__VA_ARGS__
+#endif

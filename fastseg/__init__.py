@@ -1,0 +1,31 @@
+"""fastseg: hand-written kernels for semantic segmentation, as torch ops for CPU and NVIDIA GPUs."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from fastseg.ops import (
+    batch_norm_relu_max_pool2d,
+    codes_to_indices,
+    fold_batch_norm,
+    indices_to_codes,
+    max_pool2d,
+    max_unpool2d,
+)
+
+# Loads the compiled libraries, whose kernels belong to the ops defined above.
+from fastseg import _extension  # noqa: F401  isort: skip
+from fastseg import nn  # isort: skip
+
+try:
+    __version__ = version("fastseg-kernels")
+except PackageNotFoundError:  # a source tree on the path that was never installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "batch_norm_relu_max_pool2d",
+    "codes_to_indices",
+    "fold_batch_norm",
+    "indices_to_codes",
+    "max_pool2d",
+    "max_unpool2d",
+    "nn",
+]

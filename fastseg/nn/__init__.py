@@ -1,0 +1,7 @@
+"""The ops as modules, with the signatures and state_dict keys of torch.nn."""
+
+from fastseg.nn.batch_norm_relu_max_pool2d import BatchNormReLUMaxPool2d
+from fastseg.nn.max_pool2d import MaxPool2d
+from fastseg.nn.max_unpool2d import MaxUnpool2d
+
+__all__ = ["BatchNormReLUMaxPool2d", "MaxPool2d", "MaxUnpool2d"]

@@ -1,0 +1,76 @@
+"""How an op is made: one schema, the reference as the fallback of every device, one fake.
+
+The compiled libraries register their kernels for the same names, which then come before the
+reference. Autograd and vmap rules are registered beside the op that they belong to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, is_grad_enabled
+from torch._C._functorch import peek_interpreter_stack
+from torch.compiler import is_dynamo_compiling
+
+below_autograd = torch._C._AutoDispatchBelowAutograd
+"""Context manager: ops are called without their autograd layer."""
+
+LIBRARY = torch.library.Library("fastseg", "DEF")
+
+NAMES: list[str] = []
+"""The names of all ops, in the order of their definition."""
+
+
+def define(schema: str, *, reference: Callable, fake: Callable) -> None:
+    """Defines ``torch.ops.fastseg.<name>``.
+
+    Args:
+        schema: the op's schema, beginning with its name.
+        reference: its plain PyTorch implementation, which runs where no compiled one does.
+        fake: the shapes, dtypes and layouts of its outputs, for tracing.
+    """
+    name = schema.partition("(")[0]
+    LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"fastseg::{name}", fake, lib=LIBRARY)
+    NAMES.append(name)
+
+
+def gradient_free(*tensors: Tensor) -> bool:
+    """No gradient can be asked for: eager, outside of functorch's transforms.
+
+    Such calls may skip the autograd layer that torch.library puts before an op, which is Python and
+    costs more than a small kernel.
+    """
+    if is_dynamo_compiling() or peek_interpreter_stack() is not None:
+        return False
+    if is_grad_enabled():
+        for t in tensors:  # a generator in any() would take longer than the rest
+            if t.requires_grad:
+                return False
+    return True
+
+
+def fold_vmap_batch(
+    batch_size: int, in_dims: Sequence[int | None], tensors: Sequence[Tensor]
+) -> tuple[list[Tensor], Callable[[Tensor], Tensor]]:
+    """Makes vmap's batch part of N, which no op looks at.
+
+    Args:
+        batch_size: the size of vmap's dimension.
+        in_dims: where each tensor has it; None: it has not.
+        tensors: (..., C, H, W) without vmap's dimension.
+
+    Returns:
+        The tensors with vmap's dimension folded into N, and the function that unfolds an output,
+        vmap's dimension first.
+    """
+    front = [
+        t.expand(batch_size, *t.shape) if d is None else t.movedim(d, 0)
+        for t, d in zip(tensors, in_dims, strict=True)
+    ]
+    if front[0].dim() == 4:  # of (C, H, W) each: vmap's dimension is N itself
+        return front, lambda out: out
+    n = front[0].shape[1]
+    return [t.flatten(0, 1) for t in front], lambda out: out.unflatten(0, (batch_size, n))
