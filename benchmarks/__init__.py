@@ -1,0 +1,1 @@
+"""Benchmarks: every op beside what a user would run instead."""

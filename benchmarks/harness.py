@@ -1,0 +1,171 @@
+"""Interleaved timing of candidates that must first agree with each other.
+
+Candidates take turns within one run, so that a slow moment of the machine meets all of them, and the
+median of each counts. A case whose check fails is not timed: the run ends with an error.
+"""
+
+from __future__ import annotations
+
+import csv
+import ctypes
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+
+@dataclass
+class Candidate:
+    """One way to compute a case."""
+
+    name: str
+    run: Callable[[], object]
+
+
+@dataclass
+class Case:
+    """Inputs of one size and the candidates that compute the same from them."""
+
+    op: str
+    shape: str
+    candidates: Sequence[Candidate]
+    check: Callable[[], None]  # raises AssertionError if the candidates disagree
+    floor_bytes: int  # what any implementation must move
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+
+    def median(self, name: str) -> float:
+        """Seconds of the candidate's median run."""
+        return statistics.median(self.seconds[name])
+
+
+def reuse_freed_pages() -> None:
+    """Lets freed tensors' pages be used again, as a caching allocator does.
+
+    By default glibc returns every large buffer to the system, and the page faults of the next one
+    (about 0.25 us for 4 KB) then outweigh the kernels, in torch's ops and in ours alike.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        m_trim_threshold, m_mmap_max = -1, -4
+        libc.mallopt(m_mmap_max, 0)
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def _seconds_on_cpu(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _seconds_on_gpu(run: Callable[[], object]) -> float:
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    run()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3
+
+
+def measure(
+    cases: Sequence[Case], device: str, min_seconds: float = 1.0, min_rounds: int = 9
+) -> None:
+    """Checks each case, then fills its `seconds`.
+
+    Raises:
+        AssertionError: the candidates of a case disagree.
+    """
+    seconds = _seconds_on_gpu if device == "cuda" else _seconds_on_cpu
+    for case in cases:
+        case.check()
+        for candidate in case.candidates:  # compiles, warms up
+            for _ in range(3):
+                candidate.run()
+        case.seconds = {c.name: [] for c in case.candidates}
+        start, rounds = time.perf_counter(), 0
+        while rounds < min_rounds or time.perf_counter() - start < min_seconds:
+            for candidate in case.candidates:
+                case.seconds[candidate.name].append(seconds(candidate.run))
+            rounds += 1
+
+
+def copy_bandwidth(device: str, size: int = 1 << 28) -> float:
+    """Bytes a second of a large copy, counting what is read and what is written."""
+    source = torch.ones(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    case = Case("copy", "", [Candidate("copy", lambda: target.copy_(source))], lambda: None, 0)
+    measure([case], device, min_seconds=0.5)
+    return 2 * size / case.median("copy")
+
+
+def machine(device: str) -> str:
+    """The machine in words."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    from fastseg import _extension
+
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    name = names[0] if names else platform.machine()
+    return f"{name}, {_extension.simd_level()}, {torch.get_num_threads()} threads"
+
+
+def write_csv(path: Path, device: str, cases: Sequence[Case]) -> None:
+    """One row a case and candidate: median, p20, p80 in microseconds, floor, machine, versions."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(
+            [
+                "op",
+                "shape",
+                "candidate",
+                "median_us",
+                "p20_us",
+                "p80_us",
+                "floor_bytes",
+                "gb_per_s",
+                "runs",
+                "machine",
+                "torch",
+            ]
+        )
+        for case in cases:
+            for name, seconds in case.seconds.items():
+                ordered = sorted(seconds)
+                median, p20, p80 = (ordered[int(q * (len(ordered) - 1))] for q in (0.5, 0.2, 0.8))
+                rows.writerow(
+                    [
+                        case.op,
+                        case.shape,
+                        name,
+                        *(f"{s * 1e6:.2f}" for s in (median, p20, p80)),
+                        case.floor_bytes,
+                        f"{case.floor_bytes / median / 1e9:.2f}",
+                        len(seconds),
+                        machine(device),
+                        torch.__version__,
+                    ]
+                )
+
+
+def summary_row(title: str, cases: Sequence[Case], ours: str, bandwidth: float) -> str:
+    """A line: the sum of our medians, of the fastest rival's, their ratio, the share of copy speed.
+
+    The rival is the candidate that is fastest in the sum of all cases.
+    """
+    totals = {c.name: sum(case.median(c.name) for case in cases) for c in cases[0].candidates}
+    mine = totals.pop(ours)
+    rival = min(totals, key=totals.__getitem__)
+    floor = sum(case.floor_bytes for case in cases) / bandwidth
+    others = "  ".join(f"{name} {total * 1e3:.3f}" for name, total in totals.items())
+    return (
+        f"{title:<44} {mine * 1e3:9.3f} ms  {totals[rival] / mine:6.2f}x over {rival:<14}"
+        f" floor {floor * 1e3:8.3f} ms ({floor / mine:4.0%} of copy speed)  [{others}]"
+    )

@@ -1,0 +1,26 @@
+// The CUDA bindings, compiled as they are, on CPU tensors: registered as fastseg_cuda_on_cpu's
+// kernels, with the default stream, and no device to guard.
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/library.h>
+
+#undef STABLE_TORCH_LIBRARY_IMPL
+#define STABLE_TORCH_LIBRARY_IMPL(ns, key, m) \
+  _STABLE_TORCH_LIBRARY_IMPL(fastseg_cuda_on_cpu, CPU, m, C10_UID)
+
+#include "cuda/max_pool2d.cpp"
+#include "cuda/max_unpool2d.cpp"
+#include "cuda/pack_codes.cpp"
+
+// Linked with -Bsymbolic, these come before libtorch's.
+extern "C" {
+AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void** stream) {
+  *stream = nullptr;
+  return AOTI_TORCH_SUCCESS;
+}
+AOTITorchError aoti_torch_create_device_guard(int32_t, DeviceGuardHandle* guard) {
+  *guard = nullptr;
+  return AOTI_TORCH_SUCCESS;
+}
+AOTITorchError aoti_torch_delete_device_guard(DeviceGuardHandle) { return AOTI_TORCH_SUCCESS; }
+}

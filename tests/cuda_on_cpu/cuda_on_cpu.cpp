@@ -1,0 +1,259 @@
+// The scheduler of cuda_on_cpu.h, and the runtime functions that the launchers call.
+
+#include "cuda_on_cpu.h"
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+namespace cuda_on_cpu {
+namespace {
+
+constexpr size_t kStackBytes = 64 << 10;
+constexpr int kWarp = 32;
+
+bool launch_failed = false;
+std::string failure;  // of the last launch that failed
+
+struct Failure {};  // unwinds the thread that failed
+
+enum class State { kNew, kRunning, kAtBarrier, kAtExchange, kDone };
+
+// A stack that threads run on.
+struct Fiber {
+  ucontext_t context{};
+  std::unique_ptr<char[]> stack;
+  void* fake_stack = nullptr;  // AddressSanitizer's
+};
+
+struct Thread {
+  State state = State::kNew;
+  Fiber* fiber = nullptr;
+  int exchanges = 0;
+};
+
+// A lane may begin its next exchange before the others have read the last one's words.
+struct Warp {
+  uint64_t words[2][kWarp];
+};
+
+class Launch;
+Launch* current = nullptr;
+
+class Launch {
+ public:
+  Launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body)
+      : body_(body), shared_bytes_(shared_bytes), count_(block.x * block.y * block.z) {
+    place.block_size = block;
+    place.grid_size = grid;
+    threads_.resize(count_);
+    warps_.resize((count_ + kWarp - 1) / kWarp);
+    if (const char* order = std::getenv("CUDA_ON_CPU_ORDER")) order_name_ = order;
+  }
+
+  void run() {
+    const dim3 g = place.grid_size;
+    for (const unsigned b : shuffled_or_not(g.x * g.y * g.z)) {
+      place.block_index = {b % g.x, b / g.x % g.y, b / (g.x * g.y)};
+      run_block();
+      if (launch_failed) return;
+    }
+  }
+
+  // The calling thread waits until release().
+  void wait(State state) {
+    Thread& me = threads_[place.thread];
+    me.state = state;
+    switch_fibers(*me.fiber, home_);
+  }
+
+  const uint64_t* exchange(uint64_t word) {
+    auto& words = warps_[place.thread / kWarp].words[threads_[place.thread].exchanges++ % 2];
+    words[place.thread % kWarp] = word;
+    wait(State::kAtExchange);
+    return words;
+  }
+
+  Place place{};
+  std::unique_ptr<unsigned char[]> shared;
+
+ private:
+  std::vector<int> shuffled_or_not(int n) {
+    std::vector<int> order(n);
+    for (int i = 0; i < n; ++i) order[i] = order_name_ == "reverse" ? n - 1 - i : i;
+    if (order_name_ == "shuffled") std::shuffle(order.begin(), order.end(), random_);
+    return order;
+  }
+
+  void run_block() {
+    shared.reset(new unsigned char[shared_bytes_]);  // exactly: AddressSanitizer sees its end
+    std::fill_n(shared.get(), shared_bytes_, 0xff);
+    std::fill(threads_.begin(), threads_.end(), Thread{});
+    order_ = shuffled_or_not(count_);
+    begun_ = 0;
+    while (!launch_failed && begun_ < count_) {
+      Fiber& fiber = idle_fiber();
+      begin_thread(fiber);
+      switch_fibers(home_, fiber);
+    }
+    while (!launch_failed && !all(0, count_, State::kDone)) {
+      if (!release()) return;
+      for (const int i : shuffled_or_not(count_)) {
+        if (threads_[i].state != State::kRunning) continue;
+        move_to(i);
+        switch_fibers(home_, *threads_[i].fiber);
+        if (launch_failed) return;
+      }
+    }
+  }
+
+  void move_to(int thread) {
+    const unsigned t = thread;
+    const dim3 size = place.block_size;
+    place.thread = thread;
+    place.thread_index = {t % size.x, t / size.x % size.y, t / (size.x * size.y)};
+  }
+
+  void begin_thread(Fiber& fiber) {
+    move_to(order_[begun_++]);
+    threads_[place.thread] = {State::kRunning, &fiber, 0};
+  }
+
+  // Threads that never wait follow each other on one fiber, without a switch.
+  void run_threads() {
+    Fiber& me = *threads_[place.thread].fiber;
+    for (;;) {
+      for (;;) {
+        try {
+          body_();
+        } catch (const Failure&) {
+        }
+        threads_[place.thread].state = State::kDone;
+        if (launch_failed || begun_ == count_) break;
+        begin_thread(me);
+      }
+      idle_.push_back(&me);
+      switch_fibers(me, home_);
+    }
+  }
+
+  bool all(int begin, int end, State state) const {
+    return std::all_of(threads_.begin() + begin, threads_.begin() + end,
+                       [&](const Thread& t) { return t.state == state; });
+  }
+
+  // Lets those go on whose warp or block has come together.
+  bool release() {
+    bool released = false;
+    const auto resume = [&](int begin, int end) {
+      for (int i = begin; i < end; ++i) threads_[i].state = State::kRunning;
+      released = true;
+    };
+    for (int w = 0; w < count_; w += kWarp) {
+      const int end = std::min(count_, w + kWarp);
+      if (all(w, end, State::kAtExchange)) resume(w, end);
+    }
+    if (all(0, count_, State::kAtBarrier)) resume(0, count_);
+    if (!released) {
+      launch_failed = true;
+      failure = "threads wait for others that have left or wait elsewhere";
+    }
+    return released;
+  }
+
+  Fiber& idle_fiber() {
+    if (!idle_.empty()) {
+      Fiber& fiber = *idle_.back();
+      idle_.pop_back();
+      return fiber;
+    }
+    Fiber& fiber = *fibers_.emplace_back(std::make_unique<Fiber>());
+    fiber.stack.reset(new char[kStackBytes]);
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = kStackBytes;
+    makecontext(&fiber.context, &Launch::enter_fiber, 0);
+    return fiber;
+  }
+
+  static void enter_fiber() {
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(nullptr, &current->home_bottom_, &current->home_bytes_);
+#endif
+    current->run_threads();
+  }
+
+  void switch_fibers(Fiber& from, Fiber& to) {
+#if defined(__SANITIZE_ADDRESS__)
+    const bool home = &to == &home_;
+    __sanitizer_start_switch_fiber(&from.fake_stack, home ? home_bottom_ : to.stack.get(),
+                                   home ? home_bytes_ : kStackBytes);
+#endif
+    swapcontext(&from.context, &to.context);
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(from.fake_stack, nullptr, nullptr);
+#endif
+  }
+
+  const std::function<void()>& body_;
+  const size_t shared_bytes_;
+  const int count_;  // threads of a block
+  std::string order_name_ = "forward";
+  std::mt19937 random_{1234};
+  std::vector<Thread> threads_;
+  std::vector<Warp> warps_;
+  std::vector<int> order_;  // in which the threads begin
+  int begun_ = 0;
+  std::vector<std::unique_ptr<Fiber>> fibers_;
+  std::vector<Fiber*> idle_;
+  Fiber home_;  // the scheduler's own
+  const void* home_bottom_ = nullptr;
+  size_t home_bytes_ = 0;
+};
+
+}  // namespace
+
+const Place& here() { return current->place; }
+void* shared_memory() { return current->shared.get(); }
+void wait_for_block() { current->wait(State::kAtBarrier); }
+
+const uint64_t* exchange(unsigned mask, uint64_t word) {
+  if (mask != ~0u) fail("exchanges among a part of a warp are not supported");
+  return current->exchange(word);
+}
+
+void fail(const std::string& message) {
+  launch_failed = true;
+  failure = message;
+  throw Failure{};
+}
+
+void launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body) {
+  Launch launch(grid, block, shared_bytes, body);
+  current = &launch;
+  launch.run();
+  current = nullptr;
+}
+
+}  // namespace cuda_on_cpu
+
+extern "C" cudaError_t cudaGetLastError() {
+  const cudaError_t error = cuda_on_cpu::launch_failed ? cudaErrorAssert : cudaSuccess;
+  cuda_on_cpu::launch_failed = false;
+  return error;
+}
+
+extern "C" const char* cudaGetErrorString(cudaError_t) { return cuda_on_cpu::failure.c_str(); }
+
+extern "C" cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t) {
+  std::memset(p, value, bytes);
+  return cudaSuccess;
+}
