@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import struct
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,27 +18,47 @@ SIMD_LEVELS = ("portable", "avx2", "avx512")
 
 def _load(name: str) -> tuple[ctypes.CDLL | None, str | None]:
     """The library and None, or None and why it is not loaded."""
-    path = _FOLDER / f"{name}.so"
+    path = _FOLDER / name
     if not path.exists():
-        return None, "not built"
+        return None, f"there is no {name}"
+    if _is_cut_short(path):
+        return None, f"{name} is damaged: its end is missing"
     try:
         torch.ops.load_library(str(path))
-        return ctypes.CDLL(str(path)), None
     except OSError as error:
-        return None, str(error).splitlines()[0]
+        # The linker's own words: damaged, for another processor, or a symbol that torch lacks.
+        reason = str(error.__cause__ or error).removeprefix(f"{path}: ")
+        return None, f"{name} cannot be loaded: {reason}"
+    return ctypes.CDLL(str(path)), None
+
+
+def _is_cut_short(path: Path) -> bool:
+    """Whether an ELF file is shorter than its header says; loading one may end in SIGBUS."""
+    with path.open("rb") as file:
+        header = file.read(64)
+    if len(header) < 64:
+        return True
+    (table_offset,) = struct.unpack_from("<Q", header, 40)
+    entry_size, entries = struct.unpack_from("<HH", header, 58)
+    return path.stat().st_size < table_offset + entry_size * entries
 
 
 def _load_cuda() -> tuple[ctypes.CDLL | None, str | None]:
-    if torch.version.cuda is None:
-        return None, f"torch {torch.__version__} is a build without CUDA"
-    library, reason = _load("_C_cuda")
-    if library is None:
-        return None, f"{reason}; build it with nvcc at hand (see the README)"
-    return library, None
+    if torch.version.cuda is None and (_FOLDER / "_C_cuda.so").exists():
+        return None, f"_C_cuda.so is there, but torch {torch.__version__} is a build without CUDA"
+    return _load("_C_cuda.so")
 
 
-_cpu, CPU_MISSING = _load("_C")
-_cuda, CUDA_MISSING = _load_cuda()
+_cpu, CPU_MISSING = _load("_C.so")
+_, CUDA_MISSING = _load_cuda()
+
+if CPU_MISSING:
+    warnings.warn(
+        f"{CPU_MISSING}: fastseg's ops run their slow references in plain PyTorch. "
+        "'pip install .' in fastseg's source folder builds it; 'fastseg info' tells more.",
+        RuntimeWarning,
+        stacklevel=3,  # where fastseg is imported
+    )
 
 
 def build_info() -> dict:

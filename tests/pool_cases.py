@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -84,6 +86,17 @@ def misaligned(x: Tensor) -> Tensor:
     return torch.as_strided(storage, x.shape, x.stride(), 1).copy_(x)
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """For torch's side of a comparison: its threads take longer to meet than small sizes take."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def assert_identical(actual: Tensor, expected: Tensor) -> None:
     """The same shape, dtype and bits; any NaN for a NaN."""
     assert actual.dtype == expected.dtype
@@ -100,3 +113,51 @@ def assert_identical(actual: Tensor, expected: Tensor) -> None:
 def assert_layout(actual: Tensor, layout: torch.memory_format) -> None:
     """An empty tensor has none."""
     assert actual.numel() == 0 or actual.is_contiguous(memory_format=layout)
+
+
+def in_layout(x: Tensor, kind: str) -> Tensor:
+    """x's values under other strides: one of STRIDES."""
+    n, c, h, w = x.shape
+    if kind == "sliced":
+        out = x.new_full((n, 2 * c, h + 3, 2 * w + 1), torch.nan)[:, ::2, 2:-1, 1::2]
+    elif kind == "sliced channels_last":
+        out = x.new_full((n, h, w + 1, c + 3), torch.nan)[:, :, 1:, 2:-1].permute(0, 3, 1, 2)
+    elif kind == "transposed":
+        out = x.new_empty((n, c, w, h)).transpose(-1, -2)
+    elif kind == "channels first in memory":
+        out = x.new_empty((c, n, h, w)).transpose(0, 1)
+    elif kind == "misaligned":
+        return misaligned(x)
+    elif kind == "expanded batch":
+        return x[:1].expand(3, -1, -1, -1)
+    elif kind == "expanded channels":
+        return x[:, :1].expand(-1, 5, -1, -1)
+    elif kind == "expanded rows":
+        return x[..., :1, :].expand(-1, -1, 6, -1)
+    elif kind == "one channel, channels_last":
+        return x[:, :1].contiguous().as_strided((n, 1, h, w), (h * w, 1, w, 1))
+    elif kind == "one image of channels_last":
+        return x[:1].contiguous(memory_format=torch.channels_last)
+    elif kind == "3-D":
+        return x[0]
+    elif kind == "3-D transposed":
+        return x[0].transpose(0, 2).contiguous().transpose(0, 2)
+    else:
+        raise ValueError(kind)
+    return out.copy_(x)
+
+
+STRIDES = (
+    "sliced",
+    "sliced channels_last",
+    "transposed",
+    "channels first in memory",
+    "misaligned",
+    "expanded batch",
+    "expanded channels",
+    "expanded rows",
+    "one channel, channels_last",
+    "one image of channels_last",
+    "3-D",
+    "3-D transposed",
+)

@@ -12,6 +12,7 @@
 #include "cpu/max_pool2d.h"
 #include "cpu/row_writer.h"
 #include "cpu/simd.h"
+#include "cpu/window_taps.h"
 
 namespace fastseg::cpu::FASTSEG_SIMD {
 namespace {
@@ -81,26 +82,24 @@ struct Maxima {
   }
 };
 
-// Windows [j, j + L) of one row of a plane, all of whose taps are inside along w. kStride is the
-// stride along w: 1, 2, or 0 for any other (then L is 1).
-template <int L, int kStride, class T, class Load>
-void pool_windows(const Pool2d& pool, const T* plane, int64_t i, int64_t j, int first_kj,
-                  int end_kj, const Load& prologue, T* values, uint8_t* codes) {
+// L windows whose origins are `stride` elements apart, the first at p. kCount is the number of taps
+// where the compiler shall unroll them, else 0; kStride likewise.
+template <int L, int kCount, int kStride, class T, class Load>
+void pool_windows(const Taps& taps, const T* p, int64_t stride, const Load& prologue, T* values,
+                  uint8_t* codes) {
   using S = Simd<T, L>;
-  const int first_ki = pool.h.first_tap(i), end_ki = pool.h.end_tap(i);
-  Maxima<T, L> maxima(first_ki * pool.w.kernel + first_kj);
-  for (int ki = first_ki; ki < end_ki; ++ki) {
-    const T* row = plane + pool.h.coordinate(i, ki) * pool.w.size;
-    for (int kj = first_kj; kj < end_kj; ++kj) {
-      const T* p = row + pool.w.coordinate(j, kj);
-      typename S::Value x;
-      if constexpr (kStride == 2) {
-        x = S::load_even(p);
-      } else {
-        x = S::load(p);
-      }
-      maxima.take(prologue(x), ki * pool.w.kernel + kj);
+  Maxima<T, L> maxima(taps.first_code);
+  const int count = kCount > 0 ? kCount : taps.count;
+  for (int t = 0; t < count; ++t) {
+    typename S::Value x;
+    if constexpr (L == 1 || kStride == 1) {
+      x = S::load(p + taps.offset[t]);
+    } else if constexpr (kStride == 2) {
+      x = S::load_even(p + taps.offset[t]);
+    } else {
+      x = S::load_strided(p + taps.offset[t], stride);
     }
+    maxima.take(prologue(x), taps.code[t]);
   }
   maxima.store(values, codes);
 }
@@ -111,6 +110,7 @@ void pool_windows_2x2(const T* row, int64_t width, const Load& prologue, T* valu
   using S = Simd<T, L>;
   Maxima<T, L> maxima(0);
   for (int ki = 0; ki < 2; ++ki) {
+    S::prefetch_even_odd(row + (ki + 2) * width);
     const auto [even, odd] = S::load_even_odd(row + ki * width);
     maxima.take(prologue(even), 2 * ki);
     maxima.take(prologue(odd), 2 * ki + 1);
@@ -120,8 +120,9 @@ void pool_windows_2x2(const T* row, int64_t width, const Load& prologue, T* valu
 
 // One stretch [first, end) of the windows of row i.
 template <class T, class Affine>
-void pool_stretch(const Pool2d& pool, const T* plane, int64_t i, int64_t first, int64_t end,
-                  int64_t channel, const Affine& prologue, T* values, uint8_t* codes) {
+void pool_stretch(const Pool2d& pool, WindowTaps& window_taps, const T* plane, int64_t i,
+                  int64_t first, int64_t end, int64_t channel, const Affine& prologue, T* values,
+                  uint8_t* codes) {
   const PoolAxis& w = pool.w;
   if (pool.is_2x2()) {
     const T* row = plane + 2 * i * w.size;
@@ -131,31 +132,36 @@ void pool_stretch(const Pool2d& pool, const T* plane, int64_t i, int64_t first, 
     });
     return;
   }
-  const auto one_by_one = [&](int64_t from, int64_t to) {
-    for (int64_t j = from; j < to; ++j) {
-      const int first_kj = w.first_tap(j), end_kj = w.end_tap(j);
-      pool_windows<1, 0>(pool, plane, i, j, first_kj, end_kj,
-                         prologue.template same_channel<1>(channel), values + (j - first),
-                         codes + (j - first));
-    }
-  };
-  if (w.stride > 2) return one_by_one(first, end);
-
   // Windows that reach into the padding are a prefix and a suffix of the row.
   int64_t inner = first, inner_end = end;
   while (inner < end && !w.whole(inner)) ++inner;
   while (inner_end > inner && !w.whole(inner_end - 1)) --inner_end;
-  one_by_one(first, inner);
-  for_blocks<kLanes<T>>(inner, inner_end, [&](auto lanes, int64_t j) {
-    const auto load = prologue.template same_channel<lanes>(channel);
-    if (w.stride == 1) {
-      pool_windows<lanes, 1>(pool, plane, i, j, 0, w.kernel, load, values + (j - first),
-                             codes + (j - first));
-    } else {
-      pool_windows<lanes, 2>(pool, plane, i, j, 0, w.kernel, load, values + (j - first),
-                             codes + (j - first));
+
+  const auto one_by_one = [&](int64_t from, int64_t to) {
+    const auto load = prologue.template same_channel<1>(channel);
+    for (int64_t j = from; j < to; ++j) {
+      pool_windows<1, 0, 1>(window_taps.inside(i, j), plane + window_taps.origin(i, j), 0, load,
+                            values + (j - first), codes + (j - first));
     }
-  });
+  };
+  one_by_one(first, inner);
+  if (inner < inner_end) {
+    const Taps& taps = window_taps.inside(i, inner);
+    for_blocks<kLanes<T>>(inner, inner_end, [&](auto lanes, int64_t j) {
+      const auto load = prologue.template same_channel<lanes>(channel);
+      const T* p = plane + window_taps.origin(i, j);
+      T* v = values + (j - first);
+      uint8_t* k = codes + (j - first);
+      switch (w.stride) {
+        case 1:
+          return pool_windows<lanes, 0, 1>(taps, p, 1, load, v, k);
+        case 2:
+          return pool_windows<lanes, 0, 2>(taps, p, 2, load, v, k);
+        default:
+          return pool_windows<lanes, 0, 0>(taps, p, w.stride, load, v, k);
+      }
+    });
+  }
   one_by_one(inner_end, end);
 }
 
@@ -164,13 +170,14 @@ void contiguous(const MaxPool2d<T, Scale>& op, const Affine& prologue, int64_t b
   const PoolAxis &h = op.pool.h, &w = op.pool.w;
   RowWriter<T> values(op.values + begin * w.windows, op.stream);
   RowWriter<uint8_t> codes(op.codes + begin * w.windows, op.stream);
+  WindowTaps window_taps(op.pool, 1);
   constexpr int64_t kStretch = RowWriter<T>::kMaxReserve;
   for (int64_t row = begin; row < end; ++row) {
     const int64_t plane = row / h.windows, i = row % h.windows;
     for (int64_t j = 0; j < w.windows; j += kStretch) {
       const int64_t n = std::min(kStretch, w.windows - j);
-      pool_stretch(op.pool, op.x + plane * h.size * w.size, i, j, j + n, plane % op.channels,
-                   prologue, values.reserve(n), codes.reserve(n));
+      pool_stretch(op.pool, window_taps, op.x + plane * h.size * w.size, i, j, j + n,
+                   plane % op.channels, prologue, values.reserve(n), codes.reserve(n));
       values.advance(n);
       codes.advance(n);
     }
@@ -184,29 +191,29 @@ void channels_last(const MaxPool2d<T, Scale>& op, const Affine& prologue, int64_
   const int64_t channels = op.channels;
   RowWriter<T> values(op.values + begin * w.windows * channels, op.stream);
   RowWriter<uint8_t> codes(op.codes + begin * w.windows * channels, op.stream);
+  WindowTaps window_taps(op.pool, channels);
   constexpr int64_t kStretch = RowWriter<T>::kMaxReserve;
   for (int64_t row = begin; row < end; ++row) {
     const int64_t n = row / h.windows, i = row % h.windows;
     const T* image = op.x + n * h.size * w.size * channels;
-    const int first_ki = h.first_tap(i), end_ki = h.end_tap(i);
     for (int64_t j = 0; j < w.windows; ++j) {
-      const int first_kj = w.first_tap(j), end_kj = w.end_tap(j);
+      const Taps& taps = window_taps.inside(i, j);
+      const T* p = image + window_taps.origin(i, j);
       for (int64_t stretch = 0; stretch < channels; stretch += kStretch) {
         const int64_t size = std::min(kStretch, channels - stretch);
         T* v = values.reserve(size);
         uint8_t* k = codes.reserve(size);
-        for_blocks<kLanes<T>>(0, size, [&](auto lanes, int64_t c) {
-          const auto load = prologue.template channels<lanes>(stretch + c);
-          Maxima<T, lanes> maxima(first_ki * w.kernel + first_kj);
-          for (int ki = first_ki; ki < end_ki; ++ki) {
-            const T* line = image + h.coordinate(i, ki) * w.size * channels + stretch + c;
-            for (int kj = first_kj; kj < end_kj; ++kj) {
-              maxima.take(load(Simd<T, lanes>::load(line + w.coordinate(j, kj) * channels)),
-                          ki * w.kernel + kj);
-            }
-          }
-          maxima.store(v + c, k + c);
-        });
+        const auto pool_channels = [&](auto count) {
+          for_blocks<kLanes<T>>(0, size, [&](auto lanes, int64_t c) {
+            const auto load = prologue.template channels<lanes>(stretch + c);
+            pool_windows<lanes, count, 1>(taps, p + stretch + c, 1, load, v + c, k + c);
+          });
+        };
+        if (taps.count == 4) {
+          pool_channels(std::integral_constant<int, 4>{});
+        } else {
+          pool_channels(std::integral_constant<int, 0>{});
+        }
         values.advance(size);
         codes.advance(size);
       }

@@ -4,6 +4,7 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <atomic>
 
 #include "common/max_unpool2d_ops.h"
@@ -19,9 +20,13 @@ void check_all_inside(const UnpoolArgs& args, const std::atomic<bool>& bad) {
                 args.pool.h.size, " x ", args.pool.w.size);
 }
 
-IndexedPlanes indexed_planes(const UnpoolArgs& args) {
-  return {args.batch, args.channels, args.pool.h.size * args.pool.w.size,
-          args.pool.h.windows * args.pool.w.windows, args.channels_last};
+IndexedImages indexed_images(const UnpoolArgs& args) {
+  return {args.batch,
+          args.channels,
+          args.pool.h.size * args.pool.w.size,
+          args.pool.h.windows * args.pool.w.windows,
+          args.channels_last,
+          torch::stable::get_num_threads()};
 }
 
 // Values (or gradients) from the windows to the plane.
@@ -34,13 +39,21 @@ void place(const UnpoolCall& call, bool accumulate) {
     const T* from = static_cast<const T*>(call.input.const_data_ptr());
     T* to = static_cast<T*>(call.out.mutable_data_ptr());
     if (!args.by_code) {
-      const IndexedPlanes planes = indexed_planes(args);
+      const IndexedImages images = indexed_images(args);
       const auto* indices = static_cast<const int64_t*>(args.indices.const_data_ptr());
-      parallel_rows(planes.tasks(), planes.plane, [&](int64_t begin, int64_t end) {
+      const int64_t plane = images.plane, task_elements = plane * images.channels_per_task;
+      const auto unpool = [&](int64_t begin, int64_t end) {
         for (int64_t t = begin; t < end; ++t) {
-          max_unpool2d_indices(planes, t, from, indices, to, bad);
+          if (!args.channels_last) std::fill_n(to + t * plane, plane, T{});  // stays in the cache
+          max_unpool2d_indices(images, t, from, indices, to, bad);
         }
-      });
+      };
+      if (args.channels_last) {
+        parallel_rows(args.batch * plane, args.channels, [&](int64_t begin, int64_t end) {
+          std::fill(to + begin * args.channels, to + end * args.channels, T{});
+        });
+      }
+      parallel_rows(images.tasks(), task_elements, unpool);
       return;
     }
     const int64_t rows = args.planes() * h.size, width = w.size * args.lanes();
@@ -54,7 +67,9 @@ void place(const UnpoolCall& call, bool accumulate) {
         {static_cast<const uint8_t*>(args.indices.const_data_ptr()), args.packed, &bad},
         to};
     const auto kernel = FASTSEG_SIMD_DISPATCH(max_unpool2d_rows<T>);
-    parallel_rows(rows, width, [&](int64_t begin, int64_t end) { kernel(job, begin, end); });
+    const int64_t unit = job.by_planes() ? h.size : 1;
+    parallel_rows(rows / unit, width * unit,
+                  [&](int64_t begin, int64_t end) { kernel(job, begin * unit, end * unit); });
   });
   check_all_inside(args, bad);
 }
@@ -69,11 +84,12 @@ void pick(const UnpoolCall& call) {
     const T* from = static_cast<const T*>(call.input.const_data_ptr());
     T* to = static_cast<T*>(call.out.mutable_data_ptr());
     if (!args.by_code) {
-      const IndexedPlanes planes = indexed_planes(args);
+      const IndexedImages images = indexed_images(args);
       const auto* indices = static_cast<const int64_t*>(args.indices.const_data_ptr());
-      parallel_rows(planes.tasks(), planes.pooled_plane, [&](int64_t begin, int64_t end) {
+      const int64_t task_elements = images.pooled_plane * images.channels_per_task;
+      parallel_rows(images.tasks(), task_elements, [&](int64_t begin, int64_t end) {
         for (int64_t t = begin; t < end; ++t) {
-          max_unpool2d_indices_backward(planes, t, from, indices, to, bad);
+          max_unpool2d_indices_backward(images, t, from, indices, to, bad);
         }
       });
       return;

@@ -22,9 +22,14 @@ struct MaxUnpool2d {
   T* out;
 
   int64_t lanes() const { return channels_last ? channels : 1; }
+
+  bool by_planes() const {
+    return channels_last ? channels < 8 : !pool.is_2x2() || pool.w.windows < 16;
+  }
 };
 
-// Computes the rows [begin, end) of out, counted over (N, C, H) or (N, H).
+// Computes the rows [begin, end) of out, counted over (N, C, H) or (N, H). If by_planes(), begin
+// and end are multiples of H.
 #define FASTSEG_MAX_UNPOOL2D(T) \
   void max_unpool2d_rows(const MaxUnpool2d<T>& op, int64_t begin, int64_t end)
 FASTSEG_DECLARE_KERNEL(template <class T> FASTSEG_MAX_UNPOOL2D(T))

@@ -9,6 +9,7 @@
 #include "cpu/max_unpool2d.h"
 #include "cpu/row_writer.h"
 #include "cpu/simd.h"
+#include "cpu/window_taps.h"
 
 namespace fastseg::cpu::FASTSEG_SIMD {
 namespace {
@@ -33,8 +34,11 @@ void row_2x2(const MaxUnpool2dBackward<T>& op, const T* top, const uint8_t* code
     T* p = out.reserve(n);
     for_blocks<kLanes<T>>(0, n, [&](auto lanes, int64_t k) {
       using S = Simd<T, lanes>;
-      const auto [v0, v1] = S::load_even_odd(top + 2 * (j + k));
-      const auto [v2, v3] = S::load_even_odd(top + w.size + 2 * (j + k));
+      const T* v = top + 2 * (j + k);
+      S::prefetch_even_odd(v + 2 * w.size);
+      S::prefetch_even_odd(v + 3 * w.size);
+      const auto [v0, v1] = S::load_even_odd(v);
+      const auto [v2, v3] = S::load_even_odd(v + w.size);
       S::store(p + k, select<T, lanes>(S::load_codes(codes + j + k), v0, v1, v2, v3));
     });
     out.advance(n);
@@ -63,18 +67,25 @@ void row_2x2_channels_last(const MaxUnpool2dBackward<T>& op, const T* top, const
   }
 }
 
+// One element at a time: other windows, and rows or channels that are too few to fill vectors.
 template <class T>
-void row_of_any_window(const MaxUnpool2dBackward<T>& op, const T* plane, int64_t i,
-                       const uint8_t* codes, RowWriter<T>& out) {
-  const PoolAxis &h = op.pool.h, &w = op.pool.w;
-  const int64_t lanes = op.lanes();
-  for (int64_t j = 0; j < w.windows; ++j) {
-    for (int64_t c = 0; c < lanes; ++c) {
-      const int code = codes[j * lanes + c];
-      const int64_t y = h.coordinate(i, code / w.kernel), x = w.coordinate(j, code % w.kernel);
-      *out.reserve(1) = plane[(y * w.size + x) * lanes + c];
-      out.advance(1);
+void row_of_any_window(const MaxUnpool2dBackward<T>& op, const WindowTaps& window_taps,
+                       const T* plane, int64_t i, const uint8_t* codes, RowWriter<T>& out) {
+  const int64_t lanes = op.lanes(), size = op.pool.w.windows * lanes;
+  const Taps& taps = window_taps.whole();
+  constexpr int64_t kStretch = RowWriter<T>::kMaxReserve;
+  int64_t origin = window_taps.origin(i, 0), c = 0;
+  for (int64_t first = 0; first < size; first += kStretch) {
+    const int64_t n = std::min(kStretch, size - first);
+    T* p = out.reserve(n);
+    for (int64_t k = 0; k < n; ++k) {
+      p[k] = plane[origin + taps.offset[codes[first + k]] + c];
+      if (++c == lanes) {
+        c = 0;
+        origin += op.pool.w.stride * lanes;
+      }
     }
+    out.advance(n);
   }
 }
 
@@ -86,13 +97,15 @@ void max_unpool2d_backward_rows(const MaxUnpool2dBackward<T>& op, int64_t begin,
   const int64_t lanes = op.lanes();
   CodeRows codes(op.pool, op.codes, lanes);
   RowWriter<T> out(op.out + begin * w.windows * lanes, op.stream);
+  const WindowTaps window_taps(op.pool, lanes);
+  const bool by_vectors = op.pool.is_2x2() && (op.channels_last ? lanes >= 8 : w.windows >= 16);
   for (int64_t r = begin; r < end; ++r) {
     const int64_t i = r % h.windows;
     const T* plane = op.grad + r / h.windows * h.size * w.size * lanes;
     const uint8_t* k = codes.row(r / h.windows, i);
     if (codes.bad()) return;
-    if (!op.pool.is_2x2()) {
-      row_of_any_window(op, plane, i, k, out);
+    if (!by_vectors) {
+      row_of_any_window(op, window_taps, plane, i, k, out);
     } else if (op.channels_last) {
       row_2x2_channels_last(op, plane + 2 * i * w.size * lanes, k, out);
     } else {

@@ -7,79 +7,84 @@
 
 namespace fastseg::cpu {
 
-// A task is a plane (contiguous) or a block of neighbouring channels of an image (channels_last),
-// so that no element belongs to two threads and the last writer is the last in raster order.
-struct IndexedPlanes {
-  static constexpr int64_t kChannelBlock = 16;  // a cache line of float32
-
+// A task is some channels of one image, all of its pixels, so that no element belongs to two
+// threads and the last writer is the last in raster order.
+struct IndexedImages {
   int64_t batch, channels, plane, pooled_plane;
   bool channels_last;
+  int64_t channels_per_task;
 
-  int64_t blocks() const {
-    return channels_last ? (channels + kChannelBlock - 1) / kChannelBlock : channels;
+  // channels_last images are split among threads only where there are fewer images than threads,
+  // in whole cache lines of float.
+  IndexedImages(int64_t n, int64_t c, int64_t plane_size, int64_t pooled_size,
+                bool is_channels_last, int64_t threads)
+      : batch(n),
+        channels(c),
+        plane(plane_size),
+        pooled_plane(pooled_size),
+        channels_last(is_channels_last),
+        channels_per_task(1) {
+    if (!channels_last) return;
+    const int64_t parts = std::max<int64_t>(1, threads / std::max<int64_t>(1, batch));
+    const int64_t even = (channels + parts - 1) / parts;
+    channels_per_task = (even + 15) / 16 * 16;
   }
-  int64_t tasks() const { return batch * blocks(); }
 
-  // Calls body(pooled element, output element of index 0) for each pooled element of a task, in
-  // raster order. Output element of index k: that plus k * stride().
+  int64_t tasks_per_image() const { return (channels + channels_per_task - 1) / channels_per_task; }
+  int64_t tasks() const { return batch * tasks_per_image(); }
+
+  // Calls body(pooled element, channel's first element of the plane) in raster order. The element
+  // of index k lies k * stride() further on.
   template <class Body>
   void for_each(int64_t task, const Body& body) const {
-    const int64_t n = task / blocks(), block = task % blocks();
-    if (!channels_last) {
+    const int64_t n = task / tasks_per_image();
+    const int64_t first = task % tasks_per_image() * channels_per_task;
+    const int64_t end = std::min(first + channels_per_task, channels);
+    if (channels_last) {
+      const int64_t pooled = n * pooled_plane * channels, origin = n * plane * channels;
       for (int64_t k = 0; k < pooled_plane; ++k) {
-        body(task * pooled_plane + k, task * plane);
+        for (int64_t c = first; c < end; ++c) body(pooled + k * channels + c, origin + c);
       }
-      return;
-    }
-    const int64_t first = block * kChannelBlock, end = std::min(first + kChannelBlock, channels);
-    for (int64_t k = 0; k < pooled_plane; ++k) {
-      for (int64_t c = first; c < end; ++c) {
-        body((n * pooled_plane + k) * channels + c, n * plane * channels + c);
-      }
+    } else {
+      const int64_t p = n * channels + first;
+      for (int64_t k = 0; k < pooled_plane; ++k) body(p * pooled_plane + k, p * plane);
     }
   }
 
   int64_t stride() const { return channels_last ? channels : 1; }
-
-  template <class T>
-  void zero(int64_t task, T* out) const {
-    if (!channels_last) {
-      std::fill_n(out + task * plane, plane, T{});
-      return;
-    }
-    const int64_t n = task / blocks(), first = task % blocks() * kChannelBlock;
-    const int64_t width = std::min(kChannelBlock, channels - first);
-    for (int64_t k = 0; k < plane; ++k) {
-      std::fill_n(out + (n * plane + k) * channels + first, width, T{});
-    }
-  }
 };
 
+// `out` is zero.
 template <class T>
-void max_unpool2d_indices(const IndexedPlanes& planes, int64_t task, const T* values,
+void max_unpool2d_indices(const IndexedImages& images, int64_t task, const T* values,
                           const int64_t* indices, T* out, std::atomic<bool>& bad) {
-  planes.zero(task, out);
-  planes.for_each(task, [&](int64_t pooled, int64_t origin) {
+  const int64_t plane = images.plane, stride = images.stride();
+  bool any_bad = false;
+  images.for_each(task, [&](int64_t pooled, int64_t origin) {
     const int64_t index = indices[pooled];
-    if (index < 0 || index >= planes.plane) {
-      bad.store(true, std::memory_order_relaxed);
-      return;
+    if (static_cast<uint64_t>(index) < static_cast<uint64_t>(plane)) {
+      out[origin + index * stride] = values[pooled];
+    } else {
+      any_bad = true;
     }
-    out[origin + index * planes.stride()] = values[pooled];
   });
+  if (any_bad) bad.store(true, std::memory_order_relaxed);
 }
 
 template <class T>
-void max_unpool2d_indices_backward(const IndexedPlanes& planes, int64_t task, const T* grad,
+void max_unpool2d_indices_backward(const IndexedImages& images, int64_t task, const T* grad,
                                    const int64_t* indices, T* out, std::atomic<bool>& bad) {
-  planes.for_each(task, [&](int64_t pooled, int64_t origin) {
+  const int64_t plane = images.plane, stride = images.stride();
+  bool any_bad = false;
+  images.for_each(task, [&](int64_t pooled, int64_t origin) {
     const int64_t index = indices[pooled];
-    if (index < 0 || index >= planes.plane) {
-      bad.store(true, std::memory_order_relaxed);
-      return;
+    if (static_cast<uint64_t>(index) < static_cast<uint64_t>(plane)) {
+      out[pooled] = grad[origin + index * stride];
+    } else {
+      any_bad = true;
     }
-    out[pooled] = grad[origin + index * planes.stride()];
   });
+  if (any_bad) bad.store(true, std::memory_order_relaxed);
 }
 
 }  // namespace fastseg::cpu

@@ -10,11 +10,11 @@
 
 namespace fastseg::cpu {
 
-// Runs body(begin, end) over rows of `row_elements` each, on torch's threads. Work below about ten
+// Runs body(begin, end) over rows of `row_elements` each, on torch's threads. Work of a few
 // microseconds stays on one.
 template <class Body>
 void parallel_rows(int64_t rows, int64_t row_elements, const Body& body) {
-  constexpr int64_t kElementsPerTask = 16384;
+  constexpr int64_t kElementsPerTask = 8192;
   const int64_t grain = std::max<int64_t>(1, kElementsPerTask / std::max<int64_t>(1, row_elements));
   if (rows <= grain) {
     if (rows > 0) body(int64_t{0}, rows);
@@ -24,7 +24,7 @@ void parallel_rows(int64_t rows, int64_t row_elements, const Body& body) {
 }
 
 // Outputs of this size do not survive in a last-level cache until somebody reads them.
-inline bool outgrows_cache(int64_t bytes) { return bytes >= (int64_t{24} << 20); }
+inline bool outgrows_cache(int64_t bytes) { return bytes >= (int64_t{32} << 20); }
 
 template <class Body>
 void dispatch_float(ScalarType dtype, const Body& body) {

@@ -83,6 +83,13 @@ struct Simd {
   static Mask load_codes(const uint8_t* p) { return load_bytes<I, L>(p); }
   static void store_codes(uint8_t* p, Mask codes) { store_bytes<I, L>(p, codes); }
 
+  // L elements that are `stride` apart.
+  static Value load_strided(const T* p, int64_t stride) {
+    T lanes[L];
+    for (int i = 0; i < L; ++i) lanes[i] = p[i * stride];
+    return load(lanes);
+  }
+
   // The lanes 0, 2, 4, ... of 2 * L consecutive elements that start at p; reads 2 * L - 1 of them.
   static Value load_even(const T* p) {
     return even_then_odd(load(p), load(p + L - 1), std::make_integer_sequence<int, L>{});
@@ -92,6 +99,13 @@ struct Simd {
     const Value a = load(p), b = load(p + L);
     return {evens(a, b, std::make_integer_sequence<int, L>{}),
             odds(a, b, std::make_integer_sequence<int, L>{})};
+  }
+
+  // Asks for the lines of load_even_odd(p). The processor's own prefetchers stop at the end of a
+  // page, which a kernel that walks two rows at once reaches in every row.
+  static void prefetch_even_odd(const T* p) {
+    constexpr int kPerLine = 64 / sizeof(T);
+    for (int i = 0; i < 2 * L; i += kPerLine) __builtin_prefetch(p + i);
   }
 
   // Stores even[0], odd[0], even[1], odd[1], ...

@@ -2,8 +2,10 @@
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <algorithm>
+#include <optional>
 #include <string>
 
 #include "host/confusion_matrix.h"
@@ -12,31 +14,49 @@ namespace py = pybind11;
 
 namespace {
 
-using Labels = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
+using Ids = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
 
-py::array_t<int64_t> confusion_matrix(const Labels& prediction, const Labels& target,
-                                      int64_t num_classes, int64_t ignore_index) {
+Ids class_ids(const char* name, const py::array& array) {
+  if (array.dtype().kind() != 'i' && array.dtype().kind() != 'u') {
+    throw py::type_error(std::string(name) + " must hold integer class ids, got " +
+                         py::str(array.dtype()).cast<std::string>());
+  }
+  return Ids(array);
+}
+
+std::string shape(const py::array& array) {
+  return py::str(array.attr("shape")).cast<std::string>();
+}
+
+Ids confusion_matrix(const py::array& prediction_array, const py::array& label_array,
+                     int64_t num_classes, std::optional<int64_t> ignore_index) {
+  const Ids prediction = class_ids("prediction", prediction_array);
+  const Ids label = class_ids("label", label_array);
   if (num_classes < 1) {
-    throw py::value_error("num_classes must be positive, got " + std::to_string(num_classes));
+    throw py::value_error("num_classes must be at least 1, got " + std::to_string(num_classes));
   }
-  if (prediction.size() != target.size()) {
-    throw py::value_error("prediction and target must have the same size, got " +
-                          std::to_string(prediction.size()) + " and " +
-                          std::to_string(target.size()));
+  if (!prediction.attr("shape").equal(label.attr("shape"))) {
+    throw py::value_error("prediction and label must have one shape, got " + shape(prediction) +
+                          " and " + shape(label));
   }
-  py::array_t<int64_t> counts({num_classes, num_classes});
+  Ids counts({num_classes, num_classes});
   std::fill_n(counts.mutable_data(), counts.size(), 0);
+  // Reading a pointer asks Python, so all of it comes before the lock is released.
+  const int64_t* predicted = prediction.data();
+  const int64_t* labelled = label.data();
+  const int64_t size = label.size();
+  int64_t* count = counts.mutable_data();
   int64_t bad;
   {
     py::gil_scoped_release release;
-    bad = fastseg::host::confusion_matrix(prediction.data(), target.data(), prediction.size(),
-                                          num_classes, ignore_index, counts.mutable_data());
+    bad = fastseg::host::confusion_matrix(predicted, labelled, size, num_classes, ignore_index,
+                                          count);
   }
   if (bad >= 0) {
-    throw py::value_error(
-        "prediction and target must hold classes 0 to " + std::to_string(num_classes - 1) +
-        ", got " + std::to_string(prediction.data()[bad]) + " and " +
-        std::to_string(target.data()[bad]) + " at element " + std::to_string(bad));
+    throw py::value_error("prediction and label must hold ids 0 to " +
+                          std::to_string(num_classes - 1) + ", got " +
+                          std::to_string(predicted[bad]) + " and " + std::to_string(labelled[bad]) +
+                          " at element " + std::to_string(bad));
   }
   return counts;
 }
@@ -44,8 +64,34 @@ py::array_t<int64_t> confusion_matrix(const Labels& prediction, const Labels& ta
 }  // namespace
 
 PYBIND11_MODULE(_host, m) {
-  m.doc() = "fastseg's numpy functions; they do not need torch.";
-  m.def("confusion_matrix", &confusion_matrix, py::arg("prediction"), py::arg("target"),
-        py::arg("num_classes"), py::arg("ignore_index") = 255,
-        "Counts (num_classes, num_classes), row: target, column: prediction.");
+  m.doc() = R"(fastseg's functions on numpy arrays.
+
+They do not need torch, but ``import fastseg`` does. A program without torch loads this module by
+itself:
+
+    from importlib.machinery import PathFinder
+    from importlib.util import find_spec, module_from_spec
+
+    spec = PathFinder.find_spec("_host", find_spec("fastseg").submodule_search_locations)
+    host = module_from_spec(spec)
+    spec.loader.exec_module(host)
+)";
+  m.def("confusion_matrix", &confusion_matrix, py::arg("prediction"), py::arg("label"),
+        py::arg("num_classes"), py::arg("ignore_index") = py::none(),
+        R"(The confusion matrix of two arrays of class ids.
+
+Other threads of Python run meanwhile.
+
+Args:
+    prediction: integer array of class ids, any shape.
+    label: integer array of the same shape.
+    num_classes: number of classes C; ids are 0 to C - 1.
+    ignore_index: label of pixels that are not counted; None counts all.
+
+Returns:
+    int64 array (C, C), rows are labels, columns predictions.
+
+Raises:
+    TypeError: an array that is not of integers.
+    ValueError: the shapes differ, or an id outside 0 to C - 1 that is not ignored.)");
 }

@@ -7,14 +7,13 @@ reference. Autograd and vmap rules are registered beside the op that they belong
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, is_grad_enabled
 from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import forward_ad
 from torch.compiler import is_dynamo_compiling
-
-below_autograd = torch._C._AutoDispatchBelowAutograd
-"""Context manager: ops are called without their autograd layer."""
 
 LIBRARY = torch.library.Library("fastseg", "DEF")
 
@@ -37,13 +36,26 @@ def define(schema: str, *, reference: Callable, fake: Callable) -> None:
     NAMES.append(name)
 
 
-def gradient_free(*tensors: Tensor) -> bool:
-    """No gradient can be asked for: eager, outside of functorch's transforms.
+def call(op: torch._ops.OpOverload, tensors: Sequence[Tensor], *arguments) -> Any:
+    """``op(*tensors, *arguments)``, without the op's autograd layer where nobody can need it.
 
-    Such calls may skip the autograd layer that torch.library puts before an op, which is Python and
-    costs more than a small kernel.
+    The layer that torch.library puts before an op is Python and costs more than a small kernel.
     """
-    if is_dynamo_compiling() or peek_interpreter_stack() is not None:
+    if _gradient_free(tensors):
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*tensors, *arguments)
+    return op(*tensors, *arguments)
+
+
+def _gradient_free(tensors: Sequence[Tensor]) -> bool:
+    """No gradient can be asked for: eager, outside of functorch's transforms."""
+    if is_dynamo_compiling():
+        return False
+    if forward_ad._current_level >= 0:
+        for t in tensors:  # torch.library's autograd layer would drop the tangent silently
+            if forward_ad.unpack_dual(t).tangent is not None:
+                raise NotImplementedError("fastseg: ops have no forward-mode derivative")
+    if peek_interpreter_stack() is not None:
         return False
     if is_grad_enabled():
         for t in tensors:  # a generator in any() would take longer than the rest

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastseg import reference
 from fastseg._pool2d import Ints, pool2d
-from fastseg.ops._library import below_autograd, define, fold_vmap_batch, gradient_free
+from fastseg.ops._library import call, define, fold_vmap_batch
 from fastseg.ops.max_pool2d import codes_to_save, fake_pooled
 
 ops = torch.ops.fastseg
@@ -47,10 +47,7 @@ def batch_norm_relu_max_pool2d(
         RuntimeError: as :func:`fastseg.max_pool2d`, or scale or shift is not (C,).
     """
     arguments = (() if stride is None else stride, padding, dilation, ceil_mode)
-    if gradient_free(x, scale, shift):
-        with below_autograd():
-            return _batch_norm_relu_max_pool2d(x, scale, shift, kernel_size, *arguments)
-    return _batch_norm_relu_max_pool2d(x, scale, shift, kernel_size, *arguments)
+    return call(_batch_norm_relu_max_pool2d, (x, scale, shift), kernel_size, *arguments)
 
 
 def fold_batch_norm(
@@ -90,6 +87,7 @@ def _fake(x, scale, shift, kernel_size, stride=(), padding=0, dilation=1, ceil_m
             lambda n=name, t=t: f"{op}: {n} must be (C,), got shape {tuple(t.shape)}",
         )
         torch._check(t.shape[0] == x.shape[-3], lambda n=name: f"{op}: {n} must be (C,)")
+        torch._check(t.device == x.device, lambda n=name: f"{op}: x and {n} must be on one device")
     return fake_pooled(op, x, pool2d(op, kernel_size, stride, padding, dilation), ceil_mode)
 
 

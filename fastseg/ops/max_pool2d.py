@@ -16,7 +16,7 @@ from fastseg._pool2d import (
     memory_format,
     pool2d,
 )
-from fastseg.ops._library import below_autograd, define, fold_vmap_batch, gradient_free
+from fastseg.ops._library import call, define, fold_vmap_batch
 
 ops = torch.ops.fastseg
 
@@ -58,10 +58,7 @@ def max_pool2d(
     arguments = (() if stride is None else stride, padding, dilation, ceil_mode)
     if arguments == ((), 0, 1, False):
         arguments = ()  # to hand over lists costs as much as to pool a small x
-    if gradient_free(x):
-        with below_autograd():
-            return _max_pool2d(x, kernel_size, *arguments)
-    return _max_pool2d(x, kernel_size, *arguments)
+    return call(_max_pool2d, (x,), kernel_size, *arguments)
 
 
 def fake_pooled(op: str, x: Tensor, pool: Pool2d, ceil_mode: bool) -> tuple[Tensor, Tensor]:
@@ -96,7 +93,8 @@ def _setup_context(ctx, inputs, output):
 
 def _backward(ctx, grad_values, grad_codes):
     (codes,) = ctx.saved_tensors
-    grad = ops.max_pool2d_backward(grad_values, codes, ctx.input_size, *ctx.pool, ctx.packed_dim)
+    op, tensors = ops.max_pool2d_backward.default, (grad_values, codes)
+    grad = call(op, tensors, ctx.input_size, *ctx.pool, ctx.packed_dim)
     return grad, None, None, None, None, None
 
 
@@ -131,7 +129,8 @@ def _setup_context_backward(ctx, inputs, output):
 
 def _backward_backward(ctx, grad):
     (codes,) = ctx.saved_tensors
-    out = ops.max_unpool2d_backward(grad, codes, ctx.pooled_size, *ctx.pool, ctx.packed_dim)
+    op, tensors = ops.max_unpool2d_backward.default, (grad, codes)
+    out = call(op, tensors, ctx.pooled_size, *ctx.pool, ctx.packed_dim)
     return out, None, None, None, None, None, None, None
 
 

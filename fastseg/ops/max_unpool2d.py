@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastseg import reference
 from fastseg._pool2d import Ints, check_image, empty_plane, memory_format, pool2d
-from fastseg.ops._library import below_autograd, define, fold_vmap_batch, gradient_free
+from fastseg.ops._library import call, define, fold_vmap_batch
 from fastseg.ops.max_pool2d import codes_to_save
 
 ops = torch.ops.fastseg
@@ -45,16 +45,13 @@ def max_unpool2d(
 
     Raises:
         ValueError: an output_size of wrong length or out of range.
-        RuntimeError: wrong shapes, dtypes or windows; a code or an index that does not lie in its window or
-            the plane (on a GPU a device-side assert that names the op).
+        RuntimeError: wrong shapes, dtypes or windows; a code or an index that does not lie in its
+            window or the plane (on a GPU a device-side assert that names the op).
     """
     kernel, padding = _pair(kernel_size), _pair(padding)
     stride = kernel if stride is None else _pair(stride)
     size = _output_size(values.shape[-2:], kernel, stride, padding, output_size)
-    if gradient_free(values):
-        with below_autograd():
-            return _max_unpool2d(values, indices, size, kernel, stride, padding)
-    return _max_unpool2d(values, indices, size, kernel, stride, padding)
+    return call(_max_unpool2d, (values, indices), size, kernel, stride, padding)
 
 
 def _pair(value: Ints) -> Sequence[int]:
@@ -103,6 +100,9 @@ def _fake(values, indices, output_size, kernel_size, stride=(), padding=0):
         indices.shape == values.shape,
         lambda: f"{op}: indices must have shape {tuple(values.shape)}, got {tuple(indices.shape)}",
     )
+    torch._check(
+        indices.device == values.device, lambda: f"{op}: values and indices must be on one device"
+    )
     return empty_plane(values, output_size, memory_format(indices))
 
 
@@ -117,7 +117,8 @@ def _setup_context(ctx, inputs, output):
 
 def _backward(ctx, grad):
     (indices,) = ctx.saved_tensors
-    out = ops.max_unpool2d_backward(grad, indices, ctx.pooled_size, *ctx.pool, ctx.packed_dim)
+    op, tensors = ops.max_unpool2d_backward.default, (grad, indices)
+    out = call(op, tensors, ctx.pooled_size, *ctx.pool, ctx.packed_dim)
     return out, None, None, None, None, None
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastseg import reference
-from fastseg._pool2d import Ints, memory_format
+from fastseg._pool2d import Ints, memory_format, pool2d
 from fastseg.ops._library import define, fold_vmap_batch
 
 ops = torch.ops.fastseg
@@ -86,8 +86,9 @@ def _conversion(name: str, source: torch.dtype, target: torch.dtype, convert) ->
         converted = convert(positions, *args)
         return converted.contiguous(memory_format=memory_format(positions))
 
-    def fake(positions, *args):
+    def fake(positions, input_size, kernel_size, stride=(), padding=0, dilation=1):
         check(positions)
+        pool2d(f"fastseg::{name}", kernel_size, stride, padding, dilation)
         layout = memory_format(positions)
         return torch.empty_like(positions, dtype=target, memory_format=layout)
 

@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastseg._pool2d import Ints, Pool2d, check_image, check_pooled, memory_format, pool2d
+from fastseg._pool2d import FLOATS, Ints, Pool2d, check_image, check_pooled, memory_format, pool2d
 from fastseg.reference.pool_codes import unpack_codes
+
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def taps(pool: Pool2d) -> list[tuple[int, int, int]]:
@@ -17,7 +19,7 @@ def taps(pool: Pool2d) -> list[tuple[int, int, int]]:
 
 
 def tap_slice(pool: Pool2d, ki: int, kj: int, pooled_size) -> tuple:
-    """Indexes, in a plane that starts with its padding, the elements under one tap of all windows."""
+    """Indexes, in a plane that starts with its padding, what lies under one tap of all windows."""
     (sh, sw), (dh, dw), (h, w) = pool.stride, pool.dilation, pooled_size
     top, left = ki * dh, kj * dw
     return ..., slice(top, top + sh * (h - 1) + 1, sh), slice(left, left + sw * (w - 1) + 1, sw)
@@ -42,6 +44,10 @@ def max_pool2d(
     """See :func:`fastseg.max_pool2d`."""
     pool = pool2d("reference.max_pool2d", kernel_size, stride, padding, dilation)
     check_image("reference.max_pool2d", "x", x)
+    torch._check(
+        x.dtype in (*FLOATS, *INTEGERS),
+        lambda: f"reference.max_pool2d: x must be of real numbers, got {x.dtype}",
+    )
     size = x.shape[-2:]
     pooled = pool.pooled_size(size, ceil_mode)
     check_pooled("reference.max_pool2d", x, pool, pooled)
