@@ -1,0 +1,185 @@
+"""Checkpoints that are never half written, and errors that say what does not fit.
+
+A weights file is a dict ``{"format": "fastseg-weights-1", "state_dict": ..., "metadata": ...}``
+that is enough to build its model: see ``save_model`` and ``load_model``.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastseg.models import build_model
+
+WEIGHTS_FORMAT = "fastseg-weights-1"
+REQUIRED_METADATA = ("model", "options", "classes")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be read or does not fit what it is loaded into."""
+
+
+def save(contents: Any, path: str | Path) -> None:
+    """Write ``contents`` with ``torch.save``, atomically.
+
+    The bytes go to a temporary file in the same folder, reach the disk, and then take the place of
+    ``path`` in one step: a reader or a crash sees the old file or the new one.
+
+    Args:
+        contents: what ``torch.load(weights_only=True)`` can read: tensors, numbers, strings,
+            lists, tuples and dicts of them.
+        path: the file; its folder must exist.
+    """
+    path = Path(path)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            torch.save(contents, file)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes private files; a checkpoint gets the permissions of any new file.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def load(path: str | Path) -> Any:
+    """Read what ``save`` wrote, on the CPU, without running code from the file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: the file is truncated, corrupted, or not a checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    data = path.read_bytes()
+    try:
+        # torch.load does not look at the archive's checksums.
+        damaged = zipfile.ZipFile(io.BytesIO(data)).testzip()
+        if damaged is not None:
+            raise ValueError(f"bad checksum of {damaged}")
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # malformed bytes raise nearly anything inside torch.load
+        raise CheckpointError(
+            f"{path} ({len(data)} bytes) is not a readable checkpoint: truncated, corrupted or of "
+            f"another kind ({type(error).__name__}: {_first_line(error)})"
+        ) from error
+
+
+def load_state_dict(
+    module: nn.Module, state: Mapping[str, Tensor], source: str = "state_dict"
+) -> None:
+    """Load ``state`` into ``module``, every key of it, or change nothing.
+
+    Args:
+        module: the module to fill; tensors are converted to its dtypes and devices.
+        state: what ``module.state_dict()`` has.
+        source: what to call ``state`` in an error.
+
+    Raises:
+        CheckpointError: with all missing, unexpected and misshapen keys in one message.
+    """
+    expected = module.state_dict()
+    problems = [
+        ("missing", [key for key in expected if key not in state]),
+        ("unexpected", [key for key in state if key not in expected]),
+        (
+            "misshapen",
+            [
+                f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
+                for key in expected
+                if key in state and state[key].shape != expected[key].shape
+            ],
+        ),
+    ]
+    found = [f"{len(keys)} {kind}: {_enumerate(keys)}" for kind, keys in problems if keys]
+    if found:
+        raise CheckpointError(f"{source} does not fit {type(module).__name__}: " + "; ".join(found))
+    module.load_state_dict(state)
+
+
+def save_model(path: str | Path, model: nn.Module, metadata: Mapping[str, Any]) -> None:
+    """Write the weights of a model in fp16, with what is needed to build and feed it.
+
+    Parameters are stored in float16. Buffers keep their dtype: a running variance may lie outside
+    float16's range.
+
+    Args:
+        path: the file.
+        model: the model.
+        metadata: at least "model" (a name of ``list_models()``), "options" (dict of the builder's
+            keyword arguments) and "classes" (list of class names); for ``fastseg segment`` also
+            "palette", "mean", "std" and "short_side" (pixels that the short side of an image is
+            resized to).
+
+    Raises:
+        ValueError: metadata lacks a key, or a parameter does not fit float16.
+    """
+    _check_metadata(metadata, ValueError, "metadata")
+    state = dict(model.state_dict())
+    for name, parameter in model.named_parameters():
+        state[name] = parameter.detach().to(torch.float16)
+        if not state[name].isfinite().all():
+            raise ValueError(f"parameter {name} has values that float16 cannot hold")
+    state = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
+    contents = {"format": WEIGHTS_FORMAT, "state_dict": state, "metadata": dict(metadata)}
+    save(contents, path)
+
+
+def load_model(path: str | Path, *, backend: str = "fastseg") -> tuple[nn.Module, dict[str, Any]]:
+    """Build the model of a weights file.
+
+    Args:
+        path: a file that ``save_model`` wrote.
+        backend: "fastseg" or "torch".
+
+    Returns:
+        The model in evaluation mode, float32, on the CPU, and the file's metadata.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: the file is not a weights file, or its weights do not fit its model.
+    """
+    contents = load(path)
+    if not isinstance(contents, dict) or contents.get("format") != WEIGHTS_FORMAT:
+        raise CheckpointError(f"{path} is not a fastseg weights file (no {WEIGHTS_FORMAT!r} mark)")
+    metadata = contents["metadata"]
+    _check_metadata(metadata, CheckpointError, f"metadata of {path}")
+    model = build_model(
+        metadata["model"], len(metadata["classes"]), backend=backend, **metadata["options"]
+    )
+    load_state_dict(model, contents["state_dict"], source=str(path))
+    return model.eval(), metadata
+
+
+def _check_metadata(metadata: Mapping[str, Any], error: type[Exception], name: str) -> None:
+    missing = [key for key in REQUIRED_METADATA if key not in metadata]
+    if missing:
+        raise error(f"{name} lacks {', '.join(missing)}; it has {', '.join(metadata) or 'nothing'}")
+
+
+def _enumerate(keys: list[str], most: int = 4) -> str:
+    more = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(keys[:most]) + more
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]

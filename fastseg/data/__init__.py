@@ -1,0 +1,24 @@
+"""Data sets and their augmentation."""
+
+from fastseg.data.camvid import (
+    CAMVID_CLASSES,
+    CAMVID_IGNORE,
+    CAMVID_PALETTE,
+    CamVid,
+    class_counts,
+    median_frequency_weights,
+)
+from fastseg.data.transforms import EvalTransform, TrainTransform, normalise, resize_to_height
+
+__all__ = [
+    "CAMVID_CLASSES",
+    "CAMVID_IGNORE",
+    "CAMVID_PALETTE",
+    "CamVid",
+    "EvalTransform",
+    "TrainTransform",
+    "class_counts",
+    "median_frequency_weights",
+    "normalise",
+    "resize_to_height",
+]

@@ -1,0 +1,182 @@
+"""CamVid with 11 classes, in the folder layout of the SegNet authors' tutorial.
+
+Brostow, Fauqueur, Cipolla, "Semantic object classes in video: A high-definition ground truth
+database", Pattern Recognition Letters 2009. The 11-class split (367 training, 101 validation and
+233 test images of 480x360) is that of Badrinarayanan, Kendall, Cipolla, "SegNet", PAMI 2017.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+CAMVID_CLASSES = (
+    "sky",
+    "building",
+    "pole",
+    "road",
+    "pavement",
+    "tree",
+    "signsymbol",
+    "fence",
+    "car",
+    "pedestrian",
+    "bicyclist",
+)
+CAMVID_IGNORE = 11
+CAMVID_PALETTE = (
+    (128, 128, 128),
+    (128, 0, 0),
+    (192, 192, 128),
+    (128, 64, 128),
+    (60, 40, 222),
+    (128, 128, 0),
+    (192, 128, 128),
+    (64, 64, 128),
+    (64, 0, 128),
+    (64, 64, 0),
+    (0, 128, 192),
+)
+SPLITS = ("train", "val", "test")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+Transform = Callable[[Image.Image, Image.Image, np.random.Generator], tuple[Tensor, Tensor]]
+
+
+class CamVid(Dataset):
+    """Images and labels of one split of a CamVid folder.
+
+    The folder holds ``{train,val,test}/NAME.{jpg,png}`` and ``{train,val,test}annot/NAME.png``;
+    a label image has one 8-bit id per pixel: 0 to 10 as in ``CAMVID_CLASSES``, 11 for unlabelled.
+
+    Args:
+        root: the CamVid folder.
+        split: "train", "val" or "test".
+        transform: called with (image, label, random generator) for every sample, see
+            ``fastseg.data.transforms``.
+        seed: sample ``i`` of epoch ``e`` is transformed with a generator seeded with
+            ``(seed, e, i)``: the same whatever the order, the worker or the process.
+
+    Raises:
+        FileNotFoundError: a folder is missing, or an image has no label.
+        ValueError: unknown split, no images, or (on access) a label that does not fit its image.
+    """
+
+    def __init__(
+        self, root: str | Path, split: str, transform: Transform, *, seed: int = 0
+    ) -> None:
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
+        images, labels = Path(root) / split, Path(root) / f"{split}annot"
+        for folder in (images, labels):
+            if not folder.is_dir():
+                raise FileNotFoundError(
+                    f"{folder} is not a folder; root must be a CamVid folder with {split}/ and "
+                    f"{split}annot/, got {str(root)!r}"
+                )
+        self.images = sorted(p for p in images.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        if not self.images:
+            raise ValueError(f"{images} has no images ({', '.join(IMAGE_SUFFIXES)})")
+        self.labels = [labels / f"{p.stem}.png" for p in self.images]
+        missing = [p.name for p in self.labels if not p.is_file()]
+        if missing:
+            raise FileNotFoundError(
+                f"{len(missing)} of {len(self.images)} images of {images} have no label in "
+                f"{labels}, the first is {missing[0]}"
+            )
+        self.transform = transform
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.images)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose random augmentation the samples get."""
+        self.epoch = epoch
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return the transformed (image float32 (3, H, W), label int64 (H, W)) of one sample."""
+        with Image.open(self.images[index]) as file:
+            image = file.convert("RGB")
+        label = self.load_label(index)
+        if label.size != image.size:
+            raise ValueError(
+                f"{self.labels[index]} is {label.size[0]}x{label.size[1]}, its image "
+                f"{image.size[0]}x{image.size[1]}; they must be the same size"
+            )
+        return self.transform(image, label, np.random.default_rng((self.seed, self.epoch, index)))
+
+    def load_label(self, index: int) -> Image.Image:
+        """Return the label image of one sample, checked for its mode and its ids."""
+        path = self.labels[index]
+        with Image.open(path) as file:
+            file.load()
+            label = file.copy()
+        if label.mode not in ("L", "P"):
+            raise ValueError(f"{path} has mode {label.mode}, expected 8-bit ids (mode L or P)")
+        highest = label.getextrema()[1]
+        if highest > CAMVID_IGNORE:
+            raise ValueError(f"{path} has id {highest}, expected 0 to {CAMVID_IGNORE}")
+        return label
+
+
+def class_counts(dataset: CamVid) -> tuple[Tensor, Tensor]:
+    """Count the pixels of each class over a data set's labels, without augmentation.
+
+    Returns:
+        pixels: int64 (11,), pixels of each class.
+        present: int64 (11,), all pixels of the images in which the class is present.
+    """
+    classes = len(CAMVID_CLASSES)
+    pixels = torch.zeros(classes, dtype=torch.int64)
+    present = torch.zeros(classes, dtype=torch.int64)
+    for index in range(len(dataset)):
+        label = np.asarray(dataset.load_label(index))
+        counts = torch.from_numpy(np.bincount(label.ravel(), minlength=classes)[:classes])
+        pixels += counts
+        present += (counts > 0) * label.size
+    return pixels, present
+
+
+def median_frequency_weights(
+    pixels: Tensor | Sequence[int], present: Tensor | Sequence[int]
+) -> Tensor:
+    """Class weights of median frequency balancing.
+
+    ``weight[c] = median(freq) / freq[c]`` with ``freq[c] = pixels[c] / present[c]``: pixels of the
+    class over all pixels of the images that have it (Eigen and Fergus, ICCV 2015; SegNet,
+    section 4.1). The median is over the classes that occur; a class that never occurs gets 0.
+
+    Args:
+        pixels: (C,), pixels of each class, as of ``class_counts``.
+        present: (C,), pixels of the images with the class.
+
+    Returns:
+        float32 (C,) tensor.
+
+    Raises:
+        ValueError: the two differ in length, or no class occurs.
+    """
+    pixels = torch.as_tensor(pixels, dtype=torch.float64)
+    present = torch.as_tensor(present, dtype=torch.float64)
+    if pixels.shape != present.shape or pixels.ndim != 1:
+        raise ValueError(
+            f"pixels and present must be of one shape (C,), got {tuple(pixels.shape)} and "
+            f"{tuple(present.shape)}"
+        )
+    occurs = pixels > 0
+    if not occurs.any():
+        raise ValueError("pixels must have a class that occurs, got zeros only")
+    frequency = pixels[occurs] / present[occurs]
+    weights = torch.zeros_like(pixels)
+    # torch.median takes the lower of two middle values; the median of an even number is their mean.
+    weights[occurs] = torch.quantile(frequency, 0.5) / frequency
+    return weights.float()

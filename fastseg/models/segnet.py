@@ -1,0 +1,225 @@
+"""SegNet and SegNet-Basic.
+
+Badrinarayanan, Kendall, Cipolla, "SegNet: A Deep Convolutional Encoder-Decoder Architecture for
+Image Segmentation", PAMI 2017. Each 2x2 max pooling of the encoder remembers where its maxima
+were, and the decoder puts its values back there: no learned upsampling.
+
+The backends run the same weights. "fastseg" fuses batch norm, ReLU and pooling in evaluation and
+remembers a position in one byte; "torch" is plain PyTorch with int64 indices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastseg.nn import BatchNormReLUMaxPool2d, MaxUnpool2d
+
+
+class SegNet(nn.Module):
+    """An encoder of pooled stages and a decoder that unpools with the encoder's positions.
+
+    Input: float (N, in_channels, H, W) with H and W at least ``2**stages``, odd sizes included.
+    Output: logits (N, num_classes, H, W).
+
+    Args:
+        encoder: for each stage, from full resolution down, the output channels of its convolutions.
+        decoder: for each stage, from the lowest resolution up, the output channels of its
+            convolutions; each is followed by batch norm.
+        num_classes: channels of the output.
+        kernel_size: side of the square convolution kernels, odd.
+        classifier_kernel_size: side of the kernel of the last convolution, which has a bias and no
+            batch norm.
+        decoder_relu: whether a ReLU follows each batch norm of the decoder.
+        in_channels: channels of the input.
+        backend: "fastseg" or "torch"; both have the same ``state_dict`` keys.
+
+    Raises:
+        ValueError: an argument out of range; an input of the wrong shape or smaller than
+            ``2**stages``.
+    """
+
+    def __init__(
+        self,
+        encoder: Sequence[Sequence[int]],
+        decoder: Sequence[Sequence[int]],
+        num_classes: int,
+        *,
+        kernel_size: int,
+        classifier_kernel_size: int,
+        decoder_relu: bool,
+        in_channels: int = 3,
+        backend: str = "fastseg",
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}")
+        if backend not in _POOLING:
+            raise ValueError(f"backend must be one of {tuple(_POOLING)}, got {backend!r}")
+        pool, unpool = _POOLING[backend]
+        self.in_channels = in_channels
+        self.encoder = nn.ModuleList()
+        channels = in_channels
+        for widths in encoder:
+            self.encoder.append(_EncoderStage(channels, widths, kernel_size, pool))
+            channels = widths[-1]
+        self.decoder = nn.ModuleList()
+        for widths in decoder:
+            self.decoder.append(_DecoderStage(channels, widths, kernel_size, decoder_relu, unpool))
+            channels = widths[-1]
+        self.classifier = nn.Conv2d(
+            channels, num_classes, classifier_kernel_size, padding=classifier_kernel_size // 2
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of every pixel."""
+        smallest = 2 ** len(self.encoder)
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(f"x must be (N, {self.in_channels}, H, W), got {tuple(x.shape)}")
+        if min(x.shape[2:]) < smallest:
+            raise ValueError(
+                f"x must be at least {smallest}x{smallest} pixels, for it is halved "
+                f"{len(self.encoder)} times; got {x.shape[2]}x{x.shape[3]}"
+            )
+        pooled = []
+        for stage in self.encoder:
+            x, positions, size = stage(x)
+            pooled.append((positions, size))
+        for stage in self.decoder:
+            x = stage(x, *pooled.pop())
+        return self.classifier(x)
+
+
+class _EncoderStage(nn.Module):
+    """Convolutions with batch norm and ReLU, then a 2x2 max pooling."""
+
+    def __init__(
+        self, channels: int, widths: Sequence[int], kernel_size: int, pool: type[nn.Module]
+    ) -> None:
+        super().__init__()
+        *inner, last = widths
+        layers = _convolutions(channels, inner, kernel_size, relu=True)
+        layers.append(_convolution(inner[-1] if inner else channels, last, kernel_size))
+        self.convolutions = nn.Sequential(*layers)
+        self.pool = pool(last)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, torch.Size]:
+        x = self.convolutions(x)
+        values, positions = self.pool(x)
+        return values, positions, x.shape[2:]
+
+
+class _DecoderStage(nn.Module):
+    """A 2x2 max unpooling, then convolutions with batch norm."""
+
+    def __init__(
+        self,
+        channels: int,
+        widths: Sequence[int],
+        kernel_size: int,
+        relu: bool,
+        unpool: type[nn.Module],
+    ) -> None:
+        super().__init__()
+        self.unpool = unpool(2)
+        self.convolutions = nn.Sequential(*_convolutions(channels, widths, kernel_size, relu))
+
+    def forward(self, x: Tensor, positions: Tensor, size: Sequence[int]) -> Tensor:
+        return self.convolutions(self.unpool(x, positions, output_size=size))
+
+
+class _TorchBatchNormReLUMaxPool2d(nn.BatchNorm2d):
+    """The "torch" backend's batch norm, ReLU and 2x2 max pooling, with torch's int64 indices."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return F.max_pool2d(F.relu(super().forward(x)), 2, return_indices=True)
+
+
+# For each backend: batch norm, ReLU and 2x2 max pooling in one module, and unpooling.
+_POOLING = {
+    "fastseg": (BatchNormReLUMaxPool2d, MaxUnpool2d),
+    "torch": (_TorchBatchNormReLUMaxPool2d, nn.MaxUnpool2d),
+}
+
+
+def _convolution(channels: int, width: int, kernel_size: int) -> nn.Conv2d:
+    # The batch norm that follows removes any bias.
+    return nn.Conv2d(channels, width, kernel_size, padding=kernel_size // 2, bias=False)
+
+
+def _convolutions(
+    channels: int, widths: Sequence[int], kernel_size: int, relu: bool
+) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for width in widths:
+        layers += [_convolution(channels, width, kernel_size), nn.BatchNorm2d(width)]
+        if relu:
+            layers.append(nn.ReLU(inplace=True))
+        channels = width
+    return layers
+
+
+def segnet(num_classes: int, *, backend: str = "fastseg") -> SegNet:
+    """SegNet: the 13 convolutions of VGG16 as encoder, and their mirror as decoder.
+
+    Kept from the paper: 3x3 convolutions with batch norm and ReLU in encoder and decoder, five 2x2
+    poolings whose positions drive the unpoolings, a last 3x3 convolution to the classes with
+    neither. Changed: convolutions before batch norm have no bias, which batch norm would cancel;
+    weights start from He initialisation instead of VGG16's.
+
+    Args:
+        num_classes: channels of the output.
+        backend: "fastseg" or "torch".
+
+    Returns:
+        A ``SegNet`` for RGB input of at least 32x32 pixels.
+    """
+    return SegNet(
+        encoder=[(64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3],
+        decoder=[(512,) * 3, (512, 512, 256), (256, 256, 128), (128, 64), (64,)],
+        num_classes=num_classes,
+        kernel_size=3,
+        classifier_kernel_size=3,
+        decoder_relu=True,
+        backend=backend,
+    )
+
+
+def segnet_basic(
+    num_classes: int, *, width: int = 64, kernel_size: int = 7, backend: str = "fastseg"
+) -> SegNet:
+    """SegNet-Basic: four encoder and four decoder stages of one convolution each.
+
+    Kept from the paper: as many channels in every stage, 7x7 convolutions with batch norm, ReLU in
+    the encoder only, a 1x1 convolution to the classes, He initialisation. Changed: no local
+    response normalisation of the input, which the authors' Caffe model starts with (give it
+    normalised images); no bias before batch norm; width and kernel size are free.
+
+    Args:
+        num_classes: channels of the output.
+        width: channels of every stage.
+        kernel_size: side of the convolution kernels, odd.
+        backend: "fastseg" or "torch".
+
+    Returns:
+        A ``SegNet`` for RGB input of at least 16x16 pixels.
+    """
+    if width < 1:
+        raise ValueError(f"width must be at least 1, got {width}")
+    return SegNet(
+        encoder=[(width,)] * 4,
+        decoder=[(width,)] * 4,
+        num_classes=num_classes,
+        kernel_size=kernel_size,
+        classifier_kernel_size=1,
+        decoder_relu=False,
+        backend=backend,
+    )

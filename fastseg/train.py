@@ -1,0 +1,324 @@
+"""Train a model on CamVid: ``python -m fastseg.train --data DIR --out DIR``.
+
+``OUT/last.pt`` holds the whole state of the run and is written after every epoch, and at once on
+Ctrl-C or SIGTERM; ``--resume`` goes on from it with the results of a run that never stopped.
+``OUT/best.pt`` holds the fp16 weights of the best validation mIoU so far, ``OUT/history.json`` the
+loss of every epoch and the validation scores.
+
+AdamW rather than the paper's SGD: at the few thousand steps of a run on a CPU it needs no search
+for a learning rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from fastseg import checkpoint
+from fastseg.data import (
+    CAMVID_CLASSES,
+    CAMVID_IGNORE,
+    CAMVID_PALETTE,
+    CamVid,
+    EvalTransform,
+    TrainTransform,
+    class_counts,
+    median_frequency_weights,
+)
+from fastseg.data.transforms import MEAN, STD
+from fastseg.evaluate import evaluate, scores
+from fastseg.interrupt import Interrupted, StopSignal
+from fastseg.metrics import ConfusionMatrix
+from fastseg.models import build_model, list_models
+
+# Settings that a resumed run may change.
+MAY_CHANGE = ("data", "out", "backend", "epochs", "eval_every", "threads")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of a training run; see ``python -m fastseg.train --help``."""
+
+    data: str
+    out: str
+    model: str = "segnet_basic"
+    width: int = 64
+    kernel_size: int = 7
+    backend: str = "fastseg"
+    epochs: int = 100
+    batch_size: int = 8
+    lr: float = 3e-3
+    weight_decay: float = 1e-2
+    balance: float = 1.0
+    height: int = 240
+    crop: tuple[int, int] = (180, 240)
+    eval_every: int = 5
+    bf16: bool = False
+    seed: int = 0
+    threads: int = 0
+
+    def model_options(self) -> dict[str, int]:
+        """Return the builder's keyword arguments."""
+        if self.model != "segnet_basic":
+            return {}
+        return {"width": self.width, "kernel_size": self.kernel_size}
+
+
+class Trainer:
+    """A training run: its model, optimizer and position, and how to save and resume them.
+
+    Args:
+        config: the settings. The folder ``config.out`` is made if it is missing.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        torch.manual_seed(config.seed)
+        self.train_set = CamVid(
+            config.data,
+            "train",
+            TrainTransform(config.height, config.crop, CAMVID_IGNORE),
+            seed=config.seed,
+        )
+        self.val_set = CamVid(config.data, "val", EvalTransform(config.height))
+        self.steps = len(self.train_set) // config.batch_size
+        if self.steps == 0:
+            raise ValueError(
+                f"batch_size must be at most the {len(self.train_set)} training images, "
+                f"got {config.batch_size}"
+            )
+        weights = median_frequency_weights(*class_counts(self.train_set))
+        self.class_weights = weights**config.balance
+        self.model = build_model(
+            config.model, len(CAMVID_CLASSES), backend=config.backend, **config.model_options()
+        ).to(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
+        )
+        self.out = Path(config.out)
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.epoch = 0  # the epoch under way
+        self.step = 0  # its finished steps
+        self.loss_sum = 0.0  # over these steps
+        self.best = -1.0  # validation mIoU
+        self.history: list[dict[str, float]] = []
+
+    def save(self) -> None:
+        """Write the whole state to ``OUT/last.pt``."""
+        state = {
+            "config": self._settings(),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "loss_sum": self.loss_sum,
+            "best": self.best,
+            "history": self.history,
+        }
+        checkpoint.save(state, self.out / "last.pt")
+
+    def resume(self) -> None:
+        """Read the state that ``save`` wrote.
+
+        Raises:
+            FileNotFoundError: there is none.
+            CheckpointError: the file cannot be read or does not fit the model.
+            ValueError: a setting that changes the results differs from the saved run's.
+        """
+        path = self.out / "last.pt"
+        state = checkpoint.load(path)
+        if not isinstance(state, dict) or "optimizer" not in state:
+            raise checkpoint.CheckpointError(f"{path} is not the state of a training run")
+        changed = [
+            f"{name} {state['config'].get(name)} is now {value}"
+            for name, value in self._settings().items()
+            if name not in MAY_CHANGE and state["config"].get(name) != value
+        ]
+        if changed:
+            raise ValueError(f"the run of {path} had other settings: {', '.join(changed)}")
+        checkpoint.load_state_dict(self.model, state["model"], source=str(path))
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+        self.epoch, self.step, self.loss_sum = state["epoch"], state["step"], state["loss_sum"]
+        self.best, self.history = state["best"], state["history"]
+
+    def _settings(self) -> dict[str, object]:
+        return {**asdict(self.config), "crop": list(self.config.crop)}
+
+    def run(self, stop: StopSignal) -> None:
+        """Train to the last epoch.
+
+        Raises:
+            Interrupted: a signal came; the state has been saved.
+            FloatingPointError: the loss is no longer finite; the last state saved is before that.
+        """
+        while self.epoch < self.config.epochs:
+            try:
+                self._train_epoch(stop)
+            except Interrupted:
+                self.save()
+                raise
+            self.save()  # an evaluation that is interrupted is done again, the epoch is not
+            record = {"epoch": self.epoch + 1, "loss": self.loss_sum / self.steps}
+            last = self.epoch + 1 == self.config.epochs
+            if last or (self.epoch + 1) % self.config.eval_every == 0:
+                record |= self._evaluate_and_keep_best(stop)
+            self.history.append(record)
+            print(json.dumps(record), flush=True)
+            self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
+            self.save()
+            (self.out / "history.json").write_text(json.dumps(self.history, indent=1))
+
+    def _train_epoch(self, stop: StopSignal) -> None:
+        self.model.train()
+        self.train_set.set_epoch(self.epoch)
+        # The order depends on (seed, epoch) alone, so that a resumed epoch can skip what it did.
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(len(self.train_set), generator=generator).tolist()
+        order = order[self.step * self.config.batch_size :]
+        loader = DataLoader(self.train_set, self.config.batch_size, sampler=order, drop_last=True)
+        progress = tqdm(
+            loader,
+            desc=f"epoch {self.epoch + 1}/{self.config.epochs}",
+            total=self.steps,
+            initial=self.step,
+            leave=False,
+            mininterval=1,
+        )
+        for image, label in progress:
+            loss = self._train_step(image, label)
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"the loss is {loss} at epoch {self.epoch + 1}, step {self.step + 1}; "
+                    f"start again with a lower --lr than {self.config.lr}"
+                )
+            self.step += 1
+            self.loss_sum += loss
+            progress.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            stop.check()
+
+    def _train_step(self, image: Tensor, label: Tensor) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        image = image.contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
+            logits = self.model(image)
+        loss = F.cross_entropy(
+            logits.float(), label, self.class_weights, ignore_index=CAMVID_IGNORE
+        )
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+    def learning_rate(self) -> float:
+        """Return the rate of the next step: 5 % linear warm-up, then a half cosine to zero."""
+        done = (self.epoch * self.steps + self.step) / (self.config.epochs * self.steps)
+        warmup = 0.05
+        if done < warmup:
+            return self.config.lr * (done + 1 / (self.config.epochs * self.steps)) / warmup
+        return self.config.lr * 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
+
+    def _evaluate_and_keep_best(self, stop: StopSignal) -> dict[str, float]:
+        matrix = evaluate(self.model, self.val_set, bf16=self.config.bf16, on_image=stop.check)
+        if matrix.mean_iou() > self.best:
+            self.best = matrix.mean_iou()
+            checkpoint.save_model(self.out / "best.pt", self.model, self._metadata(matrix))
+        return scores(matrix)
+
+    def _metadata(self, matrix: ConfusionMatrix) -> dict[str, object]:
+        return {
+            "model": self.config.model,
+            "options": self.config.model_options(),
+            "classes": list(CAMVID_CLASSES),
+            "palette": [list(colour) for colour in CAMVID_PALETTE],
+            "mean": list(MEAN),
+            "std": list(STD),
+            "short_side": self.config.height,
+            "crop": list(self.config.crop),
+            "epochs": self.epoch + 1,
+            "val": scores(matrix),
+            "data": "CamVid, 11 classes, 367 training images; research use only",
+        }
+
+
+def parse_arguments(arguments: list[str] | None = None) -> tuple[Config, bool]:
+    """Return the configuration of a command line, and whether to resume."""
+    parser = argparse.ArgumentParser(prog="python -m fastseg.train", description=__doc__)
+    default = Config(data="", out="")
+    parser.add_argument("--data", required=True, help="CamVid folder")
+    parser.add_argument("--out", required=True, help="folder for the results")
+    parser.add_argument("--model", default=default.model, choices=list_models())
+    parser.add_argument("--backend", default=default.backend, choices=("fastseg", "torch"))
+    helps = {
+        "width": "channels of segnet_basic",
+        "kernel_size": "kernel of segnet_basic",
+        "epochs": "the learning rate falls to zero over all of them; may change on --resume",
+        "batch_size": "images per step",
+        "lr": "peak learning rate",
+        "weight_decay": "of AdamW",
+        "balance": "power of the median frequency class weights: 1 as in the paper, 0 for none",
+        "height": "short side that images are resized to, pixels",
+        "eval_every": "epochs between evaluations",
+        "seed": "of initialisation, order and augmentation",
+        "threads": "CPU threads; 0 is torch's choice",
+    }
+    for name, text in helps.items():
+        value = getattr(default, name)
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=type(value),
+            default=value,
+            help=f"{text} (default {value})",
+        )
+    parser.add_argument(
+        "--crop",
+        type=int,
+        nargs=2,
+        default=default.crop,
+        metavar=("H", "W"),
+        help="training crop, pixels (default 180 240)",
+    )
+    parser.add_argument("--bf16", action="store_true", help="train in bfloat16 autocast")
+    parser.add_argument("--resume", action="store_true", help="go on from OUT/last.pt")
+    options = vars(parser.parse_args(arguments))
+    resume = options.pop("resume")
+    return Config(**{**options, "crop": tuple(options["crop"])}), resume
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return 0, 2 for unusable input, or 130 after an interruption."""
+    config, resume = parse_arguments(arguments)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    try:
+        trainer = Trainer(config)
+        if resume:
+            trainer.resume()
+        elif (trainer.out / "last.pt").exists():
+            raise ValueError(f"{config.out} holds a run; give --resume or another --out")
+    except (OSError, ValueError, checkpoint.CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    try:
+        with StopSignal() as stop:
+            trainer.run(stop)
+    except Interrupted as interrupted:
+        print(f"{interrupted}: saved; go on with --resume", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

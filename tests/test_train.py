@@ -1,0 +1,219 @@
+"""Training: it learns, it stops when asked to, and a resumed run equals one that never stopped."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from synthetic_camvid import make_camvid
+
+from fastseg import checkpoint
+from fastseg.data import CamVid, EvalTransform
+from fastseg.evaluate import evaluate, scores
+from fastseg.evaluate import main as evaluate_main
+from fastseg.interrupt import Interrupted, StopSignal
+from fastseg.train import Config, Trainer, main, parse_arguments
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "data" / "camvid"
+
+
+@pytest.fixture
+def config(tmp_path):
+    return Config(
+        data=str(make_camvid(tmp_path / "camvid")),
+        out=str(tmp_path / "run"),
+        width=4,
+        kernel_size=3,
+        backend="torch",
+        epochs=3,
+        batch_size=2,
+        height=48,
+        crop=(32, 48),
+        eval_every=2,
+    )
+
+
+class StopAfter:
+    """A stop signal that comes at the given check."""
+
+    def __init__(self, checks):
+        self.checks = checks
+
+    def check(self):
+        self.checks -= 1
+        if self.checks == 0:
+            raise Interrupted("SIGTERM")
+
+
+def arguments(config):
+    return [
+        f"--data={config.data}", f"--out={config.out}", "--backend=torch", "--width=4",
+        "--kernel-size=3", "--batch-size=2", "--height=48", "--crop", "32", "48",
+        f"--epochs={config.epochs}", f"--eval-every={config.eval_every}",
+    ]  # fmt: skip
+
+
+def trained(config, checks=-1):
+    trainer = Trainer(config)
+    trainer.run(StopAfter(checks))
+    return trainer
+
+
+def test_two_images_are_learned(config, tmp_path):
+    data = str(make_camvid(tmp_path / "two", images=2))
+    trainer = trained(replace(config, data=data, width=16, epochs=40, lr=0.01, eval_every=40))
+    losses = [record["loss"] for record in trainer.history]
+    assert sum(losses[-5:]) / 5 < 0.5 * losses[0]
+
+
+# A run of 3 epochs of 3 steps checks for a signal after each step and, after epochs 2 and 3, after
+# each of 6 validation images: steps 1-6, evaluation 7-12, steps 13-15, evaluation 16-21.
+@pytest.mark.parametrize("checks", [1, 3, 5, 6, 9, 14, 21])
+def test_a_resumed_run_equals_one_that_never_stopped(config, tmp_path, checks):
+    expected = trained(config)
+    config = replace(config, out=str(tmp_path / "stopped"))
+    with pytest.raises(Interrupted):
+        trained(config, checks)
+    torch.manual_seed(123)
+    resumed = Trainer(config)
+    resumed.resume()
+    assert resumed.epoch * 3 + resumed.step == min(checks, 6) + min(max(checks - 12, 0), 3)
+    resumed.run(StopAfter(-1))
+    assert resumed.history == expected.history
+    assert len(resumed.history) == 3
+    torch.testing.assert_close(
+        resumed.model.state_dict(), expected.model.state_dict(), rtol=0, atol=0
+    )
+
+
+def test_every_epoch_has_its_own_augmentation(config):
+    assert trained(config).train_set.epoch == 2
+
+
+def test_balance_is_a_power_of_the_median_frequency_weights(config):
+    whole = Trainer(config).class_weights
+    assert whole.max() > 1.5 * whole.min()
+    torch.testing.assert_close(Trainer(replace(config, balance=0.5)).class_weights ** 2, whole)
+    assert torch.equal(Trainer(replace(config, balance=0.0)).class_weights, torch.ones(11))
+
+
+def test_both_backends_train_alike(config, tmp_path):
+    expected = trained(config).history
+    got = trained(replace(config, backend="fastseg", out=str(tmp_path / "fastseg"))).history
+    for a, b in zip(got, expected, strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
+
+
+def test_a_stop_signal_can_come_twice():
+    previous = signal.getsignal(signal.SIGINT)
+    with StopSignal() as stop:
+        stop.check()
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(Interrupted, match="SIGINT"):
+            stop.check()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is previous
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_program_at_a_step_with_its_state_saved(config, number):
+    config = replace(config, epochs=100_000)
+    command = [sys.executable, "-m", "fastseg.train", *arguments(config), "--threads=1"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not (Path(config.out) / "history.json").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130, errors
+    assert f"{number.name}: saved; go on with --resume" in errors
+    resumed = Trainer(config)
+    resumed.resume()
+    assert len(resumed.history) == resumed.epoch >= 1
+
+
+def test_the_best_weights_are_a_model_with_the_score_it_was_chosen_for(config):
+    trainer = trained(config)
+    model, metadata = checkpoint.load_model(Path(config.out) / "best.pt", backend="torch")
+    assert (
+        metadata["val"]["miou"]
+        == trainer.best
+        == max(record["miou"] for record in trainer.history if "miou" in record)
+    )
+    assert metadata["options"] == {"width": 4, "kernel_size": 3}
+    matrix = evaluate(model, CamVid(config.data, "val", EvalTransform(metadata["short_side"])))
+    assert scores(matrix)["miou"] == pytest.approx(trainer.best, abs=0.01)  # fp16 weights
+
+
+def test_the_rate_warms_up_and_falls_to_zero(config):
+    trainer = Trainer(replace(config, epochs=100, lr=0.5))
+    rates = []
+    for step in range(300):
+        trainer.epoch, trainer.step = divmod(step, trainer.steps)
+        rates.append(trainer.learning_rate())
+    peak = rates.index(max(rates))
+    assert peak in (14, 15)  # 5 % of 300 steps
+    assert rates[peak] == pytest.approx(0.5)
+    assert rates[0] == pytest.approx(0.5 / 15)
+    assert rates[157] == pytest.approx(0.25, rel=0.02)  # half way down
+    assert all(a > b for a, b in pairwise(rates[15:]))
+    assert 0 < rates[-1] < 1e-4
+
+
+def test_a_run_may_get_more_epochs_but_no_other_settings_on_resume(config):
+    trained(replace(config, epochs=1))
+    trainer = Trainer(config)
+    trainer.resume()
+    trainer.run(StopAfter(-1))
+    assert [record["epoch"] for record in trainer.history] == [1, 2, 3]
+    with pytest.raises(ValueError, match=r"other settings: lr 0\.\d+ is now 0\.5, seed 0 is now 1"):
+        Trainer(replace(config, lr=0.5, seed=1)).resume()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(config):
+    trainer = Trainer(replace(config, lr=1e30))
+    with pytest.raises(FloatingPointError, match=r"the loss is \w+ at epoch 1, step \d"):
+        trainer.run(StopAfter(-1))
+    assert not (Path(config.out) / "last.pt").exists()
+
+
+def test_command_line(config, capsys):
+    assert main([*arguments(config), "--lr=0.01", "--bf16"]) == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [record["epoch"] for record in records] == [1, 2, 3]
+    assert "miou" in records[2]
+    assert json.loads((Path(config.out) / "history.json").read_text()) == records
+
+    assert main([*arguments(config), "--lr=0.01", "--bf16"]) == 2
+    assert "holds a run; give --resume or another --out" in capsys.readouterr().err
+    assert main([*arguments(config), "--lr=0.01", "--bf16", "--resume"]) == 0
+
+    weights = f"--weights={config.out}/best.pt"
+    evaluate_main([weights, f"--data={config.data}", "--split=test", "--backend=torch"])
+    assert "miou" in capsys.readouterr().out
+
+
+def test_command_line_reports_what_it_cannot_use(config, capsys):
+    assert main(["--data=nowhere", f"--out={config.out}", "--backend=torch"]) == 2
+    assert "error: nowhere/train is not a folder" in capsys.readouterr().err
+    assert main([*arguments(config), "--resume"]) == 2
+    assert "error: no checkpoint at" in capsys.readouterr().err
+    assert main([*arguments(config), "--batch-size=7"]) == 2
+    assert "error: batch_size must be at most the 6 training images" in capsys.readouterr().err
+
+
+def test_defaults_of_the_command_line_are_those_of_the_config():
+    assert parse_arguments(["--data=a", "--out=b"]) == (Config(data="a", out="b"), False)
