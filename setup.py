@@ -7,34 +7,38 @@
 Settings, all environment variables:
   FASTSEG_CUDA        auto (default): build _C_cuda if nvcc is there; 0: never; 1: fail without
                       nvcc; registry: have pip install nvcc for the build (13.0, about 270 MB)
-  CUDA_HOME           the CUDA toolkit to use
-  FASTSEG_CUDA_ARCHS  default 80;86;89;90;100;120, PTX of the last one beside them
+  CUDA_HOME           the CUDA toolkit to use, 12.0 or later
+  FASTSEG_CUDA_ARCHS  default: those of 80;86;89;90;100;120 that nvcc knows; the last as PTX too
   FASTSEG_TORCH_DIR   torch's package folder, if it is not in the target environment
   CXX                 the C++20 compiler, default g++
+  MAX_JOBS            files compiled at once, default all processors
 """
 
-import importlib.util
 import json
 import os
 import platform
 import re
 import shutil
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
+from shlex import quote, split
+from subprocess import getoutput
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
-STABLE_ABI = (2, 10)  # the oldest torch whose stable ABI has all that csrc/ uses
+STABLE_ABI = "2.10"  # the oldest torch whose stable ABI has all that csrc/ uses
+OLDEST_TORCH = "2.11"  # as in pyproject.toml
+OLDEST_CUDA = "12.0"  # C++20
 CUDA = os.environ.get("FASTSEG_CUDA", "auto")
-ARCHS = os.environ.get("FASTSEG_CUDA_ARCHS", "80;86;89;90;100;120").replace(",", ";").split(";")
+CUDA_ARCHS = ("80", "86", "89", "90", "100", "120")
 CXX = os.environ.get("CXX", "g++")
 X86 = platform.machine() in ("x86_64", "AMD64")
 REGISTRY_NVCC = [
-    f"nvidia-{part}==13.0.*"
-    for part in ("cuda-nvcc", "nvvm", "cuda-crt", "cuda-runtime", "cuda-cccl")
+    f"nvidia-{p}==13.0.*" for p in ("cuda-nvcc", "nvvm", "cuda-crt", "cuda-runtime", "cuda-cccl")
 ]
 # Ascending: where two objects hold the same inline function, the linker keeps the first one, which
 # must run on the oldest processor.
@@ -47,48 +51,91 @@ if X86:
 
 
 def site_packages() -> list[Path]:
-    """The build environment's, then the target's, which build isolation hides from sys.path."""
-    names = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
-    spec = importlib.util.find_spec("setuptools")
-    if spec and spec.origin:
-        names.append(str(Path(spec.origin).parent.parent))
-    names += [sysconfig.get_path("platlib"), sysconfig.get_path("purelib")]
-    return [Path(n) for n in dict.fromkeys(names)]
+    """The build environment's folders, then the target's, which build isolation hides."""
+    paths = [*sys.path, sysconfig.get_path("platlib"), sysconfig.get_path("purelib")]
+    return [Path(p) for p in dict.fromkeys(paths) if p]
 
 
 def find_torch() -> Path:
     """Torch's package folder: its headers and libraries are all that the build needs of it."""
-    spec = importlib.util.find_spec("torch")
-    candidates = [Path(d) for d in [os.environ.get("FASTSEG_TORCH_DIR")] if d]
-    candidates += [Path(spec.origin).parent] if spec and spec.origin else []
-    candidates += [p / "torch" for p in site_packages()]
-    for folder in candidates:
-        if (folder / "include/torch/csrc/stable/library.h").exists():
-            return folder
-    raise SystemExit(
-        "fastseg: no torch >= 2.11 in this environment; run 'pip install torch' first, "
-        "or set FASTSEG_TORCH_DIR to its package folder."
-    )
+    given = os.environ.get("FASTSEG_TORCH_DIR")
+    candidates = [Path(given)] if given else [p / "torch" for p in site_packages()]
+    folder = next((c for c in candidates if (c / "version.py").exists()), None)
+    if folder is None:
+        raise SystemExit(
+            f"fastseg: no torch in {given or 'this environment'}; 'pip install torch' first, "
+            "or set FASTSEG_TORCH_DIR to its package folder."
+        )
+    version = torch_version(folder)
+    if numbers(version) < numbers(OLDEST_TORCH):
+        raise SystemExit(f"fastseg: torch {version} in {folder} is older than {OLDEST_TORCH}.")
+    return folder
+
+
+def torch_version(torch: Path) -> str:
+    """The version beside the headers, read without importing torch."""
+    found = re.search(r"__version__ = '([^']+)'", (torch / "version.py").read_text())
+    return found.group(1) if found else "0.0"
 
 
 def find_nvcc() -> Path | None:
-    """Nvcc of CUDA_HOME, the system or the registry's packages; None: build for the CPU only."""
-    if CUDA == "0":
-        return None
-    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
-    candidates = [Path(h) / "bin/nvcc" for h in homes if h]
-    candidates += [Path("/usr/local/cuda/bin/nvcc")]
-    candidates += [Path(p) for p in [shutil.which("nvcc")] if p]
-    candidates += [p / "nvidia/cu13/bin/nvcc" for p in site_packages()]
-    nvcc = next((c for c in candidates if c.exists()), None)
+    """Nvcc of CUDA_HOME, the system or the registry's packages; None if there is none."""
+    if CUDA not in ("0", "1", "auto", "registry"):
+        raise SystemExit(f"fastseg: FASTSEG_CUDA={CUDA} is not one of 0, 1, auto, registry.")
+    homes = [h for h in (os.environ.get("CUDA_HOME"), "/usr/local/cuda") if h]
+    system = [*(f"{home}/bin/nvcc" for home in homes), shutil.which("nvcc") or ""]
+    registry = [p / "nvidia/cu13/bin/nvcc" for p in site_packages()]
+    candidates = {"0": [], "registry": registry}.get(CUDA, system + registry)
+    for nvcc in map(Path, candidates):
+        if nvcc.is_file() and numbers(nvcc_version(nvcc)) >= numbers(OLDEST_CUDA):
+            return nvcc
+    return None
+
+
+def check_nvcc(nvcc: Path | None) -> None:
+    """Stops a build that lacks the nvcc it was told to use."""
     if nvcc is None and CUDA in ("1", "registry"):
         raise SystemExit(
-            f"fastseg: FASTSEG_CUDA={CUDA}, but there is no nvcc; set CUDA_HOME to a toolkit, "
-            f"or 'pip install {' '.join(REGISTRY_NVCC)}'."
+            f"fastseg: FASTSEG_CUDA={CUDA}, but there is no nvcc {OLDEST_CUDA} or later; "
+            f"set CUDA_HOME to a toolkit, or 'pip install {' '.join(REGISTRY_NVCC)}'."
         )
-    if nvcc is None:
+    if nvcc is None and CUDA == "auto":
         print("fastseg: no nvcc found, building for the CPU only (see FASTSEG_CUDA in setup.py).")
-    return nvcc
+
+
+def nvcc_version(nvcc: Path) -> str:
+    """As in "13.0"."""
+    found = re.search(r"release ([\d.]+)", getoutput(f"{quote(str(nvcc))} --version"))
+    return found.group(1) if found else "0.0"
+
+
+def cuda_archs(nvcc: Path) -> list[str]:
+    """The compute capabilities to compile for, ascending."""
+    if given := os.environ.get("FASTSEG_CUDA_ARCHS"):
+        return given.replace(",", ";").split(";")
+    known = getoutput(f"{quote(str(nvcc))} --list-gpu-code").split()
+    return [a for a in CUDA_ARCHS if f"sm_{a}" in known]
+
+
+def cuda_home(nvcc: Path) -> Path:
+    """The toolkit's folder by nvcc's own account: what PATH shows may be a script around it."""
+    found = re.search(r"_HERE_=(.+)", getoutput(f"{quote(str(nvcc))} --dryrun -E -x cu /dev/null"))
+    return (Path(found.group(1)) if found else nvcc.resolve().parent).parent
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """(2, 13) of "2.13.0+cpu"."""
+    return tuple(map(int, re.findall(r"\d+", version)[:2]))
+
+
+def sources(pattern: str) -> list[str]:
+    """Paths relative to the root, sorted."""
+    return sorted(str(p.relative_to(ROOT)) for p in ROOT.glob(pattern))
+
+
+def escaped(path: Path) -> str:
+    """A path in a build line of ninja."""
+    return re.sub(r"([$ :])", r"$\1", str(path))
 
 
 class OpLibrary(Extension):
@@ -102,28 +149,22 @@ class Graph:
         self.folder = folder
         self.torch = torch
         self.nvcc = nvcc
-        target = f"0x{STABLE_ABI[0]:02x}{STABLE_ABI[1]:02x}000000000000"
-        common = "-O3 -std=c++20 -fPIC -fvisibility=hidden -Wall -Wextra -Wno-psabi"
+        self.lines: list[str] = []
+        target = "0x{:02x}{:02x}000000000000".format(*numbers(STABLE_ABI))
+        include = f"-I{quote(f'{ROOT}/csrc')}"
+        flags = "-O3 -std=c++20 -fPIC -fvisibility=hidden -Wall -Wextra -Wno-psabi"
         # GCC's own AVX-512 headers trip these two warnings.
-        common += " -Wno-uninitialized -Wno-maybe-uninitialized"
-        common += f" -I{ROOT}/csrc -isystem {torch}/include"
-        if X86:
-            common += " -DFASTSEG_X86"
-        codes = [f"-gencode arch=compute_{a},code=sm_{a}" for a in ARCHS]
-        codes.append(f"-gencode arch=compute_{ARCHS[-1]},code=compute_{ARCHS[-1]}")
-        self.lines = [
-            f"cxx_flags = {common} -DTORCH_TARGET_VERSION={target}",
-            "rule cxx",
-            f"  command = {CXX} $cxx_flags $flags -MMD -MF $out.d -c $in -o $out",
-            "  description = c++ $in $flags",
-            "  depfile = $out.d",
-            "  deps = gcc",
-            "rule nvcc",
-            f"  command = {nvcc} -O3 -std=c++20 -Xcompiler -fPIC,-fvisibility=hidden "
-            f"-I{ROOT}/csrc {' '.join(codes)} --threads 2 -MD -MF $out.d -c $in -o $out",
-            "  description = nvcc $in",
-            "  depfile = $out.d",
-            "  deps = gcc",
+        flags += " -Wno-uninitialized -Wno-maybe-uninitialized" + " -DFASTSEG_X86" * X86
+        flags += f" {include} -isystem {quote(f'{torch}/include')} -DTORCH_TARGET_VERSION={target}"
+        self.compiler("cxx", f"{CXX} {flags}")
+        if nvcc:
+            archs = cuda_archs(nvcc)
+            codes = [f"-gencode arch=compute_{a},code=sm_{a}" for a in archs]
+            codes.append(f"-gencode arch=compute_{archs[-1]},code=compute_{archs[-1]}")
+            host = f"-ccbin {quote(CXX)}" if "CXX" in os.environ else ""
+            flags = f"-O3 -std=c++20 -Xcompiler -fPIC,-fvisibility=hidden {include} --threads 2"
+            self.compiler("nvcc", f"{quote(str(nvcc))} {host} {flags} {' '.join(codes)}")
+        self.lines += [
             "rule link",
             f"  command = {CXX} -shared -s $in -o $out $flags",
             "  description = link $out",
@@ -132,43 +173,49 @@ class Graph:
             f"{CXX} -shared -fPIC -x c++ - -Wl,-soname,libtorch_cuda.so -o $out",
         ]
 
+    def compiler(self, rule: str, command: str):
+        """A rule that compiles one source and notes every header it read."""
+        self.lines += [
+            f"rule {rule}",
+            f"  command = {command} $flags -MD -MF $out.d -c $in -o $out",
+            f"  description = {rule} $in $flags",
+            "  depfile = $out.d",
+            "  deps = gcc",
+        ]
+
     def compile(self, source: str, flags: str = "", tag: str = "") -> Path:
         """Compiles one source, once for each tag."""
         target = self.folder / (source.replace("/", "_") + tag + ".o")
         rule = "nvcc" if source.endswith(".cu") else "cxx"
-        self.lines += [f"build {target}: {rule} {ROOT / source}", f"  flags = {flags}"]
+        self.lines.append(f"build {escaped(target)}: {rule} {escaped(ROOT / source)}")
+        self.lines.append(f"  flags = {flags}")
         return target
 
-    def link(self, objects: list[Path], target: Path, flags: str, needs: Path | None = None):
+    def link(self, objects: list[Path], target: Path, flags: str = "", needs: Path | None = None):
         """Links one shared object; `needs` is built before it."""
-        order = f" | {needs}" if needs else ""
-        inputs = " ".join(map(str, objects))
-        self.lines += [f"build {target}: link {inputs}{order}", f"  flags = {flags}"]
+        line = f"build {escaped(target)}: link {' '.join(map(escaped, objects))}"
+        self.lines += [line + (f" | {escaped(needs)}" if needs else ""), f"  flags = {flags}"]
 
     def cpu_ops(self, target: Path):
         """_C: kernels (csrc/cpu/*_kernel.cpp) once for each SIMD level, the rest once."""
-        kernels, rest = [], []
-        for source in sources("csrc/cpu/*.cpp"):
-            (kernels if source.endswith("_kernel.cpp") else rest).append(source)
-        objects = [self.compile(s) for s in rest]
+        kernels = sources("csrc/cpu/*_kernel.cpp")
+        objects = [self.compile(s) for s in sources("csrc/cpu/*.cpp") if s not in kernels]
         for level, flags in SIMD_FLAGS.items():
             define = f"-DFASTSEG_SIMD={level}"
             objects += [self.compile(k, f"{flags} {define}", f".{level}") for k in kernels]
-        self.link(objects, target, f"-L{self.torch}/lib -ltorch -ltorch_cpu -Wl,-z,defs")
+        libraries = f"-L{quote(f'{self.torch}/lib')} -ltorch -ltorch_cpu"
+        self.link(objects, target, f"{libraries} -Wl,-z,defs")
 
     def cuda_ops(self, target: Path):
         """_C_cuda: the CUDA runtime is linked statically, torch's CUDA library resolved at load."""
-        cuda = self.nvcc.resolve().parent.parent
+        cuda = cuda_home(self.nvcc)
         objects = [self.compile(s) for s in sources("csrc/cuda/*.cu")]
-        flags = f"-DUSE_CUDA -isystem {cuda}/include"
+        flags = f"-DUSE_CUDA -isystem {quote(f'{cuda}/include')}"
         objects += [self.compile(s, flags) for s in sources("csrc/cuda/*.cpp")]
-        libraries = [d for d in (cuda / "lib64", cuda / "lib") if d.exists()]
-        link = " ".join(f"-L{d}" for d in libraries) + f" -L{self.torch}/lib"
-        stub = None
-        if not (self.torch / "lib/libtorch_cuda.so").exists():
-            stub = self.folder / "libtorch_cuda.so"
-            self.lines.append(f"build {stub}: stub")
-            link += f" -L{self.folder}"
+        stub = self.folder / "libtorch_cuda.so"
+        self.lines.append(f"build {escaped(stub)}: stub")
+        folders = [self.folder, self.torch / "lib", cuda / "lib64", cuda / "lib"]
+        link = " ".join(f"-L{quote(str(f))}" for f in folders)
         link += " -ltorch -ltorch_cpu -Wl,--no-as-needed -ltorch_cuda -Wl,--as-needed"
         self.link(objects, target, f"{link} -lcudart_static -ldl -lrt -lpthread -Wl,-z,defs", stub)
 
@@ -176,19 +223,9 @@ class Graph:
         """_host: one pybind11 module."""
         import pybind11
 
-        flags = f"-I{sysconfig.get_path('include')} -isystem {pybind11.get_include()}"
-        self.link([self.compile(s, flags) for s in sources("csrc/host/*.cpp")], target, "")
-
-
-def sources(pattern: str) -> list[str]:
-    """Paths relative to the root, sorted."""
-    return sorted(str(p.relative_to(ROOT)) for p in ROOT.glob(pattern))
-
-
-def torch_version(torch: Path) -> str:
-    """The version beside the headers, read without importing torch."""
-    found = re.search(r"__version__ = '([^']+)'", (torch / "version.py").read_text())
-    return found.group(1) if found else "unknown"
+        includes = sysconfig.get_path("include"), pybind11.get_include()
+        flags = " ".join(f"-isystem {quote(i)}" for i in includes)
+        self.link([self.compile(s, flags) for s in sources("csrc/host/*.cpp")], target)
 
 
 class NinjaBuild(build_ext):
@@ -202,68 +239,50 @@ class NinjaBuild(build_ext):
 
     def build_extensions(self):
         """Builds what changed."""
-        torch, nvcc = find_torch(), NVCC
-        if shutil.which(CXX) is None:
+        check_nvcc(NVCC)
+        if shutil.which(split(CXX)[0]) is None:
             raise SystemExit(f"fastseg: no C++ compiler '{CXX}'; install g++ >= 11, or set CXX.")
-        folder = Path(self.build_temp).resolve()
-        folder.mkdir(parents=True, exist_ok=True)
-        graph = Graph(folder, torch, nvcc)
+        # An editable install would compile in a folder that is thrown away afterwards.
+        folder = Path(ROOT / "build/editable" if self.editable_mode else self.build_temp).resolve()
         targets = {e.name: Path(self.get_ext_fullpath(e.name)).resolve() for e in self.extensions}
-        for target in targets.values():
-            target.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        graph = Graph(folder, find_torch(), NVCC)
         graph.cpu_ops(targets["fastseg._C"])
         graph.host(targets["fastseg._host"])
-        if nvcc:
+        if NVCC:
             graph.cuda_ops(targets["fastseg._C_cuda"])
         (folder / "build.ninja").write_text("\n".join(graph.lines) + "\n")
-        subprocess.run([ninja(), "-C", str(folder)], check=True)
-        self.write_build_info(targets["fastseg._C"].parent, torch, nvcc)
+        jobs = os.environ.get("MAX_JOBS", str(os.cpu_count()))
+        if subprocess.call([sys.executable, "-m", "ninja", "-C", str(folder), "-j", jobs]):
+            raise SystemExit("fastseg: a file did not compile; the compiler's message is above.")
+        self.complete(targets["fastseg._C"].parent)
 
-    def write_build_info(self, folder: Path, torch: Path, nvcc: Path | None):
-        """What `fastseg info` tells of this build."""
+    def copy_extensions_to_source(self):
+        """For an editable install or --inplace."""
+        super().copy_extensions_to_source()
+        self.complete(ROOT / "fastseg")
+
+    def complete(self, package: Path):
+        """Adds what `fastseg info` tells of this build."""
+        if NVCC is None:  # one of an earlier build would not fit the rest
+            (package / "_C_cuda.so").unlink(missing_ok=True)
         info = {
-            "torch": torch_version(torch),
-            "stable_abi": ".".join(map(str, STABLE_ABI)),
-            "compiler": first_line(CXX, "--version"),
+            "torch": torch_version(find_torch()),
+            "stable_abi": STABLE_ABI,
+            "compiler": getoutput(f"{CXX} --version").splitlines()[0],
             "simd": list(SIMD_FLAGS),
-            "nvcc": last_line(str(nvcc), "--version") if nvcc else None,
-            "cuda_archs": ARCHS if nvcc else [],
+            "nvcc": nvcc_version(NVCC) if NVCC else None,
+            "cuda_archs": cuda_archs(NVCC) if NVCC else [],
         }
-        text = json.dumps(info, indent=2) + "\n"
-        folders = {folder}
-        if self.inplace or self.editable_mode:
-            folders.add(ROOT / "fastseg")
-        for f in folders:
-            (f / "_build_info.json").write_text(text)
+        (package / "_build_info.json").write_text(json.dumps(info, indent=2) + "\n")
 
 
-def ninja() -> str:
-    """The ninja of the build environment or the system."""
-    try:
-        from ninja import BIN_DIR
-
-        return str(Path(BIN_DIR) / "ninja")
-    except ImportError:
-        return shutil.which("ninja") or "ninja"
-
-
-def first_line(*command: str) -> str:
-    """The first line that a command prints."""
-    return subprocess.run(command, capture_output=True, text=True).stdout.splitlines()[0]
-
-
-def last_line(*command: str) -> str:
-    """The last line that a command prints."""
-    return subprocess.run(command, capture_output=True, text=True).stdout.splitlines()[-1]
-
-
-NVCC = find_nvcc() if CUDA != "registry" or importlib.util.find_spec("nvidia") else None
+NVCC = find_nvcc()
 extensions = [
     OpLibrary("fastseg._C", sources("csrc/cpu/*.cpp")),
     Extension("fastseg._host", sources("csrc/host/*.cpp")),
+    *([OpLibrary("fastseg._C_cuda", sources("csrc/cuda/*.c*"))] if NVCC else []),
 ]
-if NVCC:
-    extensions.append(OpLibrary("fastseg._C_cuda", sources("csrc/cuda/*.c*")))
 
 setup(
     packages=[
@@ -275,5 +294,6 @@ setup(
     package_data={"fastseg": ["py.typed", "_build_info.json", "weights/*"]},
     ext_modules=extensions,
     cmdclass={"build_ext": NinjaBuild},
-    setup_requires=REGISTRY_NVCC if CUDA == "registry" and NVCC is None else [],
+    # "egg_info" is what a build front end runs to ask for what it shall install.
+    setup_requires=REGISTRY_NVCC if CUDA == "registry" and "egg_info" in sys.argv else [],
 )

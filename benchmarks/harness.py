@@ -1,7 +1,7 @@
 """Interleaved timing of candidates that must first agree with each other.
 
-Candidates take turns within one run, so that a slow moment of the machine meets all of them, and the
-median of each counts. A case whose check fails is not timed: the run ends with an error.
+Candidates take turns within one run, so that a slow moment of the machine meets all of them, and
+the median of each counts. A case whose check fails is not timed: the run ends with an error.
 """
 
 from __future__ import annotations
@@ -16,6 +16,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+
+
+CSV_COLUMNS = (
+    "op",
+    "shape",
+    "candidate",
+    "median_us",
+    "p20_us",
+    "p80_us",
+    "floor_bytes",
+    "gb_per_s",
+    "runs",
+    "machine",
+    "torch",
+)
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """Max-pooling with byte codes and its relatives, over SegNet's five levels.
 
-python -m benchmarks.pooling [--device cpu|cuda] [--dtype float32] [--csv FILE]
+python -m benchmarks.pooling [--device cpu|cuda] [--dtype float32] [--op NAME] [--csv FILE]
 
 The rivals are torch eager in the same layout and torch.compile. Bytes of the floor: every tensor
 that the op takes or returns, once.
@@ -69,11 +69,9 @@ def pool_and_codes(x: Tensor, shape: str) -> Case:
         assert torch.equal(values, expected)
         assert torch.equal(fastseg.codes_to_indices(codes, x.shape, 2), indices)
 
+    ours = partial(fastseg.max_pool2d, x, 2)
     eager = partial(F.max_pool2d, x, 2, return_indices=True)
-    floor = nbytes(x, *fastseg.max_pool2d(x, 2))
-    return against_torch(
-        "max_pool2d", shape, partial(fastseg.max_pool2d, x, 2), eager, floor, check
-    )
+    return against_torch("max_pool2d", shape, ours, eager, nbytes(x, *ours()), check)
 
 
 def unpool(x: Tensor, shape: str) -> Case:
@@ -146,15 +144,23 @@ def unpool_backward(x: Tensor, shape: str) -> Case:
     return against_torch("max_unpool2d_backward", shape, ours, eager, floor, check)
 
 
-OPS = (pool_and_codes, unpool, fused, pool_backward, unpool_backward)
+OPS = {
+    "max_pool2d": pool_and_codes,
+    "max_unpool2d": unpool,
+    "batch_norm_relu_max_pool2d": fused,
+    "max_pool2d_backward": pool_backward,
+    "max_unpool2d_backward": unpool_backward,
+}
 
 
-def run(device: str, dtype: torch.dtype, min_seconds: float) -> tuple[list[Case], list[str]]:
+def run(
+    ops: list[str], device: str, dtype: torch.dtype, min_seconds: float
+) -> tuple[list[Case], list[str]]:
     """All cases and the lines of the summary."""
     bandwidth = copy_bandwidth(device)
     lines = [f"copy {bandwidth / 1e9:.1f} GB/s; {machine(device)}; torch {torch.__version__}"]
     everything = []
-    for make in OPS:
+    for make in (OPS[op] for op in ops):
         for layout, memory_format in LAYOUTS.items():
             both = []
             for size in SIZES:
@@ -198,13 +204,15 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--threads", type=int, default=2, help="torch threads on the CPU")
     parser.add_argument("--seconds", type=float, default=1.0, help="at least, for each case")
+    parser.add_argument("--op", action="append", choices=OPS, help="default: all")
     parser.add_argument("--csv", type=Path, help="write all medians here")
     arguments = parser.parse_args()
     reuse_freed_pages()
     torch.set_num_threads(arguments.threads)
     torch.set_grad_enabled(False)
     dtype = getattr(torch, arguments.dtype)
-    cases, lines = run(arguments.device, dtype, arguments.seconds)
+    ops = arguments.op or list(OPS)
+    cases, lines = run(ops, arguments.device, dtype, arguments.seconds)
     print("\n" + "\n".join(line for line in lines if "both" in line or "copy " in line[:5]))
     cases += tiny(arguments.device, dtype)
     if arguments.csv:

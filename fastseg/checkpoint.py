@@ -98,6 +98,9 @@ def load_state_dict(
         CheckpointError: with all missing, unexpected and misshapen keys in one message.
     """
     expected = module.state_dict()
+    odd = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    if odd:
+        raise CheckpointError(f"{source} holds other things than tensors: {_enumerate(odd)}")
     problems = [
         ("missing", [key for key in expected if key not in state]),
         ("unexpected", [key for key in state if key not in expected]),
@@ -161,12 +164,16 @@ def load_model(path: str | Path, *, backend: str = "fastseg") -> tuple[nn.Module
     contents = load(path)
     if not isinstance(contents, dict) or contents.get("format") != WEIGHTS_FORMAT:
         raise CheckpointError(f"{path} is not a fastseg weights file (no {WEIGHTS_FORMAT!r} mark)")
-    metadata = contents["metadata"]
+    metadata, state = (contents.get(key) for key in ("metadata", "state_dict"))
+    if not isinstance(metadata, dict) or not isinstance(state, dict):
+        raise CheckpointError(f"{path} lacks a dict 'metadata' or a dict 'state_dict'")
     _check_metadata(metadata, CheckpointError, f"metadata of {path}")
-    model = build_model(
-        metadata["model"], len(metadata["classes"]), backend=backend, **metadata["options"]
-    )
-    load_state_dict(model, contents["state_dict"], source=str(path))
+    try:
+        classes, options = len(metadata["classes"]), dict(metadata["options"])
+        model = build_model(metadata["model"], classes, backend=backend, **options)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} does not describe a model: {error}") from error
+    load_state_dict(model, state, source=str(path))
     return model.eval(), metadata
 
 
@@ -178,7 +185,7 @@ def _check_metadata(metadata: Mapping[str, Any], error: type[Exception], name: s
 
 def _enumerate(keys: list[str], most: int = 4) -> str:
     more = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return ", ".join(keys[:most]) + more
+    return ", ".join(map(str, keys[:most])) + more
 
 
 def _first_line(error: Exception) -> str:

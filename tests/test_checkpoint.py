@@ -170,3 +170,20 @@ def test_weights_of_another_model_are_reported(tmp_path):
     checkpoint.save_model(path, small_model(), {**METADATA, "classes": ["a", "b"]})
     with pytest.raises(CheckpointError, match=r"weights\.pt does not fit SegNet: 2 misshapen"):
         checkpoint.load_model(path, backend="torch")
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ({"state_dict": {}}, "lacks a dict 'metadata'"),
+        ({"state_dict": [], "metadata": METADATA}, "or a dict 'state_dict'"),
+        ({"state_dict": {}, "metadata": {**METADATA, "options": {"depth": 9}}}, "depth"),
+        ({"state_dict": {}, "metadata": {**METADATA, "classes": 3}}, "does not describe a model"),
+        ({"state_dict": {"x": "y"}, "metadata": METADATA}, "other things than tensors: x"),
+    ],
+)
+def test_weights_made_by_hand_are_reported(tmp_path, contents, message):
+    path = tmp_path / "weights.pt"
+    checkpoint.save({"format": checkpoint.WEIGHTS_FORMAT, **contents}, path)
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.load_model(path)

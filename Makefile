@@ -1,0 +1,66 @@
+# make run    a segmented picture from a bare clone   (IMAGE=path for one's own)
+# make test   the whole suite
+# make bench  the ops beside torch's
+# make lint   ruff and clang-format
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CONSTRAINTS ?= constraints.txt
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c $(CONSTRAINTS)
+IMAGE ?=
+OUTPUT ?= segmented.png
+BUILT := $(VENV)/.built
+SOURCES := setup.py pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
+BUILD_TOOLS := "setuptools>=77" wheel ninja "pybind11>=2.13"
+
+# With an NVIDIA driver but no CUDA toolkit, nvcc comes from the package registry (see setup.py).
+NVCC := $(shell command -v nvcc || ls $${CUDA_HOME:-/usr/local/cuda}/bin/nvcc 2>/dev/null)
+DRIVER := $(wildcard /proc/driver/nvidia/version)
+ifeq ($(NVCC),)
+ifneq ($(DRIVER),)
+NVCC_PACKAGES := $(foreach p,cuda-nvcc nvvm cuda-crt cuda-runtime cuda-cccl,"nvidia-$(p)==13.0.*")
+endif
+endif
+
+.PHONY: run test bench lint clean
+
+run: $(BUILT) $(VENV)/.photo
+	$(BIN)/fastseg info
+	@echo
+	$(BIN)/fastseg segment --compare -o "$(OUTPUT)" \
+	  "$(or $(IMAGE),$(shell cat $(VENV)/.photo 2>/dev/null || true))"
+
+test: $(BUILT) $(VENV)/.test
+	$(BIN)/python -m pytest -q
+
+bench: $(BUILT)
+	$(BIN)/python -m benchmarks.pooling
+
+lint: $(BUILT) $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	find csrc tests \( -name '*.cpp' -o -name '*.cu' -o -name '*.h' \) | xargs $(BIN)/clang-format --dry-run -Werror
+
+clean:
+	rm -rf build $(VENV) *.egg-info fastseg/*.so fastseg/_build_info.json
+
+$(VENV)/.torch: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch numpy $(BUILD_TOOLS) $(NVCC_PACKAGES)
+	touch $@
+
+$(BUILT): $(VENV)/.torch $(SOURCES)
+	$(PIP) --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.torch pyproject.toml
+	$(PIP) pytest pytest-benchmark ruff clang-format triton
+	touch $@
+
+# A photo under a free licence (CC BY 2.0, by valse): china.jpg of scikit-learn.
+$(VENV)/.photo: $(VENV)/.torch
+	mkdir -p $(VENV)/photo
+	$(BIN)/python -m pip download --disable-pip-version-check -q --no-deps --only-binary :all: -d $(VENV)/photo scikit-learn
+	cd $(VENV)/photo && ../bin/python -m zipfile -e scikit_learn-*.whl .
+	ls $(VENV)/photo/sklearn/datasets/images/china.jpg > $@

@@ -1,0 +1,81 @@
+"""What was built, what this machine has, and which backend runs each op."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import platform
+
+import torch
+
+import fastseg
+from fastseg import _extension
+from fastseg.ops._library import NAMES
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`fastseg info` takes none."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints the report."""
+    print("\n".join(report()))
+    return 0
+
+
+def report() -> list[str]:
+    """The lines that `fastseg info` prints."""
+    lines = [
+        f"fastseg     {fastseg.__version__}, Python {platform.python_version()}, "
+        f"{platform.machine()}",
+        f"torch       {torch.__version__}, {torch.get_num_threads()} threads",
+        f"built       {_built(_extension.build_info())}",
+        f"CPU ops     {_cpu_ops()}",
+        f"CUDA ops    {_loaded(_extension.CUDA_MISSING)}",
+        f"GPU         {_gpu()}",
+        f"Triton      {_triton()}",
+        "",
+        f"{'op':<30} {'on CPU':<16} on CUDA",
+    ]
+    for name in NAMES:
+        on_cpu, on_cuda = (_extension.backend(name, device) for device in ("cpu", "cuda"))
+        lines.append(f"{name:<30} {on_cpu:<16} {on_cuda}")
+    return lines
+
+
+def _built(build: dict) -> str:
+    if not build:
+        return "not yet: 'pip install .' in the source folder builds"
+    cuda = "without CUDA"
+    if build["nvcc"]:
+        archs = ", ".join(f"sm_{a}" for a in build["cuda_archs"])
+        cuda = f"CUDA {build['nvcc']} for {archs}"
+    torch_headers = f"torch {build['torch']} (stable ABI {build['stable_abi']})"
+    return f"with {torch_headers}, {build['compiler']}, {cuda}"
+
+
+def _loaded(missing: str | None) -> str:
+    return f"not loaded: {missing}" if missing else "loaded"
+
+
+def _cpu_ops() -> str:
+    loaded = _loaded(_extension.CPU_MISSING)
+    if _extension.CPU_MISSING:
+        return loaded
+    levels = ", ".join(_extension.available_simd_levels())
+    return f"{loaded}, SIMD level {_extension.simd_level()} (FASTSEG_SIMD chooses from {levels})"
+
+
+def _gpu() -> str:
+    if not torch.cuda.is_available():
+        return "none that torch can use"
+    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return ", ".join(f"{gpu.name} (sm_{gpu.major}{gpu.minor})" for gpu in gpus)
+
+
+def _triton() -> str:
+    if importlib.util.find_spec("triton") is None:
+        return "not installed"
+    import triton
+
+    return triton.__version__

@@ -1,0 +1,154 @@
+"""What fastseg says and does where its compiled libraries are missing, damaged or do not fit."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastseg
+from fastseg import _extension
+from fastseg.cli.info import _built
+
+PACKAGE = Path(fastseg.__file__).parent
+needs_cpu_ops = pytest.mark.skipif(
+    _extension.CPU_MISSING is not None, reason=f"{_extension.CPU_MISSING}"
+)
+# Imports, uses an op, reports.
+PROGRAM = """
+import torch, fastseg
+from fastseg.cli import main
+values, codes = fastseg.max_pool2d(torch.arange(16.0).view(1, 1, 4, 4), 2)
+print(fastseg.__file__)
+print(values.flatten().tolist(), codes.flatten().tolist())
+main(["info"])
+"""
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the package without compiled libraries."""
+    package = tmp_path / "fastseg"
+    ignored = shutil.ignore_patterns("*.so", "_build_info.json", "__pycache__", "weights")
+    shutil.copytree(PACKAGE, package, ignore=ignored)
+    if not (package / "kernels").exists():  # in a source tree they lie beside the package
+        shutil.copytree(PACKAGE.parent / "kernels", package / "kernels", ignore=ignored)
+    return package
+
+
+def run(copy):
+    """What the program prints with the copy, and its lines on stderr."""
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env=os.environ | {"PYTHONPATH": str(copy.parent)},
+        cwd=copy.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    path, results, *report = result.stdout.splitlines()
+    assert path == str(copy / "__init__.py")
+    assert results == "[5.0, 7.0, 13.0, 15.0] [3, 3, 3, 3]"
+    warnings = [line for line in result.stderr.splitlines() if "Warning" in line]
+    return dict(line.split(maxsplit=1) for line in report if line), warnings
+
+
+def on_reference(report, warnings, reason):
+    """Checks the report and the one warning of a package without CPU ops."""
+    assert report["CPU"].startswith(f"ops     not loaded: {reason}")
+    assert report["max_pool2d"].split() == ["reference", "reference"]
+    (warning,) = warnings
+    assert f"RuntimeWarning: {reason}" in warning
+    assert "'pip install .' in fastseg's source folder builds it" in warning
+    assert warning.startswith("<string>:2:"), "it points at the program's import"
+
+
+def test_never_built(copy):
+    report, warnings = run(copy)
+    on_reference(report, warnings, "there is no _C.so")
+    assert report["built"] == "not yet: 'pip install .' in the source folder builds"
+    assert report["CUDA"] == "ops    not loaded: there is no _C_cuda.so"
+
+
+@needs_cpu_ops
+def test_cut_short(copy):
+    """Mapping such a file and reading beyond its end would be SIGBUS, which nothing catches."""
+    (copy / "_C.so").write_bytes((PACKAGE / "_C.so").read_bytes()[:100_000])
+    on_reference(*run(copy), "_C.so is damaged: its end is missing")
+
+
+@needs_cpu_ops
+@pytest.mark.skipif(torch.version.cuda is not None, reason="needs a torch without CUDA")
+def test_cuda_library_beside_a_torch_without_cuda(copy):
+    shutil.copy(PACKAGE / "_C.so", copy)
+    (copy / "_C_cuda.so").touch()
+    report, warnings = run(copy)
+    assert warnings == []
+    assert report["CPU"].startswith("ops     loaded, SIMD level ")
+    assert report["CUDA"] == (
+        f"ops    not loaded: _C_cuda.so is there, but torch {torch.__version__} "
+        "is a build without CUDA"
+    )
+    on_cpu, on_cuda = report["max_pool2d"].rsplit(maxsplit=1)
+    assert (on_cpu.rstrip(), on_cuda) == (_extension.backend("max_pool2d", "cpu"), "reference")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty folder that the loader reads in this process."""
+    monkeypatch.setattr(_extension, "_FOLDER", tmp_path)
+    return tmp_path
+
+
+def not_loaded(name="_C.so"):
+    library, reason = _extension._load(name)
+    assert library is None
+    return reason
+
+
+@needs_cpu_ops
+@pytest.mark.parametrize("keep", [0, 40, 5000, -1])
+def test_every_cut_is_noticed(folder, keep):
+    (folder / "_C.so").write_bytes((PACKAGE / "_C.so").read_bytes()[:keep])
+    assert not_loaded() == "_C.so is damaged: its end is missing"
+
+
+def test_not_a_library(folder):
+    (folder / "_C.so").write_bytes(bytes(1000))
+    assert not_loaded() == "_C.so cannot be loaded: invalid ELF header"
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
+def test_symbol_that_torch_lacks(folder):
+    source = folder / "library.cpp"
+    source.write_text('extern "C" void torch_of_the_future(); int x = (torch_of_the_future(), 0);')
+    subprocess.run(["g++", "-shared", "-fPIC", source, "-o", folder / "_C.so"], check=True)
+    assert not_loaded() == "_C.so cannot be loaded: undefined symbol: torch_of_the_future"
+
+
+def test_what_info_tells_of_the_build(folder):
+    assert _built(_extension.build_info()).startswith("not yet: 'pip install .'")
+    build = {"torch": "2.13.0", "stable_abi": "2.10", "compiler": "g++ 12", "simd": ["portable"]}
+    build |= {"nvcc": "13.0", "cuda_archs": ["80", "90"]}
+    (folder / "_build_info.json").write_text(json.dumps(build))
+    start = "with torch 2.13.0 (stable ABI 2.10), g++ 12, "
+    assert _built(_extension.build_info()) == start + "CUDA 13.0 for sm_80, sm_90"
+    assert _built(build | {"nvcc": None, "cuda_archs": []}) == start + "without CUDA"
+
+
+@needs_cpu_ops
+def test_simd_levels():
+    before = _extension.simd_level()
+    levels = _extension.available_simd_levels()
+    assert levels[0] == "portable"
+    for level in levels:
+        with _extension.use_simd_level(level):
+            assert _extension.simd_level() == level
+            assert _extension.backend("max_pool2d", "cpu") == f"C++ ({level})"
+    assert _extension.simd_level() == before
+    with pytest.raises(ValueError, match="'mmx' is not one of"), _extension.use_simd_level("mmx"):
+        pass

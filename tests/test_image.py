@@ -1,0 +1,170 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastseg.image import (
+    ImageError,
+    check_writable,
+    class_shares,
+    overlay,
+    present_classes,
+    read_image,
+    write_png,
+)
+
+CLASSES = ["sky", "road", "a class with a long name"]
+PALETTE = [[128, 128, 128], [128, 64, 128], [0, 200, 0]]
+
+
+def read_back(tmp_path, image, suffix="png", **options):
+    path = tmp_path / f"image.{suffix}"
+    image.save(path, **options)
+    return np.asarray(read_image(path)).astype(int)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "expected"),
+    [
+        (np.array([[0, 255]], np.uint8), [0, 255]),
+        (np.array([[0, 32768, 65535]], np.uint16), [0, 128, 255]),
+        (np.array([[False, True]]), [0, 255]),
+    ],
+    ids=["8-bit", "16-bit", "1-bit"],
+)
+def test_grey_png(tmp_path, pixels, expected):
+    pixels = read_back(tmp_path, Image.fromarray(pixels))
+    np.testing.assert_array_equal(pixels[0], np.repeat(expected, 3).reshape(-1, 3))
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([-1.0, 0.0, 1.0], [0, 128, 255]),
+        ([np.nan, 2.0, np.inf, 4.0, -np.inf], [0, 0, 255, 255, 0]),
+        ([3.0, 3.0], [0, 0]),
+        ([np.nan, np.nan], [0, 0]),
+    ],
+)
+def test_float_tiff_is_stretched_to_its_finite_values(tmp_path, values, expected):
+    pixels = read_back(tmp_path, Image.fromarray(np.array([values], np.float32)), "tiff")
+    np.testing.assert_array_equal(pixels[0, :, 0], expected)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_pixels_become_white(tmp_path, mode):
+    if mode == "P":
+        image = Image.new("P", (2, 1), 0)
+        image.putpalette([0, 0, 0, 10, 20, 30])
+        image.putpixel((1, 0), 1)
+        pixels = read_back(tmp_path, image, transparency=0)
+        expected = [[255] * 3, [10, 20, 30]]
+    else:
+        image = Image.new(mode, (2, 1))
+        image.putpixel((1, 0), (9, 9, 9, 255) if mode == "RGBA" else (9, 255))
+        pixels = read_back(tmp_path, image)
+        expected = [[255] * 3, [9] * 3]
+    np.testing.assert_array_equal(pixels[0], expected)
+
+
+def test_cmyk_jpeg(tmp_path):
+    pixels = read_back(tmp_path, Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "jpg", quality=95)
+    red, green, blue = pixels.mean((0, 1))
+    assert red > 240
+    assert max(green, blue) < 15
+
+
+def test_orientation_tag_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it rotated clockwise
+    image = Image.new("RGB", (2, 3))
+    image.putpixel((0, 0), (255, 0, 0))
+    path = tmp_path / "turned.png"
+    image.save(path, exif=exif)
+    upright = read_image(path)
+    assert upright.size == (3, 2)
+    assert upright.getpixel((2, 0)) == (255, 0, 0)
+
+
+def test_first_frame_of_an_animation(tmp_path):
+    frames = [Image.new("L", (4, 4), value) for value in (200, 10)]
+    pixels = read_back(tmp_path, frames[0], "gif", save_all=True, append_images=frames[1:])
+    assert (pixels == 200).all()
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_truncated_file(tmp_path, suffix):
+    path = tmp_path / f"half.{suffix}"
+    Image.effect_noise((64, 64), 50).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ImageError, match=f"half.{suffix}: damaged or truncated"):
+        read_image(path)
+
+
+def test_overlay_blends_and_names_the_classes():
+    image = Image.new("RGB", (300, 200), (100, 100, 100))
+    labels = np.zeros((200, 300), np.uint8)
+    labels[:50] = 2
+    drawn = overlay(image, labels, CLASSES, PALETTE, opacity=0.5)
+    assert drawn.height == 200
+    assert drawn.getpixel((10, 10)) == (50, 150, 50)
+    assert drawn.getpixel((10, 100)) == (114, 114, 114)
+    legend = np.asarray(drawn)[:, 300:]
+    for colour, rows in ((PALETTE[0], slice(12, 25)), (PALETTE[2], slice(36, 49))):
+        assert (legend[rows] == colour).all(-1).any(), "largest share first"
+    assert not (legend == PALETTE[1]).all(-1).any(), "an absent class has no place in the legend"
+    # Text is black on white and ends before the border.
+    assert (legend[12:25, 30:] == 0).all(-1).any()
+    assert (legend[:, -5:] == 255).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 1000), (1000, 4), (2000, 1500)])
+def test_legend_fits_any_picture(size):
+    width, height = size
+    labels = np.arange(width * height).reshape(height, width) % 3
+    drawn = overlay(Image.new("RGB", size), labels, CLASSES, PALETTE)
+    entries = len(np.unique(labels))
+    assert drawn.height >= max(height, 24 * entries)
+    assert width < drawn.width <= width + 250 + width // 2
+
+
+def test_shares():
+    labels = np.array([[0, 0, 2, 2], [2, 0, 2, 0]])
+    np.testing.assert_array_equal(class_shares(labels, 4), [0.5, 0, 0.5, 0])
+    assert present_classes(np.array([0.0004, 0.3, 0.0, 0.6996])) == [3, 1]
+
+
+def test_write_png_replaces_a_file_and_keeps_ordinary_permissions(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_text("old")
+    write_png(Image.new("RGB", (3, 2)), path)
+    assert Image.open(path).size == (3, 2)
+    (tmp_path / "other").touch()
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    def full(self, file, **_):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "a.png"
+    path.write_text("old")
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(ImageError, match=r"a\.png: cannot be written \(No space left"):
+        write_png(Image.new("RGB", (3, 2)), path)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+    assert path.read_text() == "old"
+
+
+def test_where_a_png_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "folder.png").mkdir()
+    for path, reason in (
+        (tmp_path / "folder.png", "it is a folder"),
+        (tmp_path / "none/a.png", "there is no folder"),
+        (tmp_path / "a.jpg", "must end in .png"),
+    ):
+        with pytest.raises(ImageError, match=reason):
+            check_writable(path)
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
+    with pytest.raises(ImageError, match="no permission"):
+        check_writable(tmp_path / "a.png")

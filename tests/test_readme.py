@@ -1,0 +1,16 @@
+"""Every Python example of the README runs, in the order of the page."""
+
+import re
+from pathlib import Path
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_examples_run():
+    examples = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
+    assert len(examples) >= 3
+    namespace = {}
+    for example in examples:
+        exec(compile(example, str(README), "exec"), namespace)
+    assert namespace["logits"].shape == (1, 11, 90, 120)
+    assert namespace["x"].grad is not None
