@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 
-
 CSV_COLUMNS = (
     "op",
     "shape",
