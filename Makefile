@@ -25,10 +25,10 @@ endif
 
 .PHONY: run test bench lint clean
 
-run: $(BUILT) $(VENV)/.photo
-	$(BIN)/fastseg info
+run: $(BUILT) $(if $(IMAGE),,$(VENV)/.photo)
+	@$(BIN)/fastseg info
 	@echo
-	$(BIN)/fastseg segment --compare -o "$(OUTPUT)" \
+	@$(BIN)/fastseg segment --compare -o "$(OUTPUT)" \
 	  "$(or $(IMAGE),$(shell cat $(VENV)/.photo 2>/dev/null || true))"
 
 test: $(BUILT) $(VENV)/.test
@@ -48,19 +48,19 @@ clean:
 $(VENV)/.torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch numpy $(BUILD_TOOLS) $(NVCC_PACKAGES)
-	touch $@
+	@touch $@
 
 $(BUILT): $(VENV)/.torch $(SOURCES)
 	$(PIP) --no-build-isolation -e .
-	touch $@
+	@touch $@
 
 $(VENV)/.test: $(VENV)/.torch pyproject.toml
 	$(PIP) pytest pytest-benchmark ruff clang-format triton
-	touch $@
+	@touch $@
 
 # A photo under a free licence (CC BY 2.0, by valse): china.jpg of scikit-learn.
 $(VENV)/.photo: $(VENV)/.torch
-	mkdir -p $(VENV)/photo
+	@mkdir -p $(VENV)/photo
 	$(BIN)/python -m pip download --disable-pip-version-check -q --no-deps --only-binary :all: -d $(VENV)/photo scikit-learn
-	cd $(VENV)/photo && ../bin/python -m zipfile -e scikit_learn-*.whl .
-	ls $(VENV)/photo/sklearn/datasets/images/china.jpg > $@
+	@cd $(VENV)/photo && ../bin/python -m zipfile -e scikit_learn-*.whl .
+	@ls $(VENV)/photo/sklearn/datasets/images/china.jpg > $@

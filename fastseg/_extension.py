@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import os
 import struct
 import warnings
 from collections.abc import Iterator
@@ -58,6 +59,15 @@ if CPU_MISSING:
         "'pip install .' in fastseg's source folder builds it; 'fastseg info' tells more.",
         RuntimeWarning,
         stacklevel=3,  # where fastseg is imported
+    )
+
+
+if os.environ.get("FASTSEG_SIMD", SIMD_LEVELS[0]) not in SIMD_LEVELS:
+    warnings.warn(
+        f"FASTSEG_SIMD={os.environ['FASTSEG_SIMD']} is not one of {', '.join(SIMD_LEVELS)}: "
+        "the processor's best is used.",
+        RuntimeWarning,
+        stacklevel=3,
     )
 
 

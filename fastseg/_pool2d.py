@@ -11,6 +11,9 @@ from torch import Tensor
 MAX_TAPS = 256
 """Positions that a uint8 code can tell apart."""
 
+LIMIT = 1 << 30
+"""Strides, paddings and dilations stay below it."""
+
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 """The dtypes of the compiled ops."""
 
@@ -66,8 +69,12 @@ def pool2d(
     pads, dilations = _pair(op, "padding", padding), _pair(op, "dilation", dilation)
     named = {"kernel_size": kernel, "stride": strides, "dilation": dilations}
     for name, value in named.items():
-        torch._check(min(value) > 0, lambda n=name, v=value: f"{op}: {n} must be positive, got {v}")
+        torch._check(
+            0 < min(value) and max(value) < LIMIT,
+            lambda n=name, v=value: f"{op}: {n} must be positive and below 2^30, got {v}",
+        )
     torch._check(min(pads) >= 0, lambda: f"{op}: padding must not be negative, got {pads}")
+    torch._check(max(pads) < LIMIT, lambda: f"{op}: padding must be below 2^30, got {pads}")
     for k, p, d in zip(kernel, pads, dilations, strict=True):
         torch._check(
             2 * p <= d * (k - 1) + 1,

@@ -152,3 +152,11 @@ def test_simd_levels():
     assert _extension.simd_level() == before
     with pytest.raises(ValueError, match="'mmx' is not one of"), _extension.use_simd_level("mmx"):
         pass
+
+
+def test_an_unknown_simd_level_is_said():
+    command = [sys.executable, "-W", "error", "-c", "import fastseg"]
+    environment = {**os.environ, "FASTSEG_SIMD": "avx1024"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode != 0
+    assert "FASTSEG_SIMD=avx1024 is not one of portable, avx2, avx512" in result.stderr

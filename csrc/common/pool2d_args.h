@@ -29,6 +29,8 @@ struct Pool2dArgs {
     for (int d = 0; d < 2; ++d) {
       FASTSEG_CHECK(padding[d] >= 0, op, ": padding must not be negative, got ",
                     to_string(padding));
+      FASTSEG_CHECK(padding[d] < kLimit, op, ": padding must be below 2^30, got ",
+                    to_string(padding));
       FASTSEG_CHECK(2 * padding[d] <= dilation[d] * (kernel_size[d] - 1) + 1, op,
                     ": padding must be at most half of the dilated kernel, got padding ",
                     to_string(padding), ", kernel_size ", to_string(kernel_size), " and dilation ",
@@ -56,13 +58,14 @@ struct Pool2dArgs {
   }
 
  private:
+  static constexpr int64_t kLimit = int64_t{1} << 30;  // the kernels keep all of these in int
+
   static IntPair pair(const char* op, const char* name, const std::vector<int64_t>& v) {
     FASTSEG_CHECK(v.size() == 1 || v.size() == 2, op, ": ", name,
                   " must be one integer or two, got ", to_string(v));
     return {v.front(), v.back()};
   }
   static void check_positive(const char* op, const char* name, const IntPair& v) {
-    constexpr int64_t kLimit = int64_t{1} << 30;  // the kernels keep these in int
     FASTSEG_CHECK(v[0] > 0 && v[1] > 0 && v[0] < kLimit && v[1] < kLimit, op, ": ", name,
                   " must be positive and below 2^30, got ", to_string(v));
   }

@@ -44,7 +44,7 @@ def max_unpool2d(
         (N, C, H, W), values' dtype, in the layout of indices.
 
     Raises:
-        ValueError: an output_size of wrong length or out of range.
+        ValueError: an output_size of wrong length or, in eager mode, out of range.
         RuntimeError: wrong shapes, dtypes or windows; a code or an index that does not lie in its
             window or the plane (on a GPU a device-side assert that names the op).
     """
@@ -73,12 +73,14 @@ def _output_size(
     ]
     if output_size is None:
         return default
-    if len(output_size) not in (2, 3, 4):
+    if len(output_size) not in (2, 4):
         raise ValueError(
             "max_unpool2d: output_size must be (H, W) or the whole shape with H and W last, "
             f"got {tuple(output_size)}"
         )
     size = list(output_size[-2:])
+    if torch.compiler.is_compiling():  # an exporter cannot prove the range of dynamic sizes
+        return size
     for n, d, s in zip(size, default, stride, strict=False):
         if not d - s < n < d + s:
             raise ValueError(

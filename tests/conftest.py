@@ -1,0 +1,60 @@
+"""What every test gets: a seed, two threads; and what some ask for."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastseg import _extension
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+M_PERTURB = -6  # of glibc's mallopt
+
+
+@pytest.fixture(autouse=True)
+def _same_start():
+    threads = torch.get_num_threads()
+    torch.manual_seed(0)
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def garbage_in_new_memory():
+    """Fresh memory holds 0xfe, freed memory 0x01, so that an element never written shows.
+
+    As a float that is below -1e38 (NaN in float16), as a code or an index out of any range. Chunks
+    below a kilobyte may come from malloc's caches, with a pointer in their first bytes.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None or mallopt(M_PERTURB, 0x01) != 1:
+        pytest.skip("needs glibc's mallopt")
+    yield
+    mallopt(M_PERTURB, 0)
+
+
+@pytest.fixture(params=_extension.available_simd_levels() or ["reference"])
+def simd_level(request):
+    """Each instruction set of the CPU kernels in turn."""
+    if request.param == "reference":
+        yield request.param
+        return
+    with _extension.use_simd_level(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def shared_data():
+    """shared_data("data", "camvid"): that path in the shared folder; skips where it is not."""
+
+    def find(*parts: str) -> Path:
+        path = SHARED.joinpath(*parts)
+        if not path.exists():
+            pytest.skip(f"no {'/'.join(parts)} in {SHARED}")
+        return path
+
+    return find
