@@ -70,7 +70,7 @@ def pool2d(
     named = {"kernel_size": kernel, "stride": strides, "dilation": dilations}
     for name, value in named.items():
         torch._check(
-            0 < min(value) and max(value) < LIMIT,
+            min(value) > 0 and max(value) < LIMIT,
             lambda n=name, v=value: f"{op}: {n} must be positive and below 2^30, got {v}",
         )
     torch._check(min(pads) >= 0, lambda: f"{op}: padding must not be negative, got {pads}")
