@@ -19,19 +19,26 @@ namespace {
 
 template <class T, int L>
 struct Identity {
-  typename Simd<T, L>::Value operator()(typename Simd<T, L>::Value x) const { return x; }
+  using Value = typename Simd<T, L>::Value;
+
+  Value first(Value x) const { return x; }
+  Value later(Value x) const { return x; }
 };
 
-// Rounds to T before the comparison: the codes are those of the unfused chain.
+// Rounds to T before the comparison: the codes are those of the unfused chain. ReLU is needed at a
+// window's first tap alone: a maximum that starts at zero or above is not replaced by a candidate
+// below zero, nor by the zero that ReLU would make of it.
 template <class T, int L>
 struct ScaleShiftReLU {
-  using S = Simd<T, L>;
-  typename S::Value scale, shift;
+  using Value = typename Simd<T, L>::Value;
 
-  typename S::Value operator()(typename S::Value x) const {
-    const typename S::Value y = S::rounded(x * scale + shift);
-    return y < 0 ? typename S::Value{} : y;  // NaN and -0.0 pass, as in torch
+  Value scale, shift;
+
+  Value first(Value x) const {
+    const Value y = later(x);
+    return y < 0 ? Value{} : y;  // NaN and -0.0 pass, as in torch
   }
+  Value later(Value x) const { return Simd<T, L>::rounded(x * scale + shift); }
 };
 
 // What happens to an element between its load and its comparison.
@@ -66,10 +73,10 @@ struct Prologue {
 template <class T, int L>
 struct Maxima {
   using S = Simd<T, L>;
-  typename S::Value value = S::fill(-std::numeric_limits<typename S::F>::infinity());
+  typename S::Value value;
   typename S::Mask code;
 
-  explicit Maxima(int first_code) : code(S::fill_code(first_code)) {}
+  Maxima(typename S::Value first, int first_code) : value(first), code(S::fill_code(first_code)) {}
 
   void take(typename S::Value candidate, int candidate_code) {
     const auto wins = (candidate > value) | (candidate != candidate);
@@ -88,19 +95,22 @@ template <int L, int kCount, int kStride, class T, class Load>
 void pool_windows(const Taps& taps, const T* p, int64_t stride, const Load& prologue, T* values,
                   uint8_t* codes) {
   using S = Simd<T, L>;
-  Maxima<T, L> maxima(taps.first_code);
-  const int count = kCount > 0 ? kCount : taps.count;
-  for (int t = 0; t < count; ++t) {
-    typename S::Value x;
+  const auto load = [&](int t) {
     if constexpr (L == 1 || kStride == 1) {
-      x = S::load(p + taps.offset[t]);
+      return S::load(p + taps.offset[t]);
     } else if constexpr (kStride == 2) {
-      x = S::load_even(p + taps.offset[t]);
+      return S::load_even(p + taps.offset[t]);
     } else {
-      x = S::load_strided(p + taps.offset[t], stride);
+      return S::load_strided(p + taps.offset[t], stride);
     }
-    maxima.take(prologue(x), taps.code[t]);
+  };
+  const int count = kCount > 0 ? kCount : taps.count;
+  if (count == 0) {  // every tap is padding, as dilation and ceil_mode can make it
+    constexpr auto kLowest = -std::numeric_limits<typename S::F>::infinity();
+    return Maxima<T, L>(S::fill(kLowest), taps.first_code).store(values, codes);
   }
+  Maxima<T, L> maxima(prologue.first(load(0)), taps.first_code);
+  for (int t = 1; t < count; ++t) maxima.take(prologue.later(load(t)), taps.code[t]);
   maxima.store(values, codes);
 }
 
@@ -108,13 +118,13 @@ template <int L, class T, class Load>
 void pool_windows_2x2(const T* row, int64_t width, const Load& prologue, T* values,
                       uint8_t* codes) {
   using S = Simd<T, L>;
-  Maxima<T, L> maxima(0);
-  for (int ki = 0; ki < 2; ++ki) {
-    S::prefetch_even_odd(row + (ki + 2) * width);
-    const auto [even, odd] = S::load_even_odd(row + ki * width);
-    maxima.take(prologue(even), 2 * ki);
-    maxima.take(prologue(odd), 2 * ki + 1);
-  }
+  for (int ki = 2; ki < 4; ++ki) S::prefetch_even_odd(row + ki * width);
+  const auto [x0, x1] = S::load_even_odd(row);
+  const auto [x2, x3] = S::load_even_odd(row + width);
+  Maxima<T, L> maxima(prologue.first(x0), 0);
+  maxima.take(prologue.later(x1), 1);
+  maxima.take(prologue.later(x2), 2);
+  maxima.take(prologue.later(x3), 3);
   maxima.store(values, codes);
 }
 
