@@ -242,8 +242,8 @@ class NinjaBuild(build_ext):
         check_nvcc(NVCC)
         if shutil.which(split(CXX)[0]) is None:
             raise SystemExit(f"fastseg: no C++ compiler '{CXX}'; install g++ >= 11, or set CXX.")
-        # An editable install would compile in a folder that is thrown away afterwards.
-        folder = Path(ROOT / "build/editable" if self.editable_mode else self.build_temp).resolve()
+        # One for every way to build; an editable install's own is thrown away afterwards.
+        folder = ROOT / "build" / f"ninja-{sys.implementation.cache_tag}"
         targets = {e.name: Path(self.get_ext_fullpath(e.name)).resolve() for e in self.extensions}
         folder.mkdir(parents=True, exist_ok=True)
         graph = Graph(folder, find_torch(), NVCC)

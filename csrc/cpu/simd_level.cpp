@@ -47,7 +47,7 @@ void set_simd_level(SimdLevel level) {
 
 }  // namespace fastseg::cpu
 
-// For Python (fastseg.backends), by ctypes.
+// For Python (fastseg/_extension.py), by ctypes.
 extern "C" {
 __attribute__((visibility("default"))) int fastseg_simd_level() {
   return static_cast<int>(fastseg::cpu::simd_level());
