@@ -1,7 +1,5 @@
 """The CamVid data set, its augmentation and its class weights."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -20,9 +18,6 @@ from fastseg.data import (
     normalise,
     resize_to_height,
 )
-
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "camvid"
-needs_camvid = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no CamVid at {SHARED}")
 
 # The class weights in the SegNet authors' prototxt, ids 0 to 10.
 AUTHORS_WEIGHTS = (
@@ -189,15 +184,13 @@ def test_median_frequency_weights_refuse_bad_counts(pixels, present, message):
         median_frequency_weights(pixels, present)
 
 
-@needs_camvid
 @pytest.mark.parametrize(("split", "images"), [("train", 367), ("val", 101), ("test", 233)])
-def test_camvid_has_the_papers_split(split, images):
-    assert len(CamVid(SHARED, split, EvalTransform(240))) == images
+def test_camvid_has_the_papers_split(split, images, shared_data):
+    assert len(CamVid(shared_data("data", "camvid"), split, EvalTransform(240))) == images
 
 
-@needs_camvid
-def test_weights_agree_with_the_authors():
-    dataset = CamVid(SHARED, "train", EvalTransform(240))
+def test_weights_agree_with_the_authors(shared_data):
+    dataset = CamVid(shared_data("data", "camvid"), "train", EvalTransform(240))
     labels = [np.asarray(dataset.load_label(index)) for index in range(len(dataset))]
     counts = np.stack([np.bincount(label.ravel(), minlength=12) for label in labels])
     present = (counts > 0).sum(0) * labels[0].size

@@ -12,8 +12,6 @@ from fastseg.data import CAMVID_CLASSES, CAMVID_PALETTE, CamVid, EvalTransform
 from fastseg.evaluate import evaluate, scores
 
 WEIGHTS = Path(fastseg.__file__).parent / "weights" / "segnet_basic_camvid.pt"
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "camvid"
-needs_camvid = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no CamVid at {SHARED}")
 
 # Every tenth validation image.
 SUBSET = range(0, 101, 10)
@@ -30,10 +28,9 @@ def test_the_file_is_small_and_says_how_to_use_it():
         assert model(torch.zeros(1, 3, 61, 47)).shape == (1, 11, 61, 47)
 
 
-@needs_camvid
 @pytest.mark.parametrize("backend", ["torch", "fastseg"])
-def test_the_weights_reach_their_figures(backend):
+def test_the_weights_reach_their_figures(backend, shared_data):
     model, metadata = load_model(WEIGHTS, backend=backend)
-    dataset = CamVid(SHARED, "val", EvalTransform(metadata["short_side"]))
+    dataset = CamVid(shared_data("data", "camvid"), "val", EvalTransform(metadata["short_side"]))
     matrix = evaluate(model, Subset(dataset, SUBSET))
     assert scores(matrix) == pytest.approx(SUBSET_SCORES, abs=0.005)

@@ -17,7 +17,7 @@ FASTSEG_HOST_DEVICE int64_t packed_size(int64_t codes) {
   return (codes + kCodesPerByte - 1) / kCodesPerByte;
 }
 
-FASTSEG_HOST_DEVICE uint8_t unpack_code(uint8_t packed, int position) {
+FASTSEG_HOST_DEVICE constexpr uint8_t unpack_code(uint8_t packed, int position) {
   return (packed >> (2 * position)) & 3;
 }
 

@@ -49,14 +49,6 @@ struct PoolAxisOf {
     return start(window) >= 0 && coordinate(window, kernel - 1) < size;
   }
 
-  // The window whose tap `tap` falls on `coordinate`, or -1.
-  FASTSEG_HOST_DEVICE Int window_at(Int coordinate, int tap) const {
-    const Int offset = coordinate + padding - Int{tap} * dilation;
-    if (offset < 0 || offset % stride != 0) return -1;
-    const Int window = offset / stride;
-    return window < windows ? window : -1;
-  }
-
   // Windows [first_window, end_window) reach from before or at `coordinate` to it or beyond.
   FASTSEG_HOST_DEVICE Int first_window(Int coordinate) const {
     const Int offset = coordinate + padding - Int{kernel - 1} * dilation;

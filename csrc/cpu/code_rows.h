@@ -82,7 +82,7 @@ class CodeRows {
     static constexpr auto kUnpacked = [] {
       std::array<std::array<uint8_t, kCodesPerByte>, 256> table{};
       for (int byte = 0; byte < 256; ++byte) {
-        for (int k = 0; k < kCodesPerByte; ++k) table[byte][k] = (byte >> (2 * k)) & 3;
+        for (int k = 0; k < kCodesPerByte; ++k) table[byte][k] = unpack_code(byte, k);
       }
       return table;
     }();
