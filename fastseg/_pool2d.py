@@ -125,6 +125,16 @@ def memory_format(x: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
+def packed_layout(packed_dim: int) -> torch.memory_format:
+    """The layout of codes that were packed along packed_dim, and of what is computed from them."""
+    return torch.channels_last if packed_dim == -3 else torch.contiguous_format
+
+
+def codes_layout(codes: Tensor, packed_dim: int) -> torch.memory_format:
+    """The layout of codes, packed along packed_dim or (0) not."""
+    return memory_format(codes) if packed_dim == 0 else packed_layout(packed_dim)
+
+
 def empty_plane(
     like: Tensor, size: Sequence[int], layout: torch.memory_format, dtype: torch.dtype | None = None
 ) -> Tensor:

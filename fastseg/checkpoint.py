@@ -7,8 +7,6 @@ that is enough to build its model: see ``save_model`` and ``load_model``.
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastseg.atomic import atomic_write
 from fastseg.models import build_model
 
 WEIGHTS_FORMAT = "fastseg-weights-1"
@@ -30,34 +29,13 @@ class CheckpointError(RuntimeError):
 def save(contents: Any, path: str | Path) -> None:
     """Write ``contents`` with ``torch.save``, atomically.
 
-    The bytes go to a temporary file in the same folder, reach the disk, and then take the place of
-    ``path`` in one step: a reader or a crash sees the old file or the new one.
-
     Args:
         contents: what ``torch.load(weights_only=True)`` can read: tensors, numbers, strings,
             lists, tuples and dicts of them.
         path: the file; its folder must exist.
     """
-    path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            torch.save(contents, file)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes private files; a checkpoint gets the permissions of any new file.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with atomic_write(path) as file:
+        torch.save(contents, file)
 
 
 def load(path: str | Path) -> Any:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+
+from fastseg.atomic import atomic_write
 
 
 class ImageError(ValueError):
@@ -150,18 +151,8 @@ def write_png(image: Image.Image, path: str | Path) -> None:
     """
     path = Path(path)
     check_writable(path)
-    temporary = None
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
+        with atomic_write(path) as file:
             image.save(file, format="PNG")
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes private files
-        os.replace(temporary, path)
-    except BaseException as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise ImageError(f"{path}: cannot be written ({error.strerror})") from None
-        raise
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be written ({error.strerror})") from None

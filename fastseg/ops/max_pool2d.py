@@ -12,6 +12,7 @@ from fastseg._pool2d import (
     Pool2d,
     check_image,
     check_pooled,
+    codes_layout,
     empty_plane,
     memory_format,
     pool2d,
@@ -115,10 +116,7 @@ _max_pool2d = ops.max_pool2d.default
 
 
 def _fake_backward(grad, codes, input_size, kernel_size, stride, padding, dilation, packed_dim=0):
-    layout = memory_format(codes)
-    if packed_dim != 0:
-        layout = torch.channels_last if packed_dim == -3 else torch.contiguous_format
-    return empty_plane(grad, input_size, layout)
+    return empty_plane(grad, input_size, codes_layout(codes, packed_dim))
 
 
 def _setup_context_backward(ctx, inputs, output):

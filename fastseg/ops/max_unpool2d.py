@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastseg import reference
-from fastseg._pool2d import Ints, check_image, empty_plane, memory_format, pool2d
+from fastseg._pool2d import Ints, check_image, codes_layout, empty_plane, memory_format, pool2d
 from fastseg.ops._library import call, define, fold_vmap_batch
 from fastseg.ops.max_pool2d import codes_to_save
 
@@ -143,10 +143,7 @@ _max_unpool2d = ops.max_unpool2d.default
 def _fake_backward(
     grad, indices, pooled_size, kernel_size, stride, padding, dilation, packed_dim=0
 ):
-    layout = memory_format(indices)
-    if packed_dim != 0:
-        layout = torch.channels_last if packed_dim == -3 else torch.contiguous_format
-    return empty_plane(grad, pooled_size, layout)
+    return empty_plane(grad, pooled_size, codes_layout(indices, packed_dim))
 
 
 def _setup_context_backward(ctx, inputs, output):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastseg import reference
-from fastseg._pool2d import Ints, memory_format, pool2d
+from fastseg._pool2d import Ints, memory_format, packed_layout, pool2d
 from fastseg.ops._library import define, fold_vmap_batch
 
 ops = torch.ops.fastseg
@@ -112,7 +112,7 @@ _conversion("indices_to_codes", torch.int64, torch.uint8, reference.indices_to_c
 def _fake_pack(codes, packed_dim):
     size = list(codes.shape)
     size[packed_dim] = (size[packed_dim] + 3) // 4
-    layout = torch.channels_last if packed_dim == -3 else torch.contiguous_format
+    layout = packed_layout(packed_dim)
     return torch.empty(size, dtype=torch.uint8, device=codes.device, memory_format=layout)
 
 

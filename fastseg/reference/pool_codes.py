@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastseg._pool2d import Ints, Pool2d, pool2d
+from fastseg._pool2d import Ints, Pool2d, packed_layout, pool2d
 
 
 def window_starts(pool: Pool2d, pooled_size, device) -> tuple[Tensor, Tensor]:
@@ -84,7 +84,7 @@ def pack_codes(codes: Tensor, packed_dim: int) -> Tensor:
     groups = torch.nn.functional.pad(along, (0, missing)).unflatten(-1, (-1, 4)).int()
     shifts = torch.arange(0, 8, 2, dtype=torch.int32, device=codes.device)
     packed = (groups << shifts).sum(-1).to(torch.uint8).movedim(-1, packed_dim)
-    layout = torch.channels_last if packed_dim == -3 else torch.contiguous_format
+    layout = packed_layout(packed_dim)
     return packed.contiguous(memory_format=layout)
 
 
@@ -95,5 +95,5 @@ def unpack_codes(packed: Tensor, size, packed_dim: int) -> Tensor:
     shifts = torch.arange(0, 8, 2, dtype=torch.uint8, device=packed.device)
     codes = (packed.movedim(packed_dim, -1)[..., None] >> shifts & 3).flatten(-2)
     codes = codes[..., : size[packed_dim]].movedim(-1, packed_dim)
-    layout = torch.channels_last if packed_dim == -3 else torch.contiguous_format
+    layout = packed_layout(packed_dim)
     return codes.contiguous(memory_format=layout)
