@@ -1,0 +1,213 @@
+"""The permutohedral lattice of a set of points: as an op, and as an object that filters."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastseg import reference
+from fastseg._lattice_quality import LATTICE_QUALITY
+from fastseg.ops import permutohedral_filter as _filter
+from fastseg.ops._library import call, define
+from fastseg.reference.permutohedral_lattice import (
+    MAX_DIMENSIONS,
+    PermutohedralTensors,
+    barycentric_backward,
+)
+
+NORMALIZATIONS = ("none", "before", "after", "symmetric")
+"""By pydensecrf's number."""
+
+
+def permutohedral_lattice(
+    features: Tensor, refine: float = 1.0, dilation: int = 0
+) -> PermutohedralTensors:
+    """The lattice of a batch of point sets, as tensors.
+
+    Building has sizes that depend on the data: under ``torch.compile`` they are unbacked symbols.
+    Deterministic, for any number of threads.
+
+    Args:
+        features: (B, d, N), d from 1 to 8; float32 or float64; in units of the filter's standard
+            deviation.
+        refine: multiplies the features.
+        dilation: vertices to add, which no point touches, for the blur to reach further.
+            0: none. 1: every neighbour of a vertex. 2: those of them that are next to vertices
+            along two axes or more, so that blur can turn there from one axis to another.
+
+    Returns:
+        The lattice, differentiable in features through ``barycentric``.
+
+    Raises:
+        RuntimeError: features of another shape or dtype, not finite, or so large that their
+            lattice coordinates exceed 2^20 (float32) or 2^29 (float64) simplices or all of them
+            together 128 bits; N * (d + 1) of 2^31 or more.
+
+    Adams, Baek & Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", 2010.
+    """
+    return PermutohedralTensors(*call(_lattice, (features,), refine, dilation))
+
+
+class PermutohedralLattice:
+    """Points with features, ready to be filtered by a Gaussian of their distances.
+
+    ``filter`` approximates ``out_i = sum_j exp(-|f_i - f_j|^2 / 2) v_j`` in O(N d) by splatting the
+    values onto the vertices of a permutohedral lattice, blurring these and slicing (Adams, Baek &
+    Davis 2010). Built once, used for many filters; gradients reach values and features.
+
+    With quality "compat" the lattice is that of Kraehenbuehl & Koltun's program (pydensecrf): the
+    vertices, the weights, and that the vertices around the origin always exist if N is not a
+    multiple of 4.
+
+    ``filter`` can be compiled by ``torch.compile(fullgraph=True)``. Building allocates by what the
+    features hold; build outside.
+
+    Args:
+        features: (d, N), (B, d, N) or (B, d, *spatial); d from 1 to 8; float32 or float64; in
+            units of the Gaussian's standard deviation. Points of different images never meet.
+        quality: "compat" or "high", which has more vertices and a symmetric kernel.
+
+    Attributes:
+        tensors: the lattice itself, see :class:`fastseg.reference.PermutohedralTensors`.
+        num_vertices: int, or for a batch a list of ints: the vertices that points touch.
+
+    Raises:
+        ValueError: an unknown quality, features with less than two dimensions.
+        RuntimeError: as :func:`fastseg.ops.permutohedral_lattice`.
+    """
+
+    def __init__(self, features: Tensor, *, quality: str = "compat"):
+        if quality not in LATTICE_QUALITY:
+            raise ValueError(
+                f"PermutohedralLattice: quality must be one of {', '.join(LATTICE_QUALITY)}, "
+                f"got {quality!r}"
+            )
+        if features.dim() < 2:
+            raise ValueError(
+                "PermutohedralLattice: features must have shape (d, N), (B, d, N) or "
+                f"(B, d, *spatial) with d from 1 to {MAX_DIMENSIONS}, got {tuple(features.shape)}"
+            )
+        self.batched = features.dim() > 2
+        self.spatial = tuple(features.shape[2:] if self.batched else features.shape[1:])
+        features = features.flatten(2) if self.batched else features[None]
+        self.quality = LATTICE_QUALITY[quality]
+        self.dimensions = features.shape[1]
+        self.tensors = permutohedral_lattice(features, self.quality.refine, self.quality.dilation)
+        counts = self.tensors.vertex_count.tolist()
+        self.num_vertices = counts if self.batched else counts[0]
+        self._ones: Tensor | None = None
+
+    def filter(self, values: Tensor, normalization: str | None = None) -> Tensor:
+        """Filters every channel.
+
+        Args:
+            values: (B, C, *spatial), or (C, N) for features (d, N); the features' dtype.
+            normalization: None or "none": the sums K v. "symmetric": n K (n v),
+                n = 1 / sqrt(K 1 + 1e-20). "before", "after": 1 / (K 1 + 1e-20) on that side alone.
+
+        Returns:
+            The values' shape and dtype, contiguous.
+
+        Raises:
+            ValueError: values of another shape, an unknown normalization.
+            RuntimeError: values of another dtype or device.
+        """
+        expected = f"(B, C, {', '.join(map(str, self.spatial))})"
+        if not self.batched:
+            expected = f"(C, {self.spatial[0]})"
+        dims = 2 if self.batched else 1
+        if values.dim() != dims + len(self.spatial) or values.shape[dims:] != self.spatial:
+            raise ValueError(
+                f"PermutohedralLattice.filter: values must have shape {expected}, got "
+                f"{tuple(values.shape)}"
+            )
+        if normalization is not None and normalization not in NORMALIZATIONS:
+            raise ValueError(
+                "PermutohedralLattice.filter: normalization must be None or one of "
+                f"{', '.join(NORMALIZATIONS)}, got {normalization!r}"
+            )
+        flat = values.flatten(2) if self.batched else values[None]
+        if normalization in (None, "none"):
+            return self._sums(flat).view(values.shape)
+        ones = self.ones()
+        if normalization == "symmetric":
+            factor = (ones + 1e-20).rsqrt()
+            return (self._sums(flat * factor) * factor).view(values.shape)
+        factor = 1 / (ones + 1e-20)
+        if normalization == "before":
+            return self._sums(flat * factor).view(values.shape)
+        return (self._sums(flat) * factor).view(values.shape)
+
+    def ones(self) -> Tensor:
+        """K 1, (B, 1, N): the sums of all ones."""
+        barycentric = self.tensors.barycentric
+        if self._ones is not None:
+            return self._ones
+        b, n, _ = barycentric.shape
+        ones = self._sums(barycentric.new_ones(b, 1, n))
+        if not (ones.requires_grad or torch.compiler.is_compiling()):
+            self._ones = ones
+        return ones
+
+    def _sums(self, values: Tensor) -> Tensor:
+        """K values, (B, C, N)."""
+        passes, symmetric = self.quality.passes, self.quality.symmetric
+        gain = self.quality.gain(self.dimensions)
+        return _filter.permutohedral_filter(
+            values, self.tensors, passes=passes, symmetric=symmetric, gain=gain
+        )
+
+
+def _fake(features, refine=1.0, dilation=0):
+    op = "fastseg::permutohedral_lattice"
+    torch._check(
+        features.dim() == 3,
+        lambda: f"{op}: features must have shape (B, d, N), got {tuple(features.shape)}",
+    )
+    b, d, n = features.shape
+    torch._check(
+        1 <= d <= MAX_DIMENSIONS,
+        lambda: f"{op}: features must have d from 1 to {MAX_DIMENSIONS} dimensions, got {d}",
+    )
+    context = torch.library.get_ctx()
+    starts, rows, ends = (context.new_dynamic_size(min=m) for m in (1, 0, 1))
+
+    def integers(*size):
+        return features.new_empty(size, dtype=torch.int32)
+
+    return (
+        integers(b, n, d + 1),
+        features.new_empty(b, n, d + 1),
+        integers(starts),
+        integers(rows),
+        integers(rows),
+        integers(ends),
+        integers(d + 1, 2, ends - 1),
+        features.new_empty(b, dtype=torch.int64, device="cpu"),
+    )
+
+
+def _setup_context(ctx, inputs, output):
+    features, ctx.refine, _ = inputs
+    ctx.save_for_backward(features)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx, *grads):
+    if grads[1] is None:
+        return None, None, None
+    (features,) = ctx.saved_tensors
+    return barycentric_backward(features, ctx.refine, grads[1]), None, None
+
+
+define(
+    "permutohedral_lattice(Tensor features, float refine=1.0, int dilation=0) -> (Tensor slots,"
+    " Tensor barycentric, Tensor tile_starts, Tensor tile_vertices, Tensor vertex_rows,"
+    " Tensor vertex_starts, Tensor neighbors, Tensor vertex_count)",
+    reference=reference.permutohedral_lattice,
+    fake=_fake,
+)
+torch.library.register_autograd(
+    "fastseg::permutohedral_lattice", _backward, setup_context=_setup_context
+)
+_lattice = torch.ops.fastseg.permutohedral_lattice.default
