@@ -1,0 +1,75 @@
+#pragma once
+// Filtering on a lattice, step by step: the sums of tiles' rows (reduce), the blur, and the two
+// together with splat and slice for one channel (for normalisation).
+//
+// A vertex's channels are a row: `stride` elements, of which those past the channels are padding.
+// There are vertices + 1 rows, the last one zero.
+
+#include <cstdint>
+
+#include "cpu/permutohedral_lattice.h"
+#include "cpu/simd_level.h"
+#include "cpu/tasks.h"
+
+namespace fastseg::cpu {
+
+// Elements of a row for that many channels: 1, 2, 4 or a multiple of 8, so that vectors fill it.
+inline int64_t row_stride(int64_t channels) {
+  return channels <= 2 ? channels : channels <= 4 ? 4 : (channels + 7) / 8 * 8;
+}
+
+// One axis of the blur: out = in + (in[back] + in[forward]) / 2, for the vertices [begin, end).
+// mean_with, if not null: out = (that + mean_with) / 2. in and out do not overlap.
+template <class T>
+struct BlurStep {
+  const int32_t* back;
+  const int32_t* forward;
+  int64_t stride;
+  const T* in;
+  const T* mean_with;
+  T* out;
+};
+#define FASTSEG_BLUR(T) void blur_rows(const BlurStep<T>& step, int64_t begin, int64_t end)
+FASTSEG_DECLARE_KERNEL(template <class T> FASTSEG_BLUR(T))
+#undef FASTSEG_BLUR
+
+// Sums the tiles' rows: out[v] = sum of rows[vertex_rows[k]] over v's segment, in its order; zeros
+// for vertices without rows.
+template <class T>
+struct ReduceRows {
+  const int32_t* vertex_rows;
+  const int32_t* vertex_starts;
+  int64_t stride;
+  const T* rows;
+  T* out;
+};
+#define FASTSEG_REDUCE(T) void reduce_rows(const ReduceRows<T>& op, int64_t begin, int64_t end)
+FASTSEG_DECLARE_KERNEL(template <class T> FASTSEG_REDUCE(T))
+#undef FASTSEG_REDUCE
+
+// How a lattice is blurred (fastseg/_lattice_quality.py).
+struct BlurOptions {
+  int passes = 1;          // along each axis
+  bool symmetric = false;  // the mean of the forward and the reverse order of axes
+  bool reverse = false;    // the order d..0 of axes; without effect on symmetric
+};
+
+// Sums of all tiles' rows into `out` (vertices + 1 rows, of which it sets the last to zero).
+template <class T>
+void reduce(const LatticeView<T>& lattice, int64_t stride, const T* rows, T* out,
+            const TaskRunner& tasks);
+
+// Buffers of (vertices + 1) * stride elements that blur needs beside its input.
+inline int blur_buffers(const BlurOptions& options) { return options.symmetric ? 2 : 1; }
+
+// Blurs `values` and returns where the result lies: in `values` itself or in one of `scratch`.
+template <class T>
+T* blur(const LatticeView<T>& lattice, const BlurOptions& options, int64_t stride, T* values,
+        T* const* scratch, const TaskRunner& tasks);
+
+// K 1 (batch, points): the filter of all ones, times gain.
+template <class T>
+void filter_ones(const LatticeView<T>& lattice, const BlurOptions& options, T gain, T* out,
+                 const TaskRunner& tasks);
+
+}  // namespace fastseg::cpu

@@ -1,0 +1,134 @@
+"""Gaussian filtering on a permutohedral lattice, and its gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastseg import reference
+from fastseg.ops._library import call, define
+from fastseg.reference.permutohedral_lattice import PermutohedralTensors
+
+ops = torch.ops.fastseg
+
+
+def permutohedral_filter(
+    values: Tensor,
+    lattice: PermutohedralTensors,
+    *,
+    passes: int = 1,
+    symmetric: bool = False,
+    reverse: bool = False,
+    gain: float = 1.0,
+) -> Tensor:
+    """Splats values onto a lattice, blurs and slices: sums weighted by a Gaussian of distances.
+
+    Each pass of the blur goes along the d + 1 axes in turn: ``row += (back + forward) / 2``.
+    Deterministic, for any number of threads. The filter with ``reverse`` flipped is the transpose.
+
+    Args:
+        values: (B, C, N), float32 or float64.
+        lattice: of B images of N points, of the values' dtype.
+        passes: blurs along each axis.
+        symmetric: the mean of both orders of axes, whose matrix is symmetric.
+        reverse: the axes from last to first.
+        gain: multiplies the result; 1 / (1 + 2^-d) in Kraehenbuehl & Koltun's program.
+
+    Returns:
+        (B, C, N), contiguous; differentiable in values and in the lattice's barycentric weights,
+        and twice in values alone.
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices that do not belong together.
+
+    Adams, Baek & Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", 2010.
+    """
+    tensors = (values, *lattice[:7])
+    return call(_permutohedral_filter, tensors, passes, symmetric, reverse, gain)
+
+
+def _check(op, values, slots, barycentric, neighbors):
+    torch._check(
+        values.dim() == 3, lambda: f"{op}: values must have shape (B, C, N), got {values.shape}"
+    )
+    b, n = slots.shape[:2]
+    torch._check(
+        values.shape[0] == b and values.shape[2] == n,
+        lambda: f"{op}: values must have shape ({b}, C, {n}), got {tuple(values.shape)}",
+    )
+    torch._check(
+        values.dtype == barycentric.dtype,
+        lambda: f"{op}: values must be {barycentric.dtype} as barycentric is, got {values.dtype}",
+    )
+
+
+def _fake(
+    values,
+    slots,
+    barycentric,
+    tile_starts,
+    tile_vertices,
+    vertex_rows,
+    vertex_starts,
+    neighbors,
+    passes=1,
+    symmetric=False,
+    reverse=False,
+    gain=1.0,
+):
+    _check("fastseg::permutohedral_filter", values, slots, barycentric, neighbors)
+    return values.new_empty(values.shape)
+
+
+def _setup_context(ctx, inputs, output):
+    values, *lattice, passes, symmetric, reverse, gain = inputs
+    ctx.options = passes, symmetric, reverse, gain
+    needs_values = ctx.needs_input_grad[2]
+    ctx.save_for_backward(*lattice, *([values] if needs_values else []))
+
+
+def _backward(ctx, grad):
+    passes, symmetric, reverse, gain = ctx.options
+    lattice, values = ctx.saved_tensors[:7], ctx.saved_tensors[7:]
+    if values:
+        op = ops.permutohedral_filter_backward.default
+        out = call(op, (grad, *values, *lattice), passes, symmetric, reverse, gain)
+        return out[0], None, out[1], *[None] * 9
+    tensors = (grad, *lattice)
+    out = call(_permutohedral_filter, tensors, passes, symmetric, not reverse, gain)
+    return out, *[None] * 11
+
+
+_LATTICE = (
+    "Tensor slots, Tensor barycentric, Tensor tile_starts, Tensor tile_vertices,"
+    " Tensor vertex_rows, Tensor vertex_starts, Tensor neighbors, int passes=1,"
+    " bool symmetric=False, bool reverse=False, float gain=1.0"
+)
+define(
+    f"permutohedral_filter(Tensor values, {_LATTICE}) -> Tensor",
+    reference=reference.permutohedral_filter,
+    fake=_fake,
+)
+torch.library.register_autograd(
+    "fastseg::permutohedral_filter", _backward, setup_context=_setup_context
+)
+_permutohedral_filter = ops.permutohedral_filter.default
+
+
+def _fake_backward(grad, values, slots, barycentric, *args):
+    return grad.new_empty(grad.shape), barycentric.new_empty(barycentric.shape)
+
+
+def _refuse(ctx, *grads):
+    raise NotImplementedError(
+        "permutohedral_filter: the gradient of the lattice's weights has no gradient of its own; "
+        "detach the features, or ask for first derivatives alone"
+    )
+
+
+define(
+    f"permutohedral_filter_backward(Tensor grad, Tensor values, {_LATTICE}) -> (Tensor, Tensor)",
+    reference=reference.permutohedral_filter_backward,
+    fake=_fake_backward,
+)
+torch.library.register_autograd("fastseg::permutohedral_filter_backward", _refuse)
