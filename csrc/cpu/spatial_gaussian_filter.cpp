@@ -1,0 +1,57 @@
+// fastseg::spatial_gaussian_filter on the CPU.
+
+#include "cpu/spatial_gaussian_filter.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <array>
+#include <cmath>
+
+#include "common/spatial_gaussian_filter_ops.h"
+#include "cpu/parallel.h"
+#include "cpu/torch_tasks.h"
+
+namespace fastseg::cpu {
+namespace {
+
+std::array<double, 3> bandwidths(const Tensor& sigma) {
+  std::array<double, 3> out{};
+  dispatch_float(sigma.scalar_type(), [&](auto zero) {
+    const auto* p = static_cast<const decltype(zero)*>(sigma.const_data_ptr());
+    for (int64_t a = 0; a < sigma.size(0); ++a) out[a] = p[a];
+  });
+  for (int64_t a = 0; a < sigma.size(0); ++a) {
+    FASTSEG_CHECK(out[a] > 0 && std::isfinite(out[a]), spatial_gaussian_filter_ops::kOp,
+                  ": sigma must be positive and finite, got ", out[a]);
+  }
+  return out;
+}
+
+template <class T>
+void filter_as(const SpatialGaussianCall& call) {
+  const auto sigma = bandwidths(call.sigma);
+  const auto op = spatial_gaussian<T>(call.values.sizes().data() + 2, sigma.data(), call.axes(),
+                                      call.derivative, call.lanes());
+  Tensor scratch;
+  T* slices = nullptr;
+  if (op.has_depth()) {
+    scratch = torch::stable::new_empty(call.out, {op.volume()});
+    slices = static_cast<T*>(scratch.mutable_data_ptr());
+  }
+  spatial_gaussian_filter(op, call.images(), static_cast<const T*>(call.values.const_data_ptr()),
+                          static_cast<T*>(call.out.mutable_data_ptr()), slices, TorchTasks());
+}
+
+void filter(const SpatialGaussianCall& call) {
+  const bool wide = call.values.scalar_type() == ScalarType::Double;
+  wide ? filter_as<double>(call) : filter_as<float>(call);
+}
+
+}  // namespace
+}  // namespace fastseg::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(fastseg, CPU, m) {
+  namespace ops = fastseg::spatial_gaussian_filter_ops;
+  using fastseg::cpu::filter;
+  m.impl("spatial_gaussian_filter", TORCH_BOX(&ops::spatial_gaussian_filter<filter>));
+}
