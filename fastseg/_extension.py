@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from fastseg.ops._library import TRITON_NAMES
+
 _FOLDER = Path(__file__).parent
 SIMD_LEVELS = ("portable", "avx2", "avx512")
 
@@ -78,7 +80,7 @@ def build_info() -> dict:
 
 
 def backend(op: str, device: str) -> str:
-    """The backend that runs an op here: "C++ (<SIMD level>)", "CUDA C++" or "reference".
+    """The backend that runs an op here: "C++ (<SIMD level>)", "CUDA C++", "Triton" or "reference".
 
     Args:
         op: a name in ``torch.ops.fastseg``.
@@ -87,7 +89,9 @@ def backend(op: str, device: str) -> str:
     key = {"cpu": "CPU", "cuda": "CUDA"}[device]
     if not torch._C._dispatch_has_kernel_for_dispatch_key(f"fastseg::{op}", key):
         return "reference"
-    return f"C++ ({simd_level()})" if device == "cpu" else "CUDA C++"
+    if device == "cpu":
+        return f"C++ ({simd_level()})"
+    return "Triton" if op in TRITON_NAMES else "CUDA C++"
 
 
 def simd_level() -> str | None:

@@ -6,6 +6,7 @@ reference. Autograd and vmap rules are registered beside the op that they belong
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ LIBRARY = torch.library.Library("fastseg", "DEF")
 
 NAMES: list[str] = []
 """The names of all ops, in the order of their definition."""
+
+TRITON_NAMES: list[str] = []
+"""The ops that run as Triton kernels on an NVIDIA GPU here."""
 
 
 def define(schema: str, *, reference: Callable, fake: Callable) -> None:
@@ -36,18 +40,32 @@ def define(schema: str, *, reference: Callable, fake: Callable) -> None:
     NAMES.append(name)
 
 
+def define_triton(name: str, function: Callable) -> None:
+    """Runs ``torch.ops.fastseg.<name>`` as Triton kernels on CUDA where Triton is installed.
+
+    Args:
+        name: an op that is defined.
+        function: checks the arguments and launches the kernels, which it imports itself, so that
+            Triton is not imported before the op first runs on a GPU.
+    """
+    if torch.version.cuda is None or importlib.util.find_spec("triton") is None:
+        return
+    LIBRARY.impl(name, function, "CUDA")
+    TRITON_NAMES.append(name)
+
+
 def call(op: torch._ops.OpOverload, tensors: Sequence[Tensor], *arguments) -> Any:
     """``op(*tensors, *arguments)``, without the op's autograd layer where nobody can need it.
 
     The layer that torch.library puts before an op is Python and costs more than a small kernel.
     """
-    if _gradient_free(tensors):
+    if gradient_free(tensors):
         with torch._C._AutoDispatchBelowAutograd():
             return op(*tensors, *arguments)
     return op(*tensors, *arguments)
 
 
-def _gradient_free(tensors: Sequence[Tensor]) -> bool:
+def gradient_free(tensors: Sequence[Tensor]) -> bool:
     """No gradient can be asked for: eager, outside of functorch's transforms."""
     if is_dynamo_compiling():
         return False
