@@ -1,0 +1,176 @@
+#pragma once
+// fastseg::lattice_mean_field but for the computation, which the CPU and the CUDA bindings bring:
+// arguments checked, kernels and compatibilities dense, the output allocated.
+
+#include <cmath>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "common/tensor_checks.h"
+
+namespace fastseg {
+
+struct LatticeMeanFieldCall {
+  static constexpr const char* kOp = "fastseg::lattice_mean_field";
+
+  struct Term {
+    Tensor kernel;         // (axes) bandwidths in pixels, or features (B or 1, d, *spatial)
+    Tensor compatibility;  // (), (L) or (L, L)
+    int normalization;     // 0 none, 1 before, 2 after, 3 symmetric
+
+    bool positions() const { return kernel.dim() == 1; }
+  };
+
+  Tensor unary;  // (B, L, *spatial), points evenly spaced in memory
+  bool labels_last;
+  int64_t batch, labels, points;
+  std::vector<int64_t> spatial;
+  std::vector<Term> terms;
+  int64_t iterations;
+  bool high_quality;  // kernels of positions exactly
+  float refine;
+  int dilation, passes;
+  bool symmetric;
+  Tensor out;  // dense, in unary's layout
+};
+
+using LatticeMeanFieldKernel = void (*)(const LatticeMeanFieldCall&);
+
+namespace lattice_mean_field_ops {
+
+// torch's suggest_memory_format for images and volumes: channels_last if the strides ascend in the
+// order C, innermost to outermost axis, N.
+inline bool labels_last(const Tensor& x) {
+  const auto size = x.sizes(), stride = x.strides();
+  const int dim = static_cast<int>(size.size());
+  if (dim < 4 || stride[1] == 0) return false;
+  int64_t smallest = 0;
+  for (int k = 0; k < dim; ++k) {
+    const int d = k == 0 ? 1 : k == dim - 1 ? 0 : dim - k;
+    if (size[d] == 0 || stride[d] < smallest) return false;
+    if (d == 0 && smallest == stride[1]) return false;
+    smallest = stride[d];
+    if (size[d] > 1) smallest *= size[d];
+  }
+  return true;
+}
+
+// Between neighbours along the innermost axis that has any.
+inline int64_t point_stride(const Tensor& x) {
+  for (int64_t d = x.dim() - 1; d > 1; --d) {
+    if (x.size(d) > 1) return x.stride(d);
+  }
+  return 1;
+}
+
+// Point i of an image lies i * point_stride from its first.
+inline bool evenly_spaced(const Tensor& x) {
+  int64_t expected = point_stride(x);
+  for (int64_t d = x.dim() - 1; d > 1; --d) {
+    if (x.size(d) > 1 && x.stride(d) != expected) return false;
+    expected *= x.size(d);
+  }
+  return true;
+}
+
+inline Tensor empty_like_unary(const Tensor& unary, bool last) {
+  const std::vector<int64_t> size(unary.sizes().begin(), unary.sizes().end());
+  std::vector<int64_t> moved(size), strides(size.size());
+  if (last) {  // as a contiguous (B, *spatial, L)
+    moved.erase(moved.begin() + 1);
+    moved.push_back(size[1]);
+  }
+  const Tensor out = empty_like_layout(unary, moved, ScalarType::Float, false);
+  if (!last) return out;
+  Tensor view = out;
+  for (int d = static_cast<int>(size.size()) - 1; d > 1; --d) {
+    view = torch::stable::transpose(view, d - 1, d);
+  }
+  return view;
+}
+
+inline void check_kernel(const Tensor& kernel, const LatticeMeanFieldCall& call) {
+  const char* op = call.kOp;
+  FASTSEG_CHECK(kernel.scalar_type() == ScalarType::Float, op, ": kernels must be float32, got ",
+                kernel.scalar_type());
+  check_same_device(call.unary, "unary", kernel, "kernels", op);
+  const std::vector<int64_t> size(kernel.sizes().begin(), kernel.sizes().end());
+  if (size.size() == 1) {
+    FASTSEG_CHECK(size[0] == static_cast<int64_t>(call.spatial.size()), op,
+                  ": kernels must hold a bandwidth for each of ", call.spatial.size(),
+                  " axes, got ", size[0]);
+    return;
+  }
+  bool fits = size.size() == call.spatial.size() + 2 && (size[0] == 1 || size[0] == call.batch);
+  for (size_t d = 2; fits && d < size.size(); ++d) fits = size[d] == call.spatial[d - 2];
+  FASTSEG_CHECK(fits, op, ": kernels must be bandwidths or features (", call.batch,
+                " or 1, d, spatial size ", to_string(call.spatial), "), got shape ",
+                to_string(size));
+}
+
+inline void check_compatibility(const Tensor& mu, const LatticeMeanFieldCall& call) {
+  const char* op = call.kOp;
+  FASTSEG_CHECK(mu.scalar_type() == ScalarType::Float, op, ": compatibility must be float32, got ",
+                mu.scalar_type());
+  check_same_device(call.unary, "unary", mu, "compatibility", op);
+  const std::vector<int64_t> size(mu.sizes().begin(), mu.sizes().end());
+  bool fits = size.size() <= 2;
+  for (const int64_t n : size) fits = fits && n == call.labels;
+  FASTSEG_CHECK(fits, op, ": compatibility must have shape (), (", call.labels, ") or (",
+                call.labels, ", ", call.labels, "), got ", to_string(size));
+}
+
+template <LatticeMeanFieldKernel kernel>
+Tensor lattice_mean_field(const Tensor& unary, std::vector<Tensor> kernels,
+                          std::vector<Tensor> compatibility, std::vector<int64_t> normalization,
+                          int64_t iterations, int64_t quality, double refine, int64_t dilation,
+                          int64_t passes, bool symmetric) {
+  constexpr const char* op = LatticeMeanFieldCall::kOp;
+  FASTSEG_CHECK(unary.dim() >= 3 && unary.dim() <= 5, op,
+                ": unary must be (B, L, *spatial) of one to three axes, got shape ",
+                to_string(unary.sizes()));
+  FASTSEG_CHECK(unary.scalar_type() == ScalarType::Float, op, ": unary must be float32, got ",
+                unary.scalar_type());
+  FASTSEG_CHECK(unary.size(1) > 0, op, ": unary must have a label, got shape ",
+                to_string(unary.sizes()));
+  FASTSEG_CHECK(kernels.size() == compatibility.size() && kernels.size() == normalization.size(),
+                op, ": kernels, compatibility and normalization must be of one length, got ",
+                kernels.size(), ", ", compatibility.size(), " and ", normalization.size());
+  FASTSEG_CHECK(iterations >= 0, op, ": iterations must not be negative, got ", iterations);
+  FASTSEG_CHECK(quality == 0 || quality == 1, op, ": quality must be 0 or 1, got ", quality);
+  FASTSEG_CHECK(refine > 0 && std::isfinite(refine), op, ": refine must be positive, got ", refine);
+  FASTSEG_CHECK(dilation >= 0 && dilation <= 2, op, ": dilation must be 0, 1 or 2, got ", dilation);
+  FASTSEG_CHECK(passes >= 1 && passes <= 100, op, ": passes must be 1 to 100, got ", passes);
+
+  LatticeMeanFieldCall call{.unary = unary,
+                            .labels_last = labels_last(unary),
+                            .batch = unary.size(0),
+                            .labels = unary.size(1),
+                            .points = 1,
+                            .spatial = {unary.sizes().begin() + 2, unary.sizes().end()},
+                            .terms = {},
+                            .iterations = iterations,
+                            .high_quality = quality == 1,
+                            .refine = static_cast<float>(refine),
+                            .dilation = static_cast<int>(dilation),
+                            .passes = static_cast<int>(passes),
+                            .symmetric = symmetric,
+                            .out = empty_like_unary(unary, labels_last(unary))};
+  for (const int64_t n : call.spatial) call.points *= n;
+  for (size_t k = 0; k < kernels.size(); ++k) {
+    check_kernel(kernels[k], call);
+    check_compatibility(compatibility[k], call);
+    FASTSEG_CHECK(normalization[k] >= 0 && normalization[k] <= 3, op,
+                  ": normalization must be 0 to 3, got ", normalization[k]);
+    call.terms.push_back({dense(kernels[k], false), dense(compatibility[k], false),
+                          static_cast<int>(normalization[k])});
+  }
+  if (call.batch == 0 || call.points == 0) return call.out;
+  if (!evenly_spaced(unary)) call.unary = torch::stable::contiguous(unary);
+  kernel(call);
+  return call.out;
+}
+
+}  // namespace lattice_mean_field_ops
+}  // namespace fastseg

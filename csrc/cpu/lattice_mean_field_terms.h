@@ -1,0 +1,123 @@
+#pragma once
+// The terms of a MeanField: each one's lattice or separable filter, its normalisation and its
+// compatibility; and the one local numbering of a tile's vertices over all lattices.
+
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "cpu/lattice_mean_field_kernel.h"
+#include "cpu/permutohedral_blur.h"
+#include "cpu/permutohedral_lattice.h"
+#include "cpu/spatial_gaussian_filter.h"
+
+namespace fastseg::cpu {
+
+// Memory that is not initialised, in whole cache lines.
+template <class T>
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(int64_t size)
+      : data_(static_cast<T*>(std::aligned_alloc(64, (size * sizeof(T) + 127) / 64 * 64))) {
+    if (data_ == nullptr) throw std::bad_alloc();
+  }
+  T* get() const { return data_.get(); }
+  T& operator[](int64_t i) const { return data_.get()[i]; }
+  explicit operator bool() const { return data_ != nullptr; }
+
+ private:
+  struct Free {
+    void operator()(T* p) const { std::free(p); }
+  };
+  std::unique_ptr<T, Free> data_;
+};
+
+// The factors of the logits: scale (pitch) or, where a matrix mixes labels, matrix (labels, pitch),
+// column after column. Logits are in units of log 2; natural_scale is scale without that.
+struct Mixing {
+  Mixing(const Compatibility& compatibility, int64_t labels, int64_t pitch);
+
+  Buffer<float> scale, natural_scale;
+  Buffer<float> matrix;
+};
+
+// The factors of each point before and after a filter, from the filter's response to ones; empty:
+// ones.
+struct PointFactors {
+  PointFactors() = default;
+  // gain: of the filter, which `response` lacks.
+  PointFactors(Normalization normalization, std::vector<float> response, double gain);
+
+  bool same_on_both_sides = false;  // `before` then serves for `after` too
+  std::vector<float> before, after;
+
+  const float* before_or_null() const { return before.empty() ? nullptr : before.data(); }
+  const float* after_or_null() const {
+    return same_on_both_sides ? before_or_null() : after.empty() ? nullptr : after.data();
+  }
+};
+
+struct LatticeTerm {
+  LatticeTerm(const LatticeInput<float>& input, const BlurOptions& options, double gain,
+              Normalization normalization, Mixing term_mixing, const TaskRunner& tasks,
+              const char* name);
+
+  // Sums of all tiles' rows to blurred values, in each copy of the lattice.
+  void filter(const float* sums, int64_t copy_rows, int64_t labels, int64_t pitch,
+              const TaskRunner& tasks);
+
+  Mixing mixing;
+  bool normalised;
+  BlurOptions blur_options;
+  std::vector<int64_t> vertex_count;
+  LatticeView<float> view;
+  std::vector<Buffer<std::byte>> arrays;  // of the view, by LatticeArray
+  PointFactors factors;                   // (batch, points)
+
+  struct Copy {
+    std::vector<int32_t> vertex_rows;  // in the tiles' common numbering
+    Buffer<float> values;              // (1 + blur buffers, vertices + 1, pitch)
+    const float* blurred = nullptr;
+  };
+  std::vector<Copy> copies;  // one for each image where all images share the lattice, else one
+};
+
+struct SeparableTerm {
+  SeparableTerm(const std::vector<int64_t>& size, const double* sigma, int64_t images,
+                int64_t pitch, Normalization normalization, Mixing term_mixing,
+                const TaskRunner& tasks);
+
+  void filter(int64_t images, const TaskRunner& tasks);
+
+  Mixing mixing;
+  SpatialGaussian<float> gaussian;
+  PointFactors factors;   // (points)
+  Buffer<float> in, out;  // (images, points, pitch)
+  Buffer<float> scratch;  // of an image, for volumes
+};
+
+// All lattices in one: a point meets `corners` vertices, and a tile numbers those of all lattices
+// one lattice after another. Takes from the terms what it replaces: slots, weights, vertex rows.
+struct CommonTiles {
+  CommonTiles() = default;
+  CommonTiles(std::vector<LatticeTerm>& terms, int64_t all_images, int64_t points,
+              const TaskRunner& tasks);
+
+  int64_t tile_of(int64_t image, int64_t k) const {
+    return (images == 1 ? 0 : image * per_image) + k;
+  }
+
+  int64_t images = 1;  // that differ: 1 where all lattices are shared
+  int64_t tile_points = 4096;
+  int64_t per_image = 1;  // tiles
+  int corners = 0;
+  int64_t largest = 0;          // rows of a tile
+  std::vector<int64_t> starts;  // (tiles + 1): first rows of tiles
+  Buffer<int32_t> slots;        // (images, points, corners)
+  Buffer<float> slice, splat;   // likewise; no splat: it equals slice
+};
+
+}  // namespace fastseg::cpu
