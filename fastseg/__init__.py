@@ -3,13 +3,17 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from fastseg.ops import (
+    MeanField,
+    PermutohedralLattice,
     batch_norm_relu_max_pool2d,
     codes_to_indices,
+    dense_crf,
     fold_batch_norm,
     indices_to_codes,
     max_pool2d,
     max_unpool2d,
 )
+from fastseg.pairwise import PairwiseBilateral, PairwiseFeatures, PairwiseGaussian
 
 # Loads the compiled libraries, whose kernels belong to the ops defined above.
 from fastseg import _extension  # noqa: F401  isort: skip
@@ -21,8 +25,14 @@ except PackageNotFoundError:  # a source tree on the path that was never install
     __version__ = "0+unknown"
 
 __all__ = [
+    "MeanField",
+    "PairwiseBilateral",
+    "PairwiseFeatures",
+    "PairwiseGaussian",
+    "PermutohedralLattice",
     "batch_norm_relu_max_pool2d",
     "codes_to_indices",
+    "dense_crf",
     "fold_batch_norm",
     "indices_to_codes",
     "max_pool2d",

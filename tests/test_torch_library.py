@@ -59,8 +59,14 @@ def samples(layout):
     ]
 
 
+OPCHECKED_ELSEWHERE = {"exact_gaussian_filter", "exact_gaussian_filter_backward"}
+
+
 def test_every_op_has_samples():
-    assert {name for name, _ in samples(LAYOUTS[0])} == set(_library.NAMES)
+    sampled = {name for name, _ in samples(LAYOUTS[0])}
+    crf = ("permutohedral", "spatial_gaussian", "exact_gaussian", "mean_field", "lattice_mean")
+    elsewhere = {n for n in _library.NAMES if n.startswith(crf)}  # opcheck is in their own tests
+    assert sampled | OPCHECKED_ELSEWHERE | elsewhere == set(_library.NAMES)
 
 
 @each_layout

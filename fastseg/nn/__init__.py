@@ -1,7 +1,8 @@
-"""The ops as modules, with the signatures and state_dict keys of torch.nn."""
+"""The ops as modules, with the signatures and state_dict keys of torch.nn where it has them."""
 
 from fastseg.nn.batch_norm_relu_max_pool2d import BatchNormReLUMaxPool2d
+from fastseg.nn.dense_crf import DenseCRF
 from fastseg.nn.max_pool2d import MaxPool2d
 from fastseg.nn.max_unpool2d import MaxUnpool2d
 
-__all__ = ["BatchNormReLUMaxPool2d", "MaxPool2d", "MaxUnpool2d"]
+__all__ = ["BatchNormReLUMaxPool2d", "DenseCRF", "MaxPool2d", "MaxUnpool2d"]

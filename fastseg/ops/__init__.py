@@ -1,15 +1,25 @@
 """The ops: schema, fake, gradient and vmap rule of each, and its public function."""
 
+from fastseg.ops import lattice_mean_field as _lattice_mean_field  # noqa: F401
 from fastseg.ops.batch_norm_relu_max_pool2d import batch_norm_relu_max_pool2d, fold_batch_norm
+from fastseg.ops.dense_crf import MeanField, dense_crf
+from fastseg.ops.exact_gaussian_filter import exact_gaussian_filter
 from fastseg.ops.max_pool2d import max_pool2d
 from fastseg.ops.max_unpool2d import max_unpool2d
+from fastseg.ops.permutohedral_lattice import PermutohedralLattice
 from fastseg.ops.pool_codes import codes_to_indices, indices_to_codes
+from fastseg.ops.spatial_gaussian_filter import spatial_gaussian_filter
 
 __all__ = [
+    "MeanField",
+    "PermutohedralLattice",
     "batch_norm_relu_max_pool2d",
     "codes_to_indices",
+    "dense_crf",
+    "exact_gaussian_filter",
     "fold_batch_norm",
     "indices_to_codes",
     "max_pool2d",
     "max_unpool2d",
+    "spatial_gaussian_filter",
 ]

@@ -4,23 +4,45 @@ The compiled ops are tested against these, and these run where no compiled op do
 """
 
 from fastseg.reference.batch_norm_relu_max_pool2d import batch_norm_relu_max_pool2d
+from fastseg.reference.exact_gaussian_filter import (
+    exact_gaussian_filter,
+    exact_gaussian_filter_backward,
+)
+from fastseg.reference.lattice_mean_field import lattice_mean_field
 from fastseg.reference.max_pool2d import max_pool2d, max_pool2d_backward
 from fastseg.reference.max_unpool2d import max_unpool2d, max_unpool2d_backward
+from fastseg.reference.mean_field import kl_divergence, mean_field
+from fastseg.reference.permutohedral_filter import (
+    permutohedral_filter,
+    permutohedral_filter_backward,
+)
+from fastseg.reference.permutohedral_lattice import PermutohedralTensors, permutohedral_lattice
 from fastseg.reference.pool_codes import (
     codes_to_indices,
     indices_to_codes,
     pack_codes,
     unpack_codes,
 )
+from fastseg.reference.spatial_gaussian_filter import spatial_gaussian_filter
 
 __all__ = [
+    "PermutohedralTensors",
     "batch_norm_relu_max_pool2d",
     "codes_to_indices",
+    "exact_gaussian_filter",
+    "exact_gaussian_filter_backward",
     "indices_to_codes",
+    "kl_divergence",
+    "lattice_mean_field",
     "max_pool2d",
     "max_pool2d_backward",
     "max_unpool2d",
     "max_unpool2d_backward",
+    "mean_field",
     "pack_codes",
+    "permutohedral_filter",
+    "permutohedral_filter_backward",
+    "permutohedral_lattice",
+    "spatial_gaussian_filter",
     "unpack_codes",
 ]

@@ -1,0 +1,302 @@
+"""fastseg.dense_crf and, step by step, fastseg.MeanField."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastseg.ops._mean_field_model import DenseCRFModel
+from fastseg.ops._pairwise_kernels import QUALITIES
+from fastseg.ops.mean_field import check_energies, mean_field, memory_format
+from fastseg.pairwise import (
+    NORMALIZATIONS,
+    Pairwise,
+    PairwiseBilateral,
+    PairwiseFeatures,
+    PairwiseGaussian,
+    bilateral_features,
+    gaussian_bandwidths,
+)
+
+
+def dense_crf(
+    unary: Tensor,
+    image: Tensor | None = None,
+    pairwise: Sequence[Pairwise] | None = None,
+    *,
+    iterations: int = 10,
+    quality: str = "high",
+    checkpoints: int = 3,
+) -> Tensor:
+    """Mean-field inference in a fully connected CRF: label probabilities that respect the image.
+
+    ``Q <- softmax(-U - sum_m mu_m (n_m K_m (n_m Q)))`` from ``Q = softmax(-U)``, K_m being the
+    Gaussian kernels of the pairwise terms, n_m their normalisations and mu_m their label
+    compatibilities; a pixel's own term is part of K_m, as in pydensecrf. Krähenbühl and Koltun,
+    "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials", 2011.
+
+    A network's logits make a unary in one step: ``dense_crf(-logits, image)``. Whatever is added to
+    all labels of a pixel, such as log-softmax adds, changes nothing.
+
+    float32 on a lattice ("compat", "high") runs as one fused C++ kernel on the CPU and one of CUDA
+    C++ on a GPU, where these are compiled. Everything else (float64, "exact", a gradient) is a
+    composition of the ops permutohedral_filter, spatial_gaussian_filter and exact_gaussian_filter,
+    each of which has kernels of its own; without any, plain PyTorch. Deterministic, for any number
+    of threads.
+
+    Differentiable in the unary, in a floating-point image, and in the tensors among the terms'
+    bandwidths, features and compatibilities; once. The gradient computes the iterations again
+    rather than keep them: its memory does not grow with their number.
+
+    Args:
+        unary: U, energies, the negative logarithms of probabilities: (B, L, H, W), (B, L, D, H, W)
+            or (L, H, W); float32, float64 (computed in float64), float16 or bfloat16 (computed in
+            float32). +infinity forbids a label. On a GPU the values are not checked: NaN spreads.
+        image: (B, C, H, W), (B, C, D, H, W) or (C, H, W), as the unary; batch 1 serves all. Any
+            number of channels, any integer or floating-point dtype, in the units of srgb. Only
+            bilateral terms need it.
+        pairwise: the terms. Default: what pydensecrf's README uses, ``PairwiseGaussian(3, 3)`` and,
+            with an image, ``PairwiseBilateral(80, 13, 10)``.
+        iterations: the number of updates, 0 or more. 5 to 10 suffice.
+        quality: "compat": the lattice of Krähenbühl and Koltun, what pydensecrf computes. "high": a
+            lattice with smaller errors; spatial terms are exact. "exact": sums over all pairs of
+            pixels, O(N^2).
+        checkpoints: the gradient's compromise: how many label volumes it keeps; 10 iterations are
+            repeated at most twice with 3. 0: keep all, repeat none.
+
+    Returns:
+        Q, of unary's shape, dtype and memory format; the labels of a pixel sum to 1.
+
+    Raises:
+        ValueError: wrong shapes, dtypes or devices; an image missing; unknown names.
+        TypeError: arguments of wrong types.
+        RuntimeError: NaN or infinities in unary or features; features too large for the lattice;
+            more than 8 features in a term, unless "exact".
+    """
+    problem = _problem("dense_crf", unary, image, pairwise, quality)
+    for name, value in (("iterations", iterations), ("checkpoints", checkpoints)):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"dense_crf: {name} must be an integer, got {value!r}")
+        if value < 0:
+            raise ValueError(f"dense_crf: {name} must not be negative, got {value}")
+    *model, quality_code = problem.arguments
+    return problem.result(mean_field(*model, iterations, quality_code, checkpoints))
+
+
+class MeanField:
+    """Mean-field inference step by step; the lattices are built once.
+
+    The steps are those of :func:`fastseg.dense_crf`, to rounding. In grad mode autograd keeps
+    every step; dense_crf's gradient needs less memory.
+
+    Args:
+        unary: as in :func:`fastseg.dense_crf`.
+        image: as in :func:`fastseg.dense_crf`.
+        pairwise: as in :func:`fastseg.dense_crf`.
+        quality: as in :func:`fastseg.dense_crf`.
+
+    Raises:
+        ValueError: as :func:`fastseg.dense_crf`, like all errors.
+    """
+
+    def __init__(
+        self,
+        unary: Tensor,
+        image: Tensor | None = None,
+        pairwise: Sequence[Pairwise] | None = None,
+        *,
+        quality: str = "high",
+    ):
+        self._problem = _problem("MeanField", unary, image, pairwise, quality)
+        energies, *terms = self._problem.arguments
+        check_energies("MeanField", energies)
+        with torch.autocast(energies.device.type, enabled=False):
+            self._model = DenseCRFModel(energies.contiguous(), *terms)
+            self._q = self._model.start()
+
+    @property
+    def q(self) -> Tensor:
+        """Q after the steps so far, of unary's shape, dtype and memory format."""
+        return self._problem.result(self._q)
+
+    def step(self, n: int = 1) -> Tensor:
+        """Makes n updates; returns Q.
+
+        Raises:
+            ValueError: a negative n.
+        """
+        if n < 0:
+            raise ValueError(f"MeanField.step: n must not be negative, got {n}")
+        with torch.autocast(self._q.device.type, enabled=False):
+            for _ in range(n):
+                self._q = self._model.step(self._q)
+        return self.q
+
+    def kl_divergence(self) -> Tensor:
+        """How far Q is from the CRF's distribution, up to a constant: (B,), or () unbatched.
+
+        ``sum Q log Q + sum U Q + sum_m <Q, mu_m F_m>`` in float64, with F_m the normalised filter
+        of Q and mu = -w for Potts: pydensecrf's function, whose pairwise part has no factor 1/2.
+        """
+        with torch.autocast(self._q.device.type, enabled=False):
+            divergence = self._model.kl_divergence(self._q)
+        return divergence if self._problem.batched else divergence[0]
+
+
+class _Problem(NamedTuple):
+    """Arguments of the op mean_field, and the way back."""
+
+    arguments: tuple
+    """unary (B, L, *spatial), kernels, compatibility, normalization, quality."""
+    dtype: torch.dtype
+    batched: bool
+
+    def result(self, q: Tensor) -> Tensor:
+        """Q as the caller's unary is."""
+        layout = memory_format(self.arguments[0])
+        q = q.to(self.dtype).contiguous(memory_format=layout)
+        return q if self.batched else q[0]
+
+
+def _problem(
+    name: str,
+    unary: Tensor,
+    image: Tensor | None,
+    pairwise: Sequence[Pairwise] | None,
+    quality: str,
+) -> _Problem:
+    """Checks what the public functions are given, and turns it into the op's arguments."""
+    _check_unary(name, unary)
+    batched = unary.dim() > 3
+    if image is not None:
+        _check_image(name, image, unary)
+        image = image if batched else image[None]
+    if quality not in QUALITIES:
+        raise ValueError(f"{name}: quality must be one of {', '.join(QUALITIES)}, got {quality!r}")
+    if pairwise is None:
+        pairwise = (
+            (PairwiseGaussian(),) if image is None else (PairwiseGaussian(), PairwiseBilateral())
+        )
+    elif isinstance(pairwise, Pairwise):
+        pairwise = (pairwise,)
+    elif not isinstance(pairwise, Sequence):
+        raise TypeError(f"{name}: pairwise must be a list of terms, got {type(pairwise).__name__}")
+    dtype = unary.dtype
+    energies = unary if batched else unary[None]
+    energies = energies.to(torch.float64 if dtype == torch.float64 else torch.float32)
+    terms = list(enumerate(pairwise))
+    return _Problem(
+        (
+            energies,
+            [_kernel(f"{name}: pairwise[{i}]", t, energies, image) for i, t in terms],
+            [_weights(f"{name}: pairwise[{i}]", t, energies) for i, t in terms],
+            [NORMALIZATIONS.index(t.normalization) for t in pairwise],
+            QUALITIES.index(quality),
+        ),
+        dtype,
+        batched,
+    )
+
+
+def _check_unary(name: str, unary: Tensor) -> None:
+    if not isinstance(unary, Tensor):
+        raise TypeError(f"{name}: unary must be a tensor, got {type(unary).__name__}")
+    shape = tuple(unary.shape)
+    if unary.dim() not in (3, 4, 5):
+        raise ValueError(
+            f"{name}: unary must be (B, L, H, W), (B, L, D, H, W) or (L, H, W), got shape {shape}"
+        )
+    if not unary.dtype.is_floating_point or unary.dtype.itemsize < 2:
+        raise ValueError(
+            f"{name}: unary must be float32, float64, float16 or bfloat16, got {unary.dtype}"
+        )
+    if 0 in shape[(unary.dim() > 3) :]:
+        raise ValueError(f"{name}: unary must not be empty but for the batch, got shape {shape}")
+
+
+def _check_image(name: str, image: Tensor, unary: Tensor) -> None:
+    if not isinstance(image, Tensor):
+        raise TypeError(f"{name}: image must be a tensor or None, got {type(image).__name__}")
+    shape, axes = tuple(image.shape), 2 if unary.dim() < 5 else 3
+    expected = tuple(unary.shape[-axes:])
+    lead = "C" if unary.dim() == 3 else f"{unary.shape[0]} or 1, C"
+    if (
+        image.dim() != unary.dim()
+        or shape[-axes:] != expected
+        or (unary.dim() > 3 and shape[0] not in (1, unary.shape[0]))
+    ):
+        raise ValueError(
+            f"{name}: image must be ({lead}, {', '.join(map(str, expected))}) for a unary of shape "
+            f"{tuple(unary.shape)}, got shape {shape}"
+        )
+    if shape[-axes - 1] == 0:
+        raise ValueError(f"{name}: image must have a channel, got shape {shape}")
+    if image.dtype == torch.bool or image.dtype.is_complex:
+        raise ValueError(
+            f"{name}: image must be of an integer or floating-point dtype, got {image.dtype}"
+        )
+    if image.device != unary.device:
+        raise ValueError(
+            f"{name}: image must be on unary's device {unary.device}, got {image.device}"
+        )
+
+
+def _kernel(where: str, term: Pairwise, unary: Tensor, image: Tensor | None) -> Tensor:
+    """A term's bandwidths or features, in unary's dtype and on its device."""
+    axes = unary.dim() - 2
+    if isinstance(term, PairwiseGaussian):
+        return gaussian_bandwidths(where, term.sxy, axes, unary)
+    if isinstance(term, PairwiseBilateral):
+        if image is None:
+            raise ValueError(f"{where}: a PairwiseBilateral needs an image, got None")
+        return bilateral_features(where, image, term.sxy, term.srgb, unary.dtype)
+    if not isinstance(term, PairwiseFeatures):
+        raise TypeError(
+            f"{where} must be a PairwiseGaussian, PairwiseBilateral or PairwiseFeatures, "
+            f"got {type(term).__name__}"
+        )
+    features = term.features
+    if unary.shape[0] == 1 and features.dim() == unary.dim() - 1:
+        features = features[None]
+    spatial = unary.shape[2:]
+    if (
+        features.dim() != unary.dim()
+        or features.shape[2:] != spatial
+        or features.shape[0] not in (1, unary.shape[0])
+        or features.shape[1] == 0
+    ):
+        raise ValueError(
+            f"{where}.features must be ({unary.shape[0]} or 1, d, {', '.join(map(str, spatial))}), "
+            f"got shape {tuple(term.features.shape)}"
+        )
+    if features.dtype.is_complex:
+        raise ValueError(f"{where}.features must be real, got {features.dtype}")
+    if features.device != unary.device:
+        raise ValueError(
+            f"{where}.features must be on unary's device {unary.device}, got {features.device}"
+        )
+    return features.to(unary.dtype)
+
+
+def _weights(where: str, term: Pairwise, unary: Tensor) -> Tensor:
+    """A term's compatibility, in unary's dtype and on its device."""
+    mu, labels = term.compatibility, unary.shape[1]
+    if isinstance(mu, Tensor):
+        if mu.device != unary.device:
+            raise ValueError(
+                f"{where}.compatibility must be on unary's device {unary.device}, got {mu.device}"
+            )
+        mu = mu.to(unary.dtype)
+    elif isinstance(mu, Sequence):
+        mu = torch.tensor(mu, dtype=unary.dtype, device=unary.device)
+    else:
+        mu = unary.new_full((), mu)  # filled on the device: nothing to wait for
+    if any(n != labels for n in mu.shape):
+        raise ValueError(
+            f"{where}.compatibility must be a number, ({labels},) or ({labels}, {labels}) for "
+            f"{labels} labels, got shape {tuple(mu.shape)}"
+        )
+    return mu

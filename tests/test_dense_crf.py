@@ -1,0 +1,254 @@
+"""fastseg.dense_crf, fastseg.MeanField and fastseg.nn.DenseCRF."""
+
+import numpy as np
+import pytest
+import torch
+
+import fastseg
+from fastseg import (
+    MeanField,
+    PairwiseBilateral,
+    PairwiseFeatures,
+    PairwiseGaussian,
+    dense_crf,
+)
+from fastseg.pairwise import NORMALIZATIONS
+
+
+def golden_unary(g):
+    logits = torch.tensor(g["logits_q"]).float() / 10
+    return (torch.logsumexp(logits, 0) - logits)[None]
+
+
+def golden_image(g):
+    return torch.tensor(g["image"]).permute(2, 0, 1)[None]
+
+
+def difference(q, expected, at=slice(None)):
+    return (q.flatten(2)[0][:, at] - torch.tensor(expected)).abs().max().item()
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_pydensecrf_normalizations(shared_data, normalization):
+    g = np.load(shared_data("golden", "small_64x48_5labels.npz"))
+    terms = [
+        PairwiseGaussian(3, 3, normalization),
+        PairwiseBilateral(30, 13, 10, normalization),
+    ]
+    unary, image = golden_unary(g), golden_image(g)
+    for n in (1, 5):
+        q = dense_crf(unary, image, terms, quality="compat", iterations=n)
+        assert difference(q, g[f"norm_{normalization}_Q{n}"]) <= 1e-4
+
+
+def test_pydensecrf_compatibilities(shared_data):
+    g = np.load(shared_data("golden", "small_64x48_5labels.npz"))
+    matrix = torch.tensor(g["compat_mat"])
+    for name, mu in (("vec", torch.tensor(g["compat_vec"])), ("mat", (matrix + matrix.T) / 2)):
+        term = PairwiseBilateral(30, 13, mu)
+        q = dense_crf(golden_unary(g), golden_image(g), [term], quality="compat", iterations=5)
+        assert difference(q, g[f"compat_{name}_Q5"]) <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("case", "spatial", "bilateral"),
+    [("A", (3, 3), (80, 13, 10)), ("B", (3, 3), (49, 5, 4)), ("C", (1, 3), (67, 3, 4))],
+)
+def test_pydensecrf_on_a_photograph(shared_data, case, spatial, bilateral):
+    g = np.load(shared_data("golden", "voc_160x120_21labels.npz"))
+    terms = [PairwiseGaussian(*spatial), PairwiseBilateral(*bilateral)]
+    field = MeanField(golden_unary(g), golden_image(g), terms, quality="compat")
+    divergence = []
+    for n in range(1, 11):
+        divergence.append(field.kl_divergence().item())
+        q = field.step()
+        if n in (1, 2, 5, 10):
+            assert difference(q, g[f"{case}_pyd_Q{n}"], g["idx"]) <= 1e-4
+            assert np.array_equal(q[0].argmax(0), g[f"{case}_pyd_map{n}"])
+    np.testing.assert_allclose(divergence, g[f"{case}_kl"][:10], rtol=5e-4)
+    fused = dense_crf(golden_unary(g), golden_image(g), terms, quality="compat")
+    assert difference(fused, g[f"{case}_pyd_Q10"], g["idx"]) <= 1e-4
+    exact = dense_crf(golden_unary(g), golden_image(g), terms, quality="exact", iterations=2)
+    assert difference(exact, g[f"{case}_exact_Q2"], g["idx"]) <= 1e-3
+
+
+def random_problem(batch=2, labels=4, spatial=(9, 12), channels=3):
+    g = torch.Generator().manual_seed(0)
+    unary = torch.rand(batch, labels, *spatial, generator=g) * 4
+    image = torch.rand(batch, channels, *spatial, generator=g) * 255
+    return unary, image
+
+
+@pytest.mark.parametrize("quality", ["compat", "high", "exact"])
+@pytest.mark.parametrize("spatial", [(9, 12), (1, 1), (1, 30), (4, 5, 6)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_batch_is_its_images(quality, spatial, channels):
+    unary, image = random_problem(3, 5, spatial, channels)
+    q = dense_crf(unary, image, quality=quality, iterations=3)
+    torch.testing.assert_close(q.sum(1), torch.ones(3, *spatial))
+    for b in range(3):
+        alone = dense_crf(unary[b : b + 1], image[b : b + 1], quality=quality, iterations=3)
+        torch.testing.assert_close(q[b : b + 1], alone, rtol=0, atol=2e-5)
+
+
+def test_steps_are_iterations():
+    unary, image = random_problem()
+    field = MeanField(unary, image, quality="high")
+    torch.testing.assert_close(field.q, torch.softmax(-unary, 1))
+    q = field.step(4)
+    torch.testing.assert_close(q, dense_crf(unary, image, iterations=4), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_dtypes(dtype):
+    unary, image = random_problem()
+    q = dense_crf(unary.to(dtype), image.to(torch.uint8), iterations=2)
+    assert q.dtype == dtype
+    expected = dense_crf(unary.to(dtype).float(), image.to(torch.uint8), iterations=2)
+    torch.testing.assert_close(q.float(), expected, rtol=0, atol=1e-2)
+
+
+def test_compiles_without_a_break():
+    unary, image = random_problem()
+    unary.requires_grad_()
+    layer = fastseg.nn.DenseCRF(4, iterations=2)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    grads = []
+    for f in (layer, compiled):
+        q = f(unary, image)
+        grads.append(torch.autograd.grad(q.square().sum(), [unary, *layer.parameters()]))
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_the_layer_begins_as_dense_crf_and_learns():
+    unary, image = random_problem()
+    layer = fastseg.nn.DenseCRF(4)
+    torch.testing.assert_close(
+        layer(unary, image), dense_crf(unary, image, iterations=5), rtol=0, atol=1e-5
+    )
+    terms = [PairwiseGaussian(2, 0.5)]
+    layer = fastseg.nn.DenseCRF(4, terms, quality="exact")
+    labels = unary.argmin(1)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.05)
+    losses = []
+    for _ in range(6):
+        optimizer.zero_grad()
+        q = layer(unary, image)
+        loss = torch.nn.functional.nll_loss(q.clamp(min=1e-8).log(), labels)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+def test_infinity_forbids_a_label():
+    unary, image = random_problem()
+    unary[:, 1] = torch.inf
+    q = dense_crf(unary, image, iterations=2)
+    assert (q[:, 1] == 0).all()
+    assert q.isfinite().all()
+
+
+@pytest.mark.parametrize("srgb", [1e-3, 1e6])
+def test_extreme_bandwidths_are_right(srgb):
+    unary, image = random_problem(spatial=(20, 21))
+    terms = [PairwiseBilateral(10, srgb, 2)]
+    q = dense_crf(unary, image, terms, iterations=2, quality="compat")
+    exact = dense_crf(unary, image, terms, iterations=2, quality="exact")
+    assert q.isfinite().all()
+    torch.testing.assert_close(q, exact, rtol=0, atol=0.15)
+
+
+def spoilt(value, index=(0, 0, 0, 0)):
+    unary, _ = random_problem()
+    unary[index] = value
+    return unary
+
+
+U, IMAGE = random_problem()
+BAD = {
+    "unary rank": (lambda: dense_crf(U[0, 0], IMAGE), "unary"),
+    "unary dtype": (lambda: dense_crf(U.int(), IMAGE), "unary"),
+    "no labels": (lambda: dense_crf(U[:, :0], IMAGE), "unary"),
+    "no pixels": (lambda: dense_crf(U[..., :0], IMAGE[..., :0]), "unary|image"),
+    "unary NaN": (lambda: dense_crf(spoilt(torch.nan), IMAGE), "unary"),
+    "unary -inf": (lambda: dense_crf(spoilt(-torch.inf), IMAGE), "unary"),
+    "all labels ruled out": (
+        lambda: dense_crf(spoilt(torch.inf, (0, slice(None), 0, 0)), IMAGE),
+        "unary",
+    ),
+    "no image": (lambda: dense_crf(U, None, [PairwiseBilateral()]), "image"),
+    "image size": (lambda: dense_crf(U, IMAGE[..., 1:]), "image"),
+    "image batch": (lambda: dense_crf(U, torch.cat([IMAGE, IMAGE[:1]])), "image"),
+    "image rank": (lambda: dense_crf(U, IMAGE[0]), "image"),
+    "image NaN": (lambda: dense_crf(U, IMAGE * torch.nan), "NaN|finite"),
+    "image infinite": (lambda: dense_crf(U, IMAGE * torch.inf), "NaN|finite"),
+    "complex image": (lambda: dense_crf(U, IMAGE + 1j), "image"),
+    "sxy 0": (lambda: dense_crf(U, IMAGE, [PairwiseGaussian(0)]), "sxy"),
+    "sxy negative": (lambda: dense_crf(U, IMAGE, [PairwiseGaussian(-3)]), "sxy"),
+    "sxy NaN": (lambda: dense_crf(U, IMAGE, [PairwiseGaussian(float("nan"))]), "sxy"),
+    "sxy length": (lambda: dense_crf(U, IMAGE, [PairwiseGaussian((1, 2, 3))]), "sxy"),
+    "srgb 0": (lambda: dense_crf(U, IMAGE, [PairwiseBilateral(3, 0)]), "srgb"),
+    "srgb length": (lambda: dense_crf(U, IMAGE, [PairwiseBilateral(3, (1, 2))]), "srgb"),
+    "compatibility length": (
+        lambda: dense_crf(U, IMAGE, [PairwiseGaussian(3, torch.ones(3))]),
+        "compatibility",
+    ),
+    "compatibility rank": (
+        lambda: dense_crf(U, IMAGE, [PairwiseGaussian(3, torch.ones(1, 4, 4))]),
+        "compatibility",
+    ),
+    "normalization": (
+        lambda: dense_crf(U, IMAGE, [PairwiseGaussian(3, 3, "sum")]),
+        "normalization",
+    ),
+    "quality": (lambda: dense_crf(U, IMAGE, quality="best"), "quality"),
+    "iterations": (lambda: dense_crf(U, IMAGE, iterations=-1), "iterations"),
+    "checkpoints": (lambda: dense_crf(U, IMAGE, checkpoints=-1), "checkpoints"),
+    "features size": (
+        lambda: dense_crf(U, IMAGE, [PairwiseFeatures(IMAGE[..., 1:], 1)]),
+        "features",
+    ),
+    "layer labels": (lambda: fastseg.nn.DenseCRF(5)(U, IMAGE), "labels"),
+    "layer without labels": (lambda: fastseg.nn.DenseCRF(0), "num_labels"),
+    "layer trainable": (lambda: fastseg.nn.DenseCRF(4, trainable="all"), "trainable"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_a_clear_error(case):
+    call, word = BAD[case]
+    with pytest.raises((ValueError, TypeError, RuntimeError), match=word):
+        call()
+
+
+RIGHT = {
+    "one pixel": ((1, 3, 1, 1), (1, 3, 1, 1)),
+    "one label": ((1, 1, 5, 6), (1, 3, 5, 6)),
+    "no images": ((0, 3, 5, 6), (0, 3, 5, 6)),
+    "a long strip": ((1, 2, 4, 3000), (1, 3, 4, 3000)),
+    "one image for all": ((2, 3, 5, 6), (1, 3, 5, 6)),
+    "seven channels": ((1, 3, 5, 6), (1, 6, 5, 6)),
+}
+
+
+@pytest.mark.parametrize("case", RIGHT)
+@pytest.mark.parametrize("quality", ["compat", "high", "exact"])
+def test_unusual_input_is_right(case, quality):
+    size, image_size = RIGHT[case]
+    if quality == "exact" and case == "a long strip":
+        pytest.skip("12,000 pixels: too many pairs for a test")
+    g = torch.Generator().manual_seed(1)
+    unary, image = torch.rand(size, generator=g), torch.rand(image_size, generator=g) * 9
+    q = dense_crf(unary, image, iterations=2, quality=quality)
+    assert q.shape == unary.shape
+    torch.testing.assert_close(q.sum(1), torch.ones_like(q[:, 0]))
+
+
+def test_strided_input():
+    unary, image = random_problem(spatial=(12, 9))
+    expected = dense_crf(unary, image, iterations=2)
+    strided = unary.transpose(2, 3).contiguous().transpose(2, 3)
+    q = dense_crf(strided, image.flip(1).flip(1)[:, :, ::1], iterations=2)
+    assert torch.equal(q, expected)

@@ -1,0 +1,111 @@
+"""The op mean_field and its gradient: against the exact reference, gradcheck, tracing, memory."""
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from fastseg import reference
+
+ops = torch.ops.fastseg
+COMPAT, HIGH, EXACT = range(3)
+LABELS = 3
+
+
+def problem(dtype=torch.float64, spatial=(4, 5), requires_grad=True):
+    """Unary, kernels and compatibilities of every kind that the op takes."""
+    g = torch.Generator().manual_seed(0)
+
+    def random(*size, scale=1.0):
+        return torch.rand(*size, generator=g, dtype=torch.float64) * scale
+
+    unary = random(2, LABELS, *spatial, scale=3)
+    kernels = [
+        random(2, 3, *spatial, scale=3),
+        random(1, 2, *spatial, scale=2),
+        torch.linspace(1.3, 2.1, len(spatial), dtype=torch.float64),
+    ]
+    compatibility = [
+        random(LABELS, LABELS) - 0.5,
+        torch.tensor(2.0, dtype=torch.float64),
+        random(LABELS) - 0.5,
+    ]
+    tensors = [t.to(dtype).requires_grad_(requires_grad) for t in (unary, *kernels, *compatibility)]
+    return tensors[0], tensors[1:4], tensors[4:]
+
+
+@pytest.mark.parametrize("normalization", range(4))
+@pytest.mark.parametrize("spatial", [(4, 5), (2, 3, 4), (1, 7)])
+def test_exact_is_the_reference(normalization, spatial):
+    unary, kernels, compatibility = problem(spatial=spatial, requires_grad=False)
+    norms = [normalization] * 3
+    out = ops.mean_field(unary, kernels, compatibility, norms, 4, EXACT)
+    expected = reference.mean_field(unary, kernels, compatibility, norms, 4)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("quality", [COMPAT, HIGH])
+@pytest.mark.parametrize("normalization", range(4))
+@pytest.mark.parametrize("spatial", [(13, 10), (4, 5, 6)])
+def test_the_fused_kernel_is_the_composition(quality, normalization, spatial):
+    unary, kernels, compatibility = problem(spatial=spatial, requires_grad=False)
+    single = problem(torch.float32, spatial, requires_grad=False)
+    norms = [normalization] * 3
+    expected = ops.mean_field(unary, kernels, compatibility, norms, 3, quality)
+    out = ops.mean_field(*single, norms, 3, quality)
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out.double(), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("quality", [COMPAT, HIGH, EXACT])
+@pytest.mark.parametrize("normalization", range(4))
+def test_gradients(quality, normalization):
+    unary, kernels, compatibility = problem()
+    norms = [normalization] * 3
+
+    def function(unary, *rest):
+        return ops.mean_field(unary, list(rest[:3]), list(rest[3:]), norms, 3, quality, 2)
+
+    assert gradcheck(function, (unary, *kernels, *compatibility))
+
+
+@pytest.mark.parametrize("checkpoints", [0, 1, 2, 3, 7])
+def test_the_gradient_does_not_depend_on_the_checkpoints(checkpoints):
+    def gradients(checkpoints):
+        unary, kernels, compatibility = problem()
+        out = ops.mean_field(unary, kernels, compatibility, [3] * 3, 9, HIGH, checkpoints)
+        return torch.autograd.grad(out.square().sum(), [unary, *kernels, *compatibility])
+
+    for a, b in zip(gradients(checkpoints), gradients(0), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("quality", [COMPAT, HIGH, EXACT])
+def test_opcheck(quality):
+    unary, kernels, compatibility = problem(torch.float32)
+    arguments = (unary, kernels, compatibility, [3, 2, 0], 2, quality, 2)
+    torch.library.opcheck(ops.mean_field.default, arguments)
+
+
+@pytest.mark.parametrize("quality", [COMPAT, HIGH])
+def test_the_layout_is_the_unarys(quality):
+    unary, kernels, compatibility = problem(torch.float32, (6, 9), requires_grad=False)
+    arguments = (kernels, compatibility, [3] * 3, 2, quality)
+    last = unary.contiguous(memory_format=torch.channels_last)
+    out = ops.mean_field(last, *arguments)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(out, ops.mean_field(unary, *arguments))
+
+
+@pytest.mark.parametrize("quality", [COMPAT, HIGH])
+def test_threads_change_no_bit(quality):
+    unary, kernels, compatibility = problem(torch.float32, (70, 90), requires_grad=False)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for n in (1, 2, 3):
+            torch.set_num_threads(n)
+            results.append(ops.mean_field(unary, kernels, compatibility, [3] * 3, 3, quality))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
