@@ -2,7 +2,7 @@
 
 ``_C``       the CPU ops, on LibTorch's stable ABI; kernels once for each SIMD level
 ``_C_cuda``  the CUDA ops, wherever nvcc is found, also beside a CPU-only torch
-``_host``    numpy functions by pybind11, without torch
+``_host``    numpy functions by pybind11, without torch; of the CPU kernels what they call
 
 Settings, all environment variables:
   FASTSEG_CUDA        auto (default): build _C_cuda if nvcc is there; 0: never; 1: fail without
@@ -168,6 +168,10 @@ class Graph:
             "rule link",
             f"  command = {CXX} -shared -s $in -o $out $flags",
             "  description = link $out",
+            # What an archive holds is linked only if something calls it.
+            "rule archive",
+            "  command = rm -f $out && ar rcs $out $in",
+            "  description = archive $out",
             "rule stub",
             "  command = echo 'extern \"C\" void aoti_torch_get_current_cuda_stream() {}' | "
             f"{CXX} -shared -fPIC -x c++ - -Wl,-soname,libtorch_cuda.so -o $out",
@@ -196,15 +200,21 @@ class Graph:
         line = f"build {escaped(target)}: link {' '.join(map(escaped, objects))}"
         self.lines += [line + (f" | {escaped(needs)}" if needs else ""), f"  flags = {flags}"]
 
-    def cpu_ops(self, target: Path):
-        """_C: kernels (csrc/cpu/*_kernel.cpp) once for each SIMD level, the rest once."""
+    def cpu_ops(self, target: Path) -> list[Path]:
+        """_C: kernels (csrc/cpu/*_kernel.cpp) once for each SIMD level, the rest once.
+
+        Returns:
+            The objects, from the oldest instruction set up.
+        """
         kernels = sources("csrc/cpu/*_kernel.cpp")
         objects = [self.compile(s) for s in sources("csrc/cpu/*.cpp") if s not in kernels]
         for level, flags in SIMD_FLAGS.items():
             define = f"-DFASTSEG_SIMD={level}"
             objects += [self.compile(k, f"{flags} {define}", f".{level}") for k in kernels]
-        libraries = f"-L{quote(f'{self.torch}/lib')} -ltorch -ltorch_cpu"
+        # libstdc++ first: torch's libraries happen to export some of its symbols, too.
+        libraries = f"-lstdc++ -L{quote(f'{self.torch}/lib')} -ltorch -ltorch_cpu"
         self.link(objects, target, f"{libraries} -Wl,-z,defs")
+        return objects
 
     def cuda_ops(self, target: Path):
         """_C_cuda: the CUDA runtime is linked statically, torch's CUDA library resolved at load."""
@@ -219,13 +229,19 @@ class Graph:
         link += " -ltorch -ltorch_cpu -Wl,--no-as-needed -ltorch_cuda -Wl,--as-needed"
         self.link(objects, target, f"{link} -lcudart_static -ldl -lrt -lpthread -Wl,-z,defs", stub)
 
-    def host(self, target: Path):
-        """_host: one pybind11 module."""
+    def host(self, target: Path, cpu_objects: list[Path]):
+        """_host: one pybind11 module, with the objects of the CPU that it calls.
+
+        Sources in csrc/cpu that it calls do not include torch; those that bind them as ops do.
+        """
         import pybind11
 
+        core = self.folder / "core.a"
+        self.lines.append(f"build {escaped(core)}: archive {' '.join(map(escaped, cpu_objects))}")
         includes = sysconfig.get_path("include"), pybind11.get_include()
         flags = " ".join(f"-isystem {quote(i)}" for i in includes)
-        self.link([self.compile(s, flags) for s in sources("csrc/host/*.cpp")], target)
+        objects = [self.compile(s, flags) for s in sources("csrc/host/*.cpp")]
+        self.link([*objects, core], target, "-pthread")
 
 
 class NinjaBuild(build_ext):
@@ -247,8 +263,8 @@ class NinjaBuild(build_ext):
         targets = {e.name: Path(self.get_ext_fullpath(e.name)).resolve() for e in self.extensions}
         folder.mkdir(parents=True, exist_ok=True)
         graph = Graph(folder, find_torch(), NVCC)
-        graph.cpu_ops(targets["fastseg._C"])
-        graph.host(targets["fastseg._host"])
+        objects = graph.cpu_ops(targets["fastseg._C"])
+        graph.host(targets["fastseg._host"], objects)
         if NVCC:
             graph.cuda_ops(targets["fastseg._C_cuda"])
         (folder / "build.ninja").write_text("\n".join(graph.lines) + "\n")

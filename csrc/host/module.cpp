@@ -9,6 +9,7 @@
 #include <string>
 
 #include "host/confusion_matrix.h"
+#include "host/densecrf_module.h"
 
 namespace py = pybind11;
 
@@ -94,4 +95,5 @@ Returns:
 Raises:
     TypeError: an array that is not of integers.
     ValueError: the shapes differ, or an id outside 0 to C - 1 that is not ignored.)");
+  fastseg::host::add_densecrf(m);
 }
