@@ -8,9 +8,9 @@ import sys
 import torch
 
 from fastseg.checkpoint import CheckpointError
-from fastseg.cli import info, segment
+from fastseg.cli import crf, info, segment
 
-COMMANDS = (segment, info)
+COMMANDS = (segment, crf, info)
 
 
 def main(arguments: list[str] | None = None) -> int:

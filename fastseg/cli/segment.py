@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fastseg.checkpoint import CheckpointError, load_model
+from fastseg.cli.options import device as named_device
 from fastseg.compare import compare, table
 from fastseg.data.transforms import normalise, resize_to_height
 from fastseg.image import (
@@ -46,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Segments, writes the picture, prints the classes' shares."""
-    device = _device(options.device)
+    device = named_device(options.device)
     check_writable(options.output)
     image = read_image(options.image)
     with as_file(files("fastseg") / "weights" / DEFAULT_WEIGHTS) as shipped:
@@ -94,18 +95,6 @@ def segment(model: nn.Module, x: Tensor, size: tuple[int, int]) -> np.ndarray:
         labels[plane > highest] = k
         torch.maximum(highest, plane, out=highest)
     return labels[0, 0].cpu().numpy()
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"--device {name}: not a device; give cpu, cuda or cuda:1") from None
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"--device {name}: only cpu and cuda are supported")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices")
-    return device
 
 
 def _check_metadata(metadata: dict, weights: Path) -> None:

@@ -1,0 +1,253 @@
+"""Refine a segmentation along the edges of its picture with a dense CRF."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+import fastseg
+from fastseg.cli.options import device as named_device
+from fastseg.densecrf.utils import unary_from_labels
+from fastseg.image import (
+    ImageError,
+    check_writable,
+    class_shares,
+    overlay,
+    present_classes,
+    read_image,
+    write_png,
+)
+
+MAX_LABELS = 256
+"""What a label PNG can hold."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `fastseg crf`."""
+    parser.add_argument("image", type=Path, help="any picture that Pillow can read")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--unary", type=Path, help="a network's output, .npy of (labels, H, W)")
+    source.add_argument("--labels", type=Path, help="a segmentation, palette or grey PNG of ids")
+    parser.add_argument(
+        "--kind",
+        choices=("logits", "softmax", "energy"),
+        default="logits",
+        help="what --unary holds (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--gt-prob", type=float, default=0.7, help="that a label is right (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--ignore", type=int, default=255, help="id of unsure pixels (default: %(default)s)"
+    )
+    parser.add_argument("--num-labels", type=int, help="of --labels; default: the highest id + 1")
+    parser.add_argument(
+        "--gaussian",
+        type=float,
+        nargs=2,
+        metavar=("SXY", "WEIGHT"),
+        default=(3, 3),
+        help="smoothness; weight 0 leaves it out (default: 3 3)",
+    )
+    parser.add_argument(
+        "--bilateral",
+        type=float,
+        nargs=3,
+        metavar=("SXY", "SRGB", "WEIGHT"),
+        default=(80, 13, 10),
+        help="appearance; weight 0 leaves it out (default: 80 13 10)",
+    )
+    parser.add_argument("--iterations", type=int, default=10, help="default: %(default)s")
+    parser.add_argument(
+        "--quality",
+        choices=("compat", "high", "exact"),
+        default="high",
+        help="of the filter; compat is pydensecrf's (default: %(default)s)",
+    )
+    parser.add_argument("--threads", type=int, help="default: torch's choice")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("crf.png"), help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--compare", type=Path, metavar="PNG", help="also a picture of before and after"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Refines, writes the labels, prints their shares before and after."""
+    device = named_device(options.device)
+    if options.threads is not None:
+        if options.threads < 1:
+            raise ValueError(f"--threads {options.threads}: at least 1")
+        torch.set_num_threads(options.threads)
+    for path in filter(None, (options.output, options.compare)):
+        check_writable(path)
+    image = read_image(options.image)
+    if options.unary:
+        energies, palette = read_unary(options.unary, options.kind, image), None
+    else:
+        energies, palette = read_labels(
+            options.labels, image, options.gt_prob, options.ignore, options.num_labels
+        )
+    palette = palette or voc_palette()
+    pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
+
+    start = time.perf_counter()
+    try:
+        q = fastseg.dense_crf(
+            energies.to(device),
+            pixels.to(device),
+            _terms(options),
+            iterations=options.iterations,
+            quality=options.quality,
+        )
+    except RuntimeError as error:  # infinite energies, bandwidths that no lattice can number
+        raise ValueError(error) from None
+    after = q.argmax(0).to(torch.uint8).cpu().numpy()
+    seconds = time.perf_counter() - start
+    before = energies.argmin(0).to(torch.uint8).numpy()
+
+    picture = Image.fromarray(after)
+    picture.putpalette(sum(palette, ()))
+    write_png(picture, options.output)
+    _print_shares(options, image, before, after, seconds)
+    if options.compare:
+        write_png(before_and_after(image, before, after, palette), options.compare)
+        print(f"before and after in {options.compare}")
+    return 0
+
+
+def _print_shares(options, image, before: np.ndarray, after: np.ndarray, seconds: float) -> None:
+    changed = float((before != after).mean())
+    print(
+        f"{options.image}: {image.width} x {image.height}, {options.iterations} iterations, "
+        f"quality {options.quality}, {seconds:.2f} s; {changed:.1%} of the pixels changed"
+    )
+    shares = [class_shares(labels, MAX_LABELS) for labels in (before, after)]
+    for k in present_classes(shares[1]):
+        print(f"  label {k:<4} {shares[0][k]:6.1%} -> {shares[1][k]:6.1%}")
+    print(f"written to {options.output}")
+
+
+def _terms(options: argparse.Namespace) -> list:
+    (sxy, weight), terms = options.gaussian, []
+    if weight != 0:
+        terms.append(fastseg.PairwiseGaussian(sxy, weight))
+    sxy, srgb, weight = options.bilateral
+    if weight != 0:
+        terms.append(fastseg.PairwiseBilateral(sxy, srgb, weight))
+    return terms
+
+
+def read_unary(path: Path, kind: str, image: Image.Image) -> Tensor:
+    """Energies, float32 (labels, H, W), of a network's saved output.
+
+    Args:
+        path: .npy of (labels, H, W), the image's size, 2 to 256 labels.
+        kind: "logits", "softmax" (probabilities) or "energy" (negative log-probabilities).
+        image: of the same size.
+
+    Raises:
+        ValueError: what is in the file is none of this.
+        OSError: the file cannot be read.
+    """
+    try:
+        values = np.load(path, allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # numpy's reader raises several kinds at malformed bytes
+        raise ValueError(f"{path}: not an .npy of numbers ({error})") from None
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
+        kind_found = getattr(values, "dtype", "several arrays")
+        raise ValueError(f"{path}: must hold one array of real numbers, got {kind_found}")
+    height, width = image.height, image.width
+    if values.ndim != 3 or values.shape[1:] != (height, width):
+        raise ValueError(
+            f"{path}: must be of shape (labels, {height}, {width}), the picture's size, got "
+            f"{values.shape}"
+        )
+    if not 2 <= len(values) <= MAX_LABELS:
+        raise ValueError(f"{path}: must hold 2 to {MAX_LABELS} labels, got {len(values)}")
+    values = torch.from_numpy(values.astype(np.float32))
+    if values.isnan().any():
+        raise ValueError(f"{path}: must not hold NaN")
+    if kind == "energy":
+        return values
+    if kind == "logits":
+        return -F.log_softmax(values, 0)
+    if values.min() < 0 or values.max() > 1.001:
+        raise ValueError(f"{path}: probabilities must be 0 to 1; --kind logits if these are scores")
+    return -values.clamp(1e-5, 1).log()
+
+
+def read_labels(
+    path: Path, image: Image.Image, gt_prob: float, ignore: int, num_labels: int | None
+) -> tuple[Tensor, list[tuple[int, int, int]] | None]:
+    """Energies, float32 (labels, H, W), of a picture of ids, and its palette if it has one.
+
+    Raises:
+        ValueError: not a palette or grey picture, not of the image's size, ids out of range, a
+            probability outside (0, 1).
+    """
+    if not path.is_file():
+        raise ImageError(f"{path}: no such file")
+    try:
+        with Image.open(path) as picture:
+            mode, palette = picture.mode, picture.getpalette("RGB")
+            ids = np.array(picture)
+    except Exception as error:  # Pillow's readers raise nearly anything at malformed bytes
+        raise ImageError(f"{path}: not a picture that can be read ({error})") from None
+    if mode not in ("P", "L", "1"):
+        raise ImageError(f"{path}: labels are a palette or grey picture of ids, this is {mode}")
+    if ids.shape != (image.height, image.width):
+        raise ImageError(
+            f"{path}: is {ids.shape[1]} x {ids.shape[0]}, the picture {image.width} x "
+            f"{image.height}"
+        )
+    unsure = ids == ignore
+    known = ids[~unsure].astype(np.int64)
+    highest = int(known.max(initial=0))
+    labels = max(2, highest + 1) if num_labels is None else num_labels
+    if not 2 <= labels <= MAX_LABELS:
+        raise ValueError(f"--num-labels {labels}: 2 to {MAX_LABELS}")
+    if highest >= labels:
+        raise ValueError(f"{path}: holds label {highest}, but there are {labels} labels")
+    if not 0 < gt_prob < 1:
+        raise ValueError(f"--gt-prob {gt_prob}: must be between 0 and 1")
+    ids = np.where(unsure, 0, ids.astype(np.int64) + 1)
+    energies = torch.from_numpy(unary_from_labels(ids, labels, gt_prob))
+    colours = None
+    if mode == "P":
+        colours = [tuple(palette[i : i + 3]) for i in range(0, len(palette), 3)]
+        colours += voc_palette()[len(colours) :]
+    return energies.view(labels, *unsure.shape), colours
+
+
+def voc_palette() -> list[tuple[int, int, int]]:
+    """The 256 colours of PASCAL VOC: bit 0, 3, 6 of an id make red from the top bit down, ..."""
+
+    def channel(k: int, first: int) -> int:
+        return sum((k >> 3 * bit + first & 1) << 7 - bit for bit in range(3))
+
+    return [(channel(k, 0), channel(k, 1), channel(k, 2)) for k in range(MAX_LABELS)]
+
+
+def before_and_after(
+    image: Image.Image, before: np.ndarray, after: np.ndarray, palette: list[tuple[int, int, int]]
+) -> Image.Image:
+    """The picture, the labels before over it, the labels after over it with a legend."""
+    names = [f"label {k}" for k in range(MAX_LABELS)]
+    first = overlay(image, before, names, palette).crop((0, 0, *image.size))
+    last = overlay(image, after, names, palette)
+    canvas = Image.new("RGB", (2 * image.width + last.width, last.height), "white")
+    for column, part in enumerate((image, first, last)):
+        canvas.paste(part, (column * image.width, 0))
+    return canvas

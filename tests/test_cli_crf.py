@@ -1,0 +1,173 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import fastseg
+from fastseg.cli import main
+from fastseg.cli.crf import voc_palette
+from tests.densecrf_scripts import small_case
+
+H, W, L = 24, 31, 5
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A picture, the probabilities of its labels, and where to write."""
+    image, probabilities = small_case(H, W, L)
+    Image.fromarray(image).save(tmp_path / "photo.png")
+    np.save(tmp_path / "probabilities.npy", probabilities)
+    return tmp_path
+
+
+def run(folder, *arguments):
+    return main(["crf", str(folder / "photo.png"), *map(str, arguments)])
+
+
+def refused(capsys, folder, *arguments):
+    """What the command says as it refuses: one line, and nothing is written."""
+    assert run(folder, *arguments, "-o", folder / "out.png") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("fastseg: ")
+    assert err.count("\n") == 1
+    assert not (folder / "out.png").exists()
+    return err
+
+
+def expected_labels(folder, quality="high", iterations=10):
+    image, probabilities = small_case(H, W, L)
+    q = fastseg.dense_crf(
+        -torch.from_numpy(probabilities).clamp(min=1e-5).log(),
+        torch.from_numpy(image).permute(2, 0, 1),
+        iterations=iterations,
+        quality=quality,
+    )
+    return q.argmax(0).numpy()
+
+
+@pytest.mark.parametrize("quality", ["compat", "high", "exact"])
+def test_softmax_file(files, capsys, quality):
+    output = files / "out.png"
+    source = ("--unary", files / "probabilities.npy", "--kind", "softmax")
+    assert run(files, *source, "--quality", quality, "-o", output) == 0
+    with Image.open(output) as picture:
+        assert picture.mode == "P"
+        assert picture.getpalette()[:9] == [0, 0, 0, 128, 0, 0, 0, 128, 0]
+        np.testing.assert_array_equal(np.array(picture), expected_labels(files, quality))
+    out = capsys.readouterr().out
+    assert f"photo.png: 31 x 24, 10 iterations, quality {quality}" in out
+    assert f"written to {output}" in out
+
+
+def test_logits_and_energies_are_the_same_problem(files):
+    log_probabilities = np.log(np.load(files / "probabilities.npy"))
+    np.save(files / "logits.npy", (log_probabilities + 3).astype(np.float16))
+    np.save(files / "energy.npy", -log_probabilities.astype(np.float64))
+    for kind in ("logits", "energy"):
+        output = files / f"{kind}.png"
+        assert run(files, "--unary", files / f"{kind}.npy", "--kind", kind, "-o", output) == 0
+        with Image.open(output) as picture:
+            same = (np.array(picture) == expected_labels(files)).mean()
+        assert same > (0.97 if kind == "logits" else 0.999)  # float16 keeps 3 digits
+
+
+def test_labels_file_keeps_its_palette(files, capsys):
+    labels = small_case(H, W, L)[1].argmax(0).astype(np.uint8)
+    labels[::4] = 255
+    picture = Image.fromarray(labels)
+    picture.putpalette([10, 20, 30, 200, 100, 50])
+    picture.save(files / "labels.png")
+    output = files / "out.png"
+    source = ("--labels", files / "labels.png", "--gt-prob", 0.8, "--iterations", 5)
+    assert run(files, *source, "-o", output, "--threads", 1) == 0
+    with Image.open(output) as refined:
+        assert refined.getpalette()[:6] == [10, 20, 30, 200, 100, 50]
+        ids = np.array(refined)
+    assert ids.max() < L  # every unsure pixel got a label
+    assert "label" in capsys.readouterr().out
+
+
+def test_zero_weights_change_nothing(files):
+    output = files / "out.png"
+    source = ("--unary", files / "probabilities.npy", "--kind", "softmax")
+    none = ("--gaussian", 3, 0, "--bilateral", 80, 13, 0)
+    assert run(files, *source, *none, "-o", output) == 0
+    with Image.open(output) as picture:
+        labels = small_case(H, W, L)[1].argmax(0)
+        np.testing.assert_array_equal(np.array(picture), labels)
+
+
+def test_picture_of_before_and_after(files, capsys):
+    source = ("--unary", files / "probabilities.npy", "--kind", "softmax")
+    both = files / "both.png"
+    assert run(files, *source, "-o", files / "out.png", "--compare", both) == 0
+    with Image.open(both) as picture:
+        assert picture.width > 3 * W
+        assert picture.height >= H
+    assert f"before and after in {both}" in capsys.readouterr().out
+
+
+def test_palette_is_that_of_voc():
+    palette = voc_palette()
+    assert palette[:4] == [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0)]
+    assert palette[15] == (192, 128, 128)
+    assert palette[255] == (224, 224, 192)
+    assert len(set(palette)) == 256
+
+
+def bad_arrays():
+    probabilities = small_case(H, W, L)[1]
+    nan = probabilities.copy()
+    nan[0, 0, 0] = np.nan
+    yield "size", probabilities[:, :-1], (), r"must be of shape (labels, 24, 31)"
+    yield "rank", probabilities[0], (), r"got (24, 31)"
+    yield "one", probabilities[:1], (), "must hold 2 to 256 labels, got 1"
+    yield "nan", nan, (), "must not hold NaN"
+    yield "kind", probabilities * 9, (), "probabilities must be 0 to 1"
+    yield "text", np.full((L, H, W), "x"), (), "must hold one array of real numbers"
+    yield "objects", np.array([None]), (), "not an .npy of numbers"
+    yield "bandwidth", probabilities, ("--gaussian", 0, 3), "sxy"
+    yield "tiny", probabilities, ("--bilateral", 80, 1e-30, 10, "--quality", "compat"), "feature"
+    yield "iterations", probabilities, ("--iterations", -1), "iterations must not be negative"
+    yield "threads", probabilities, ("--threads", 0), "--threads 0: at least 1"
+    yield "device", probabilities, ("--device", "tpu"), "--device tpu: not a device"
+
+
+@pytest.mark.parametrize(
+    ("array", "options", "reason"),
+    [case[1:] for case in bad_arrays()],
+    ids=[case[0] for case in bad_arrays()],
+)
+def test_bad_unary(files, capsys, array, options, reason):
+    np.save(files / "bad.npy", array)
+    source = ("--unary", files / "bad.npy", "--kind", "softmax")
+    assert reason in refused(capsys, files, *source, *options)
+
+
+def test_bad_files(files, capsys):
+    (files / "text.npy").write_text("some text")
+    Image.new("RGB", (W, H)).save(files / "rgb.png")
+    Image.new("L", (W, H - 1)).save(files / "small.png")
+    Image.new("L", (W, H), 9).save(files / "nine.png")
+    good = ("--unary", files / "probabilities.npy")
+    assert "no such file" in refused(capsys, files, "--labels", files / "none.png").lower()
+    assert "No such file" in refused(capsys, files, "--unary", files / "none.npy")
+    assert "not an .npy" in refused(capsys, files, "--unary", files / "text.npy")
+    assert "not a picture" in refused(capsys, files, "--labels", files / "text.npy")
+    assert "this is RGB" in refused(capsys, files, "--labels", files / "rgb.png")
+    assert "is 31 x 23, the picture" in refused(capsys, files, "--labels", files / "small.png")
+    nine = ("--labels", files / "nine.png")
+    assert "there are 5 labels" in refused(capsys, files, *nine, "--num-labels", 5)
+    assert "--num-labels 300" in refused(capsys, files, *nine, "--num-labels", 300)
+    assert "--gt-prob 1.0" in refused(capsys, files, *nine, "--gt-prob", 1)
+    assert "must end in .png" in refused(capsys, files, *good, "--compare", files / "both.jpg")
+    (files / "photo.png").write_bytes(b"")
+    assert "the file is empty" in refused(capsys, files, *good)
+
+
+def test_usage(files):
+    for arguments in ([], ["--unary", "a.npy", "--labels", "b.png"], ["--quality", "best"]):
+        with pytest.raises(SystemExit) as status:
+            run(files, *arguments)
+        assert status.value.code == 2
