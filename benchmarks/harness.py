@@ -85,7 +85,11 @@ def _seconds_on_gpu(run: Callable[[], object]) -> float:
 
 
 def measure(
-    cases: Sequence[Case], device: str, min_seconds: float = 1.0, min_rounds: int = 9
+    cases: Sequence[Case],
+    device: str,
+    min_seconds: float = 1.0,
+    min_rounds: int = 9,
+    warm_up: int = 3,
 ) -> None:
     """Checks each case, then fills its `seconds`.
 
@@ -96,7 +100,7 @@ def measure(
     for case in cases:
         case.check()
         for candidate in case.candidates:  # compiles, warms up
-            for _ in range(3):
+            for _ in range(warm_up):
                 candidate.run()
         case.seconds = {c.name: [] for c in case.candidates}
         start, rounds = time.perf_counter(), 0
