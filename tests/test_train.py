@@ -111,8 +111,15 @@ def test_both_backends_train_alike(config, tmp_path):
         assert a == pytest.approx(b, rel=1e-4)
 
 
-def test_a_stop_signal_can_come_twice():
-    previous = signal.getsignal(signal.SIGINT)
+@pytest.fixture
+def default_sigint():
+    """A shell starts background jobs with SIGINT ignored, and Python then leaves it so."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, previous)
+
+
+def test_a_stop_signal_can_come_twice(default_sigint):
     with StopSignal() as stop:
         stop.check()
         signal.raise_signal(signal.SIGINT)
@@ -120,7 +127,7 @@ def test_a_stop_signal_can_come_twice():
             stop.check()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is previous
+    assert signal.getsignal(signal.SIGINT) is default_sigint
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
