@@ -177,8 +177,8 @@ void MeanField::add_positions(const float* sigma, Normalization normalization,
     float* plane = features.data() + (axes == 2 ? 1 - a : a) * s.points;
     int64_t inner = 1;
     for (int b = a + 1; b < axes; ++b) inner *= s.size[b];
-    for (int64_t i = 0; i < s.points; ++i) {
-      plane[i] = static_cast<float>(i / inner % s.size[a]) / sigma[a];
+    for (int64_t i = 0; i < s.points; i += inner) {
+      std::fill_n(plane + i, inner, static_cast<float>(i / inner % s.size[a]) / sigma[a]);
     }
   }
   add_features(features.data(), 1, axes, normalization, compatibility, options);
@@ -235,7 +235,7 @@ void MeanField::set_unary(const float* energies, LabelStrides strides) {
 void MeanField::State::prepare() {
   if (prepared || empty()) return;
   prepared = true;
-  tiles = CommonTiles(lattices, images, points, tasks);
+  tiles = CommonTiles(lattices, images, points, pitch, tasks);
   if (tiles.corners > 0) {
     sums = Buffer<float>(tiles.starts.back() * (tiles.images == 1 ? images : 1) * pitch);
   }

@@ -11,6 +11,8 @@
 namespace fastseg::cpu::FASTSEG_SIMD {
 namespace {
 
+constexpr int64_t kAhead = 16;  // rows
+
 // Eight points' values of one label; the last point again where there are fewer.
 Row8 load_points(const float* p, int64_t stride, int count) {
   if (stride == 1 && count == 8) return read<Row8>(p);
@@ -39,6 +41,7 @@ void store_rows(float* rows, int count, int64_t pitch, const Value& value) {
 UnaryError read_unary(const float* energies, LabelStrides strides, int64_t points, int64_t labels,
                       int64_t pitch, float* rows, float* shift) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  constexpr int64_t kPlaneAhead = 128;  // points; planes are too many streams for the processor
   Lanes<int32_t, 8> nan{};
   Row8 lowest = kInfinity - Row8{}, highest_least = -kInfinity - Row8{};
   for (int64_t first = 0; first < points; first += 8) {
@@ -46,6 +49,7 @@ UnaryError read_unary(const float* energies, LabelStrides strides, int64_t point
     const float* from = energies + first * strides.point;
     Row8 least = kInfinity - Row8{};
     for (int64_t l = 0; l < labels; ++l) {
+      __builtin_prefetch(from + l * strides.label + kPlaneAhead * strides.point);
       const Row8 u = load_points(from + l * strides.label, strides.point, count);
       nan |= u != u;
       least = u < least ? u : least;
@@ -90,6 +94,8 @@ void gather_rows(const float* values, const int32_t* vertices, int64_t count, in
     return;
   }
   for (int64_t i = 0; i < count; ++i) {
+    const float* ahead = values + vertices[std::min(i + kAhead, count - 1)] * pitch;
+    for (int64_t l = 0; l < pitch; l += 16) __builtin_prefetch(ahead + l);
     const float* from = values + vertices[i] * pitch;
     float* to = table + i * pitch;
     for (int64_t l = 0; l < pitch; l += 8) {

@@ -31,17 +31,27 @@ Mixing::Mixing(const Compatibility& compatibility, int64_t labels, int64_t pitch
   }
 }
 
-PointFactors::PointFactors(Normalization normalization, std::vector<float> response, double gain)
+PointFactors::PointFactors(Normalization normalization, std::vector<float> response, double gain,
+                           const TaskRunner& tasks)
     : same_on_both_sides(normalization == Normalization::symmetric) {
   constexpr float kTiny = 1e-20f;
+  const auto each = [&](const auto& factor) {
+    constexpr int64_t kTask = 1 << 14;
+    const int64_t size = static_cast<int64_t>(response.size());
+    tasks.run((size + kTask - 1) / kTask, [&](int64_t t) {
+      for (int64_t i = t * kTask; i < std::min(size, (t + 1) * kTask); ++i) {
+        response[i] = factor(response[i]);
+      }
+    });
+  };
   if (normalization == Normalization::none) {
     // On the side where Kraehenbuehl's program has it: sums without normalisation are so large that
     // another rounding shows in Q.
     std::fill(response.begin(), response.end(), static_cast<float>(gain));
   } else if (normalization == Normalization::symmetric) {
-    for (float& x : response) x = 1 / std::sqrt(x + kTiny);
+    each([](float x) { return 1 / std::sqrt(x + kTiny); });
   } else {
-    for (float& x : response) x = 1 / (x + kTiny);
+    each([](float x) { return 1 / (x + kTiny); });
   }
   const bool behind = normalization == Normalization::none || normalization == Normalization::after;
   (behind ? after : before) = std::move(response);
@@ -64,7 +74,7 @@ LatticeTerm::LatticeTerm(const LatticeInput<float>& input, const BlurOptions& op
   view = build_lattice(input, tasks, allocate, vertex_count.data(), name);
   std::vector<float> response(input.batch * input.points);
   filter_ones(view, options, 1.f, response.data(), tasks);
-  factors = PointFactors(normalization, std::move(response), gain);
+  factors = PointFactors(normalization, std::move(response), gain, tasks);
 }
 
 void LatticeTerm::filter(const float* sums, int64_t copy_rows, int64_t labels, int64_t pitch,
@@ -99,7 +109,7 @@ SeparableTerm::SeparableTerm(const std::vector<int64_t>& size, const double* sig
   const int64_t points = ones_gaussian.volume();
   std::vector<float> ones(points, 1.f), response(points), space(points);
   spatial_gaussian_filter(ones_gaussian, 1, ones.data(), response.data(), space.data(), tasks);
-  factors = PointFactors(normalization, std::move(response), 1);
+  factors = PointFactors(normalization, std::move(response), 1, tasks);
   gaussian = spatial_gaussian<float>(size.data(), sigma, axes, -1, pitch);
   in = Buffer<float>(images * points * pitch);
   out = Buffer<float>(images * points * pitch);
@@ -111,7 +121,7 @@ void SeparableTerm::filter(int64_t images, const TaskRunner& tasks) {
 }
 
 CommonTiles::CommonTiles(std::vector<LatticeTerm>& terms, int64_t all_images, int64_t points,
-                         const TaskRunner& tasks) {
+                         int64_t pitch, const TaskRunner& tasks) {
   for (const LatticeTerm& term : terms) {
     if (term.view.batch > 1) images = term.view.batch;
     corners += term.view.d + 1;
@@ -135,8 +145,9 @@ CommonTiles::CommonTiles(std::vector<LatticeTerm>& terms, int64_t all_images, in
     largest = std::max(largest, starts[t + 1]);
     starts[t + 1] += starts[t];
   }
-  if (starts.back() > std::numeric_limits<int32_t>::max()) {
-    throw std::runtime_error("more than 2^31 vertices in all tiles");
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  if (starts.back() > kMost || largest * pitch > kMost) {
+    throw std::runtime_error("more than 2^31 vertices in all tiles, or values at those of one");
   }
   slots = Buffer<int32_t>(images * points * corners);
   slice = Buffer<float>(images * points * corners);
@@ -167,7 +178,7 @@ CommonTiles::CommonTiles(std::vector<LatticeTerm>& terms, int64_t all_images, in
         const float before_i = before == nullptr ? 1 : before[from];
         for (int c = 0; c < d1; ++c) {
           const float weight = view.barycentric[from * d1 + c];
-          slots[at + c] = view.slots[from * d1 + c] + shift;
+          slots[at + c] = (view.slots[from * d1 + c] + shift) * static_cast<int32_t>(pitch);
           slice[at + c] = weight * after_i;
           if (two_sided) splat[at + c] = weight * before_i;
         }

@@ -49,7 +49,8 @@ struct Mixing {
 struct PointFactors {
   PointFactors() = default;
   // gain: of the filter, which `response` lacks.
-  PointFactors(Normalization normalization, std::vector<float> response, double gain);
+  PointFactors(Normalization normalization, std::vector<float> response, double gain,
+               const TaskRunner& tasks);
 
   bool same_on_both_sides = false;  // `before` then serves for `after` too
   std::vector<float> before, after;
@@ -103,7 +104,7 @@ struct SeparableTerm {
 // one lattice after another. Takes from the terms what it replaces: slots, weights, vertex rows.
 struct CommonTiles {
   CommonTiles() = default;
-  CommonTiles(std::vector<LatticeTerm>& terms, int64_t all_images, int64_t points,
+  CommonTiles(std::vector<LatticeTerm>& terms, int64_t all_images, int64_t points, int64_t pitch,
               const TaskRunner& tasks);
 
   int64_t tile_of(int64_t image, int64_t k) const {
@@ -116,7 +117,7 @@ struct CommonTiles {
   int corners = 0;
   int64_t largest = 0;          // rows of a tile
   std::vector<int64_t> starts;  // (tiles + 1): first rows of tiles
-  Buffer<int32_t> slots;        // (images, points, corners)
+  Buffer<int32_t> slots;        // (images, points, corners), times the pitch
   Buffer<float> slice, splat;   // likewise; no splat: it equals slice
 };
 

@@ -3,7 +3,7 @@
 // Blur: out[v] = in[v] + (in[back[v]] + in[forward[v]]) / 2, a row of channels a vertex. Floor: a
 // row in and out and two indices for each vertex, if the neighbours' rows come from a cache; they
 // are asked for ahead of time, since no processor foresees them.
-// Reduce: each tile's row in once, each vertex's row out.
+// Reduce: each tile's row in once, each vertex's row out; likewise asked for ahead.
 
 #include <algorithm>
 
@@ -13,7 +13,7 @@
 namespace fastseg::cpu::FASTSEG_SIMD {
 namespace {
 
-constexpr int64_t kAhead = 12;  // vertices
+constexpr int32_t kAhead = 12;  // vertices or rows
 
 template <class T>
 void prefetch_row(const T* row, int64_t stride) {
@@ -62,6 +62,9 @@ template <class T>
 void reduce_rows(const ReduceRows<T>& op, int64_t begin, int64_t end) {
   for (int64_t v = begin; v < end; ++v) {
     const int32_t first = op.vertex_starts[v], last = op.vertex_starts[v + 1];
+    for (int32_t k = first + kAhead; k < std::min(last + kAhead, op.vertex_starts[end]); ++k) {
+      prefetch_row(op.rows + op.vertex_rows[k] * op.stride, op.stride);
+    }
     for_row<T>(op.stride, [&](auto lanes, int64_t c) {
       using S = Simd<T, lanes>;
       typename S::Value sum{};

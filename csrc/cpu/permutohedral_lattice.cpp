@@ -28,7 +28,9 @@
 namespace fastseg::cpu {
 namespace {
 
-constexpr int64_t kTilePoints = 8192;  // whose vertices' rows fit into a core's own cache
+// Large tiles share more of their vertices; threads want some tiles to share, and no tile's rows
+// should outgrow a core's own cache by much.
+constexpr int64_t kMostTilePoints = 16384, kLeastTilePoints = 4096, kTilesToShare = 16;
 constexpr int64_t kVerticesPerTask = 2048;
 
 template <class... Parts>
@@ -69,7 +71,9 @@ class Builder {
       : in_(input), tasks_(tasks), allocate_(allocate), vertex_count_(vertex_count), name_(name) {
     permutohedral::feature_scales(in_.d, in_.refine, scale_);
     out_.d = in_.d, out_.batch = in_.batch, out_.points = in_.points;
-    const int64_t tiles = (in_.points + kTilePoints - 1) / kTilePoints;
+    const auto tiles_of = [&](int64_t size) { return (in_.points + size - 1) / size; };
+    const int64_t tiles =
+        std::max(tiles_of(kMostTilePoints), std::min(tiles_of(kLeastTilePoints), kTilesToShare));
     const int64_t points = std::max<int64_t>(permutohedral::tile_points(in_.points, tiles), 1);
     out_.tiles = in_.batch * ((in_.points + points - 1) / points);
   }
