@@ -17,6 +17,8 @@ class LatticeQuality(NamedTuple):
     """Blurs along each axis."""
     symmetric: bool
     """Whether to take the mean of the forward and the reverse order of axes."""
+    side: float
+    """What a neighbour weighs in the blur."""
     keeps_integral: bool
     """Whether the kernel's integral is the Gaussian's, or the gain Kraehenbuehl & Koltun's."""
 
@@ -26,15 +28,23 @@ class LatticeQuality(NamedTuple):
         if not self.keeps_integral:
             return 1 / (1 + 2.0**-d)
         # The lattice has one vertex in sqrt(3/2)^d / sqrt(d + 1) of unrefined feature space, and
-        # each pass doubles the sum along each of d + 1 axes.
+        # each pass multiplies the sum by 1 + 2 side along each of d + 1 axes.
         vertex = math.sqrt(1.5) ** d / math.sqrt(d + 1) / self.refine**d
-        return math.sqrt(2 * math.pi) ** d / (vertex * 2.0 ** (self.passes * (d + 1)))
+        return math.sqrt(2 * math.pi) ** d / (
+            vertex * (1 + 2 * self.side) ** (self.passes * (d + 1))
+        )
 
 
 LATTICE_QUALITY = {
     "compat": LatticeQuality(
-        refine=1.0, dilation=0, passes=1, symmetric=False, keeps_integral=False
+        refine=1.0, dilation=0, passes=1, symmetric=False, side=0.5, keeps_integral=False
     ),
-    "high": LatticeQuality(refine=1.0, dilation=2, passes=1, symmetric=True, keeps_integral=True),
+    "high": LatticeQuality(
+        refine=1.0, dilation=2, passes=1, symmetric=True, side=0.45, keeps_integral=True
+    ),
 }
-"""By name of the quality; "compat" is Kraehenbuehl & Koltun's lattice."""
+"""By name of the quality; "compat" is Kraehenbuehl & Koltun's lattice.
+
+The blur of "high" is a little narrower: with 1/2 the interpolation on both ways and the blur together
+are wider than the Gaussian, which shows once no mass is lost at missing vertices. 0.45 was the best of
+a scan over photos at bandwidths of 80/13, 49/5 and 67/3."""

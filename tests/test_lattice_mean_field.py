@@ -10,8 +10,8 @@ from fastseg import _extension, reference
 
 op = torch.ops.fastseg.lattice_mean_field
 NONE, BEFORE, AFTER, SYMMETRIC = range(4)
-COMPAT = (0, 1.0, 0, 1, False)  # quality, refine, dilation, passes, symmetric
-HIGH = (1, 1.0, 2, 1, True)
+COMPAT = (0, 1.0, 0, 1, False)  # quality, refine, dilation, passes, symmetric, side
+HIGH = (1, 1.0, 2, 1, True, 0.45)
 needs_kernel = pytest.mark.skipif(
     not _extension.available_simd_levels(), reason="the CPU kernels are not built"
 )

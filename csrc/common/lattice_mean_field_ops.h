@@ -29,9 +29,10 @@ struct LatticeMeanFieldCall {
   std::vector<Term> terms;
   int64_t iterations;
   bool high_quality;  // kernels of positions exactly
-  float refine;
+  double refine;
   int dilation, passes;
   bool symmetric;
+  float side;
   Tensor out;  // dense, in unary's layout
 };
 
@@ -125,7 +126,7 @@ template <LatticeMeanFieldKernel kernel>
 Tensor lattice_mean_field(const Tensor& unary, std::vector<Tensor> kernels,
                           std::vector<Tensor> compatibility, std::vector<int64_t> normalization,
                           int64_t iterations, int64_t quality, double refine, int64_t dilation,
-                          int64_t passes, bool symmetric) {
+                          int64_t passes, bool symmetric, double side) {
   constexpr const char* op = LatticeMeanFieldCall::kOp;
   FASTSEG_CHECK(unary.dim() >= 3 && unary.dim() <= 5, op,
                 ": unary must be (B, L, *spatial) of one to three axes, got shape ",
@@ -141,6 +142,7 @@ Tensor lattice_mean_field(const Tensor& unary, std::vector<Tensor> kernels,
   FASTSEG_CHECK(quality == 0 || quality == 1, op, ": quality must be 0 or 1, got ", quality);
   FASTSEG_CHECK(refine > 0 && std::isfinite(refine), op, ": refine must be positive, got ", refine);
   FASTSEG_CHECK(dilation >= 0 && dilation <= 2, op, ": dilation must be 0, 1 or 2, got ", dilation);
+  FASTSEG_CHECK(std::isfinite(side), op, ": side must be finite, got ", side);
   FASTSEG_CHECK(passes >= 1 && passes <= 100, op, ": passes must be 1 to 100, got ", passes);
 
   LatticeMeanFieldCall call{.unary = unary,
@@ -152,10 +154,11 @@ Tensor lattice_mean_field(const Tensor& unary, std::vector<Tensor> kernels,
                             .terms = {},
                             .iterations = iterations,
                             .high_quality = quality == 1,
-                            .refine = static_cast<float>(refine),
+                            .refine = refine,
                             .dilation = static_cast<int>(dilation),
                             .passes = static_cast<int>(passes),
                             .symmetric = symmetric,
+                            .side = static_cast<float>(side),
                             .out = empty_like_unary(unary, labels_last(unary))};
   for (const int64_t n : call.spatial) call.points *= n;
   for (size_t k = 0; k < kernels.size(); ++k) {

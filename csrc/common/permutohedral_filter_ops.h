@@ -17,7 +17,7 @@ struct FilterCall {
   int64_t batch, channels, points, d, tiles, rows, vertices;
   int passes;
   bool symmetric, reverse;
-  double gain;
+  double gain, side;
   Tensor values, out;
   Tensor grad, grad_barycentric;  // of the backward alone; there `out` is the values' gradient
 };
@@ -40,7 +40,7 @@ inline FilterCall prepare(const char* op, const Tensor& values, const Tensor& sl
                           const Tensor& barycentric, const Tensor& tile_starts,
                           const Tensor& tile_vertices, const Tensor& vertex_rows,
                           const Tensor& vertex_starts, const Tensor& neighbors, int64_t passes,
-                          bool symmetric, bool reverse, double gain) {
+                          bool symmetric, bool reverse, double gain, double side) {
   FASTSEG_CHECK(
       slots.dim() == 3 && slots.size(2) >= 2 && slots.size(2) <= permutohedral::kMaxDimensions + 1,
       op, ": slots must have shape (B, N, d + 1) with d from 1 to ", permutohedral::kMaxDimensions,
@@ -85,6 +85,7 @@ inline FilterCall prepare(const char* op, const Tensor& values, const Tensor& sl
           symmetric,
           reverse,
           gain,
+          side,
           dense(values, false),
           empty_like_layout(values, {b, values.size(1), n}, dtype, false),
           Tensor(),
@@ -96,10 +97,10 @@ Tensor permutohedral_filter(const Tensor& values, const Tensor& slots, const Ten
                             const Tensor& tile_starts, const Tensor& tile_vertices,
                             const Tensor& vertex_rows, const Tensor& vertex_starts,
                             const Tensor& neighbors, int64_t passes, bool symmetric, bool reverse,
-                            double gain) {
+                            double gain, double side) {
   const FilterCall call = prepare("fastseg::permutohedral_filter", values, slots, barycentric,
                                   tile_starts, tile_vertices, vertex_rows, vertex_starts, neighbors,
-                                  passes, symmetric, reverse, gain);
+                                  passes, symmetric, reverse, gain, side);
   filter(call);
   return call.out;
 }
@@ -109,10 +110,10 @@ std::tuple<Tensor, Tensor> permutohedral_filter_backward(
     const Tensor& grad, const Tensor& values, const Tensor& slots, const Tensor& barycentric,
     const Tensor& tile_starts, const Tensor& tile_vertices, const Tensor& vertex_rows,
     const Tensor& vertex_starts, const Tensor& neighbors, int64_t passes, bool symmetric,
-    bool reverse, double gain) {
+    bool reverse, double gain, double side) {
   constexpr const char* op = "fastseg::permutohedral_filter_backward";
   FilterCall call = prepare(op, values, slots, barycentric, tile_starts, tile_vertices, vertex_rows,
-                            vertex_starts, neighbors, passes, symmetric, reverse, gain);
+                            vertex_starts, neighbors, passes, symmetric, reverse, gain, side);
   const ScalarType dtype = values.scalar_type();
   call.grad = checked(op, "grad", grad, {call.batch, call.channels, call.points}, values, dtype);
   call.grad_barycentric =

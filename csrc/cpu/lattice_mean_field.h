@@ -30,10 +30,11 @@ struct Compatibility {
 
 // What a better filter than Kraehenbuehl and Koltun's changes in the lattice.
 struct LatticeOptions {
-  float refine = 1;        // multiplies the features
+  double refine = 1;       // multiplies the features
   int dilation = 0;        // rings of vertices added around those that points touch
   int passes = 1;          // of the blur along each axis
   bool symmetric = false;  // average of the blurs in forward and in reverse order of the axes
+  float side = 0.5f;       // a neighbour's weight in the blur
   // What scales the filter, which only Normalization::none shows: so that the kernel's integral is
   // the Gaussian's, or Kraehenbuehl and Koltun's 1 / (1 + 2^-d).
   bool keeps_integral = false;

@@ -53,7 +53,7 @@ double filter_gain(int d, const LatticeOptions& options) {
   if (!options.keeps_integral) return 1 / (1 + std::pow(2.0, -d));
   const double vertex = std::pow(1.5, 0.5 * d) / std::sqrt(d + 1.0) / std::pow(options.refine, d);
   const double tau = 6.283185307179586;
-  return std::pow(tau, 0.5 * d) / (vertex * std::pow(2.0, options.passes * (d + 1)));
+  return std::pow(tau, 0.5 * d) / (vertex * std::pow(1 + 2.0 * options.side, options.passes * (d + 1)));
 }
 
 // What a pass over all tiles does with Q.
@@ -142,7 +142,7 @@ void MeanField::State::add_lattice(const LatticeInput<float>& input, Normalizati
   Mixing factors = mixing(compatibility);
   order.push_back(static_cast<int>(lattices.size()));
   if (empty()) return;
-  lattices.emplace_back(input, BlurOptions{options.passes, options.symmetric, false},
+  lattices.emplace_back(input, BlurOptions{options.passes, options.symmetric, false, options.side},
                         filter_gain(input.d, options), normalization, std::move(factors), tasks,
                         name.c_str());
 }

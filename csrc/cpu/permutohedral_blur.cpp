@@ -37,7 +37,13 @@ T* blur(const LatticeView<T>& lattice, const BlurOptions& options, int64_t strid
     std::fill_n(scratch[i] + lattice.vertices * stride, stride, T{0});
   }
   const auto step = [&](int axis, const T* in, const T* mean_with, T* out) {
-    const BlurStep<T> op{lattice.back(axis), lattice.forward(axis), stride, in, mean_with, out};
+    const BlurStep<T> op{lattice.back(axis),
+                         lattice.forward(axis),
+                         stride,
+                         static_cast<T>(options.side),
+                         in,
+                         mean_with,
+                         out};
     for_vertices(lattice, stride, tasks,
                  [&](int64_t begin, int64_t end) { kernel(op, begin, end); });
   };

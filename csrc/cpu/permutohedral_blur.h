@@ -18,13 +18,14 @@ inline int64_t row_stride(int64_t channels) {
   return channels <= 2 ? channels : channels <= 4 ? 4 : (channels + 7) / 8 * 8;
 }
 
-// One axis of the blur: out = in + (in[back] + in[forward]) / 2, for the vertices [begin, end).
+// One axis of the blur: out = in + side (in[back] + in[forward]), for the vertices [begin, end).
 // mean_with, if not null: out = (that + mean_with) / 2. in and out do not overlap.
 template <class T>
 struct BlurStep {
   const int32_t* back;
   const int32_t* forward;
   int64_t stride;
+  T side;
   const T* in;
   const T* mean_with;
   T* out;
@@ -52,6 +53,7 @@ struct BlurOptions {
   int passes = 1;          // along each axis
   bool symmetric = false;  // the mean of the forward and the reverse order of axes
   bool reverse = false;    // the order d..0 of axes; without effect on symmetric
+  double side = 0.5;       // a neighbour's weight
 };
 
 // Sums of all tiles' rows into `out` (vertices + 1 rows, of which it sets the last to zero).

@@ -1,6 +1,6 @@
 // The blur of lattice rows along one axis, and the sum of tiles' rows (permutohedral_blur.h).
 //
-// Blur: out[v] = in[v] + (in[back[v]] + in[forward[v]]) / 2, a row of channels a vertex. Floor: a
+// Blur: out[v] = in[v] + side (in[back[v]] + in[forward[v]]), a row of channels a vertex. Floor: a
 // row in and out and two indices for each vertex, if the neighbours' rows come from a cache; they
 // are asked for ahead of time, since no processor foresees them.
 // Reduce: each tile's row in once, each vertex's row out; likewise asked for ahead.
@@ -23,7 +23,7 @@ void prefetch_row(const T* row, int64_t stride) {
 template <bool kMean, class T>
 void blur_scalars(const BlurStep<T>& s, int64_t begin, int64_t end) {
   for (int64_t v = begin; v < end; ++v) {
-    const T sum = s.in[v] + (s.in[s.back[v]] + s.in[s.forward[v]]) * T(0.5);
+    const T sum = s.in[v] + (s.in[s.back[v]] + s.in[s.forward[v]]) * s.side;
     s.out[v] = kMean ? (sum + s.mean_with[v]) * T(0.5) : sum;
   }
 }
@@ -40,7 +40,7 @@ void blur_range(const BlurStep<T>& s, int64_t begin, int64_t end) {
     const T* forward = s.in + s.forward[v] * s.stride;
     for_row<T>(s.stride, [&](auto lanes, int64_t c) {
       using S = Simd<T, lanes>;
-      auto sum = S::load(here + c) + (S::load(back + c) + S::load(forward + c)) * T(0.5);
+      auto sum = S::load(here + c) + (S::load(back + c) + S::load(forward + c)) * s.side;
       if constexpr (kMean) sum = (sum + S::load(s.mean_with + v * s.stride + c)) * T(0.5);
       S::store(s.out + v * s.stride + c, sum);
     });

@@ -70,7 +70,7 @@ void as_float(const FilterCall& call, const Body& body) {
 }
 
 BlurOptions options_of(const FilterCall& call) {
-  return {call.passes, call.symmetric, call.reverse};
+  return {call.passes, call.symmetric, call.reverse, call.side};
 }
 
 void forward(const FilterCall& call) {

@@ -124,6 +124,7 @@ class LatticeKernel:
             *self.filter_options,
             False,
             self.gain,
+            self.quality.side,
         )
         self.grad = self.grad + grad_barycentric
         return grad_values.view(values.shape)
@@ -137,7 +138,12 @@ class LatticeKernel:
     def _filter(self, values: Tensor, reverse: bool) -> Tensor:
         points = self._points(values)
         out = ops.permutohedral_filter(
-            points, *self.lattice[:7], *self.filter_options, reverse, self.gain
+            points,
+            *self.lattice[:7],
+            *self.filter_options,
+            reverse,
+            self.gain,
+            self.quality.side,
         )
         return out.view(values.shape)
 

@@ -21,6 +21,7 @@ def _fake(
     dilation=0,
     passes=1,
     symmetric=False,
+    side=0.5,
 ):
     torch._check(
         3 <= unary.dim() <= 5,
@@ -58,7 +59,7 @@ def _refuse(ctx, grad):
 # compatibility: of each term, () w for logits += w F, (L,) or (L, L) mu for logits -= mu F.
 # normalization: of each term, 0 none, 1 before, 2 after, 3 symmetric.
 # quality: 0: kernels of positions on a lattice, as pydensecrf; 1: as exact separable convolutions.
-# refine, dilation, passes, symmetric: of the lattices, see permutohedral_lattice and
+# refine, dilation, passes, symmetric, side: of the lattices, see permutohedral_lattice and
 #   permutohedral_filter.
 # Q is float32, of unary's shape and memory format. Deterministic for any number of threads.
 #
@@ -67,7 +68,7 @@ def _refuse(ctx, grad):
 define(
     "lattice_mean_field(Tensor unary, Tensor[] kernels, Tensor[] compatibility,"
     " int[] normalization, int iterations, int quality, float refine=1.0, int dilation=0,"
-    " int passes=1, bool symmetric=False) -> Tensor",
+    " int passes=1, bool symmetric=False, float side=0.5) -> Tensor",
     reference=reference.lattice_mean_field,
     fake=_fake,
 )

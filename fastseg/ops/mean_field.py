@@ -86,6 +86,7 @@ def _mean_field(
                 lattice.dilation,
                 lattice.passes,
                 lattice.symmetric,
+                lattice.side,
             )
         model = DenseCRFModel(unary.contiguous(), kernels, compatibility, normalization, quality)
         q = model.start()

@@ -20,10 +20,11 @@ def permutohedral_filter(
     symmetric: bool = False,
     reverse: bool = False,
     gain: float = 1.0,
+    side: float = 0.5,
 ) -> Tensor:
     """Splats values onto a lattice, blurs and slices: sums weighted by a Gaussian of distances.
 
-    Each pass of the blur goes along the d + 1 axes in turn: ``row += (back + forward) / 2``.
+    Each pass of the blur goes along the d + 1 axes in turn: ``row += side * (back + forward)``.
     Deterministic, for any number of threads. The filter with ``reverse`` flipped is the transpose.
 
     Args:
@@ -33,6 +34,7 @@ def permutohedral_filter(
         symmetric: the mean of both orders of axes, whose matrix is symmetric.
         reverse: the axes from last to first.
         gain: multiplies the result; 1 / (1 + 2^-d) in Kraehenbuehl & Koltun's program.
+        side: what a neighbour weighs in the blur; 1/2 in their program.
 
     Returns:
         (B, C, N), contiguous; differentiable in values and in the lattice's barycentric weights,
@@ -44,7 +46,7 @@ def permutohedral_filter(
     Adams, Baek & Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", 2010.
     """
     tensors = (values, *lattice[:7])
-    return call(_permutohedral_filter, tensors, passes, symmetric, reverse, gain)
+    return call(_permutohedral_filter, tensors, passes, symmetric, reverse, gain, side)
 
 
 def _check(op, values, slots, barycentric, neighbors):
@@ -75,34 +77,36 @@ def _fake(
     symmetric=False,
     reverse=False,
     gain=1.0,
+    side=0.5,
 ):
     _check("fastseg::permutohedral_filter", values, slots, barycentric, neighbors)
     return values.new_empty(values.shape)
 
 
 def _setup_context(ctx, inputs, output):
-    values, *lattice, passes, symmetric, reverse, gain = inputs
-    ctx.options = passes, symmetric, reverse, gain
+    values, *lattice, passes, symmetric, reverse, gain, side = inputs
+    ctx.options = passes, symmetric, reverse, gain, side
     needs_values = ctx.needs_input_grad[2]
     ctx.save_for_backward(*lattice, *([values] if needs_values else []))
 
 
 def _backward(ctx, grad):
-    passes, symmetric, reverse, gain = ctx.options
+    passes, symmetric, reverse, gain, side = ctx.options
     lattice, values = ctx.saved_tensors[:7], ctx.saved_tensors[7:]
     if values:
         op = ops.permutohedral_filter_backward.default
-        out = call(op, (grad, *values, *lattice), passes, symmetric, reverse, gain)
-        return out[0], None, out[1], *[None] * 9
+        out = call(op, (grad, *values, *lattice), *ctx.options)
+        return out[0], None, out[1], *[None] * 10
     tensors = (grad, *lattice)
-    out = call(_permutohedral_filter, tensors, passes, symmetric, not reverse, gain)
-    return out, *[None] * 11
+    out = call(_permutohedral_filter, tensors, passes, symmetric, not reverse, gain, side)
+    return out, *[None] * 12
 
 
 _LATTICE = (
     "Tensor slots, Tensor barycentric, Tensor tile_starts, Tensor tile_vertices,"
     " Tensor vertex_rows, Tensor vertex_starts, Tensor neighbors, int passes=1,"
-    " bool symmetric=False, bool reverse=False, float gain=1.0"
+    " bool symmetric=False, bool reverse=False, float gain=1.0,"
+    " float side=0.5"
 )
 define(
     f"permutohedral_filter(Tensor values, {_LATTICE}) -> Tensor",

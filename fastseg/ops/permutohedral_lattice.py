@@ -151,10 +151,13 @@ class PermutohedralLattice:
 
     def _sums(self, values: Tensor) -> Tensor:
         """K values, (B, C, N)."""
-        passes, symmetric = self.quality.passes, self.quality.symmetric
-        gain = self.quality.gain(self.dimensions)
         return _filter.permutohedral_filter(
-            values, self.tensors, passes=passes, symmetric=symmetric, gain=gain
+            values,
+            self.tensors,
+            passes=self.quality.passes,
+            symmetric=self.quality.symmetric,
+            gain=self.quality.gain(self.dimensions),
+            side=self.quality.side,
         )
 
 

@@ -40,6 +40,7 @@ def lattice_mean_field(
     dilation: int = 0,
     passes: int = 1,
     symmetric: bool = False,
+    side: float = 0.5,
 ) -> Tensor:
     """``torch.ops.fastseg.lattice_mean_field``: see fastseg/ops/lattice_mean_field.py."""
     spatial = unary.shape[2:]
@@ -49,14 +50,13 @@ def lattice_mean_field(
             return lambda v: spatial_gaussian_filter(v.unflatten(2, spatial), kernel).flatten(2)
         features = position_features(kernel, spatial) if kernel.dim() == 1 else kernel.flatten(2)
         lattice = permutohedral_lattice(features, refine, dilation)[:7]
-        quality_of = LatticeQuality(refine, dilation, passes, symmetric, quality == 1)
+        quality_of = LatticeQuality(refine, dilation, passes, symmetric, side, quality == 1)
         gain = quality_of.gain(features.shape[1])
 
         def shared(v):  # the images' labels are the one lattice's channels
             flat = v.reshape(features.shape[0], -1, v.shape[2])
-            return permutohedral_filter(flat, *lattice, passes, symmetric, False, gain).view(
-                v.shape
-            )
+            out = permutohedral_filter(flat, *lattice, passes, symmetric, False, gain, side)
+            return out.view(v.shape)
 
         return shared
 

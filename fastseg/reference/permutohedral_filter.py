@@ -21,11 +21,15 @@ def permutohedral_filter(
     symmetric: bool = False,
     reverse: bool = False,
     gain: float = 1.0,
+    side: float = 0.5,
 ) -> Tensor:
     """See :func:`fastseg.ops.permutohedral_filter`."""
     vertices = vertices_of_points(slots, tile_starts, tile_vertices)
     rows = splat(values, vertices, barycentric, neighbors.shape[2])
-    return slice_(blur(rows, neighbors, passes, symmetric, reverse), vertices, barycentric) * gain
+    return (
+        slice_(blur(rows, neighbors, passes, symmetric, reverse, side), vertices, barycentric)
+        * gain
+    )
 
 
 def permutohedral_filter_backward(
@@ -42,6 +46,7 @@ def permutohedral_filter_backward(
     symmetric: bool = False,
     reverse: bool = False,
     gain: float = 1.0,
+    side: float = 0.5,
 ) -> tuple[Tensor, Tensor]:
     """The gradients of the values and of the barycentric weights.
 
@@ -51,8 +56,8 @@ def permutohedral_filter_backward(
     """
     vertices = vertices_of_points(slots, tile_starts, tile_vertices)
     m = neighbors.shape[2]
-    y = blur(splat(values, vertices, barycentric, m), neighbors, passes, symmetric, reverse)
-    z = blur(splat(grad, vertices, barycentric, m), neighbors, passes, symmetric, not reverse)
+    y = blur(splat(values, vertices, barycentric, m), neighbors, passes, symmetric, reverse, side)
+    z = blur(splat(grad, vertices, barycentric, m), neighbors, passes, symmetric, not reverse, side)
     per_vertex = [
         (grad.transpose(1, 2) * y[vertices[..., v]]).sum(2)
         + (values.transpose(1, 2) * z[vertices[..., v]]).sum(2)
@@ -82,16 +87,18 @@ def splat(values: Tensor, vertices: Tensor, barycentric: Tensor, count: int) -> 
     return rows
 
 
-def blur(rows: Tensor, neighbors: Tensor, passes: int, symmetric: bool, reverse: bool) -> Tensor:
-    """(M + 1, C): the rows blurred by (1/2, 1, 1/2) along each axis, and a row of zeros."""
+def blur(
+    rows: Tensor, neighbors: Tensor, passes: int, symmetric: bool, reverse: bool, side: float
+) -> Tensor:
+    """(M + 1, C): the rows blurred by (side, 1, side) along each axis, and a row of zeros."""
     if symmetric:
-        both = [blur(rows, neighbors, passes, False, r) for r in (False, True)]
+        both = [blur(rows, neighbors, passes, False, r, side) for r in (False, True)]
         return (both[0] + both[1]) / 2
     axes = range(len(neighbors))
     rows = torch.cat([rows, torch.zeros_like(rows[:1].sum(0, keepdim=True))])
     for axis in [*(reversed(axes) if reverse else axes)] * passes:
         back, forward = neighbors[axis].long()
-        blurred = rows[:-1] + (rows[back] + rows[forward]) / 2
+        blurred = rows[:-1] + (rows[back] + rows[forward]) * side
         rows = torch.cat([blurred, rows[-1:]])
     return rows
 
