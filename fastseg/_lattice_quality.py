@@ -45,6 +45,6 @@ LATTICE_QUALITY = {
 }
 """By name of the quality; "compat" is Kraehenbuehl & Koltun's lattice.
 
-The blur of "high" is a little narrower: with 1/2 the interpolation on both ways and the blur together
-are wider than the Gaussian, which shows once no mass is lost at missing vertices. 0.45 was the best of
-a scan over photos at bandwidths of 80/13, 49/5 and 67/3."""
+The blur of "high" is a little narrower: with 1/2, the interpolation on both ways and the blur are
+together wider than the Gaussian, which shows once no mass is lost at missing vertices. 0.45 was the
+best of a scan over photos at bandwidths of 80/13, 49/5 and 67/3."""

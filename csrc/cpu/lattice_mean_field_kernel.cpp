@@ -305,8 +305,14 @@ void run_pitch(const MeanFieldTile& tile, int64_t labels, int64_t pitch, float* 
 }  // namespace
 
 void mean_field_tile(const MeanFieldTile& tile, int64_t labels, int64_t pitch, float* rows) {
-  tile.corners == 9 ? run_pitch<9>(tile, labels, pitch, rows)
-                    : run_pitch<0>(tile, labels, pitch, rows);
+  switch (tile.corners) {  // of a lattice of positions and colours, with one of positions or alone
+    case 9:
+      return run_pitch<9>(tile, labels, pitch, rows);
+    case 6:
+      return run_pitch<6>(tile, labels, pitch, rows);
+    default:
+      return run_pitch<0>(tile, labels, pitch, rows);
+  }
 }
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD

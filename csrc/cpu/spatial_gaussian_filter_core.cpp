@@ -11,7 +11,7 @@ template <class T>
 int64_t SpatialGaussian<T>::strip() const {
   // The strip's height pass stays in a second-level cache; an input row is
   // read (strip + 2 radius) / strip times.
-  constexpr int64_t kBytes = 256 << 10;
+  constexpr int64_t kBytes = 512 << 10;
   const int64_t rows = kBytes / std::max<int64_t>(1, row() * int64_t{sizeof(T)});
   return std::clamp<int64_t>(rows / 4 * 4, 4, 64);
 }
