@@ -23,8 +23,8 @@ Compatibility compatibility(const Tensor& mu) {
 void run(const LatticeMeanFieldCall& call) {
   const TorchTasks tasks;
   MeanField field(tasks, call.batch, call.labels, call.spatial, "lattice_mean_field");
-  const LatticeOptions options{call.refine, call.dilation, call.passes, call.symmetric,
-                               call.side, call.high_quality};
+  const LatticeOptions options{call.refine,    call.dilation, call.passes,
+                               call.symmetric, call.side,     call.high_quality};
   for (const auto& term : call.terms) {
     const auto* kernel = static_cast<const float*>(term.kernel.const_data_ptr());
     const auto normalization = static_cast<Normalization>(term.normalization);

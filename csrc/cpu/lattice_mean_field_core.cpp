@@ -53,7 +53,8 @@ double filter_gain(int d, const LatticeOptions& options) {
   if (!options.keeps_integral) return 1 / (1 + std::pow(2.0, -d));
   const double vertex = std::pow(1.5, 0.5 * d) / std::sqrt(d + 1.0) / std::pow(options.refine, d);
   const double tau = 6.283185307179586;
-  return std::pow(tau, 0.5 * d) / (vertex * std::pow(1 + 2.0 * options.side, options.passes * (d + 1)));
+  return std::pow(tau, 0.5 * d) /
+         (vertex * std::pow(1 + 2.0 * options.side, options.passes * (d + 1)));
 }
 
 // What a pass over all tiles does with Q.
@@ -110,7 +111,8 @@ struct MeanField::State {
   Buffer<float> unary;  // (images, points, pitch)
   Buffer<float> shift;  // (images, points)
   bool messages = false;
-  Buffer<float> sums;  // of all tiles' rows
+  Buffer<float> sums;                // of all tiles' rows
+  std::vector<Buffer<float>> spare;  // for the blur of any lattice
   Scratch scratch;
 
   // Where Q is: in q alone (given), in q and one step behind the messages, or in the messages.
@@ -203,6 +205,7 @@ void MeanField::clear_terms() {
   s.order.clear();
   s.tiles = {};
   s.sums = {};
+  s.spare.clear();
   s.prepared = s.messages = false;
 }
 
@@ -239,6 +242,13 @@ void MeanField::State::prepare() {
   if (tiles.corners > 0) {
     sums = Buffer<float>(tiles.starts.back() * (tiles.images == 1 ? images : 1) * pitch);
   }
+  int64_t most_vertices = 0;
+  size_t buffers = 0;
+  for (const LatticeTerm& term : lattices) {
+    most_vertices = std::max(most_vertices, term.view.vertices);
+    buffers = std::max<size_t>(buffers, blur_buffers(term.blur_options));
+  }
+  while (spare.size() < buffers) spare.emplace_back((most_vertices + 1) * pitch);
   by_lattice = std::any_of(lattices.begin(), lattices.end(),
                            [](const LatticeTerm& term) { return !term.normalised; });
   ones = Buffer<float>(pitch);
@@ -294,9 +304,9 @@ void MeanField::State::run_tile(const Pass& pass, int64_t image, int64_t k, floa
       const int64_t own = shared ? k : image * tiles.per_image + k;
       const int32_t* vertices = term.view.tile_vertices + term.view.tile_starts[own];
       const int64_t count = term.view.tile_starts[own + 1] - term.view.tile_starts[own];
-      FASTSEG_SIMD_DISPATCH(gather_rows(term.copies[shared ? image : 0].blurred, vertices, count,
-                                        pitch, by_lattice ? ones.get() : term.mixing.scale.get(),
-                                        to));
+      FASTSEG_SIMD_DISPATCH(gather_rows(term.copies[shared ? image : 0].blurred.get(), vertices,
+                                        count, pitch,
+                                        by_lattice ? ones.get() : term.mixing.scale.get(), to));
       to += count * pitch;
     }
     tile.table = memory;
@@ -338,7 +348,9 @@ void MeanField::State::run(const Pass& pass) {
 
 void MeanField::State::update_messages() {
   const int64_t copy_rows = tiles.images == 1 && !tiles.starts.empty() ? tiles.starts.back() : 0;
-  for (LatticeTerm& term : lattices) term.filter(sums.get(), copy_rows, labels, pitch, tasks);
+  for (LatticeTerm& term : lattices) {
+    term.filter(sums.get(), copy_rows, labels, pitch, spare, tasks);
+  }
   for (SeparableTerm& term : separables) term.filter(images, tasks);
   messages = !order.empty();
 }

@@ -83,8 +83,9 @@ void for_pieces(int64_t pitch, const Body& body) {
 
 // x += scale * factor * row, or the matrix's columns by the row's elements.
 template <int C>
-[[gnu::always_inline]] inline void add_pointwise(const PointwiseTerm& term, int64_t point, int64_t labels, int64_t pitch,
-                   int64_t label, Piece<C>& x) {
+[[gnu::always_inline]] inline void add_pointwise(const PointwiseTerm& term, int64_t point,
+                                                 int64_t labels, int64_t pitch, int64_t label,
+                                                 Piece<C>& x) {
   const float* row = term.out + point * pitch;
   const float factor = term.after == nullptr ? 1 : term.after[point];
   if (term.matrix != nullptr) {

@@ -66,9 +66,10 @@ struct LatticeTerm {
               Normalization normalization, Mixing term_mixing, const TaskRunner& tasks,
               const char* name);
 
-  // Sums of all tiles' rows to blurred values, in each copy of the lattice.
+  // Sums of all tiles' rows to blurred values, in each copy of the lattice. spare: memory for
+  // blur_buffers(blur_options) times (vertices + 1, pitch), which all terms may share.
   void filter(const float* sums, int64_t copy_rows, int64_t labels, int64_t pitch,
-              const TaskRunner& tasks);
+              const std::vector<Buffer<float>>& spare, const TaskRunner& tasks);
 
   Mixing mixing;
   bool normalised;
@@ -80,8 +81,7 @@ struct LatticeTerm {
 
   struct Copy {
     std::vector<int32_t> vertex_rows;  // in the tiles' common numbering
-    Buffer<float> values;              // (1 + blur buffers, vertices + 1, pitch)
-    const float* blurred = nullptr;
+    Buffer<float> blurred;             // (vertices + 1, pitch)
   };
   std::vector<Copy> copies;  // one for each image where all images share the lattice, else one
 };
