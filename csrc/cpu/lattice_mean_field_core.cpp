@@ -91,6 +91,7 @@ struct MeanField::State {
   void prepare();
   void run(const Pass& pass);
   void run_tile(const Pass& pass, int64_t image, int64_t k, float* memory);
+  void run_strips(const MeanFieldTile& tile, int64_t image, int64_t first, float* memory) const;
   void update_messages();
   bool empty() const { return images == 0 || points == 0; }
 
@@ -107,6 +108,7 @@ struct MeanField::State {
   bool prepared = false;
   bool by_lattice = false;  // sums are taken lattice by lattice (MeanFieldTile::lattices)
   Buffer<float> ones;       // (pitch)
+  int64_t strip = 0;        // rows of separable terms that are computed at once
 
   Buffer<float> unary;  // (images, points, pitch)
   Buffer<float> shift;  // (images, points)
@@ -253,7 +255,9 @@ void MeanField::State::prepare() {
                            [](const LatticeTerm& term) { return !term.normalised; });
   ones = Buffer<float>(pitch);
   std::fill_n(ones.get(), pitch, 1.f);
-  scratch.resize(tiles.largest * pitch + mean_field_block_floats(pitch));
+  for (const SeparableTerm& term : separables) strip = term.gaussian.strip();
+  scratch.resize(tiles.largest * pitch + mean_field_block_floats(pitch) +
+                 static_cast<int64_t>(separables.size()) * strip * size.back() * pitch);
 }
 
 void MeanField::start() {
@@ -316,16 +320,17 @@ void MeanField::State::run_tile(const Pass& pass, int64_t image, int64_t k, floa
   std::vector<PointwiseTerm> pointwise;
   for (const SeparableTerm& term : separables) {
     const float *before = term.factors.before_or_null(), *after = term.factors.after_or_null();
-    pointwise.push_back(
-        {pass.splat ? term.in.get() + at * pitch : nullptr, before ? before + first : nullptr,
-         wants_messages ? term.out.get() + at * pitch : nullptr, after ? after + first : nullptr,
-         term.mixing.scale.get(), term.mixing.matrix.get()});
+    pointwise.push_back({pass.splat ? term.in.get() + at * pitch : nullptr,
+                         before ? before + first : nullptr, nullptr,
+                         after ? after + first : nullptr, term.mixing.scale.get(),
+                         term.mixing.matrix.get()});
   }
   if (pass.keep && !stored) pointwise.push_back({.in = q.get() + at * pitch});
   tile.pointwise = pointwise.data();
   tile.pointwise_terms = static_cast<int>(pointwise.size());
   if (pass.splat && tiles.corners > 0) {
     tile.sums = sums.get() + (copy_row + tiles.starts[t]) * pitch;
+    std::fill_n(tile.sums, tile.rows * pitch, 0.f);
   }
   if (pass.out != nullptr) {
     tile.out = pass.out + image * pass.strides.image + first * pass.strides.point;
@@ -334,7 +339,48 @@ void MeanField::State::run_tile(const Pass& pass, int64_t image, int64_t k, floa
   if (pass.divergences != nullptr) {
     tile.divergence = pass.divergences + image * tiles.per_image + k;
   }
+  if (wants_messages && !separables.empty()) return run_strips(tile, image, first, block);
   FASTSEG_SIMD_DISPATCH(mean_field_tile(tile, labels, pitch, block));
+}
+
+// A tile in strips of rows, whose rows of the separable terms are computed just before.
+// memory: of mean_field_tile, then of these rows.
+void MeanField::State::run_strips(const MeanFieldTile& tile, int64_t image, int64_t first,
+                                  float* memory) const {
+  const int64_t width = size.back(), height = separables[0].gaussian.sizes[1];
+  const auto kernel = FASTSEG_SIMD_DISPATCH(mean_field_tile);
+  std::vector<PointwiseTerm> pointwise(tile.pointwise, tile.pointwise + tile.pointwise_terms);
+  const int64_t end = first + tile.points;
+  for (int64_t begin = first, stop; begin < end; begin = stop) {
+    // As many rows as the strips have that cut what is left of the slice evenly.
+    const int64_t row = begin / width, slice_end = (row / height + 1) * height;
+    const int64_t rows = std::min(slice_end, (end + width - 1) / width) - row;
+    const int64_t strips = (rows + strip - 1) / strip;
+    const int64_t row_end = row + (rows + strips - 1) / strips;
+    stop = std::min(end, row_end * width);
+    const int64_t offset = begin - first;
+    float* out = memory + mean_field_block_floats(pitch);
+    for (size_t k = 0; k < pointwise.size(); ++k) {
+      const PointwiseTerm& whole = tile.pointwise[k];
+      if (whole.in != nullptr) pointwise[k].in = whole.in + offset * pitch;
+      if (k >= separables.size()) continue;
+      if (whole.before != nullptr) pointwise[k].before = whole.before + offset;
+      if (whole.after != nullptr) pointwise[k].after = whole.after + offset;
+      separables[k].rows(image, row, row_end, out);
+      pointwise[k].out = out + (begin - row * width) * pitch;
+      out += strip * width * pitch;
+    }
+    MeanFieldTile part = tile;
+    part.points = stop - begin;
+    part.slots += offset * tile.corners;
+    part.slice += offset * tile.corners;
+    part.splat += offset * tile.corners;
+    part.unary += offset * pitch;
+    if (part.given_q != nullptr) part.given_q += offset * pitch;
+    if (part.out != nullptr) part.out += offset * tile.out_strides.point;
+    part.pointwise = pointwise.data();
+    kernel(part, labels, pitch, memory);
+  }
 }
 
 void MeanField::State::run(const Pass& pass) {

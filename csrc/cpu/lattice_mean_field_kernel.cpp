@@ -253,7 +253,6 @@ void run_tile(const MeanFieldTile& tile, int64_t labels, int64_t any_pitch, floa
   const int64_t pitch = kPitch ? kPitch : any_pitch;
   const int size = mean_field_block(pitch);
   float inverse[kMeanFieldBlock];
-  if (tile.sums != nullptr) std::fill_n(tile.sums, tile.rows * pitch, 0.f);
   for (int64_t first = 0; first < tile.points; first += size) {
     const Block block{first, static_cast<int>(std::min<int64_t>(size, tile.points - first)), rows};
     const int64_t floats = block.count * pitch;

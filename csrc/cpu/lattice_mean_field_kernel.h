@@ -60,7 +60,7 @@ struct MeanFieldTile {
   const PointwiseTerm* pointwise;
   int pointwise_terms;
   const float* given_q;  // (points, pitch) instead of the softmax's; null: compute it
-  float* sums;           // (rows, pitch): what the points splat; null: do not
+  float* sums;           // (rows, pitch): what the points splat is added; null: do not
   float* out;            // Q; null: not wanted
   LabelStrides out_strides;
   double* divergence;  // not null: sum of given_q (log given_q - logits) instead of all else

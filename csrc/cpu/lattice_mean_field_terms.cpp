@@ -113,12 +113,22 @@ SeparableTerm::SeparableTerm(const std::vector<int64_t>& size, const double* sig
   factors = PointFactors(normalization, std::move(response), 1, tasks);
   gaussian = spatial_gaussian<float>(size.data(), sigma, axes, -1, pitch);
   in = Buffer<float>(images * points * pitch);
-  out = Buffer<float>(images * points * pitch);
-  if (gaussian.sizes[0] > 1) scratch = Buffer<float>(points * pitch);
+  source = Buffer<float>(images * points * pitch);
 }
 
 void SeparableTerm::filter(int64_t images, const TaskRunner& tasks) {
-  spatial_gaussian_filter(gaussian, images, in.get(), out.get(), scratch.get(), tasks);
+  if (!gaussian.has_depth()) return std::swap(in, source);
+  for (int64_t image = 0; image < images; ++image) {
+    const int64_t offset = image * gaussian.volume();
+    spatial_gaussian_depths(gaussian, in.get() + offset, source.get() + offset, tasks);
+  }
+}
+
+void SeparableTerm::rows(int64_t image, int64_t begin, int64_t end, float* out) const {
+  const int64_t height = gaussian.sizes[1], slice = begin / height;
+  const float* from = source.get() + image * gaussian.volume() + slice * gaussian.slice();
+  FASTSEG_SIMD_DISPATCH(
+      spatial_gaussian_rows(gaussian, from, begin - slice * height, end - slice * height, out));
 }
 
 CommonTiles::CommonTiles(std::vector<LatticeTerm>& terms, int64_t all_images, int64_t points,

@@ -86,18 +86,23 @@ struct LatticeTerm {
   std::vector<Copy> copies;  // one for each image where all images share the lattice, else one
 };
 
+// A Gaussian of positions. Its rows are computed a strip at a time where they are used, from what
+// all points put in before: they never go to memory.
 struct SeparableTerm {
   SeparableTerm(const std::vector<int64_t>& size, const double* sigma, int64_t images,
                 int64_t pitch, Normalization normalization, Mixing term_mixing,
                 const TaskRunner& tasks);
 
+  // Makes what was put in the source of the next rows.
   void filter(int64_t images, const TaskRunner& tasks);
+
+  // Rows [begin, end) of an image, counted over all slices, of one slice.
+  void rows(int64_t image, int64_t begin, int64_t end, float* out) const;
 
   Mixing mixing;
   SpatialGaussian<float> gaussian;
-  PointFactors factors;   // (points)
-  Buffer<float> in, out;  // (images, points, pitch)
-  Buffer<float> scratch;  // of an image, for volumes
+  PointFactors factors;      // (points)
+  Buffer<float> in, source;  // (images, points, pitch); volumes' source is filtered along the depth
 };
 
 // All lattices in one: a point meets `corners` vertices, and a tile numbers those of all lattices

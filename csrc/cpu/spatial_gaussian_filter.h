@@ -44,6 +44,11 @@ template <class T>
 void spatial_gaussian_filter(const SpatialGaussian<T>& op, int64_t images, const T* in, T* out,
                              T* scratch, const TaskRunner& tasks);
 
+// The pass along the depth of one image alone.
+template <class T>
+void spatial_gaussian_depths(const SpatialGaussian<T>& op, const T* in, T* out,
+                             const TaskRunner& tasks);
+
 // Rows [begin, end) of height and width of one slice (H, W, lanes) that starts at `in`, into `out`,
 // which is the first of these rows. For those who want a few rows while they are in the cache: each
 // call reads taps[1].size() - 1 rows on both sides too.

@@ -28,35 +28,47 @@ SpatialGaussian<T> spatial_gaussian(const int64_t* sizes, const double* sigma, i
   return op;
 }
 
+namespace {
+
+// Calls body(slice, begin, end) for all strips of rows of `slices` slices.
+template <class T, class Body>
+void for_strips(const SpatialGaussian<T>& op, int64_t slices, const TaskRunner& tasks,
+                const Body& body) {
+  const int64_t height = op.sizes[1], strip = op.strip();
+  const int64_t strips = (height + strip - 1) / strip;
+  tasks.run(slices * strips, [&](int64_t task) {
+    const int64_t begin = task % strips * strip;
+    body(task / strips, begin, std::min(height, begin + strip));
+  });
+}
+
+}  // namespace
+
+template <class T>
+void spatial_gaussian_depths(const SpatialGaussian<T>& op, const T* in, T* out,
+                             const TaskRunner& tasks) {
+  const auto kernel = FASTSEG_SIMD_DISPATCH(spatial_gaussian_depth<T>);
+  for_strips(op, op.sizes[0], tasks, [&](int64_t slice, int64_t begin, int64_t end) {
+    kernel(op, in, slice, begin, end, out + slice * op.slice() + begin * op.row());
+  });
+}
+
 template <class T>
 void spatial_gaussian_filter(const SpatialGaussian<T>& op, int64_t images, const T* in, T* out,
                              T* scratch, const TaskRunner& tasks) {
   if (op.volume() == 0) return;
-  const int64_t depth = op.sizes[0], height = op.sizes[1], strip = op.strip();
-  const int64_t strips = (height + strip - 1) / strip;
   const auto rows = FASTSEG_SIMD_DISPATCH(spatial_gaussian_rows<T>);
-  // Calls body(slice, begin, end) for all strips of `slices` slices.
-  const auto for_strips = [&](int64_t slices, const auto& body) {
-    tasks.run(slices * strips, [&](int64_t task) {
-      const int64_t begin = task % strips * strip;
-      body(task / strips, begin, std::min(height, begin + strip));
-    });
-  };
   const auto planar = [&](const T* from, T* to, int64_t slices) {
-    for_strips(slices, [&](int64_t slice, int64_t begin, int64_t end) {
+    for_strips(op, slices, tasks, [&](int64_t slice, int64_t begin, int64_t end) {
       const int64_t offset = slice * op.slice();
       rows(op, from + offset, begin, end, to + offset + begin * op.row());
     });
   };
-  if (!op.has_depth()) return planar(in, out, images * depth);
-
-  const auto depths = FASTSEG_SIMD_DISPATCH(spatial_gaussian_depth<T>);
+  if (!op.has_depth()) return planar(in, out, images * op.sizes[0]);
   for (int64_t image = 0; image < images; ++image) {
     const int64_t offset = image * op.volume();
-    for_strips(depth, [&](int64_t slice, int64_t begin, int64_t end) {
-      depths(op, in + offset, slice, begin, end, scratch + slice * op.slice() + begin * op.row());
-    });
-    planar(scratch, out + offset, depth);
+    spatial_gaussian_depths(op, in + offset, scratch, tasks);
+    planar(scratch, out + offset, op.sizes[0]);
   }
 }
 
@@ -64,6 +76,8 @@ void spatial_gaussian_filter(const SpatialGaussian<T>& op, int64_t images, const
   template struct SpatialGaussian<T>;                                                            \
   template SpatialGaussian<T> spatial_gaussian<T>(const int64_t*, const double*, int, int,       \
                                                   int64_t);                                      \
+  template void spatial_gaussian_depths<T>(const SpatialGaussian<T>&, const T*, T*,              \
+                                           const TaskRunner&);                                   \
   template void spatial_gaussian_filter<T>(const SpatialGaussian<T>&, int64_t, const T*, T*, T*, \
                                            const TaskRunner&);
 FASTSEG_INSTANTIATE(float)
