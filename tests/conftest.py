@@ -37,6 +37,19 @@ def garbage_in_new_memory():
     mallopt(M_PERTURB, 0)
 
 
+@pytest.fixture(params=["forward", "reverse", "shuffled"])
+def order(request, monkeypatch):
+    """Each order of the threads of CUDA kernels on the CPU, with garbage in new memory."""
+    from cuda_on_cpu.loader import load
+
+    load()
+    monkeypatch.setenv("CUDA_ON_CPU_ORDER", request.param)
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(M_PERTURB, 0x80)
+    yield request.param
+    mallopt(M_PERTURB, 0)
+
+
 @pytest.fixture(params=_extension.available_simd_levels() or ["reference"])
 def simd_level(request):
     """Each instruction set of the CPU kernels in turn."""

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from cuda_on_cpu.build import cuda_home, library
+from cuda_on_cpu.build import cuda_home
+from cuda_on_cpu.loader import SANITIZE, load
 from pool_cases import (
     CASES,
     CASES_2X2,
@@ -25,47 +26,18 @@ from pool_cases import (
     special_values,
 )
 
-import fastseg  # noqa: F401  (defines the schemas)
 from fastseg import reference
 
-SANITIZE = os.environ.get("FASTSEG_TEST_SANITIZE") == "1"
-NAMES = (
-    "max_pool2d",
-    "batch_norm_relu_max_pool2d",
-    "max_pool2d_backward",
-    "max_unpool2d",
-    "max_unpool2d_backward",
-    "pack_codes",
-)
 ops = torch.ops.fastseg_cuda_on_cpu
 
-pytestmark = pytest.mark.skipif(cuda_home() is None, reason="no CUDA headers (cuda_fp16.h) here")
+pytestmark = [
+    pytest.mark.usefixtures("order"),
+    pytest.mark.skipif(cuda_home() is None, reason="no CUDA headers (cuda_fp16.h) here"),
+]
 each_dtype = pytest.mark.parametrize("dtype", FLOATS, ids=lambda d: str(d)[6:])
 each_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=("contiguous", "channels_last"))
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 each_2x2 = pytest.mark.parametrize("case", CASES_2X2, ids=str)
-
-
-@functools.cache
-def load() -> tuple[ctypes.CDLL, torch.library.Library]:
-    definitions = torch.library.Library("fastseg_cuda_on_cpu", "DEF")
-    for name in NAMES:
-        schema = str(getattr(torch.ops.fastseg, name).default._schema)
-        definitions.define(schema.removeprefix("fastseg::"))
-    path = str(library(sanitize=SANITIZE))
-    torch.ops.load_library(path)
-    return ctypes.CDLL(path), definitions
-
-
-@pytest.fixture(autouse=True, params=["forward", "reverse", "shuffled"])
-def order(request, monkeypatch):
-    """Every test runs with each order of the threads, and with garbage in new memory."""
-    load()
-    monkeypatch.setenv("CUDA_ON_CPU_ORDER", request.param)
-    perturb = -6  # M_PERTURB: malloc fills memory with the complement of the byte, free with it
-    ctypes.CDLL(None).mallopt(perturb, 0x80)
-    yield request.param
-    ctypes.CDLL(None).mallopt(perturb, 0)
 
 
 def pooled(case: PoolCase, dtype, layout):

@@ -17,7 +17,7 @@ CSRC = HERE.parent.parent / "csrc"
 TILES_PER_LAUNCH = 500  # small enough that the tests' tensors take several launches
 
 FLAGS = (
-    "-std=c++20 -O1 -g1 -fPIC -fvisibility=hidden -DUSE_CUDA "
+    "-std=c++20 -O1 -g1 -ffp-contract=off -fPIC -fvisibility=hidden -DUSE_CUDA "
     "-DTORCH_TARGET_VERSION=0x020a000000000000 "
     f"-DFASTSEG_TILES_PER_LAUNCH={TILES_PER_LAUNCH} "
     "-Wall -Wextra -Wno-unknown-pragmas -Wno-class-memaccess -Wno-psabi"

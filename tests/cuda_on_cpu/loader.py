@@ -1,0 +1,35 @@
+"""Loads the library and registers its ops as torch.ops.fastseg_cuda_on_cpu."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+
+import torch
+
+import fastseg  # noqa: F401  (defines the schemas)
+
+from .build import library
+
+SANITIZE = os.environ.get("FASTSEG_TEST_SANITIZE") == "1"
+NAMES = (
+    "max_pool2d",
+    "batch_norm_relu_max_pool2d",
+    "max_pool2d_backward",
+    "max_unpool2d",
+    "max_unpool2d_backward",
+    "pack_codes",
+)
+
+
+@functools.cache
+def load() -> tuple[ctypes.CDLL, torch.library.Library]:
+    """Once for each process; with AddressSanitizer if FASTSEG_TEST_SANITIZE is 1."""
+    definitions = torch.library.Library("fastseg_cuda_on_cpu", "DEF")
+    for name in NAMES:
+        schema = str(getattr(torch.ops.fastseg, name).default._schema)
+        definitions.define(schema.removeprefix("fastseg::"))
+    path = str(library(sanitize=SANITIZE))
+    torch.ops.load_library(path)
+    return ctypes.CDLL(path), definitions
