@@ -98,7 +98,7 @@ FASTSEG_HOST_DEVICE V nearest(V x) {
 template <int D, class V, class S>
 FASTSEG_HOST_DEVICE void elevate(const V* feature, const S* scale, V* elevated) {
   V sum = V{};
-#pragma GCC unroll 8
+  FASTSEG_UNROLL
   for (int j = D; j > 0; --j) {
     const V scaled = times(feature[j - 1], constant<V, S>(scale[j - 1]));
     elevated[j] = plus(sum, -times(constant<V, S>(S(j)), scaled));
@@ -111,7 +111,7 @@ FASTSEG_HOST_DEVICE void elevate(const V* feature, const S* scale, V* elevated) 
 template <int D, class V, class S>
 FASTSEG_HOST_DEVICE void round_to_quotients(const V* elevated, V* quotient) {
   const V inverse = constant<V, S>(S(1) / S(D + 1));
-#pragma GCC unroll 9
+  FASTSEG_UNROLL
   for (int i = 0; i <= D; ++i) quotient[i] = nearest<V, S>(times(elevated[i], inverse));
 }
 
@@ -122,15 +122,15 @@ FASTSEG_HOST_DEVICE void enclose(const V* elevated, V* quotient, V* rank, V* bar
   const V zero = V{}, one = constant<V, S>(S(1)), size = constant<V, S>(S(D + 1));
   V offset[D + 1];
   V sum = V{};
-#pragma GCC unroll 9
+  FASTSEG_UNROLL
   for (int i = 0; i <= D; ++i) {
     offset[i] = plus(elevated[i], -times(quotient[i], size));
     sum = plus(sum, quotient[i]);
     rank[i] = zero;
   }
-#pragma GCC unroll 9
+  FASTSEG_UNROLL
   for (int i = 0; i < D; ++i) {
-#pragma GCC unroll 9
+    FASTSEG_UNROLL
     for (int j = i + 1; j <= D; ++j) {
       const V less = offset[i] < offset[j] ? one : zero;
       rank[i] = plus(rank[i], less);
@@ -139,23 +139,46 @@ FASTSEG_HOST_DEVICE void enclose(const V* elevated, V* quotient, V* rank, V* bar
   }
   const V inverse = constant<V, S>(S(1) / S(D + 1));
   V sorted[D + 1];  // by rank
-#pragma GCC unroll 9
+  FASTSEG_UNROLL
   for (int i = 0; i <= D; ++i) sorted[i] = zero;
-#pragma GCC unroll 9
+  FASTSEG_UNROLL
   for (int i = 0; i <= D; ++i) {
     const V moved = plus(rank[i], sum);
     const V step = moved < zero ? one : (moved >= size ? -one : zero);
     rank[i] = plus(moved, times(step, size));
     quotient[i] = plus(quotient[i], step);
     const V height = times(plus(elevated[i], -times(quotient[i], size)), inverse);
-#pragma GCC unroll 9
+    FASTSEG_UNROLL
     for (int r = 0; r <= D; ++r) {
       sorted[r] = rank[i] == constant<V, S>(S(r)) ? height : sorted[r];
     }
   }
   barycentric[0] = plus(sorted[D], plus(one, -sorted[0]));
-#pragma GCC unroll 9
+  FASTSEG_UNROLL
   for (int r = 1; r <= D; ++r) barycentric[r] = plus(sorted[D - r], -sorted[D - r + 1]);
+}
+
+// Calls body.operator()<D>() for D = d.
+template <class Body>
+inline auto with_dimensions(int d, const Body& body) {
+  switch (d) {
+    case 1:
+      return body.template operator()<1>();
+    case 2:
+      return body.template operator()<2>();
+    case 3:
+      return body.template operator()<3>();
+    case 4:
+      return body.template operator()<4>();
+    case 5:
+      return body.template operator()<5>();
+    case 6:
+      return body.template operator()<6>();
+    case 7:
+      return body.template operator()<7>();
+    default:
+      return body.template operator()<8>();
+  }
 }
 
 }  // namespace fastseg::permutohedral

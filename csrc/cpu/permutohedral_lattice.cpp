@@ -13,13 +13,14 @@
 #include "cpu/permutohedral_lattice.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <mutex>
 #include <numeric>
 #include <sstream>
 #include <stdexcept>
+#include <string>
 
+#include "common/permutohedral_features.h"
 #include "cpu/permutohedral_dilation.h"
 #include "cpu/permutohedral_index.h"
 #include "cpu/permutohedral_keys.h"
@@ -109,7 +110,10 @@ class Builder {
     tasks_.run(out_.tiles, [&](int64_t t) { ranges[t] = kernel(points_of(out_.tile(t))); });
     layouts_.resize(in_.batch);
     for (int64_t t = 0; t < out_.tiles; ++t) {
-      if (ranges[t].bad) explain(points_of(out_.tile(t)));
+      if (!ranges[t].bad) continue;
+      const SimplexPoints<T> p = points_of(out_.tile(t));
+      permutohedral::refuse_features(std::string("fastseg::") + name_, p.features, p.d, p.points,
+                                     p.plane_stride);
     }
     for (int64_t b = 0; b < in_.batch; ++b) layouts_[b] = layout_of(ranges.data(), b);
   }
@@ -135,20 +139,6 @@ class Builder {
            " bits for a vertex, of which 128 are there: use larger bandwidths");
     }
     return layout;
-  }
-
-  [[noreturn]] void explain(const SimplexPoints<T>& p) const {
-    int worst = 0;
-    T largest = 0;
-    for (int j = 0; j < p.d; ++j) {
-      for (int64_t i = 0; i < p.points; ++i) {
-        const T x = p.features[j * p.plane_stride + i];
-        if (!std::isfinite(x)) fail(name_, "features must be finite, got ", x, " in dimension ", j);
-        if (std::abs(x) > largest) largest = std::abs(x), worst = j;
-      }
-    }
-    fail(name_, "features must be smaller, got up to ", largest, " in dimension ", worst,
-         ", too many lattice steps for their dtype: use a larger bandwidth or float64");
   }
 
   template <class Key>

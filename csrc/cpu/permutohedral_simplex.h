@@ -21,28 +21,7 @@ struct KeyLayout {
   int shift[permutohedral::kMaxDimensions] = {};
 };
 
-// Calls body.operator()<D>() for D = d.
-template <class Body>
-inline auto with_dimensions(int d, const Body& body) {
-  switch (d) {
-    case 1:
-      return body.template operator()<1>();
-    case 2:
-      return body.template operator()<2>();
-    case 3:
-      return body.template operator()<3>();
-    case 4:
-      return body.template operator()<4>();
-    case 5:
-      return body.template operator()<5>();
-    case 6:
-      return body.template operator()<6>();
-    case 7:
-      return body.template operator()<7>();
-    default:
-      return body.template operator()<8>();
-  }
-}
+using permutohedral::with_dimensions;
 
 // Points [0, points) of feature planes that are `plane_stride` apart.
 template <class T>

@@ -106,6 +106,11 @@ T __shfl_xor_sync(unsigned mask, T value, int bits) {
   return cuda_on_cpu::shuffle(mask, value, cuda_on_cpu::lane() ^ bits);
 }
 template <class T>
+T __shfl_up_sync(unsigned mask, T value, int delta) {
+  const int lane = cuda_on_cpu::lane();
+  return cuda_on_cpu::shuffle(mask, value, lane < delta ? lane : lane - delta);
+}
+template <class T>
 T __shfl_down_sync(unsigned mask, T value, int delta) {
   const int lane = cuda_on_cpu::lane();
   return cuda_on_cpu::shuffle(mask, value, lane + delta < 32 ? lane + delta : lane);
@@ -129,6 +134,25 @@ template <class T>
 T atomicMax(T* p, T value) {
   const T before = *p;
   *p = before < value ? value : before;
+  return before;
+}
+
+template <class T>
+T atomicMin(T* p, T value) {
+  const T before = *p;
+  *p = value < before ? value : before;
+  return before;
+}
+template <class T>
+T atomicOr(T* p, T bits) {
+  const T before = *p;
+  *p = before | bits;
+  return before;
+}
+template <class T>
+T atomicCAS(T* p, T expected, T value) {
+  const T before = *p;
+  if (before == expected) *p = value;
   return before;
 }
 

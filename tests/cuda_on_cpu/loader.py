@@ -20,6 +20,7 @@ NAMES = (
     "max_unpool2d",
     "max_unpool2d_backward",
     "pack_codes",
+    "permutohedral_lattice",
 )
 
 
