@@ -30,7 +30,7 @@ FASTSEG_HOST_DEVICE int tile_table_size(int entries) { return entries + entries 
 __device__ inline int as_row(int value) { return kEmptySlot - 1 - value; }
 
 template <int D>
-__global__ void __launch_bounds__(kLatticeThreads)
+__global__ void __launch_bounds__(kLatticeThreads, 5)
     tile_rows_hash(LatticeRows op, Groups groups, VertexSources sources, unsigned table_size) {
   FASTSEG_DYNAMIC_SHARED(int, partial);
   const Group group = groups[blockIdx.x];
