@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import functools
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from cuda_on_cpu.build import cuda_home
 from cuda_on_cpu.loader import SANITIZE, load
+from cuda_on_cpu.sanitized import run_sanitized
 from pool_cases import (
     CASES,
     CASES_2X2,
@@ -269,23 +265,9 @@ def test_under_address_sanitizer(order):
     """A part of these tests, with every access to a tensor or to shared memory checked."""
     if order != "forward":
         pytest.skip("threads that touch what they should not do so in any order")
-    runtimes = [
-        subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True).stdout
-        for name in ("libasan.so", "libstdc++.so.6")  # the first looks for the second as it starts
-    ]
-    if not all(Path(path.strip()).is_absolute() for path in runtimes):
-        pytest.skip("g++ comes without AddressSanitizer")
-    environment = os.environ | {
-        "FASTSEG_TEST_SANITIZE": "1",
-        "LD_PRELOAD": " ".join(path.strip() for path in runtimes),
-        "ASAN_OPTIONS": "detect_leaks=0:max_malloc_fill_size=4096",
-    }
-    command = [sys.executable, "-m", "pytest", "-sqx", "-p", "no:cacheprovider", __file__, "-k"]
-    run = functools.partial(subprocess.run, capture_output=True, text=True, env=environment)
-
     others = "float32 or float64 or bfloat16"  # 16-bit vectors are the longest
-    good = run([*command, f"forward and not past_shared and not ({others})"])
+    good = run_sanitized(__file__, f"forward and not past_shared and not ({others})")
     assert good.returncode == 0, good.stdout + good.stderr
-    bad = run([*command, "forward and past_shared"])
+    bad = run_sanitized(__file__, "forward and past_shared")
     assert bad.returncode != 0
     assert "heap-buffer-overflow" in bad.stderr + bad.stdout

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from cuda_on_cpu.build import cuda_home
+from cuda_on_cpu.loader import SANITIZE
+from cuda_on_cpu.sanitized import run_sanitized
 from permutohedral_cases import CASES, FLOATS, LatticeCase, assert_format, assert_same_lattice
 
 from fastseg import reference
@@ -147,3 +149,11 @@ def test_large_features_of_float64_make_a_lattice():
     features = case.features(torch.float64)
     expected = reference.permutohedral_lattice(features)
     assert_same_lattice(permutohedral_lattice(features), expected, case)
+
+
+@pytest.mark.skipif(SANITIZE, reason="this is the inner run")
+def test_under_address_sanitizer(order):
+    if order != "forward":
+        pytest.skip("threads that touch what they should not do so in any order")
+    done = run_sanitized(__file__, "forward and references and float32")
+    assert done.returncode == 0, done.stdout + done.stderr

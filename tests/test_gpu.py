@@ -8,6 +8,8 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from permutohedral_cases import CASES as LATTICES
+from permutohedral_cases import LatticeCase, assert_format, assert_same_lattice
 from pool_cases import (
     CASES,
     FLOATS,
@@ -20,6 +22,7 @@ from pool_cases import (
 
 import fastseg
 from fastseg import _extension, reference
+from fastseg.reference.permutohedral_lattice import PermutohedralTensors
 
 pytestmark = [
     pytest.mark.gpu,
@@ -174,6 +177,43 @@ def test_more_than_one_launch():
         expected, indices = F.max_pool2d(plane[None], 2, return_indices=True)
         assert torch.equal(v, expected[0])
         assert torch.equal(fastseg.codes_to_indices(c[None], plane.shape, 2), indices)
+
+
+def lattice_of(case: LatticeCase, dtype=torch.float32) -> PermutohedralTensors:
+    """Built on the GPU, then moved."""
+    features = case.features(dtype).cuda()
+    lattice = ops.permutohedral_lattice(features, case.refine, case.dilation)
+    assert all(x.is_cuda for x in lattice[:7])
+    assert not lattice[7].is_cuda
+    return PermutohedralTensors(*(x.cpu() for x in lattice))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("case", LATTICES, ids=str)
+def test_lattices_match_the_reference(case, dtype):
+    actual = lattice_of(case, dtype)
+    expected = reference.permutohedral_lattice(case.features(dtype), case.refine, case.dilation)
+    assert_same_lattice(actual, expected, case)
+    assert_format(actual, case)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.1, 3.0, 100.0])
+@pytest.mark.parametrize("dilation", [0, 1, 2])
+def test_repeated_lattices_are_identical(dilation, spread):
+    case = LatticeCase(2, 5, 187500, 1.0, dilation, spread)
+    first = lattice_of(case)
+    for _ in range(5):
+        for a, b in zip(lattice_of(case), first, strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(("value", "message"), [(torch.nan, "finite, got nan"), (1e9, "smaller")])
+def test_bad_features_are_an_error_after_which_the_device_goes_on(value, message):
+    features = torch.randn(2, 3, 1000, device="cuda")
+    features[1, 2, 999] = value
+    with pytest.raises(RuntimeError, match=f"permutohedral_lattice: features must be {message}"):
+        ops.permutohedral_lattice(features)
+    assert ops.permutohedral_lattice(features[:1])[7].item() > 0
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")

@@ -157,6 +157,7 @@ class LatticeBuilder {
     check(find_added(shape_, op, stream_));
     scan(numbers);
     vertices_ += fetch<int>(op.numbers + candidates, 1)[0];
+    check_count(op_, "the number of vertices", vertices_);
     sources_ = call_.integers({vertices_});
     added_starts_ = call_.integers({shape_.batch});
     check(number_added(shape_, op, ints(sources_), ints(added_starts_), stream_));

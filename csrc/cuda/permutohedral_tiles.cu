@@ -29,6 +29,7 @@ FASTSEG_HOST_DEVICE int tile_table_size(int entries) { return entries + entries 
 // A slot that holds a row instead of its entry.
 __device__ inline int as_row(int value) { return kEmptySlot - 1 - value; }
 
+// 5 blocks, 48 registers: ptxas aims at 32 by itself and spills.
 template <int D>
 __global__ void __launch_bounds__(kLatticeThreads, 5)
     tile_rows_hash(LatticeRows op, Groups groups, VertexSources sources, unsigned table_size) {
@@ -51,6 +52,7 @@ __global__ void __launch_bounds__(kLatticeThreads, 5)
   int count = 0;
   for (int begin = 0; begin < entries; begin += kLatticeThreads) {
     const int e = begin + t;
+    // Of a vertex' entries only this one finds itself, before it puts a row there and after.
     const bool is_first = e < entries && rows.slots[entry_slots[e]] == e;
     const BlockSums firsts = block_scan(is_first, partial);
     if (is_first) {
