@@ -40,8 +40,9 @@ def permutohedral_lattice(
 
     Raises:
         RuntimeError: features of another shape or dtype, not finite, or so large that their
-            lattice coordinates exceed 2^20 (float32) or 2^29 (float64) simplices or all of them
-            together 128 bits; N * (d + 1) of 2^31 or more.
+            lattice coordinates exceed 2^20 (float32) or 2^29 (float64) simplices or, on the CPU,
+            all of them together 128 bits; N * (d + 1) of 2^31 or more, on CUDA B * N * (d + 1) of
+            2^30 or more.
 
     Adams, Baek & Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", 2010.
     """
