@@ -137,6 +137,11 @@ BAD = {
         "compat of dimension >2",
     ),
     "compat NaN": (lambda: gaussian(compat=np.nan), ValueError, "compat must be finite"),
+    "compat huge": (
+        lambda: gaussian(compat=1e30),
+        ValueError,
+        "compatibility must be finite and no larger than 1e20",
+    ),
     "compat word": (lambda: gaussian(compat="x"), TypeError, "compat must be an array, got str"),
     "kernel": (lambda: gaussian(kernel=7), ValueError, "kernel must be one of CONST_KERNEL"),
     "normalization": (

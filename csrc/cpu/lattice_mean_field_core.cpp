@@ -133,8 +133,11 @@ Mixing MeanField::State::mixing(const Compatibility& compatibility) const {
   const int64_t count = compatibility.kind == Kind::potts      ? 1
                         : compatibility.kind == Kind::diagonal ? labels
                                                                : labels * labels;
+  // Sums of messages stay finite, and beyond them a label that is ruled out stays so.
+  constexpr float kLargest = 1e20f;
   for (int64_t i = 0; i < count; ++i) {
-    check(std::isfinite(compatibility.values[i]), "compatibility must be finite");
+    check(std::abs(compatibility.values[i]) <= kLargest,
+          "compatibility must be finite and no larger than 1e20");
   }
   check(!prepared, "terms must be added before the start");
   return Mixing(compatibility, labels, pitch);
