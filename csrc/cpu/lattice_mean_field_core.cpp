@@ -216,10 +216,8 @@ void MeanField::clear_terms() {
 
 void MeanField::set_unary(const float* energies, LabelStrides strides) {
   State& s = *state_;
-  if (!s.unary) {
-    s.unary = Buffer<float>(s.images * s.points * s.pitch);
-    s.shift = Buffer<float>(s.images * s.points);
-  }
+  // Into memory of their own: refused energies leave those of before.
+  Buffer<float> unary(s.images * s.points * s.pitch), shift(s.images * s.points);
   constexpr int64_t kTask = 2048;
   const int64_t per_image = (s.points + kTask - 1) / kTask;
   std::atomic<int> error{0};
@@ -229,7 +227,7 @@ void MeanField::set_unary(const float* energies, LabelStrides strides) {
     const UnaryError bad = FASTSEG_SIMD_DISPATCH(
         read_unary(energies + image * strides.image + first * strides.point, strides,
                    std::min(kTask, s.points - first), s.labels, s.pitch,
-                   s.unary.get() + at * s.pitch, s.shift.get() + at));
+                   unary.get() + at * s.pitch, shift.get() + at));
     int before = error;
     while (before < static_cast<int>(bad) &&
            !error.compare_exchange_weak(before, static_cast<int>(bad))) {
@@ -238,6 +236,8 @@ void MeanField::set_unary(const float* energies, LabelStrides strides) {
   const char* message[] = {"", "unary must not be NaN", "unary must not be -infinity",
                            "unary must leave every point a label of finite energy"};
   s.check(error == 0, message[error]);
+  s.unary = std::move(unary);
+  s.shift = std::move(shift);
 }
 
 void MeanField::State::prepare() {
