@@ -248,6 +248,13 @@ def test_an_object_survives_what_it_refuses():
     with pytest.raises(ValueError, match="features"):
         d.addPairwiseEnergy(with_value(FEATURES, np.inf), 3)
     np.testing.assert_array_equal(d.inference(2), expected)
+    fresh = crf()
+    fresh.addPairwiseGaussian(3, 3)
+    for each in (d, fresh):
+        each.addPairwiseEnergy(np.arange(2 * N, dtype=np.float32).reshape(2, N), 3)
+        each.addPairwiseGaussian(0.5, 3)
+    counts = [[each._crf.vertex_count(k) for k in range(3)] for each in (d, fresh)]
+    assert counts[0] == counts[1]
 
 
 def read_only(array):

@@ -147,11 +147,13 @@ void MeanField::State::add_lattice(const LatticeInput<float>& input, Normalizati
                                    const Compatibility& compatibility,
                                    const LatticeOptions& options) {
   Mixing factors = mixing(compatibility);
-  order.push_back(static_cast<int>(lattices.size()));
-  if (empty()) return;
-  lattices.emplace_back(input, BlurOptions{options.passes, options.symmetric, false, options.side},
-                        filter_gain(input.d, options), normalization, std::move(factors), tasks,
-                        name.c_str());
+  const int number = static_cast<int>(lattices.size());
+  if (!empty()) {
+    lattices.emplace_back(
+        input, BlurOptions{options.passes, options.symmetric, false, options.side},
+        filter_gain(input.d, options), normalization, std::move(factors), tasks, name.c_str());
+  }
+  order.push_back(number);  // features that are refused make no term
 }
 
 void MeanField::add_features(const float* features, int64_t feature_images, int64_t dimensions,
@@ -224,10 +226,10 @@ void MeanField::set_unary(const float* energies, LabelStrides strides) {
   s.tasks.run(s.images * per_image, [&](int64_t task) {
     const int64_t image = task / per_image, first = task % per_image * kTask;
     const int64_t at = image * s.points + first;
-    const UnaryError bad = FASTSEG_SIMD_DISPATCH(
-        read_unary(energies + image * strides.image + first * strides.point, strides,
-                   std::min(kTask, s.points - first), s.labels, s.pitch,
-                   unary.get() + at * s.pitch, shift.get() + at));
+    const UnaryError bad =
+        FASTSEG_SIMD_DISPATCH(read_unary(energies + image * strides.image + first * strides.point,
+                                         strides, std::min(kTask, s.points - first), s.labels,
+                                         s.pitch, unary.get() + at * s.pitch, shift.get() + at));
     int before = error;
     while (before < static_cast<int>(bad) &&
            !error.compare_exchange_weak(before, static_cast<int>(bad))) {
