@@ -14,7 +14,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <mutex>
 #include <numeric>
 #include <sstream>
 #include <stdexcept>
@@ -25,6 +24,7 @@
 #include "cpu/permutohedral_index.h"
 #include "cpu/permutohedral_keys.h"
 #include "cpu/permutohedral_simplex.h"
+#include "cpu/task_memory.h"
 
 namespace fastseg::cpu {
 namespace {
@@ -41,28 +41,6 @@ template <class... Parts>
   (message << ... << parts);
   throw std::runtime_error(message.str());
 }
-
-// Objects that tasks borrow one at a time; as many as there are tasks at once.
-template <class X>
-class Pool {
- public:
-  template <class Body>
-  void borrow(const Body& body) {
-    std::unique_ptr<X> x;
-    {
-      const std::lock_guard lock(mutex_);
-      if (!idle_.empty()) x = std::move(idle_.back()), idle_.pop_back();
-    }
-    if (!x) x = std::make_unique<X>();
-    body(*x);
-    const std::lock_guard lock(mutex_);
-    idle_.push_back(std::move(x));
-  }
-
- private:
-  std::mutex mutex_;
-  std::vector<std::unique_ptr<X>> idle_;
-};
 
 template <class T>
 class Builder {
@@ -226,9 +204,10 @@ class Builder {
     const int64_t tiles = out_.tiles_per_image();
     for (auto& image : lists) image.resize(tiles);
     {
-      Pool<Scratch<Key>> pool;
+      TaskMemory<Scratch<Key>> memory;
       tasks_.run(out_.tiles, [&](int64_t t) {
-        pool.borrow(
+        memory.borrow(
+            [] { return std::make_unique<Scratch<Key>>(); },
             [&](Scratch<Key>& scratch) { scan_tile(t, scratch, lists[t / tiles][t % tiles]); });
       });
     }
