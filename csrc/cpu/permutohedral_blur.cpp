@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <memory>
-#include <utility>
 
 namespace fastseg::cpu {
 namespace {
@@ -47,33 +46,8 @@ T* blur(const LatticeView<T>& lattice, const BlurOptions& options, int64_t strid
     for_vertices(lattice, stride, tasks,
                  [&](int64_t begin, int64_t end) { kernel(op, begin, end); });
   };
-  const int axes = lattice.d + 1, steps = options.passes * axes;
-  const auto axis = [&](int i, bool reverse) { return reverse ? axes - 1 - i % axes : i % axes; };
-  if (!options.symmetric) {
-    T *from = values, *to = scratch[0];
-    for (int i = 0; i < steps; ++i) {
-      step(axis(i, options.reverse), from, nullptr, to);
-      std::swap(from, to);
-    }
-    return from;
-  }
-  // The forward order leaves `values` alone.
-  const T* from = values;
-  T *to = scratch[0], *other = scratch[1];
-  for (int i = 0; i < steps; ++i) {
-    step(axis(i, false), from, nullptr, to);
-    from = to;
-    std::swap(to, other);
-  }
-  const T* forward = from;  // `to` is the other scratch
-  T* free = values;
-  from = values;
-  for (int i = 0; i < steps; ++i) {
-    step(axis(i, true), from, i == steps - 1 ? forward : nullptr, to);
-    from = to;
-    std::swap(to, free);
-  }
-  return free;
+  T* const more = options.symmetric ? scratch[1] : nullptr;
+  return blur_steps(options, lattice.d + 1, values, scratch[0], more, step);
 }
 
 template <class T>

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "common/permutohedral_blur.h"
 #include "cpu/permutohedral_lattice.h"
 #include "cpu/simd_level.h"
 #include "cpu/tasks.h"
@@ -48,23 +49,13 @@ struct ReduceRows {
 FASTSEG_DECLARE_KERNEL(template <class T> FASTSEG_REDUCE(T))
 #undef FASTSEG_REDUCE
 
-// How a lattice is blurred (fastseg/_lattice_quality.py).
-struct BlurOptions {
-  int passes = 1;          // along each axis
-  bool symmetric = false;  // the mean of the forward and the reverse order of axes
-  bool reverse = false;    // the order d..0 of axes; without effect on symmetric
-  double side = 0.5;       // a neighbour's weight
-};
-
 // Sums of all tiles' rows into `out` (vertices + 1 rows, of which it sets the last to zero).
 template <class T>
 void reduce(const LatticeView<T>& lattice, int64_t stride, const T* rows, T* out,
             const TaskRunner& tasks);
 
-// Buffers of (vertices + 1) * stride elements that blur needs beside its input.
-inline int blur_buffers(const BlurOptions& options) { return options.symmetric ? 2 : 1; }
-
-// Blurs `values` and returns where the result lies: in `values` itself or in one of `scratch`.
+// Blurs `values` and returns where the result lies (blur_steps). values and the blur_buffers of
+// `scratch` have (vertices + 1) * stride elements.
 template <class T>
 T* blur(const LatticeView<T>& lattice, const BlurOptions& options, int64_t stride, T* values,
         T* const* scratch, const TaskRunner& tasks);
