@@ -23,7 +23,7 @@ from cuda_on_cpu.build import CSRC, cuda_home
 ARCHS = ("80", "90", "100")
 # Of 65536 registers for 2048 threads: the 2x2 kernels keep 5 blocks of 256 threads resident, the
 # kernels for any window, which read less at once, at least 3, as does the simplex of 8 dimensions
-# in double; the lattice's look-ups, which wait for memory, 5.
+# in double; the lattice's look-ups, which wait for memory, 5; the filters 4.
 CEILINGS = {
     "_2x2": 48,
     "_any": 80,
@@ -34,6 +34,7 @@ CEILINGS = {
     "_simplex": 80,
     "_hash": 48,
 }
+CEILINGS |= {"_order": 40, "_reduce": 48, "_blur": 40, "_splat": 64, "_slice": 48, "_gradient": 64}
 
 
 def tool(name: str) -> str | None:

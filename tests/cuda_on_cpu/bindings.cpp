@@ -11,6 +11,7 @@
 #include "cuda/max_pool2d.cpp"
 #include "cuda/max_unpool2d.cpp"
 #include "cuda/pack_codes.cpp"
+#include "cuda/permutohedral_filter.cpp"
 #include "cuda/permutohedral_lattice.cpp"
 
 // Linked with -Bsymbolic, these come before libtorch's.

@@ -23,6 +23,8 @@ constexpr int kWarp = 32;
 bool launch_failed = false;
 std::string failure;  // of the last launch that failed
 
+size_t largest_shared = 48 << 10;  // that a block may have; cudaFuncSetAttribute raises it
+
 struct Failure {};  // unwinds the thread that failed
 
 enum class State { kNew, kRunning, kAtBarrier, kAtExchange, kDone };
@@ -237,6 +239,11 @@ void fail(const std::string& message) {
 }
 
 void launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body) {
+  if (grid.x * grid.y * grid.z == 0 || shared_bytes > largest_shared) {
+    launch_failed = true;
+    failure = "invalid configuration: an empty grid, or more shared memory than was asked for";
+    return;
+  }
   Launch launch(grid, block, shared_bytes, body);
   current = &launch;
   launch.run();
@@ -252,6 +259,11 @@ extern "C" cudaError_t cudaGetLastError() {
 }
 
 extern "C" const char* cudaGetErrorString(cudaError_t) { return cuda_on_cpu::failure.c_str(); }
+
+extern "C" cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int bytes) {
+  cuda_on_cpu::largest_shared = std::max<size_t>(cuda_on_cpu::largest_shared, bytes);
+  return cudaSuccess;
+}
 
 extern "C" cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t) {
   std::memset(p, value, bytes);

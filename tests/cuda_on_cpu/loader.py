@@ -20,6 +20,8 @@ NAMES = (
     "max_unpool2d",
     "max_unpool2d_backward",
     "pack_codes",
+    "permutohedral_filter",
+    "permutohedral_filter_backward",
     "permutohedral_lattice",
 )
 
