@@ -35,6 +35,7 @@ CEILINGS = {
     "_hash": 48,
 }
 CEILINGS |= {"_order": 40, "_reduce": 48, "_blur": 40, "_splat": 64, "_slice": 48, "_gradient": 64}
+CEILINGS |= {"_taps": 40, "_pass": 64}
 
 
 def tool(name: str) -> str | None:

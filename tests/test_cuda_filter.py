@@ -165,3 +165,59 @@ def test_a_bad_lattice_stops_the_filter(change, message):
     ):
         with pytest.raises(RuntimeError, match=f"permutohedral_filter: {message}"):
             op(*values, *lattice._replace(**bad)[:7])
+
+
+# The exact Gaussian of the pixel grid.
+
+GAUSSIANS = [
+    # (B, C, *spatial), sigma
+    ((2, 3, 17), (2.0,)),
+    ((1, 1, 1), (3.0,)),
+    ((2, 5, 13, 19), (3.0, 1.5)),
+    ((1, 2, 9, 64), (50.0, 300.0)),  # taps end with the axes
+    ((1, 1, 8, 700), (1e-3, 80.0)),  # more taps than a tile in shared memory may have
+    ((1, 1, 700, 12), (80.0, 1e-3)),
+    ((1, 1, 130, 80), (2.0, 3.0)),  # several tiles along the axes and across
+    ((2, 4, 1, 33), (2.0, 2.0)),
+    ((2, 3, 5, 12, 11), (0.7, 2.0, 3.0)),
+    ((2, 3, 0, 5), (1.0, 1.0)),
+]
+
+
+@each_dtype
+@pytest.mark.parametrize(("shape", "sigma"), GAUSSIANS, ids=str)
+def test_spatial_gaussian_filter(shape, sigma, dtype):
+    values = torch.randn(shape, dtype=dtype)
+    for derivative in range(-1, len(sigma)):
+        bandwidths = torch.tensor(sigma, dtype=FLOATS[derivative % 2])
+        out = ops.spatial_gaussian_filter(values, bandwidths, derivative)
+        assert_close(out, reference.spatial_gaussian_filter(values, bandwidths, derivative))
+
+
+@each_dtype
+@pytest.mark.parametrize("channels", [2, 3, 21, 33])
+def test_spatial_gaussian_filter_channels_last(channels, dtype):
+    values, sigma = torch.randn(2, channels, 11, 45, dtype=dtype), torch.tensor([1.5, 3.0])
+    pixels_first = values.contiguous(memory_format=torch.channels_last)
+    for derivative in (-1, 1):
+        out = ops.spatial_gaussian_filter(pixels_first, sigma, derivative)
+        expected = reference.spatial_gaussian_filter(values, sigma, derivative)
+        assert out.stride() == pixels_first.stride()
+        assert_close(out.contiguous(), expected)
+
+
+def test_nan_and_inf_reach_as_far_as_the_taps():
+    sigma = torch.tensor([0.5, 0.5])  # two taps on each side
+    values = torch.zeros(1, 2, 9, 21)
+    values[0, 0, 4, 10], values[0, 1, 0, 0] = torch.nan, torch.inf
+    expected = reference.spatial_gaussian_filter(values, sigma)
+    for x in (values, values.contiguous(memory_format=torch.channels_last)):
+        out = ops.spatial_gaussian_filter(x, sigma)
+        torch.testing.assert_close(out, expected, equal_nan=True, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, torch.nan, torch.inf])
+def test_a_bad_bandwidth_stops_the_filter(bad):
+    for sigma in (torch.tensor([bad, 1.0]), torch.tensor([1.0, bad]).double()):
+        with pytest.raises(RuntimeError, match="sigma must be positive and finite"):
+            ops.spatial_gaussian_filter(torch.zeros(1, 1, 3, 3), sigma)

@@ -13,6 +13,7 @@
 #include "cuda/pack_codes.cpp"
 #include "cuda/permutohedral_filter.cpp"
 #include "cuda/permutohedral_lattice.cpp"
+#include "cuda/spatial_gaussian_filter.cpp"
 
 // Linked with -Bsymbolic, these come before libtorch's.
 extern "C" {

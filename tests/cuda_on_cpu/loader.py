@@ -23,6 +23,7 @@ NAMES = (
     "permutohedral_filter",
     "permutohedral_filter_backward",
     "permutohedral_lattice",
+    "spatial_gaussian_filter",
 )
 
 
