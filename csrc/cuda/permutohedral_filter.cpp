@@ -6,35 +6,12 @@
 
 #include "common/permutohedral_filter_ops.h"
 #include "cuda/binding.h"
+#include "cuda/permutohedral_binding.h"
 
 namespace fastseg::cuda {
 namespace {
 
 constexpr const char* kFilter = "fastseg::permutohedral_filter";
-
-const int* integers(const Tensor& t) { return static_cast<const int*>(t.const_data_ptr()); }
-
-template <class T>
-LatticeView<T> view_of(const FilterCall& call) {
-  const int64_t per_image = call.batch == 0 ? 0 : call.tiles / call.batch;
-  check_count(kFilter, "the entries of slots", call.slots.numel());
-  check_count(kFilter, "the tiles' rows by their channels", call.rows * kChannelChunk / 4);
-  check_count(kFilter, "the vertices by their channels", (call.vertices + 1) * kChannelChunk / 4);
-  return {static_cast<int>(call.d + 1),
-          static_cast<int>(call.batch),
-          static_cast<int>(call.points),
-          static_cast<int>(per_image),
-          static_cast<int>(permutohedral::tile_points(call.points, per_image)),
-          static_cast<int>(call.rows),
-          static_cast<int>(call.vertices),
-          integers(call.slots),
-          static_cast<const T*>(call.barycentric.const_data_ptr()),
-          integers(call.tile_starts),
-          integers(call.tile_vertices),
-          integers(call.vertex_rows),
-          integers(call.vertex_starts),
-          integers(call.neighbors)};
-}
 
 // A job and its scratch.
 template <class T>
@@ -44,7 +21,7 @@ struct Job {
         starts(torch::stable::new_empty(call.slots, {2 * call.rows + 1})),
         rows(torch::stable::new_empty(call.values, {call.rows * chunk_pitch(call.channels)})),
         buffers(new_buffers(call)),
-        job{view_of<T>(call),
+        job{lattice_view<T>(kFilter, call, kChannelChunk / 4),
             options_of(call),
             static_cast<T>(call.gain),
             static_cast<int>(call.channels),

@@ -8,6 +8,7 @@
 #define STABLE_TORCH_LIBRARY_IMPL(ns, key, m) \
   _STABLE_TORCH_LIBRARY_IMPL(fastseg_cuda_on_cpu, CPU, m, C10_UID)
 
+#include "cuda/lattice_mean_field.cpp"
 #include "cuda/max_pool2d.cpp"
 #include "cuda/max_unpool2d.cpp"
 #include "cuda/pack_codes.cpp"

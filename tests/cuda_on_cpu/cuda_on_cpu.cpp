@@ -260,6 +260,12 @@ extern "C" cudaError_t cudaGetLastError() {
 
 extern "C" const char* cudaGetErrorString(cudaError_t) { return cuda_on_cpu::failure.c_str(); }
 
+extern "C" cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
+  const bool captures = std::getenv("CUDA_ON_CPU_CAPTURES") != nullptr;
+  *status = captures ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
+
 extern "C" cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int bytes) {
   cuda_on_cpu::largest_shared = std::max<size_t>(cuda_on_cpu::largest_shared, bytes);
   return cudaSuccess;

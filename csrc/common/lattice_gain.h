@@ -1,0 +1,19 @@
+#pragma once
+// What multiplies the result of a lattice's blur: LatticeQuality.gain of
+// fastseg/_lattice_quality.py.
+
+#include <cmath>
+
+namespace fastseg {
+
+// keeps_integral: so that the kernel's integral is the Gaussian's; else Kraehenbuehl and Koltun's.
+inline double lattice_gain(int d, bool keeps_integral, double refine, int passes) {
+  if (!keeps_integral) return 1 / (1 + std::pow(2.0, -d));
+  // The lattice has one vertex in sqrt(3/2)^d / sqrt(d + 1) of unrefined feature space, and each
+  // pass doubles the sum along each of d + 1 axes.
+  const double vertex = std::pow(1.5, 0.5 * d) / std::sqrt(d + 1.0) / std::pow(refine, d);
+  const double tau = 6.283185307179586;
+  return std::pow(tau, 0.5 * d) / (vertex * std::pow(2.0, passes * (d + 1)));
+}
+
+}  // namespace fastseg
