@@ -52,6 +52,9 @@ for dtype in bfloat16 float32; do
     --seconds 0.2 --csv "$out/pooling-$device-$dtype.csv"
   sed -n "/=== pooling-$dtype/,\$p" "$log" | tail -n 30
 done
+step dense-crf 100 "$python" -m benchmarks.dense_crf --device cuda --no-memory --seconds 0.3 \
+  --csv "$out/dense-crf-$device.csv"
+sed -n "/=== dense-crf/,\$p" "$log" | tail -n 40
 step tests-cpu 180 "$python" -m pytest -q -m "not gpu"
 
 printf '\n%s on %s\n%s\n' "$(git rev-parse --short HEAD 2>/dev/null)" "$device" "$table"

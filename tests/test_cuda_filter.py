@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from cuda_on_cpu.build import cuda_home
+from cuda_on_cpu.loader import SANITIZE
+from cuda_on_cpu.sanitized import run_sanitized
 from permutohedral_cases import FLOATS, LatticeCase
 
 from fastseg import _extension, reference
@@ -221,3 +223,11 @@ def test_a_bad_bandwidth_stops_the_filter(bad):
     for sigma in (torch.tensor([bad, 1.0]), torch.tensor([1.0, bad]).double()):
         with pytest.raises(RuntimeError, match="sigma must be positive and finite"):
             ops.spatial_gaussian_filter(torch.zeros(1, 1, 3, 3), sigma)
+
+
+@pytest.mark.skipif(SANITIZE, reason="this is the inner run")
+def test_under_address_sanitizer(order):
+    if order != "forward":
+        pytest.skip("threads that touch what they should not do so in any order")
+    done = run_sanitized(__file__, "forward and float32")
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from cuda_on_cpu.build import cuda_home
+from cuda_on_cpu.loader import SANITIZE
+from cuda_on_cpu.sanitized import run_sanitized
 from test_lattice_mean_field import COMPAT, HIGH, QUALITIES, assert_close, potts, problem
 
 from fastseg import reference
@@ -139,7 +141,7 @@ def test_the_order_of_threads_does_not_matter(order, quality, monkeypatch):
 def test_a_capture_is_refused_where_a_lattice_is_built(monkeypatch):
     unary, kernels, mu, norms = problem(1, 5, (6, 7))
     monkeypatch.setenv("CUDA_ON_CPU_CAPTURES", "1")
-    with pytest.raises(RuntimeError, match="lattice_mean_field: .*outside of the capture"):
+    with pytest.raises(RuntimeError, match=r"lattice_mean_field: .*outside of the capture"):
         ops.lattice_mean_field(unary, kernels, mu, norms, 1, *HIGH)
     check(unary, kernels[:1], mu[:1], norms[:1], 1, *HIGH)
 
@@ -163,3 +165,11 @@ def test_bad_input(name, quality):
     kernels, mu, message = BAD[name]
     with pytest.raises(RuntimeError, match=message):
         ops.lattice_mean_field(UNARY, kernels, mu, [SYMMETRIC] * len(mu), 1, *quality)
+
+
+@pytest.mark.skipif(SANITIZE, reason="this is the inner run")
+def test_under_address_sanitizer(order):
+    if order != "forward":
+        pytest.skip("threads that touch what they should not do so in any order")
+    done = run_sanitized(__file__, "forward and (sizes or labels or layouts)")
+    assert done.returncode == 0, done.stdout + done.stderr
