@@ -156,3 +156,31 @@ def test_a_tile_is_in_flight_before_its_first_use(objects, arch):
         loads = [m.start() for m in re.finditer(r"\bLDG\.E\.EF\.128", k.sass)]
         between = k.sass[loads[0] : loads[k.accesses - 1]]
         assert not re.search(r"\b(FSETP|DSETP|FSEL|SEL|STG|BRA)\b", between), k.name
+
+
+# Where the rows of a lattice are read from and written to.
+ROWS = {
+    "permutohedral_reduce": ("LDG.E", "STG.E"),
+    "permutohedral_blur": ("LDG.E", "STG.E"),
+    "permutohedral_tile_splat": ("STS", "LDS", "STG.E"),
+    "permutohedral_slice": ("LDG.E", "STS", "LDS"),
+    "lattice_mean_field_tile": ("LDG.E", "STS", "LDS", "STG.E"),
+}
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_rows_move_16_bytes_an_instruction(objects, arch):
+    files = ("permutohedral_blur", "permutohedral_filter", "lattice_mean_field")
+    paths = [compiled(CSRC / "cuda" / f"{name}.cu") for name in files]
+    text = dump(paths, "--dump-sass", "--gpu-architecture", f"sm_{arch}")
+    names_and_bodies = re.split(r"\s+Function : (\w+)\n", text)[1:]
+    found = 0
+    for name, body in zip(names_and_bodies[::2], names_and_bodies[1::2], strict=True):
+        # Rows of one channel are scalars; Q that shared memory does not hold goes through no LDS.
+        kernel = next((k for k in ROWS if k in name), None)
+        if kernel is None or "Li1EEE" in name or "ELb0ELb0E" in name:
+            continue
+        found += 1
+        for access in ROWS[kernel]:
+            assert re.search(rf"\b{re.escape(access)}\.128", body), f"{name}: {access}"
+    assert found == 4 * 2 + 7

@@ -246,6 +246,8 @@ void check_sizes(const LatticeMeanFieldCall& call) {
   constexpr int64_t kMaxImages = 65535;  // a launch's second dimension
   FASTSEG_CHECK(call.batch <= kMaxImages, kField, ": on CUDA, the batch must be at most ",
                 kMaxImages, ", got ", call.batch);
+  FASTSEG_CHECK(call.terms.size() <= kMaxTerms, kField, ": on CUDA, kernels must be at most ",
+                kMaxTerms, ", got ", call.terms.size());
 }
 
 void check_not_captured(cudaStream_t stream) {
@@ -268,8 +270,6 @@ void run_field(const LatticeMeanFieldCall& call, cudaStream_t stream) {
       lattices.push_back(std::make_unique<LatticeTerm>(field, term));
     }
   }
-  FASTSEG_CHECK(call.terms.size() <= kMaxTerms, kField, ": on CUDA, kernels must be at most ",
-                kMaxTerms, ", got ", call.terms.size());
 
   const int images = static_cast<int>(call.batch), points = static_cast<int>(call.points);
   const int labels = static_cast<int>(call.labels);

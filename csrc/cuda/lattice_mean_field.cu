@@ -53,13 +53,13 @@ __device__ inline Labels logits(const MeanFieldPass& op, const Tile& tile, int p
                                 int pack) {
   const int64_t at = int64_t{tile.image} * op.points + point;
   const int label = pack * 4;
-  Labels x = pack_at<4>(op.unary + at * packs * 4 + label);
+  Labels x = load_pack<4>(op.unary + at * packs * 4 + label);
   if (!op.has_messages) return x;
   for (int s = 0; s < op.separables; ++s) {
     const SeparableMessages& term = op.separable[s];
     const float after = term.after == nullptr ? 1.f : term.after[point];
-    const Labels scale = pack_at<4>(term.scale + label);
-    const Labels out = pack_at<4>(term.out + at * packs * 4 + label);
+    const Labels scale = load_pack<4>(term.scale + label);
+    const Labels out = load_pack<4>(term.out + at * packs * 4 + label);
 #pragma unroll
     for (int k = 0; k < 4; ++k) x.v[k] += scale.v[k] * (after * out.v[k]);
   }
@@ -71,10 +71,10 @@ __device__ inline Labels logits(const MeanFieldPass& op, const Tile& tile, int p
 #pragma unroll 3
     for (int c = 0; c < term.corners; ++c) {
       const SliceEntry entry = entries[c];
-      sum.add(entry.weight, pack_at<4>(vertices + int64_t{entry.vertex} * packs * 4));
+      sum.add(entry.weight, load_pack<4>(vertices + int64_t{entry.vertex} * packs * 4));
     }
     // By lattice: sums without normalisation are so large that another rounding shows in Q.
-    const Labels scale = pack_at<4>(term.scale + label);
+    const Labels scale = load_pack<4>(term.scale + label);
 #pragma unroll
     for (int k = 0; k < 4; ++k) x.v[k] += scale.v[k] * sum.v[k];
   }
@@ -112,7 +112,7 @@ __device__ inline void store_q(const MeanFieldPass& op, const Tile& tile, int po
                                int pack, float inverse, Labels q, float* row) {
 #pragma unroll
   for (int k = 0; k < 4; ++k) q.v[k] *= inverse;
-  pack_at<4>(row + pack * 4) = q;
+  store_pack(row + pack * 4, q);
   if (!op.wants_messages) return;
   const int64_t at = (int64_t{tile.image} * op.points + point) * packs * 4 + pack * 4;
   for (int s = 0; s < op.separables; ++s) {
@@ -120,7 +120,7 @@ __device__ inline void store_q(const MeanFieldPass& op, const Tile& tile, int po
     const float before = term.before == nullptr ? 1.f : term.before[point];
     Labels in{};
     in.add(before, q);
-    pack_at<4>(term.in + at) = in;
+    store_pack_global(term.in + at, in);
   }
 }
 
@@ -144,18 +144,18 @@ __device__ inline void softmax_row(const MeanFieldPass& op, const Tile& tile, in
   float largest = -INFINITY, sum = 0;
   for (int pack = lane; pack < last; pack += G) {
     const Labels x = logits(op, tile, point, packs, pack);
-    pack_at<4>(row + pack * 4) = x;
+    store_pack(row + pack * 4, x);
     largest = fmaxf(largest, largest_of(x));
   }
   largest = largest_in_group<G>(largest);
   for (int pack = lane; pack < last; pack += G) {
-    Labels x = pack_at<4>(row + pack * 4);
+    Labels x = load_pack<4>(row + pack * 4);
     sum += exponentials(x, largest);
-    pack_at<4>(row + pack * 4) = x;
+    store_pack(row + pack * 4, x);
   }
   sum = sum_in_group<G>(sum);
   for (int pack = lane; pack < last; pack += G) {
-    store_q(op, tile, point, packs, pack, 1.f / sum, pack_at<4>(row + pack * 4), row);
+    store_q(op, tile, point, packs, pack, 1.f / sum, load_pack<4>(row + pack * 4), row);
   }
 }
 
@@ -174,9 +174,9 @@ __device__ inline void splat(const MeanFieldPass& op, const Tile& tile, const Fa
 #pragma unroll 4
       for (int e = term.starts[first_row + r]; e < last; ++e) {
         const SplatEntry<float> entry = term.splat[e];
-        sum.add(entry.weight, pack_at<4>(q + (entry.point - first_point) * pitch + label));
+        sum.add(entry.weight, load_pack<4>(q + (entry.point - first_point) * pitch + label));
       }
-      pack_at<4>(sums + int64_t{i} * 4) = sum;
+      store_pack_global(sums + int64_t{i} * 4, sum);
     }
   }
 }
@@ -195,7 +195,7 @@ __device__ inline void write_q(const MeanFieldPass& op, const Tile& tile, const 
   for (int i = threadIdx.x; i < op.tile_points * divide.packs; i += kThreads) {
     const int pack = i / divide.tile_points, p = i - pack * op.tile_points;
     if (p >= tile.count) continue;
-    const Labels values = pack_at<4>(q + p * pitch + pack * 4);
+    const Labels values = load_pack<4>(q + p * pitch + pack * 4);
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       const int label = pack * 4 + k;

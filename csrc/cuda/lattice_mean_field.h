@@ -27,7 +27,7 @@ int64_t mean_field_tile_points(int64_t labels);
 bool keeps_q(int64_t labels);
 
 // A corner of a point's simplex on the way from the vertices: the weight has n_m in it.
-struct SliceEntry {
+struct alignas(8) SliceEntry {
   float weight;
   int vertex;
 };

@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(kThreads)
           least[p] - energies[(label + k) * op.label_stride + int64_t{p} * op.point_stride];
       if (!(x < kRuledOut)) out.v[k] = x;  // NaN stays
     }
-    pack_at<4>(rows + int64_t{i} * 4) = out;
+    store_pack_global(rows + int64_t{i} * 4, out);
   }
 }
 
@@ -141,12 +141,12 @@ __global__ void __launch_bounds__(kThreads)
   const float* row = in + index / int{packs} * pitch;
   Pack<float, 4> sum{};
   for (int l = 0; l < packs; ++l) {
-    const Pack<float, 4> x = pack_at<4>(row + l * 4);
+    const Pack<float, 4> x = load_pack<4>(row + l * 4);
     const float* columns = matrix + int64_t{l} * 4 * pitch + pack * 4;
 #pragma unroll
-    for (int k = 0; k < 4; ++k) sum.add(x.v[k], pack_at<4>(columns + k * pitch));
+    for (int k = 0; k < 4; ++k) sum.add(x.v[k], load_pack<4>(columns + k * pitch));
   }
-  pack_at<4>(out + index * 4) = sum;
+  store_pack_global(out + index * 4, sum);
 }
 
 }  // namespace

@@ -16,6 +16,7 @@ namespace fastseg::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kAtOnce = 4;  // rows of a vertex
 
 template <class T>
 struct Reduce {
@@ -40,15 +41,24 @@ __global__ void __launch_bounds__(kThreads) permutohedral_reduce(Reduce<T> op) {
             (v + 1 < op.vertices ? last <= op.row_count : last == op.row_count),
         "fastseg::permutohedral_filter: vertex_starts must ascend from 0 to the rows");
     const T* rows = op.rows + blockIdx.y * op.rows_copy + (index - v * op.packs) * V;
-#pragma unroll 4
-    for (int k = first; k < last; ++k) {
-      const int row = op.vertex_rows[k];
-      FASTSEG_DEVICE_CHECK(row >= 0 && row < op.row_count,
+    // Indices first, then rows: a check between two loads would keep the second one waiting.
+    for (int k = first; k < last; k += kAtOnce) {
+      int row[kAtOnce];
+      bool good = true;
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        row[j] = op.vertex_rows[k + j < last ? k + j : k];
+        good &= row[j] >= 0 && row[j] < op.row_count;
+      }
+      FASTSEG_DEVICE_CHECK(good,
                            "fastseg::permutohedral_filter: vertex_rows must be from 0 to the rows");
-      sum.add(T{1}, pack_at<V>(rows + int64_t{row} * op.packs * V));
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        if (k + j < last) sum.add(T{1}, load_pack<V>(rows + int64_t{row[j]} * op.packs * V));
+      }
     }
   }
-  pack_at<V>(op.out + blockIdx.y * op.out_copy + int64_t{index} * V) = sum;
+  store_pack_global(op.out + blockIdx.y * op.out_copy + int64_t{index} * V, sum);
 }
 
 template <class T>
@@ -74,18 +84,18 @@ __global__ void __launch_bounds__(kThreads) permutohedral_blur(Blur<T> op) {
     FASTSEG_DEVICE_CHECK(back >= 0 && back <= op.vertices && forward >= 0 && forward <= op.vertices,
                          "fastseg::permutohedral_filter: neighbors must be from 0 to the vertices");
     const T* rows = op.in + copy + (index - v * op.packs) * V;
-    sum = pack_at<V>(rows + int64_t{back} * op.packs * V);
-    sum.add(T{1}, pack_at<V>(rows + int64_t{forward} * op.packs * V));
-    Pack<T, V> out = pack_at<V>(op.in + here);
+    sum = load_pack<V>(rows + int64_t{back} * op.packs * V);
+    sum.add(T{1}, load_pack<V>(rows + int64_t{forward} * op.packs * V));
+    Pack<T, V> out = load_pack<V>(op.in + here);
     out.add(T(0.5), sum);
     sum = out;
     if (op.mean_with != nullptr) {
-      sum.add(T{1}, pack_at<V>(op.mean_with + here));
+      sum.add(T{1}, load_pack<V>(op.mean_with + here));
 #pragma unroll
       for (int k = 0; k < V; ++k) sum.v[k] *= T(0.5);
     }
   }
-  pack_at<V>(op.out + here) = sum;
+  store_pack_global(op.out + here, sum);
 }
 
 dim3 grid(int vertices, const RowShape& shape) {

@@ -72,8 +72,8 @@ __global__ void __launch_bounds__(kThreads) permutohedral_tile_splat(Splat<T> op
   for (int i = threadIdx.x; i < op.tile_points * op.packs; i += kThreads) {
     const int pack = i / op.tile_points, p = i - pack * op.tile_points;
     if (p < tile.points) {
-      pack_at<V>(staged + p * pitch + pack * V) =
-          op.planes.template at<V>(tile.image, begin + p, pack);
+      store_pack(staged + p * pitch + pack * V,
+                 op.planes.template at<V>(tile.image, begin + p, pack));
     }
   }
   __syncthreads();
@@ -84,9 +84,9 @@ __global__ void __launch_bounds__(kThreads) permutohedral_tile_splat(Splat<T> op
 #pragma unroll 4
     for (int e = op.starts[row]; e < last; ++e) {
       const SplatEntry<T> entry = op.entries[e];
-      sum.add(entry.weight, pack_at<V>(staged + (entry.point - tile.first) * pitch + channel));
+      sum.add(entry.weight, load_pack<V>(staged + (entry.point - tile.first) * pitch + channel));
     }
-    pack_at<V>(op.rows + int64_t{row} * op.packs * V + channel) = sum;
+    store_pack_global(op.rows + int64_t{row} * op.packs * V + channel, sum);
   }
 }
 
@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(kThreads) permutohedral_any_splat(Splat<T> op)
     const int point = entry.point - image * op.lattice.points;
     sum.add(entry.weight, op.planes.template at<V>(image, point, pack));
   }
-  pack_at<V>(op.rows + int64_t{index} * V) = sum;
+  store_pack_global(op.rows + int64_t{index} * V, sum);
 }
 
 // Points [begin, begin + count) of an image, those of a block of slice.
@@ -169,21 +169,23 @@ __global__ void __launch_bounds__(kThreads) permutohedral_slice(Slice<T> op) {
 #pragma unroll 3
     for (int c = 0; c < corners; ++c) {
       const int64_t row = int64_t{vertices[p * corners + c]} * op.packs * V;
-      sum.add(weights[c], pack_at<V>(op.vertex_rows + row + channel));
+      sum.add(weights[c], load_pack<V>(op.vertex_rows + row + channel));
     }
-    pack_at<V>(turned + p * pitch + channel) = sum;
+#pragma unroll
+    for (int k = 0; k < V; ++k) sum.v[k] *= op.gain;
+    store_pack(turned + p * pitch + channel, sum);
   }
   __syncthreads();
   T* const out = op.out + (int64_t{block.image} * op.channels + op.channel) * lattice.points;
   for (int i = threadIdx.x; i < kSlicePoints * op.packs; i += kThreads) {
     const int pack = i / kSlicePoints, p = i % kSlicePoints;
     if (p >= block.count) continue;
-    const Pack<T, V> values = pack_at<V>(turned + p * pitch + pack * V);
+    const Pack<T, V> values = load_pack<V>(turned + p * pitch + pack * V);
 #pragma unroll
     for (int k = 0; k < V; ++k) {
       const int channel = pack * V + k;
       if (channel < op.count) {
-        out[int64_t{channel} * lattice.points + block.begin + p] = values.v[k] * op.gain;
+        out[int64_t{channel} * lattice.points + block.begin + p] = values.v[k];
       }
     }
   }
@@ -214,8 +216,8 @@ __global__ void __launch_bounds__(kSlicePoints* kMaxCorners)
   for (int pack = 0; pack < op.packs; ++pack) {
     const Pack<T, V> grad = op.grad.template at<V>(block.image, point, pack);
     const Pack<T, V> value = op.values.template at<V>(block.image, point, pack);
-    const Pack<T, V> of_value = pack_at<V>(op.value_rows + row + pack * V);
-    const Pack<T, V> of_grad = pack_at<V>(op.grad_rows + row + pack * V);
+    const Pack<T, V> of_value = load_pack<V>(op.value_rows + row + pack * V);
+    const Pack<T, V> of_grad = load_pack<V>(op.grad_rows + row + pack * V);
 #pragma unroll
     for (int k = 0; k < V; ++k) sum += grad.v[k] * of_value.v[k] + value.v[k] * of_grad.v[k];
   }
@@ -242,11 +244,12 @@ class Chunk {
   // Splat and blur; *rows is set to the result, in `buffers`.
   cudaError_t blurred(const BlurOptions& options, const T* values, T* buffers, T** rows) const {
     const LatticeView<T>& lattice = job_.lattice;
-    const int packs = shape_.packs, bytes = lattice.tile_points * odd(packs) * V * sizeof(T);
+    const int packs = shape_.packs;
+    const int64_t bytes = int64_t{lattice.tile_points} * odd(packs) * V * sizeof(T);
     const Splat<T> op{lattice,        job_.order.entries, job_.order.starts,
                       planes(values), FastDivisor(packs), FastDivisor(lattice.tile_points),
                       job_.rows};
-    if (lattice.tile_points <= kMaxSharedBytes && bytes <= kMaxSharedBytes) {
+    if (bytes <= kMaxSharedBytes) {
       const auto kernel = permutohedral_tile_splat<T, V>;
       const cudaError_t error =
           cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),

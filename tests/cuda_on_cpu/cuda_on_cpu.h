@@ -162,6 +162,11 @@ T __ldcs(const T* p) {
   return *p;
 }
 template <class T>
+void __stcg(T* p, T value) {
+  cuda_on_cpu::check_aligned(p);
+  *p = value;
+}
+template <class T>
 void __stcs(T* p, T value) {
   cuda_on_cpu::check_aligned(p);
   *p = value;
