@@ -22,6 +22,7 @@
 #include "cuda/lattice_mean_field.h"
 #include "cuda/launch.h"
 #include "cuda/pack.h"
+#include "cuda/shared_memory.h"
 
 namespace fastseg::cuda {
 namespace {
@@ -29,12 +30,8 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kLanes = 32;
 constexpr int kTilePoints = 128, kLeastTilePoints = 64;
-constexpr int64_t kManyBlocks = 48 << 10;      // bytes, of which four fit a multiprocessor
-constexpr int64_t kMaxSharedBytes = 96 << 10;  // what every GPU since 2020 can give to a block
 
 using Labels = Pack<float, 4>;
-
-FASTSEG_HOST_DEVICE int odd(int packs) { return packs | 1; }
 
 int64_t tile_bytes(int64_t points, int64_t labels) {
   return points * odd(static_cast<int>(label_packs(labels))) * sizeof(Labels);
@@ -241,12 +238,8 @@ template <int G, bool kOnePack, bool kShared>
 cudaError_t launch_pass(const MeanFieldPass& op, cudaStream_t stream) {
   const auto kernel = lattice_mean_field_tile<G, kOnePack, kShared>;
   const int64_t bytes = kShared ? tile_bytes(op.tile_points, op.labels) : 0;
-  if (bytes > kManyBlocks) {
-    const cudaError_t error =
-        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                             cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxSharedBytes);
-    if (error != cudaSuccess) return error;
-  }
+  const cudaError_t error = allow_shared(kernel, bytes);
+  if (error != cudaSuccess) return error;
   const Divisors divide{FastDivisor(label_packs(op.labels)), FastDivisor(op.labels),
                         FastDivisor(op.tile_points)};
   FASTSEG_LAUNCH(kernel, static_cast<unsigned>(op.images * op.tiles_per_image), kThreads, bytes,
@@ -257,8 +250,8 @@ cudaError_t launch_pass(const MeanFieldPass& op, cudaStream_t stream) {
 }  // namespace
 
 int64_t mean_field_tile_points(int64_t labels) {
-  return keeps_q(labels) && tile_bytes(kTilePoints, labels) > kManyBlocks ? kLeastTilePoints
-                                                                          : kTilePoints;
+  const bool four_blocks = tile_bytes(kTilePoints, labels) <= kDefaultSharedBytes;
+  return four_blocks || !keeps_q(labels) ? kTilePoints : kLeastTilePoints;
 }
 
 bool keeps_q(int64_t labels) { return tile_bytes(kLeastTilePoints, labels) <= kMaxSharedBytes; }

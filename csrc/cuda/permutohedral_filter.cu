@@ -23,6 +23,7 @@
 #include "cuda/pack.h"
 #include "cuda/permutohedral_blur.h"
 #include "cuda/permutohedral_filter.h"
+#include "cuda/shared_memory.h"
 
 namespace fastseg::cuda {
 namespace {
@@ -30,7 +31,6 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kSlicePoints = 64;  // a block's; they lie in one tile
 constexpr int kMaxCorners = 9;
-constexpr int kMaxSharedBytes = 96 << 10;  // what every GPU since 2020 can give to a block
 
 // The planes of the channels [channel, channel + count).
 template <class T>
@@ -61,8 +61,6 @@ struct Splat {
   FastDivisor packs, tile_points;
   T* rows;
 };
-
-FASTSEG_HOST_DEVICE int odd(int packs) { return packs | 1; }
 
 template <class T, int V>
 __global__ void __launch_bounds__(kThreads) permutohedral_tile_splat(Splat<T> op) {
@@ -251,9 +249,7 @@ class Chunk {
                       job_.rows};
     if (bytes <= kMaxSharedBytes) {
       const auto kernel = permutohedral_tile_splat<T, V>;
-      const cudaError_t error =
-          cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                               cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxSharedBytes);
+      const cudaError_t error = allow_shared(kernel, bytes);
       if (error != cudaSuccess) return error;
       FASTSEG_LAUNCH(kernel, lattice.tiles(), kThreads, bytes, stream_, op);
     } else {

@@ -9,7 +9,7 @@ namespace fastseg::cuda {
 
 inline constexpr int kMaxAxes = 3;
 
-// Dense (images, *sizes, lanes). Every count of rows, columns and blocks is below 2^30.
+// Dense (images, *sizes, lanes). The images, each size and the elements of an image are below 2^30.
 struct PixelGrid {
   int64_t images;
   int axes;
