@@ -76,7 +76,7 @@ def test_permutohedral_filter(case, dtype):
     lattice = lattice_of(case, dtype)
     for channels, options in zip((1, 3, 4, 6), OPTIONS, strict=True):
         values = torch.randn(case.batch, channels, case.points, dtype=dtype)
-        arguments = (values, *lattice[:7], *options, 0.7)
+        arguments = (values, *lattice[:7], *options, 0.7, 0.4)
         out = ops.permutohedral_filter(*arguments)
         assert_close(out, reference.permutohedral_filter(*arguments))
 
@@ -87,7 +87,7 @@ def test_permutohedral_filter_backward(case, dtype):
     lattice = lattice_of(case, dtype)
     for channels, options in zip((3, 1, 5, 2), OPTIONS, strict=True):
         grad, values = torch.randn(2, case.batch, channels, case.points, dtype=dtype)
-        arguments = (grad, values, *lattice[:7], *options, 0.7)
+        arguments = (grad, values, *lattice[:7], *options, 0.7, 0.4)
         out = ops.permutohedral_filter_backward(*arguments)
         for a, b in zip(out, reference.permutohedral_filter_backward(*arguments), strict=True):
             assert_close(a, b)

@@ -52,10 +52,12 @@ def test_filter_is_the_references(case, dtype, simd_level):
     other = reference.permutohedral_lattice(case.features(dtype), case.refine, case.dilation)
     for channels, options in zip((1, 3, 1, 3, 8), OPTIONS, strict=True):
         lattice, values = sample(case, channels, dtype)
-        expected = reference.permutohedral_filter(values, *other[:7], *options, 0.7)
+        expected = reference.permutohedral_filter(values, *other[:7], *options, 0.7, 0.4)
         for one in (lattice, other):
-            assert_close(ops.permutohedral_filter(values, *one[:7], *options, 0.7), expected)
-        assert_close(reference.permutohedral_filter(values, *lattice[:7], *options, 0.7), expected)
+            assert_close(ops.permutohedral_filter(values, *one[:7], *options, 0.7, 0.4), expected)
+        assert_close(
+            reference.permutohedral_filter(values, *lattice[:7], *options, 0.7, 0.4), expected
+        )
 
 
 @each_dtype
@@ -76,7 +78,7 @@ def test_backward_is_the_references(case, simd_level):
     for channels, options in zip((1, 3, 1, 3, 8), OPTIONS, strict=True):
         lattice, values = sample(case, channels)
         grad = torch.randn_like(values)
-        arguments = (grad, values, *lattice[:7], *options, 0.7)
+        arguments = (grad, values, *lattice[:7], *options, 0.7, 0.4)
         actual = ops.permutohedral_filter_backward(*arguments)
         for a, b in zip(actual, reference.permutohedral_filter_backward(*arguments), strict=True):
             assert_close(a, b)

@@ -7,21 +7,10 @@
 #include <string>
 #include <utility>
 
+#include "common/lattice_gain.h"
 #include "cpu/lattice_mean_field_state.h"
 
 namespace fastseg::cpu {
-namespace {
-
-// As LatticeQuality.gain in fastseg/_lattice_quality.py.
-double filter_gain(int d, const LatticeOptions& options) {
-  if (!options.keeps_integral) return 1 / (1 + std::pow(2.0, -d));
-  const double vertex = std::pow(1.5, 0.5 * d) / std::sqrt(d + 1.0) / std::pow(options.refine, d);
-  const double tau = 6.283185307179586;
-  return std::pow(tau, 0.5 * d) /
-         (vertex * std::pow(1 + 2.0 * options.side, options.passes * (d + 1)));
-}
-
-}  // namespace
 
 MeanField::MeanField(const TaskRunner& tasks, int64_t images, int64_t labels,
                      std::vector<int64_t> size, const char* name)
@@ -50,9 +39,10 @@ void MeanField::State::add_lattice(const LatticeInput<float>& input, Normalizati
   Mixing factors = mixing(compatibility);
   const int number = static_cast<int>(lattices.size());
   if (!empty()) {
-    lattices.emplace_back(
-        input, BlurOptions{options.passes, options.symmetric, false, options.side},
-        filter_gain(input.d, options), normalization, std::move(factors), tasks, name.c_str());
+    const BlurOptions blur{options.passes, options.symmetric, false, options.side};
+    const double gain = lattice_gain(input.d, options.keeps_integral, options.refine, blur);
+    lattices.emplace_back(input, blur, gain, normalization, std::move(factors), tasks,
+                          name.c_str());
   }
   order.push_back(number);  // features that are refused make no term
 }

@@ -85,7 +85,7 @@ class LatticeTerm {
     lattice_.vertex_count = permutohedral_lattice_ops::on_cpu({lattice.batch()}, ScalarType::Long);
     build_lattice(lattice, mean_field_tile_points(call.labels), lattice_, kField);
     view_ = lattice_view<float>(kField, lattice_, field.packs);
-    blur_ = {call.passes, call.symmetric, false};
+    blur_ = {call.passes, call.symmetric, false, call.side};
     shape_ = {field.packs, view_.images == 1 ? static_cast<int>(call.batch) : 1};
     allocate();
     fold(term);
@@ -153,8 +153,7 @@ class LatticeTerm {
                                order(), floats(sums_), floats(buffers_)};
     check_cuda(permutohedral_filter(job, field_.stream));
     const LatticeMeanFieldCall& call = field_.call;
-    const double gain =
-        lattice_gain(view_.corners - 1, call.high_quality, call.refine, call.passes);
+    const double gain = lattice_gain(view_.corners - 1, call.high_quality, call.refine, blur_);
     const FoldedWeights op{view_,
                            static_cast<Normalization>(term.normalization),
                            static_cast<float>(gain),

@@ -1,11 +1,9 @@
 // Reduce: out[v] = sum of rows[vertex_rows[k]] over v's segment. A thread makes a pack of a row.
-// Blur along one axis: out[v] = in[v] + (in[back[v]] + in[forward[v]]) / 2. Likewise.
+// Blur along one axis: out[v] = in[v] + side (in[back[v]] + in[forward[v]]). Likewise.
 //
 // Floor: each tile's row in once and each vertex's row out; a row in and out and two indices for
 // each vertex and step, if the neighbours' rows come from the second-level cache: 9 steps of 24
 // thousand vertices of 24 channels are 2.3 MB each.
-
-#include <utility>
 
 #include "cuda/fast_divisor.h"
 #include "cuda/launch.h"
@@ -68,6 +66,7 @@ struct Blur {
   int vertices;
   FastDivisor packs;
   int64_t copy;  // elements from copy to copy
+  T side;
   const T* in;
   const T* mean_with;  // not null: out = (the blurred + mean_with) / 2
   T* out;
@@ -87,7 +86,7 @@ __global__ void __launch_bounds__(kThreads) permutohedral_blur(Blur<T> op) {
     sum = load_pack<V>(rows + int64_t{back} * op.packs * V);
     sum.add(T{1}, load_pack<V>(rows + int64_t{forward} * op.packs * V));
     Pack<T, V> out = load_pack<V>(op.in + here);
-    out.add(T(0.5), sum);
+    out.add(op.side, sum);
     sum = out;
     if (op.mean_with != nullptr) {
       sum.add(T{1}, load_pack<V>(op.mean_with + here));
@@ -133,40 +132,15 @@ cudaError_t blur(const LatticeView<T>& lattice, const RowShape& shape, const Blu
                      lattice.vertices,
                      FastDivisor(shape.packs),
                      copy,
+                     static_cast<T>(options.side),
                      in,
                      mean_with,
                      out};
     FASTSEG_LAUNCH((permutohedral_blur<T, V>), grid(lattice.vertices, shape), kThreads, 0, stream,
                    op);
   };
-  const int axes = lattice.corners, steps = options.passes * axes;
-  const auto axis = [&](int i, bool reverse) { return reverse ? axes - 1 - i % axes : i % axes; };
-  if (!options.symmetric) {
-    T *from = values, *to = scratch;
-    for (int i = 0; i < steps; ++i) {
-      step(axis(i, options.reverse), from, nullptr, to);
-      std::swap(from, to);
-    }
-    *result = from;
-    return cudaGetLastError();
-  }
-  // The forward order leaves `values` alone.
-  const T* from = values;
-  T *to = scratch, *other = scratch + copy * shape.copies;
-  for (int i = 0; i < steps; ++i) {
-    step(axis(i, false), from, nullptr, to);
-    from = to;
-    std::swap(to, other);
-  }
-  const T* forward = from;  // `to` is the other scratch
-  T* free = values;
-  from = values;
-  for (int i = 0; i < steps; ++i) {
-    step(axis(i, true), from, i == steps - 1 ? forward : nullptr, to);
-    from = to;
-    std::swap(to, free);
-  }
-  *result = free;
+  T* const more = options.symmetric ? scratch + copy * shape.copies : nullptr;
+  *result = blur_steps(options, lattice.corners, values, scratch, more, step);
   return cudaGetLastError();
 }
 

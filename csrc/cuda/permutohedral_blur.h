@@ -7,6 +7,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include "common/permutohedral_blur.h"
 #include "cuda/permutohedral_view.h"
 
 namespace fastseg::cuda {

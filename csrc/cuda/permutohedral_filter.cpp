@@ -36,7 +36,7 @@ struct Job {
   }
 
   static BlurOptions options_of(const FilterCall& call) {
-    return {call.passes, call.symmetric, call.reverse};
+    return {call.passes, call.symmetric, call.reverse, call.side};
   }
   static Tensor new_buffers(const FilterCall& call) {
     const int64_t one = (call.vertices + 1) * chunk_pitch(call.channels);

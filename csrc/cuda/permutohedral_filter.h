@@ -3,6 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include "common/permutohedral_blur.h"
 #include "cuda/permutohedral_order.h"
 #include "cuda/permutohedral_view.h"
 

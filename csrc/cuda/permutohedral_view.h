@@ -42,14 +42,4 @@ struct LatticeView {
   }
 };
 
-// How a lattice is blurred (fastseg/_lattice_quality.py).
-struct BlurOptions {
-  int passes = 1;          // along each axis
-  bool symmetric = false;  // the mean of the forward and the reverse order of axes
-  bool reverse = false;    // the order d..0 of axes; without effect on symmetric
-};
-
-// Buffers beside its input that the blur needs.
-inline int blur_buffers(const BlurOptions& options) { return options.symmetric ? 2 : 1; }
-
 }  // namespace fastseg::cuda
