@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `fastseg crf`."""
     parser.add_argument("image", type=Path, help="any picture that Pillow can read")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--unary", type=Path, help="a network's output, .npy of (labels, H, W)")
+    source.add_argument(
+        "--unary", type=Path, help="a network's output (labels, H, W), .npy or .npz"
+    )
     source.add_argument("--labels", type=Path, help="a segmentation, palette or grey PNG of ids")
     parser.add_argument(
         "--kind",
@@ -91,11 +93,14 @@ def run(options: argparse.Namespace) -> int:
     for path in filter(None, (options.output, options.compare)):
         check_writable(path)
     image = read_image(options.image)
+    palette = None
     if options.unary:
-        energies, palette = read_unary(options.unary, options.kind, image), None
+        energies = read_unary(options.unary, options.kind, image)
+        before = energies.argmin(0).to(torch.uint8).numpy()
     else:
-        energies, palette = read_labels(
-            options.labels, image, options.gt_prob, options.ignore, options.num_labels
+        before, palette = read_ids(options.labels, image)
+        energies = label_energies(
+            options.labels, before, options.gt_prob, options.ignore, options.num_labels
         )
     palette = palette or voc_palette()
     pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
@@ -113,7 +118,6 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(error) from None
     after = q.argmax(0).to(torch.uint8).cpu().numpy()
     seconds = time.perf_counter() - start
-    before = energies.argmin(0).to(torch.uint8).numpy()
 
     picture = Image.fromarray(after)
     picture.putpalette(sum(palette, ()))
@@ -132,8 +136,10 @@ def _print_shares(options, image, before: np.ndarray, after: np.ndarray, seconds
         f"quality {options.quality}, {seconds:.2f} s; {changed:.1%} of the pixels changed"
     )
     shares = [class_shares(labels, MAX_LABELS) for labels in (before, after)]
-    for k in present_classes(shares[1]):
-        print(f"  label {k:<4} {shares[0][k]:6.1%} -> {shares[1][k]:6.1%}")
+    for k in present_classes(np.maximum(*shares)):
+        unsure = options.labels and k == options.ignore
+        name = "unsure" if unsure else f"label {k}"
+        print(f"  {name:<10} {shares[0][k]:6.1%} -> {shares[1][k]:6.1%}")
     print(f"written to {options.output}")
 
 
@@ -151,7 +157,7 @@ def read_unary(path: Path, kind: str, image: Image.Image) -> Tensor:
     """Energies, float32 (labels, H, W), of a network's saved output.
 
     Args:
-        path: .npy of (labels, H, W), the image's size, 2 to 256 labels.
+        path: .npy, or .npz of one array, (labels, H, W) of the image's size, 2 to 256 labels.
         kind: "logits", "softmax" (probabilities) or "energy" (negative log-probabilities).
         image: of the same size.
 
@@ -161,13 +167,18 @@ def read_unary(path: Path, kind: str, image: Image.Image) -> Tensor:
     """
     try:
         values = np.load(path, allow_pickle=False)
+        if not isinstance(values, np.ndarray):
+            with values as archive:
+                arrays = {name: archive[name] for name in archive.files[:2]}
+                if len(arrays) != 1:
+                    raise ValueError(f"it holds {len(archive.files)} arrays: give one")
+            (values,) = arrays.values()
     except OSError:
         raise
     except Exception as error:  # numpy's reader raises several kinds at malformed bytes
-        raise ValueError(f"{path}: not an .npy of numbers ({error})") from None
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
-        kind_found = getattr(values, "dtype", "several arrays")
-        raise ValueError(f"{path}: must hold one array of real numbers, got {kind_found}")
+        raise ValueError(f"{path}: not an .npy or .npz of numbers ({error})") from None
+    if values.dtype.kind not in "fiu":
+        raise ValueError(f"{path}: must hold an array of real numbers, got {values.dtype}")
     height, width = image.height, image.width
     if values.ndim != 3 or values.shape[1:] != (height, width):
         raise ValueError(
@@ -188,14 +199,13 @@ def read_unary(path: Path, kind: str, image: Image.Image) -> Tensor:
     return -values.clamp(1e-5, 1).log()
 
 
-def read_labels(
-    path: Path, image: Image.Image, gt_prob: float, ignore: int, num_labels: int | None
-) -> tuple[Tensor, list[tuple[int, int, int]] | None]:
-    """Energies, float32 (labels, H, W), of a picture of ids, and its palette if it has one.
+def read_ids(
+    path: Path, image: Image.Image
+) -> tuple[np.ndarray, list[tuple[int, int, int]] | None]:
+    """The ids in a picture of labels, uint8 (H, W), and its palette if it has one.
 
     Raises:
-        ValueError: not a palette or grey picture, not of the image's size, ids out of range, a
-            probability outside (0, 1).
+        ValueError: not a palette or grey picture, or not of the image's size.
     """
     if not path.is_file():
         raise ImageError(f"{path}: no such file")
@@ -212,9 +222,23 @@ def read_labels(
             f"{path}: is {ids.shape[1]} x {ids.shape[0]}, the picture {image.width} x "
             f"{image.height}"
         )
+    colours = None
+    if mode == "P":
+        colours = [tuple(palette[i : i + 3]) for i in range(0, len(palette), 3)]
+        colours += voc_palette()[len(colours) :]
+    return ids.astype(np.uint8), colours
+
+
+def label_energies(
+    path: Path, ids: np.ndarray, gt_prob: float, ignore: int, num_labels: int | None
+) -> Tensor:
+    """Energies, float32 (labels, H, W), of a file's ids; all alike where the id is `ignore`.
+
+    Raises:
+        ValueError: ids out of range, a probability outside (0, 1).
+    """
     unsure = ids == ignore
-    known = ids[~unsure].astype(np.int64)
-    highest = int(known.max(initial=0))
+    highest = int(ids[~unsure].max(initial=0))
     labels = max(2, highest + 1) if num_labels is None else num_labels
     if not 2 <= labels <= MAX_LABELS:
         raise ValueError(f"--num-labels {labels}: 2 to {MAX_LABELS}")
@@ -222,13 +246,10 @@ def read_labels(
         raise ValueError(f"{path}: holds label {highest}, but there are {labels} labels")
     if not 0 < gt_prob < 1:
         raise ValueError(f"--gt-prob {gt_prob}: must be between 0 and 1")
-    ids = np.where(unsure, 0, ids.astype(np.int64) + 1)
-    energies = torch.from_numpy(unary_from_labels(ids, labels, gt_prob))
-    colours = None
-    if mode == "P":
-        colours = [tuple(palette[i : i + 3]) for i in range(0, len(palette), 3)]
-        colours += voc_palette()[len(colours) :]
-    return energies.view(labels, *unsure.shape), colours
+    counted_from_1 = np.where(unsure, 0, ids.astype(np.int64) + 1)
+    return torch.from_numpy(unary_from_labels(counted_from_1, labels, gt_prob)).view(
+        labels, *ids.shape
+    )
 
 
 def voc_palette() -> list[tuple[int, int, int]]:
