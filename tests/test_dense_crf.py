@@ -1,5 +1,7 @@
 """fastseg.dense_crf, fastseg.MeanField and fastseg.nn.DenseCRF."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +12,12 @@ from fastseg import (
     PairwiseBilateral,
     PairwiseFeatures,
     PairwiseGaussian,
+    PermutohedralLattice,
     dense_crf,
+    reference,
 )
-from fastseg.pairwise import NORMALIZATIONS
+from fastseg._lattice_quality import LATTICE_QUALITY
+from fastseg.pairwise import NORMALIZATIONS, bilateral_features
 
 
 def golden_unary(g):
@@ -211,6 +216,63 @@ BAD = {
         lambda: dense_crf(U, IMAGE, [PairwiseFeatures(IMAGE[..., 1:], 1)]),
         "features",
     ),
+    "unary of numpy": (lambda: dense_crf(U.numpy(), IMAGE), "unary must be a tensor"),
+    "image of numpy": (lambda: dense_crf(U, IMAGE.numpy()), "image must be a tensor"),
+    "image without channels": (lambda: dense_crf(U, IMAGE[:, :0]), "image must have a channel"),
+    "image on another device": (lambda: dense_crf(U, IMAGE.to("meta")), "image must be on unary's"),
+    "terms of text": (lambda: dense_crf(U, IMAGE, "gaussian"), r"pairwise\[0\] must be a"),
+    "terms of numbers": (lambda: dense_crf(U, IMAGE, [(3, 3)]), r"pairwise\[0\] must be a"),
+    "iterations 2.5": (lambda: dense_crf(U, IMAGE, iterations=2.5), "iterations must be an int"),
+    "sxy of text": (lambda: PairwiseGaussian("3"), "sxy must be a number"),
+    "sxy NaN in a tensor": (lambda: PairwiseGaussian(torch.tensor(torch.nan)), "sxy must be pos"),
+    "sxy tiny": (
+        lambda: dense_crf(U, IMAGE, [PairwiseGaussian(1e-30)], quality="compat"),
+        "features must be smaller, .* use a larger bandwidth",
+    ),
+    "srgb tiny": (
+        lambda: dense_crf(U, IMAGE, [PairwiseBilateral(3, 1e-12)]),
+        "features must be smaller, .* use a larger bandwidth",
+    ),
+    "compatibility NaN": (lambda: PairwiseGaussian(3, torch.nan), "compatibility must be finite"),
+    "compatibility oblong": (
+        lambda: PairwiseGaussian(3, torch.ones(4, 3)),
+        r"compatibility must be a number, \(L,\) or \(L, L\)",
+    ),
+    "features NaN": (
+        lambda: dense_crf(U, None, [PairwiseFeatures(IMAGE * torch.nan, 1)]),
+        "features must be finite, got nan in dimension 0",
+    ),
+    "nine features": (
+        lambda: dense_crf(U, None, [PairwiseFeatures(IMAGE.repeat(1, 3, 1, 1), 1)]),
+        "1 to 8 features, got 9",
+    ),
+    "steps of NaN": (lambda: MeanField(spoilt(torch.nan), IMAGE), "MeanField: unary must hold no"),
+    "steps without image": (lambda: MeanField(U, None, [PairwiseBilateral()]), "needs an image"),
+    "steps back": (lambda: MeanField(U, IMAGE).step(-1), "n must not be negative, got -1"),
+    "half a step": (lambda: MeanField(U, IMAGE).step(0.5), "n must be an integer, got 0.5"),
+    "lattice of numpy": (
+        lambda: PermutohedralLattice(IMAGE.numpy()),
+        "features must be a tensor, got ndarray",
+    ),
+    "lattice NaN": (
+        lambda: PermutohedralLattice(IMAGE * torch.nan),
+        "features must be finite, got nan",
+    ),
+    "values of numpy": (
+        lambda: PermutohedralLattice(IMAGE).filter(U.numpy()),
+        "values must be a tensor, got ndarray",
+    ),
+    "values dtype": (
+        lambda: PermutohedralLattice(IMAGE).filter(U.double()),
+        "values must be torch.float32 as the features are, got torch.float64",
+    ),
+    "values size": (
+        lambda: PermutohedralLattice(IMAGE).filter(U[..., 1:]),
+        r"values must have shape \(B, C, 9, 12\)",
+    ),
+    "layer of numpy": (lambda: fastseg.nn.DenseCRF(4)(U.numpy(), IMAGE), "unary must be a tensor"),
+    "layer label count": (lambda: fastseg.nn.DenseCRF(2.5), "num_labels must be an integer"),
+    "layer terms": (lambda: fastseg.nn.DenseCRF(4, [3]), r"pairwise\[0\] must be a Pairwise"),
     "layer labels": (lambda: fastseg.nn.DenseCRF(5)(U, IMAGE), "labels"),
     "layer without labels": (lambda: fastseg.nn.DenseCRF(0), "num_labels"),
     "layer trainable": (lambda: fastseg.nn.DenseCRF(4, trainable="all"), "trainable"),
@@ -228,23 +290,63 @@ RIGHT = {
     "one pixel": ((1, 3, 1, 1), (1, 3, 1, 1)),
     "one label": ((1, 1, 5, 6), (1, 3, 5, 6)),
     "no images": ((0, 3, 5, 6), (0, 3, 5, 6)),
-    "a long strip": ((1, 2, 4, 3000), (1, 3, 4, 3000)),
+    "a long strip": ((1, 2, 4, 30000), (1, 3, 4, 30000), 2, 300),
+    "a high strip": ((1, 2, 30000, 4), (1, 3, 30000, 4), 2, 300),
     "one image for all": ((2, 3, 5, 6), (1, 3, 5, 6)),
-    "seven channels": ((1, 3, 5, 6), (1, 6, 5, 6)),
+    "six channels": ((1, 3, 5, 6), (1, 6, 5, 6)),
+    "256 labels": ((1, 256, 5, 7), (1, 3, 5, 7)),
+    "negative weights": ((1, 3, 9, 7), (1, 3, 9, 7), -0.2, 13),
+    "srgb 1e30": ((1, 3, 9, 7), (1, 3, 9, 7), 0.5, 1e30),
 }
+
+
+def by_reference(unary, image, terms, iterations, quality):
+    """The same by the plain programs: all pairs for "exact", a lattice else."""
+    gaussian, bilateral = terms
+    kernels = [
+        torch.full((2,), gaussian.sxy),
+        bilateral_features("", image, bilateral.sxy, bilateral.srgb, torch.float32),
+    ]
+    weights = [torch.tensor(float(term.compatibility)) for term in terms]
+    arguments = (unary, kernels, weights, [3, 3], iterations)
+    if quality == "exact":
+        return reference.mean_field(*arguments).float()
+    refine, dilation, passes, symmetric, _ = LATTICE_QUALITY[quality]
+    code = ("compat", "high").index(quality)
+    return reference.lattice_mean_field(*arguments, code, refine, dilation, passes, symmetric)
 
 
 @pytest.mark.parametrize("case", RIGHT)
 @pytest.mark.parametrize("quality", ["compat", "high", "exact"])
 def test_unusual_input_is_right(case, quality):
-    size, image_size = RIGHT[case]
-    if quality == "exact" and case == "a long strip":
-        pytest.skip("12,000 pixels: too many pairs for a test")
+    size, image_size, *numbers = RIGHT[case]
+    weight, srgb = numbers or (2, 13)
+    if quality == "exact" and "strip" in case:
+        pytest.skip("120,000 pixels: too many pairs for a test")
     g = torch.Generator().manual_seed(1)
-    unary, image = torch.rand(size, generator=g), torch.rand(image_size, generator=g) * 9
-    q = dense_crf(unary, image, iterations=2, quality=quality)
+    unary, image = torch.rand(size, generator=g), torch.rand(image_size, generator=g) * 99
+    terms = [PairwiseGaussian(3, weight), PairwiseBilateral(8, srgb, weight)]
+    q = dense_crf(unary, image, terms, iterations=2, quality=quality)
     assert q.shape == unary.shape
-    torch.testing.assert_close(q.sum(1), torch.ones_like(q[:, 0]))
+    expected = by_reference(unary, image, terms, 2, quality) if unary.numel() else unary
+    torch.testing.assert_close(q, expected, rtol=0, atol=1e-4)
+
+
+def test_numbers_and_arrays_of_numpy():
+    unary, image = random_problem(1)
+    array = np.ascontiguousarray(unary.numpy())
+    array.setflags(write=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns that the memory is read-only
+        q = dense_crf(torch.from_numpy(array), image, iterations=np.int64(2))
+    assert torch.equal(q, dense_crf(unary, image, iterations=2))
+
+
+def test_a_layer_of_one_term():
+    unary, image = random_problem()
+    layer = fastseg.nn.DenseCRF(4, PairwiseBilateral(8, 13, 2), iterations=2)
+    expected = dense_crf(unary, image, PairwiseBilateral(8, 13, 2), iterations=2)
+    torch.testing.assert_close(layer(unary, image), expected, rtol=0, atol=1e-5)
 
 
 def test_strided_input():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,7 @@ class DenseCRF(nn.Module):
     Raises:
         ValueError: num_labels < 1, unknown names, a term with a matrix, of features, or with
             another number of labels.
+        TypeError: num_labels is no integer.
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class DenseCRF(nn.Module):
         checkpoints: int = 3,
     ):
         super().__init__()
+        if not isinstance(num_labels, Integral):
+            raise TypeError(f"DenseCRF: num_labels must be an integer, got {num_labels!r}")
         if num_labels < 1:
             raise ValueError(f"DenseCRF: num_labels must be positive, got {num_labels}")
         if quality not in QUALITIES:
@@ -78,6 +82,8 @@ class DenseCRF(nn.Module):
                 raise ValueError(
                     f"DenseCRF: trainable must be of {', '.join(TRAINABLE)}, got {name!r}"
                 )
+        pairwise = (pairwise,) if isinstance(pairwise, Pairwise) else tuple(pairwise)
+        weights = [_weights(i, term, num_labels) for i, term in enumerate(pairwise)]
         self.num_labels, self.iterations = num_labels, iterations
         self.quality, self.checkpoints = quality, checkpoints
         self.normalization = tuple(term.normalization for term in pairwise)
@@ -85,7 +91,6 @@ class DenseCRF(nn.Module):
         def parameter(t: Tensor, name: str) -> nn.Parameter:
             return nn.Parameter(t, requires_grad=name in trainable)
 
-        weights = [_weights(i, term, num_labels) for i, term in enumerate(pairwise)]
         weights = torch.stack(weights) if weights else torch.empty(0, num_labels)
         self.weights = parameter(weights, "weights")
         self.compatibility = parameter(1 - torch.eye(num_labels), "compatibility")
@@ -102,8 +107,9 @@ class DenseCRF(nn.Module):
             unary: energies (B, L, H, W), (B, L, D, H, W) or (L, H, W): minus the logits.
             image: in the units of srgb; needed by bilateral terms.
         """
-        axis = 0 if unary.dim() == 3 else 1
-        if unary.dim() > 2 and unary.shape[axis] != self.num_labels:
+        is_tensor = isinstance(unary, Tensor)  # dense_crf refuses what is not
+        axis = 0 if is_tensor and unary.dim() == 3 else 1
+        if is_tensor and unary.dim() > 2 and unary.shape[axis] != self.num_labels:
             raise ValueError(
                 f"DenseCRF: unary must have {self.num_labels} labels, got shape "
                 f"{tuple(unary.shape)}"

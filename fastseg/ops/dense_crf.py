@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -77,11 +78,8 @@ def dense_crf(
             more than 8 features in a term, unless "exact".
     """
     problem = _problem("dense_crf", unary, image, pairwise, quality)
-    for name, value in (("iterations", iterations), ("checkpoints", checkpoints)):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"dense_crf: {name} must be an integer, got {value!r}")
-        if value < 0:
-            raise ValueError(f"dense_crf: {name} must not be negative, got {value}")
+    iterations = _count("dense_crf: iterations", iterations)
+    checkpoints = _count("dense_crf: checkpoints", checkpoints)
     *model, quality_code = problem.arguments
     return problem.result(mean_field(*model, iterations, quality_code, checkpoints))
 
@@ -127,11 +125,10 @@ class MeanField:
 
         Raises:
             ValueError: a negative n.
+            TypeError: n is no integer.
         """
-        if n < 0:
-            raise ValueError(f"MeanField.step: n must not be negative, got {n}")
         with torch.autocast(self._q.device.type, enabled=False):
-            for _ in range(n):
+            for _ in range(_count("MeanField.step: n", n)):
                 self._q = self._model.step(self._q)
         return self.q
 
@@ -199,6 +196,15 @@ def _problem(
         dtype,
         batched,
     )
+
+
+def _count(what: str, value: int) -> int:
+    """An integer, of numpy too, that is not negative."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{what} must be an integer, got {value!r}")
+    if value < 0:
+        raise ValueError(f"{what} must not be negative, got {value}")
+    return int(value)
 
 
 def _check_unary(name: str, unary: Tensor) -> None:

@@ -74,6 +74,7 @@ class PermutohedralLattice:
 
     Raises:
         ValueError: an unknown quality, features with less than two dimensions.
+        TypeError: features that are not a tensor.
         RuntimeError: as :func:`fastseg.ops.permutohedral_lattice`.
     """
 
@@ -82,6 +83,10 @@ class PermutohedralLattice:
             raise ValueError(
                 f"PermutohedralLattice: quality must be one of {', '.join(LATTICE_QUALITY)}, "
                 f"got {quality!r}"
+            )
+        if not isinstance(features, Tensor):
+            raise TypeError(
+                f"PermutohedralLattice: features must be a tensor, got {type(features).__name__}"
             )
         if features.dim() < 2:
             raise ValueError(
@@ -110,9 +115,14 @@ class PermutohedralLattice:
             The values' shape and dtype, contiguous.
 
         Raises:
-            ValueError: values of another shape, an unknown normalization.
-            RuntimeError: values of another dtype or device.
+            ValueError: values of another shape or dtype, an unknown normalization.
+            TypeError: values that are not a tensor.
+            RuntimeError: values on another device.
         """
+        if not isinstance(values, Tensor):
+            raise TypeError(
+                f"PermutohedralLattice.filter: values must be a tensor, got {type(values).__name__}"
+            )
         expected = f"(B, C, {', '.join(map(str, self.spatial))})"
         if not self.batched:
             expected = f"(C, {self.spatial[0]})"
@@ -121,6 +131,11 @@ class PermutohedralLattice:
             raise ValueError(
                 f"PermutohedralLattice.filter: values must have shape {expected}, got "
                 f"{tuple(values.shape)}"
+            )
+        if values.dtype != self.tensors.barycentric.dtype:
+            raise ValueError(
+                "PermutohedralLattice.filter: values must be "
+                f"{self.tensors.barycentric.dtype} as the features are, got {values.dtype}"
             )
         if normalization is not None and normalization not in NORMALIZATIONS:
             raise ValueError(
