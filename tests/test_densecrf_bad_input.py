@@ -4,11 +4,14 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("fastseg._host", reason="the compiled library was not built")
 
 import fastseg.densecrf as dcrf
+from fastseg import reference
 from fastseg.densecrf import utils
+from fastseg.pairwise import bilateral_features
 
 H, W, L = 4, 5, 3
 N = H * W
@@ -277,10 +280,29 @@ def test_read_only_arrays_buffers_and_numbers_of_numpy():
     np.testing.assert_array_equal(d.inference(np.int64(3)), expected.inference(3.0))
 
 
-def test_huge_bandwidths_and_weights():
-    for sxy, srgb, compat in ((1e6, 1e6, 1), (1e-2, 13, 5), (80, 1e-2, 5), (3, 3, 1e4), (3, 3, -2)):
-        d = crf()
-        d.addPairwiseBilateral(sxy, srgb, with_value(IMAGE, 255), compat)
-        q = d.inference(3)
-        assert np.isfinite(q).all()
-        np.testing.assert_allclose(q.sum(0), 1, atol=1e-5)
+@pytest.mark.parametrize(
+    ("size", "sxy", "srgb", "compat"),
+    [
+        ((H, W), 1e6, 1e6, 1),
+        ((H, W), 1e-2, 13, 5),
+        ((H, W), 80, 1e-2, 5),
+        ((H, W), 3, 3, 1e4),
+        ((H, W), 3, 3, -2),
+        ((30000, 4), 80, 300, 3),
+        ((4, 30000), 80, 300, 3),
+    ],
+)
+def test_extreme_sizes_bandwidths_and_weights(size, sxy, srgb, compat):
+    rng = np.random.default_rng(0)
+    energies = rng.random((L, *size), np.float32) * 4
+    image = rng.integers(0, 256, (*size, 3), np.uint8)
+    d = dcrf.DenseCRF2D(size[1], size[0], L)
+    d.setUnaryEnergy(energies.reshape(L, -1))
+    d.addPairwiseBilateral(sxy, srgb, image, compat)
+    q = d.inference(2).reshape(energies.shape)
+
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+    features = bilateral_features("", pixels, float(sxy), float(srgb), torch.float32)
+    unary, weight = torch.from_numpy(energies)[None], torch.tensor(float(compat))
+    expected = reference.lattice_mean_field(unary, [features], [weight], [3], 2, 0)
+    np.testing.assert_allclose(q, expected[0], atol=1e-4)
