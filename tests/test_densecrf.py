@@ -130,6 +130,19 @@ def test_published_scripts_beside_pydensecrf(script):
     np.testing.assert_allclose(script(dcrf, utils, img, probs), expected, atol=TOLERANCE)
 
 
+def test_channels_counted_from_the_end_and_labels_of_a_mask():
+    img = small_case()[0]
+    middle = np.moveaxis(img, 2, 1)
+    expected = utils.create_pairwise_bilateral((3, 4), (5, 6, 7), middle, 1)
+    from_end = utils.create_pairwise_bilateral((3, 4), (5, 6, 7), middle, -2)
+    np.testing.assert_array_equal(from_end, expected)
+    mask = np.array([True, False, True])
+    np.testing.assert_array_equal(
+        utils.unary_from_labels(mask, 2, 0.7, zero_unsure=False),
+        utils.unary_from_labels(mask.astype(int), 2, 0.7, zero_unsure=False),
+    )
+
+
 def test_kernel_types_do_not_matter():
     img, probs = small_case()
     energies = utils.unary_from_softmax(probs)

@@ -214,6 +214,11 @@ BAD = {
         ValueError,
         r"sdims must have one entry for each axis \(2\)",
     ),
+    "sdims one for all": (
+        lambda: utils.create_pairwise_gaussian(3, (4, 5)),
+        ValueError,
+        r"sdims must have one entry for each axis \(2\), got 3",
+    ),
     "sdims zero": (
         lambda: utils.create_pairwise_gaussian((0, 3), (4, 5)),
         ValueError,

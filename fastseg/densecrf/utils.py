@@ -27,7 +27,7 @@ def unary_from_labels(
     every other.
 
     Args:
-        labels: integers, any shape of n elements.
+        labels: integers or booleans, any shape of n elements.
         n_labels: number of labels L, the unsure one not counted.
         gt_prob: between 0 and 1, exclusive.
         zero_unsure: if True, labels are 1 to L and 0 means unsure: energy -log(1 / L) for all. If
@@ -41,7 +41,7 @@ def unary_from_labels(
         ValueError: a label out of range, n_labels below 1, or gt_prob outside (0, 1).
     """
     labels = np.asarray(labels)
-    if labels.dtype.kind not in "iu":
+    if labels.dtype.kind not in "iub":
         raise TypeError(f"labels must hold integers, got {labels.dtype}")
     if n_labels < 1:
         raise ValueError(f"n_labels must be at least 1, got {n_labels}")
@@ -132,7 +132,8 @@ def create_pairwise_bilateral(
         sdims: standard deviation in pixels of each axis, positive.
         schan: standard deviation of the values, positive; one for all channels or one for each.
         img: image or volume, any dtype.
-        chdim: the axis of the channels; -1: there is none, img is of one channel.
+        chdim: the axis of the channels, from the end if below -1; -1: there is none, img is of one
+            channel.
 
     Returns:
         float32 (axes + channels, n).
@@ -141,7 +142,7 @@ def create_pairwise_bilateral(
         ValueError: sdims or schan not of the right number, or not positive; no such chdim.
     """
     img = np.asarray(img)
-    if not -1 <= chdim < img.ndim:
+    if not -img.ndim <= chdim < img.ndim:
         raise ValueError(f"chdim must be an axis of img or -1, got {chdim} for {img.ndim} axes")
     channels = img[np.newaxis] if chdim == -1 else np.moveaxis(img, chdim, 0)
     channels = channels.astype(np.float32)
@@ -166,8 +167,8 @@ def _positions(name: str, deviations: Sequence[float], shape: tuple[int, ...]) -
 
 
 def _deviations(name: str, values: Sequence[float], count: int, of: str) -> Sequence[float]:
-    if len(values) != count:
+    if np.ndim(values) != 1 or len(values) != count:
         raise ValueError(f"{name} must have one entry for each {of} ({count}), got {values}")
-    if not all(v > 0 for v in values):
+    if not all(v > 0 for v in values):  # infinite: the axis or channel does not count
         raise ValueError(f"{name} must be positive, got {values}")
     return values
