@@ -183,7 +183,7 @@ def test_numpy_interface(seed, axes):
     np.testing.assert_allclose(q, expected, rtol=0, atol=TOLERANCE)
     np.testing.assert_allclose(step, expected_step, rtol=0, atol=TOLERANCE)
     tolerance = 1e-5 * energy_scale(theirs, expected_step)
-    np.testing.assert_allclose(divergences, expected_divergences, rtol=1e-4, atol=tolerance)
+    np.testing.assert_allclose(divergences, expected_divergences, rtol=5e-4, atol=tolerance)
 
 
 def tensor_term(term, problem):
@@ -230,4 +230,4 @@ def test_torch_interface(seed, axes):
         divergences.append(field.kl_divergence().item())
     np.testing.assert_allclose(flat(field.q), expected_step, rtol=0, atol=TOLERANCE)
     tolerance = 1e-5 * energy_scale(problem, expected_step)
-    np.testing.assert_allclose(divergences, expected_divergences, rtol=1e-4, atol=tolerance)
+    np.testing.assert_allclose(divergences, expected_divergences, rtol=5e-4, atol=tolerance)
