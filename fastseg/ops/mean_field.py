@@ -69,10 +69,8 @@ def _mean_field(
     unary, kernels, compatibility, normalization, iterations, quality, checkpoints=3
 ) -> Tensor:
     _check(unary, kernels, compatibility, normalization, iterations, quality, checkpoints)
-    check_energies("fastseg::mean_field", unary)
     layout = memory_format(unary)
     with torch.autocast(unary.device.type, enabled=False):
-        # Sums without normalisation are large: the fused kernel's roundings would show in Q.
         if _has_fused_kernel(unary, quality):
             lattice = LATTICE_QUALITY[QUALITIES[quality]]
             return ops.lattice_mean_field(
@@ -88,6 +86,7 @@ def _mean_field(
                 lattice.symmetric,
                 lattice.side,
             )
+        check_energies("fastseg::mean_field", unary)
         model = DenseCRFModel(unary.contiguous(), kernels, compatibility, normalization, quality)
         q = model.start()
         for _ in range(iterations):
