@@ -311,9 +311,9 @@ def by_reference(unary, image, terms, iterations, quality):
     arguments = (unary, kernels, weights, [3, 3], iterations)
     if quality == "exact":
         return reference.mean_field(*arguments).float()
-    refine, dilation, passes, symmetric, _ = LATTICE_QUALITY[quality]
+    *options, _ = LATTICE_QUALITY[quality]
     code = ("compat", "high").index(quality)
-    return reference.lattice_mean_field(*arguments, code, refine, dilation, passes, symmetric)
+    return reference.lattice_mean_field(*arguments, code, *options)
 
 
 @pytest.mark.parametrize("case", RIGHT)
