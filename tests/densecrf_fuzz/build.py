@@ -16,6 +16,7 @@ HERE = Path(__file__).parent
 CSRC = HERE.parent.parent / "csrc"
 CORE = (
     "cpu/lattice_mean_field_core",
+    "cpu/lattice_mean_field_passes",
     "cpu/lattice_mean_field_terms",
     "cpu/permutohedral_blur",
     "cpu/permutohedral_filter",

@@ -128,8 +128,12 @@ void add_random_term(Random& random, cpu::MeanField& field, const std::vector<in
   const Normalization normalization = random_normalization(random, wild);
   cpu::LatticeOptions options;
   if (random.one_in(2)) {
-    options = {static_cast<float>(random.real(0.5, 2)), static_cast<int>(random.integer(0, 2)),
-               static_cast<int>(random.integer(1, 2)), random.one_in(2), random.one_in(2)};
+    options = {random.real(0.5, 2),
+               static_cast<int>(random.integer(0, 2)),
+               static_cast<int>(random.integer(1, 2)),
+               random.one_in(2),
+               static_cast<float>(random.real(0, 1)),
+               random.one_in(2)};
   }
   const int64_t points = product(size);
   const int64_t kind = random.integer(0, 2);
@@ -244,8 +248,8 @@ Outcome lattice_filter(Random& random, const cpu::TaskRunner& tasks) {
   const int dilation = d > 5 ? 0 : static_cast<int>(random.integer(0, 2));
   const auto floats = random_features(random, std::max<int64_t>(1, batch * d * points), wild);
   const std::vector<T> features(floats.begin(), floats.begin() + batch * d * points);
-  const cpu::BlurOptions blur{static_cast<int>(random.integer(1, 2)), random.one_in(2),
-                              random.one_in(2)};
+  const BlurOptions blur{static_cast<int>(random.integer(1, 2)), random.one_in(2), random.one_in(2),
+                         random.real(0, 1)};
   const int64_t channels = random.one_of<int64_t>({0, 1, 2, 3, 4, 5, 8, 9, 17, 33});
   const double refine = random.real(0.5, 2);
   return outcome_of(1e-3, [&] {
