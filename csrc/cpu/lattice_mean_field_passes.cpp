@@ -102,11 +102,10 @@ void MeanField::State::run_strips(const MeanFieldTile& tile, int64_t image, int6
   std::vector<PointwiseTerm> pointwise(tile.pointwise, tile.pointwise + tile.pointwise_terms);
   const int64_t end = first + tile.points;
   for (int64_t begin = first, stop; begin < end; begin = stop) {
-    // As many rows as the strips have that cut what is left of the slice evenly.
+    // Whole strips, and at the end as many rows as the convolution sums at once.
     const int64_t row = begin / width, slice_end = (row / height + 1) * height;
-    const int64_t rows = std::min(slice_end, (end + width - 1) / width) - row;
-    const int64_t strips = (rows + strip - 1) / strip;
-    const int64_t row_end = row + (rows + strips - 1) / strips;
+    const int64_t rows = (end + width - 1) / width - row;
+    const int64_t row_end = std::min(slice_end, row + std::min(strip, (rows + 3) / 4 * 4));
     stop = std::min(end, row_end * width);
     const int64_t offset = begin - first;
     float* out = memory + mean_field_block_floats(pitch);
