@@ -1,6 +1,6 @@
 # make run    a segmented picture from a bare clone   (IMAGE=path for one's own)
 # make test   the whole suite
-# make bench  the ops beside torch's
+# make bench  the ops beside what one would use instead
 # make lint   ruff and clang-format
 
 PYTHON ?= python3
@@ -36,6 +36,7 @@ test: $(BUILT) $(VENV)/.test
 
 bench: $(BUILT)
 	$(BIN)/python -m benchmarks.pooling
+	$(BIN)/python -m benchmarks.dense_crf
 
 lint: $(BUILT) $(VENV)/.test
 	$(BIN)/ruff check .
