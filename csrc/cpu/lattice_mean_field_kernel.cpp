@@ -30,7 +30,8 @@ namespace {
 // A piece of C labels of a row, in registers.
 template <int C>
 struct Piece {
-  static constexpr int kWidth = C < 8 ? C : FASTSEG_SIMD_BYTES == 64 && C % 16 == 0 ? 16 : 8;
+  static constexpr int kRegister = FASTSEG_SIMD_BYTES / static_cast<int>(sizeof(float));
+  static constexpr int kWidth = C % kRegister == 0 ? kRegister : C < 8 ? C : 8;
   static constexpr int kVectors = C / kWidth;
   using V = Lanes<float, kWidth>;
 
