@@ -2,6 +2,10 @@
 
 #include "cpu/lattice_mean_field_terms.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -9,6 +13,18 @@
 #include <utility>
 
 namespace fastseg::cpu {
+
+void* allocate_buffer(size_t bytes) {
+  constexpr size_t kLine = 64, kPage = size_t{1} << 21;
+  bytes = (bytes + kLine) / kLine * kLine;
+  const bool large = bytes >= 2 * kPage;
+  void* memory = nullptr;
+  if (posix_memalign(&memory, large ? kPage : kLine, bytes) != 0) throw std::bad_alloc();
+#if defined(__linux__)
+  if (large) madvise(memory, bytes / kPage * kPage, MADV_HUGEPAGE);
+#endif
+  return memory;
+}
 
 Mixing::Mixing(const Compatibility& compatibility, int64_t labels, int64_t pitch)
     : scale(pitch), natural_scale(pitch) {

@@ -15,15 +15,16 @@
 
 namespace fastseg::cpu {
 
-// Memory that is not initialised, in whole cache lines.
+// Memory that is not initialised, in whole cache lines; in large pages where it holds any: rows are
+// read in an order that outruns the few hundred pages whose addresses a processor remembers. Throws
+// std::bad_alloc; std::free gives it back.
+void* allocate_buffer(size_t bytes);
+
 template <class T>
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(int64_t size)
-      : data_(static_cast<T*>(std::aligned_alloc(64, (size * sizeof(T) + 127) / 64 * 64))) {
-    if (data_ == nullptr) throw std::bad_alloc();
-  }
+  explicit Buffer(int64_t size) : data_(static_cast<T*>(allocate_buffer(size * sizeof(T)))) {}
   T* get() const { return data_.get(); }
   T& operator[](int64_t i) const { return data_.get()[i]; }
   explicit operator bool() const { return data_ != nullptr; }

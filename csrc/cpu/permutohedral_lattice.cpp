@@ -31,7 +31,7 @@ namespace {
 
 // Large tiles share more of their vertices; threads want some tiles to share, and no tile's rows
 // should outgrow a core's own cache by much.
-constexpr int64_t kMostTilePoints = 16384, kLeastTilePoints = 4096, kTilesToShare = 16;
+constexpr int64_t kMostTilePoints = 16384, kLeastTilePoints = 4096, kTilesToShare = 12;
 constexpr int64_t kVerticesPerTask = 2048;
 
 template <class... Parts>
