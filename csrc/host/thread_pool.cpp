@@ -12,6 +12,8 @@
 #include <system_error>
 #include <thread>
 
+#include "cpu/task_shares.h"
+
 namespace fastseg::host {
 namespace {
 
@@ -21,25 +23,22 @@ constexpr auto kAwake = std::chrono::microseconds(100);
 
 struct Job {
   const std::function<void(int64_t)>& body;
-  const int64_t tasks;
+  cpu::TaskShares shares;
   int wanted;  // helpers that may still join; guarded by the pool's mutex
-  std::atomic<int64_t> next{0};
   std::atomic<int> helpers{0};
   std::mutex error_mutex;
   std::exception_ptr error;
 
   Job(const std::function<void(int64_t)>& body, int64_t tasks, int helpers_wanted)
-      : body(body), tasks(tasks), wanted(helpers_wanted) {}
+      : body(body), shares(tasks, helpers_wanted + 1), wanted(helpers_wanted) {}
 
-  void work() {
-    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
-      try {
-        body(i);
-      } catch (...) {
-        const std::lock_guard lock(error_mutex);
-        if (!error) error = std::current_exception();
-        next.store(tasks, std::memory_order_relaxed);
-      }
+  void work(int thread) {
+    try {
+      shares.work(thread, body);
+    } catch (...) {
+      shares.stop();
+      const std::lock_guard lock(error_mutex);
+      if (!error) error = std::current_exception();
     }
   }
 };
@@ -66,7 +65,7 @@ class Pool {
       open_jobs_.store(static_cast<int>(jobs_.size()), std::memory_order_relaxed);
     }
     job_came_.notify_all();
-    job.work();
+    job.work(0);
     std::unique_lock lock(mutex_);
     close(&job);
     wait(lock, helper_left_, [&job] { return job.helpers.load(std::memory_order_acquire) == 0; });
@@ -76,14 +75,14 @@ class Pool {
   void hire(int helpers) {
     for (; threads_ < helpers; ++threads_) {
       try {
-        std::thread([this] { help(); }).detach();
+        std::thread([this, number = threads_ + 1] { help(number); }).detach();
       } catch (const std::system_error&) {
         return;  // the system gives no more: the callers do the work themselves
       }
     }
   }
 
-  [[noreturn]] void help() {
+  [[noreturn]] void help(int number) {
     std::unique_lock lock(mutex_);
     while (true) {
       wait(lock, job_came_, [this] { return open_jobs_.load(std::memory_order_relaxed) > 0; });
@@ -91,7 +90,7 @@ class Pool {
       job->helpers.fetch_add(1, std::memory_order_relaxed);
       if (--job->wanted == 0) close(job);
       lock.unlock();
-      job->work();
+      job->work(number);
       lock.lock();
       job->helpers.fetch_sub(1, std::memory_order_release);
       helper_left_.notify_all();
