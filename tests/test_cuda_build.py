@@ -7,18 +7,17 @@ stack means spills to memory. None of it needs a GPU.
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import re
 import shutil
 import subprocess
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from cuda_on_cpu.build import CSRC, cuda_home
+from native_build import folder_for, run
 
 ARCHS = ("80", "90", "100")
 # Of 65536 registers for 2048 threads: the 2x2 kernels keep 5 blocks of 256 threads resident, the
@@ -59,18 +58,12 @@ pytestmark = pytest.mark.skipif(
 
 def compiled(source: Path) -> Path:
     """The object file for ARCHS, made once for each state of the sources."""
-    digest = hashlib.sha256("".join(ARCHS).encode())
-    for file in sorted(CSRC.glob("c*/*.[ch]*")):
-        digest.update(file.read_bytes())
-    folder = Path(tempfile.gettempdir()) / f"fastseg-cuda-{os.getuid()}-{digest.hexdigest()[:16]}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = folder_for("cuda", ARCHS, CSRC.glob("c*/*.[ch]*"))
     target = folder / f"{source.stem}.o"
     if not target.exists():
         codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHS]
         scratch = target.with_suffix(f".{os.getpid()}.o")
-        command = [NVCC, "-O3", "-std=c++20", f"-I{CSRC}", *codes, "-c", source, "-o", scratch]
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        run([NVCC, "-O3", "-std=c++20", f"-I{CSRC}", *codes, "-c", source, "-o", scratch])
         scratch.rename(target)
     return target
 

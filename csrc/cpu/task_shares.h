@@ -2,8 +2,8 @@
 // Tasks dealt to threads: a stretch of neighbouring tasks each, and then of what others have left.
 //
 // A thread thus meets the same tasks in every pass over the same data, and finds in its caches what
-// it left there: on cores that share no cache a mean field is 6 to 20 % faster than with a queue that
-// all threads take from.
+// it left there: on cores that share no cache a mean field is 6 to 20 % faster than with a queue
+// that all threads take from.
 
 #include <atomic>
 #include <cstdint>

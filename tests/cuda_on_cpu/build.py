@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+from native_build import folder_for, run
 
 HERE = Path(__file__).parent
 CSRC = HERE.parent.parent / "csrc"
@@ -48,7 +47,9 @@ def library(sanitize: bool = False) -> Path:
     flags += [f"-I{CSRC}", f"-I{HERE}", "-isystem", str(cuda_home() / "include")]
     flags += ["-isystem", str(torch_dir / "include")]
 
-    target = _folder(flags) / "cuda_on_cpu.so"
+    state = [*CSRC.glob("c*/*"), *HERE.glob("*.*")]
+    options = [*flags, torch.__version__]
+    target = folder_for("cuda-on-cpu", options, state) / "cuda_on_cpu.so"
     if target.exists():
         return target
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch, ThreadPoolExecutor() as pool:
@@ -56,29 +57,12 @@ def library(sanitize: bool = False) -> Path:
 
         def compile_one(source: Path, out: Path) -> None:
             shim = ["-include", HERE / "cuda_on_cpu.h", "-x", "c++"] if source in kernels else []
-            _run(["g++", *flags, *shim, "-c", source, "-o", out])
+            run(["g++", *flags, *shim, "-c", source, "-o", out])
 
         list(pool.map(compile_one, sources, objects))
         linked = Path(scratch) / target.name
         libraries = [f"-L{torch_dir / 'lib'}", "-ltorch", "-ltorch_cpu"]
         sanitizer = ["-fsanitize=address"] if sanitize else []
-        _run(["g++", "-shared", "-Wl,-Bsymbolic", *sanitizer, *objects, *libraries, "-o", linked])
+        run(["g++", "-shared", "-Wl,-Bsymbolic", *sanitizer, *objects, *libraries, "-o", linked])
         linked.rename(target)
     return target
-
-
-def _folder(flags: list[str]) -> Path:
-    """One for each user and state of the sources."""
-    digest = hashlib.sha256("\0".join([*flags, torch.__version__]).encode())
-    for source in sorted([*CSRC.glob("c*/*"), *HERE.glob("*.*")]):
-        digest.update(source.read_bytes())
-    name = f"fastseg-cuda-on-cpu-{os.getuid()}-{digest.hexdigest()[:16]}"
-    folder = Path(tempfile.gettempdir()) / name
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
-
-
-def _run(command: list) -> None:
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(map(str, command))}\n{done.stderr}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import platform
 import subprocess
 import tempfile
@@ -11,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+from native_build import folder_for, run
 
 HERE = Path(__file__).parent
 CSRC = HERE.parent.parent / "csrc"
@@ -63,7 +62,9 @@ def fuzzer() -> Path:
     """The program of fuzz.cpp."""
     torch_headers = ["-isystem", str(Path(torch.__file__).parent / "include")]  # of simd.h
     flags = [*FLAGS, *SANITIZERS, f"-I{CSRC}", *torch_headers]
-    target = _folder(flags) / "fuzz"
+    folders = ("common", "cpu", "host")
+    sources = [*(f for name in folders for f in CSRC.glob(f"{name}/*")), *HERE.glob("*.*")]
+    target = folder_for("densecrf-fuzz", flags, sources) / "fuzz"
     if target.exists():
         return target
     jobs = [(HERE / f"{name}.cpp", []) for name in ("fuzz", "problems")]
@@ -77,28 +78,10 @@ def fuzzer() -> Path:
 
         def compile_one(job: tuple[Path, list[str]], out: Path) -> None:
             source, extra = job
-            _run(["g++", *flags, *extra, "-c", source, "-o", out])
+            run(["g++", *flags, *extra, "-c", source, "-o", out])
 
         list(pool.map(compile_one, jobs, objects))
         program = Path(scratch) / target.name
-        _run(["g++", *SANITIZERS, *objects, "-pthread", "-o", program])
+        run(["g++", *SANITIZERS, *objects, "-pthread", "-o", program])
         program.rename(target)
     return target
-
-
-def _folder(flags: list[str]) -> Path:
-    """One for each user and state of the sources."""
-    digest = hashlib.sha256("\0".join(flags).encode())
-    folders = [*CSRC.glob("common/*"), *CSRC.glob("cpu/*"), *CSRC.glob("host/*")]
-    for source in sorted([*folders, *HERE.glob("*.*")]):
-        digest.update(source.read_bytes())
-    name = f"fastseg-densecrf-fuzz-{os.getuid()}-{digest.hexdigest()[:16]}"
-    folder = Path(tempfile.gettempdir()) / name
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
-
-
-def _run(command: list) -> None:
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(map(str, command))}\n{done.stderr}")
