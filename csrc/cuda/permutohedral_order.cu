@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "cuda/block_scan.h"
 #include "cuda/launch.h"
 #include "cuda/permutohedral_order.h"
 
@@ -41,23 +42,15 @@ __device__ inline int lower_bound(const uint64_t* keys, int size, uint64_t key) 
   return begin;
 }
 
-// counts[i] = start + the sum of those before i, for the block.
-__device__ inline void sum_before(int* counts, int size, int start, int* shared) {
+// counts[i] = start + the sum of those before i, for the block. partial: as of block_scan.
+__device__ inline void sum_before(int* counts, int size, int start, int* partial) {
   for (int base = 0; base < size; base += kThreads) {
-    const int i = base + threadIdx.x, own = i < size ? counts[i] : 0;
-    int sum = own;
-    shared[threadIdx.x] = sum;
-    __syncthreads();
-    for (int distance = 1; distance < kThreads; distance *= 2) {
-      const int before = threadIdx.x >= distance ? shared[threadIdx.x - distance] : 0;
-      __syncthreads();
-      shared[threadIdx.x] = sum += before;
-      __syncthreads();
-    }
-    if (i < size) counts[i] = start + sum - own;
-    start += shared[kThreads - 1];
-    __syncthreads();
+    const int i = base + threadIdx.x;
+    const BlockSums sums = block_scan(i < size ? counts[i] : 0, partial);
+    if (i < size) counts[i] = start + sums.before;
+    start += sums.total;
   }
+  __syncthreads();
 }
 
 template <class T>
