@@ -47,7 +47,6 @@ struct LatticeMessages {
 struct MeanFieldTile {
   int64_t points;
   int corners;
-  int64_t rows;          // vertices of the tile, of all lattices
   const int32_t* slots;  // (points, corners): where a row begins
   const float* slice;    // (points, corners) weights on the way from the vertices
   const float* splat;    // and to them

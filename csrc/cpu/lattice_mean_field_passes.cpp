@@ -42,7 +42,6 @@ void MeanField::State::run_tile(const MeanFieldPass& pass, int64_t image, int64_
   MeanFieldTile tile{};
   tile.points = std::min(tiles.tile_points, points - first);
   tile.corners = tiles.corners;
-  tile.rows = tiles.starts[t + 1] - tiles.starts[t];
   tile.slots = tiles.slots.get() + entry;
   tile.slice = tiles.slice.get() + entry;
   tile.splat = tiles.splat ? tiles.splat.get() + entry : tile.slice;
@@ -80,7 +79,7 @@ void MeanField::State::run_tile(const MeanFieldPass& pass, int64_t image, int64_
   tile.pointwise_terms = static_cast<int>(pointwise.size());
   if (pass.splat && tiles.corners > 0) {
     tile.sums = sums.get() + (copy_row + tiles.starts[t]) * pitch;
-    std::fill_n(tile.sums, tile.rows * pitch, 0.f);
+    std::fill_n(tile.sums, (tiles.starts[t + 1] - tiles.starts[t]) * pitch, 0.f);
   }
   if (pass.out != nullptr) {
     tile.out = pass.out + image * pass.strides.image + first * pass.strides.point;
