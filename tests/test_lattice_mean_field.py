@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fastseg import _extension, reference
+from fastseg.pairwise import bilateral_features
 
 op = torch.ops.fastseg.lattice_mean_field
 NONE, BEFORE, AFTER, SYMMETRIC = range(4)
@@ -102,21 +103,12 @@ def smooth_image(size, channels, seed=0, low=6):
     return image + 0.05 * torch.rand(image.shape, generator=g)
 
 
-def volume_features(image, sxy, srgb):
-    """Positions in the lattice's order, then channels, (B, d, *spatial)."""
-    spatial = image.shape[2:]
-    sigma = torch.full((len(spatial),), float(sxy))
-    positions = reference.lattice_mean_field.__globals__["position_features"](sigma, spatial)
-    positions = positions.unflatten(2, spatial).expand(len(image), -1, *spatial)
-    return torch.cat([positions, image / srgb], 1)
-
-
 def problem(batch, labels, size, seed=0):
     """Energies and two terms that move the labels of smooth images with noise."""
     images = torch.cat([smooth_image(size, 3, seed + b) for b in range(batch)])
     unary = 4 * torch.cat([smooth_image(size, labels, 100 + seed + b) for b in range(batch)])
     sigma = torch.tensor([2.0, 3.0, 2.5][: len(size)])
-    kernels = [sigma, volume_features(images, 12, 0.2)]
+    kernels = [sigma, bilateral_features("", images, 12.0, 0.2, torch.float32)]
     return unary, kernels, [potts(1.5), potts(2)], [SYMMETRIC, SYMMETRIC]
 
 

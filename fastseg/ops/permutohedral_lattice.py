@@ -9,14 +9,12 @@ from fastseg import reference
 from fastseg._lattice_quality import LATTICE_QUALITY
 from fastseg.ops import permutohedral_filter as _filter
 from fastseg.ops._library import call, define
+from fastseg.pairwise import NORMALIZATIONS
 from fastseg.reference.permutohedral_lattice import (
     MAX_DIMENSIONS,
     PermutohedralTensors,
     barycentric_backward,
 )
-
-NORMALIZATIONS = ("none", "before", "after", "symmetric")
-"""By pydensecrf's number."""
 
 
 def permutohedral_lattice(

@@ -8,25 +8,11 @@ import torch
 from torch import Tensor
 
 from fastseg._lattice_quality import LatticeQuality
+from fastseg.pairwise import position_features
+from fastseg.reference.mean_field import cost, normalizers
 from fastseg.reference.permutohedral_filter import permutohedral_filter
 from fastseg.reference.permutohedral_lattice import permutohedral_lattice
 from fastseg.reference.spatial_gaussian_filter import spatial_gaussian_filter
-
-BEFORE, AFTER, SYMMETRIC = 1, 2, 3
-
-
-def position_features(sigma: Tensor, spatial: Sequence[int]) -> Tensor:
-    """Positions over bandwidths, (1, axes, N), in the order that pydensecrf's lattice has.
-
-    That is x, y in images, but z, y, x in volumes.
-
-    Args:
-        sigma: (axes,) in the order of the axes.
-        spatial: (H, W) or (D, H, W).
-    """
-    axes = [torch.arange(n, dtype=sigma.dtype, device=sigma.device) for n in spatial]
-    planes = [p / s for p, s in zip(torch.meshgrid(*axes, indexing="ij"), sigma, strict=True)]
-    return torch.stack(planes[::-1] if len(planes) == 2 else planes).flatten(1)[None]
 
 
 def lattice_mean_field(
@@ -48,7 +34,7 @@ def lattice_mean_field(
     def filter_of(kernel):
         if kernel.dim() == 1 and quality == 1:
             return lambda v: spatial_gaussian_filter(v.unflatten(2, spatial), kernel).flatten(2)
-        features = position_features(kernel, spatial) if kernel.dim() == 1 else kernel.flatten(2)
+        features = (position_features(kernel, spatial) if kernel.dim() == 1 else kernel).flatten(2)
         lattice = permutohedral_lattice(features, refine, dilation)[:7]
         quality_of = LatticeQuality(refine, dilation, passes, symmetric, side, quality == 1)
         gain = quality_of.gain(features.shape[1])
@@ -64,21 +50,8 @@ def lattice_mean_field(
         filtered = filter_of(kernel)
         images = kernel.shape[0] if kernel.dim() > 1 else 1
         total = filtered(unary.new_ones(images, 1, spatial.numel()))
-        before = after = torch.ones_like(total)
-        if normalization == SYMMETRIC:
-            before = after = 1 / torch.sqrt(total + 1e-20)
-        elif normalization == BEFORE:
-            before = 1 / (total + 1e-20)
-        elif normalization == AFTER:
-            after = 1 / (total + 1e-20)
-
-        def message(q):
-            f = after * filtered(before * q)
-            if mu.dim() == 0:  # Potts: equal labels gain mu
-                return -mu * f
-            return mu[:, None] * f if mu.dim() == 1 else mu @ f
-
-        return message
+        before, after = normalizers(total, normalization)
+        return lambda q: cost(after * filtered(before * q), mu)
 
     energy = unary.flatten(2)
     q = torch.softmax(-energy, 1)

@@ -54,9 +54,8 @@ def kernel_features(kernel: Tensor, spatial: Sequence[int]) -> Tensor:
     return (positions / kernel[:, None])[None]
 
 
-def message(q: Tensor, features: Tensor, compatibility: Tensor, normalization: int) -> Tensor:
-    """Mu (n K (n Q)): what one pairwise term costs every label of every pixel, (B, L, N)."""
-    total = gaussian_sums(torch.ones_like(features[:, :1]), features)  # K 1, (B or 1, 1, N)
+def normalizers(total: Tensor, normalization: int) -> tuple[Tensor, Tensor]:
+    """The factors n of each point before and after a filter K, of ``total`` = K 1."""
     before = after = torch.ones_like(total)
     name = NORMALIZATIONS[normalization]
     if name == "symmetric":
@@ -65,11 +64,21 @@ def message(q: Tensor, features: Tensor, compatibility: Tensor, normalization: i
         before = 1 / (total + 1e-20)
     elif name == "after":
         after = 1 / (total + 1e-20)
-    filtered = after * gaussian_sums(before * q, features)
-    mu = compatibility.double()
+    return before, after
+
+
+def cost(filtered: Tensor, mu: Tensor) -> Tensor:
+    """Mu F: what F = n K (n Q), (B, L, N), costs every label of every pixel."""
     if mu.dim() == 0:  # Potts: equal labels gain mu
         return -mu * filtered
     return mu[:, None] * filtered if mu.dim() == 1 else mu @ filtered
+
+
+def message(q: Tensor, features: Tensor, compatibility: Tensor, normalization: int) -> Tensor:
+    """Mu (n K (n Q)): what one pairwise term costs every label of every pixel, (B, L, N)."""
+    total = gaussian_sums(torch.ones_like(features[:, :1]), features)  # K 1, (B or 1, 1, N)
+    before, after = normalizers(total, normalization)
+    return cost(after * gaussian_sums(before * q, features), compatibility.double())
 
 
 def mean_field(
