@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from fastseg.ops import (
     MeanField,
     PermutohedralLattice,
+    atrous_conv2d,
     batch_norm_relu_max_pool2d,
     codes_to_indices,
     dense_crf,
@@ -30,6 +31,7 @@ __all__ = [
     "PairwiseFeatures",
     "PairwiseGaussian",
     "PermutohedralLattice",
+    "atrous_conv2d",
     "batch_norm_relu_max_pool2d",
     "codes_to_indices",
     "dense_crf",

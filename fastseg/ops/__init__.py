@@ -1,6 +1,8 @@
 """The ops: schema, fake, gradient and vmap rule of each, and its public function."""
 
+from fastseg.ops import atrous_conv2d_grad as _atrous_conv2d_grad  # noqa: F401
 from fastseg.ops import lattice_mean_field as _lattice_mean_field  # noqa: F401
+from fastseg.ops.atrous_conv2d import atrous_conv2d
 from fastseg.ops.batch_norm_relu_max_pool2d import batch_norm_relu_max_pool2d, fold_batch_norm
 from fastseg.ops.dense_crf import MeanField, dense_crf
 from fastseg.ops.exact_gaussian_filter import exact_gaussian_filter
@@ -13,6 +15,7 @@ from fastseg.ops.spatial_gaussian_filter import spatial_gaussian_filter
 __all__ = [
     "MeanField",
     "PermutohedralLattice",
+    "atrous_conv2d",
     "batch_norm_relu_max_pool2d",
     "codes_to_indices",
     "dense_crf",

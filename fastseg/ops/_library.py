@@ -54,7 +54,7 @@ def define_triton(name: str, function: Callable) -> None:
     TRITON_NAMES.append(name)
 
 
-def call(op: torch._ops.OpOverload, tensors: Sequence[Tensor], *arguments) -> Any:
+def call(op: torch._ops.OpOverload, tensors: Sequence[Tensor | None], *arguments) -> Any:
     """``op(*tensors, *arguments)``, without the op's autograd layer where nobody can need it.
 
     The layer that torch.library puts before an op is Python and costs more than a small kernel.
@@ -65,19 +65,19 @@ def call(op: torch._ops.OpOverload, tensors: Sequence[Tensor], *arguments) -> An
     return op(*tensors, *arguments)
 
 
-def gradient_free(tensors: Sequence[Tensor]) -> bool:
+def gradient_free(tensors: Sequence[Tensor | None]) -> bool:
     """No gradient can be asked for: eager, outside of functorch's transforms."""
     if is_dynamo_compiling():
         return False
     if forward_ad._current_level >= 0:
         for t in tensors:  # torch.library's autograd layer would drop the tangent silently
-            if forward_ad.unpack_dual(t).tangent is not None:
+            if t is not None and forward_ad.unpack_dual(t).tangent is not None:
                 raise NotImplementedError("fastseg: ops have no forward-mode derivative")
     if peek_interpreter_stack() is not None:
         return False
     if is_grad_enabled():
         for t in tensors:  # a generator in any() would take longer than the rest
-            if t.requires_grad:
+            if t is not None and t.requires_grad:
                 return False
     return True
 

@@ -3,6 +3,14 @@
 The compiled ops are tested against these, and these run where no compiled op does.
 """
 
+from fastseg.reference.atrous_conv2d import (
+    ACTIVATION,
+    atrous_conv2d,
+    atrous_conv2d_input_grad,
+    atrous_conv2d_weight_grad,
+    compute_dtype,
+    conv2d_epilogue,
+)
 from fastseg.reference.batch_norm_relu_max_pool2d import batch_norm_relu_max_pool2d
 from fastseg.reference.exact_gaussian_filter import (
     exact_gaussian_filter,
@@ -26,9 +34,15 @@ from fastseg.reference.pool_codes import (
 from fastseg.reference.spatial_gaussian_filter import spatial_gaussian_filter
 
 __all__ = [
+    "ACTIVATION",
     "PermutohedralTensors",
+    "atrous_conv2d",
+    "atrous_conv2d_input_grad",
+    "atrous_conv2d_weight_grad",
     "batch_norm_relu_max_pool2d",
     "codes_to_indices",
+    "compute_dtype",
+    "conv2d_epilogue",
     "exact_gaussian_filter",
     "exact_gaussian_filter_backward",
     "indices_to_codes",

@@ -1,0 +1,205 @@
+"""The geometry of 2-D convolution: what the ops, their fakes and the references agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+ACTIVATIONS = ("", "relu", "relu6", "leaky_relu", "silu", "hardswish")
+"""What an epilogue may end with; "" is none. leaky_relu has torch's slope of 0.01."""
+
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+"""The dtypes of the ops."""
+
+LIMIT = 1 << 30
+"""Strides, paddings and dilations stay below it."""
+
+Ints = int | Sequence[int]
+
+
+class Conv2d(NamedTuple):
+    """Stride, padding and dilation, each as (vertical, horizontal), and the groups."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+    def output_size(self, size: Sequence[int], kernel_size: Sequence[int]) -> list[int]:
+        """(h, w) of the output for an input of `size` (H, W)."""
+        geometry = zip(size, kernel_size, *self[:3], strict=True)
+        return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in geometry]
+
+
+def pair(op: str, name: str, value: Ints) -> tuple[int, int]:
+    """One integer or two as two."""
+    values = (value, value) if isinstance(value, int) else tuple(value)
+    if len(values) == 1:
+        values *= 2
+    torch._check(
+        len(values) == 2, lambda: f"{op}: {name} must be one integer or two, got {value!r}"
+    )
+    return values
+
+
+def resolve_padding(
+    op: str, padding: Ints | str, kernel_size: Sequence[int], dilation: Ints
+) -> tuple[int, int]:
+    """Padding as two integers: "same" keeps the size at stride 1, "valid" is none."""
+    if padding == "valid":
+        return (0, 0)
+    if isinstance(padding, str):
+        torch._check(
+            padding == "same",
+            lambda: f'{op}: padding must be "same", "valid" or integers, got {padding!r}',
+        )
+        dilations = pair(op, "dilation", dilation)
+        return tuple(d * (k // 2) for d, k in zip(dilations, kernel_size, strict=True))
+    return pair(op, "padding", padding)
+
+
+def check_conv2d(
+    op: str,
+    kernel_size: Sequence[int],
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    groups: int,
+) -> Conv2d:
+    """Checks the arguments that are no tensors.
+
+    Raises:
+        RuntimeError: an even kernel, a stride, dilation or number of groups below 1, a padding
+            that is negative or reaches further than the kernel, `dilation * (kernel - 1)`.
+    """
+    conv = Conv2d(
+        pair(op, "stride", stride),
+        pair(op, "padding", padding),
+        pair(op, "dilation", dilation),
+        groups,
+    )
+    kernel = tuple(kernel_size)
+    torch._check(
+        all(k % 2 == 1 for k in kernel),
+        lambda: f"{op}: weight must have an odd kernel height and width, got {kernel}",
+    )
+    for name, value in (("stride", conv.stride), ("dilation", conv.dilation)):
+        torch._check(
+            min(value) >= 1 and max(value) < LIMIT,
+            lambda n=name, v=value: f"{op}: {n} must be at least 1 and below 2^30, got {v}",
+        )
+    torch._check(
+        min(conv.padding) >= 0, lambda: f"{op}: padding must not be negative, got {conv.padding}"
+    )
+    reach = tuple(d * (k - 1) for d, k in zip(conv.dilation, kernel, strict=True))
+    torch._check(
+        conv.padding[0] <= reach[0] and conv.padding[1] <= reach[1],
+        lambda: (
+            f"{op}: padding must not be larger than the kernel's reach dilation * (kernel - 1) ="
+            f" {reach}, got {conv.padding}"
+        ),
+    )
+    torch._check(groups >= 1, lambda: f"{op}: groups must be at least 1, got {groups}")
+    return conv
+
+
+def check_float(op: str, name: str, t: Tensor) -> None:
+    """A dtype that the ops compute in."""
+    torch._check(
+        t.dtype in FLOATS,
+        lambda: f"{op}: {name} must be float32, float64, float16 or bfloat16, got {t.dtype}",
+    )
+
+
+def check_alike(op: str, name: str, t: Tensor, x_name: str, x: Tensor) -> None:
+    """The device and dtype of x."""
+    torch._check(
+        t.device == x.device,
+        lambda: f"{op}: {x_name} and {name} must be on one device, got {x.device} and {t.device}",
+    )
+    torch._check(
+        t.dtype == x.dtype,
+        lambda: f"{op}: {name} must have {x_name}'s dtype {x.dtype}, got {t.dtype}",
+    )
+
+
+def check_image_and_weight(op: str, x: Tensor, weight: Tensor, groups: int) -> None:
+    """(N, Ci, H, W) and (Co, Ci / groups, kh, kw) that fit each other."""
+    torch._check(
+        x.dim() == 4, lambda: f"{op}: x must have the shape (N, Ci, H, W), got {tuple(x.shape)}"
+    )
+    torch._check(
+        weight.dim() == 4,
+        lambda: (
+            f"{op}: weight must have the shape (Co, Ci / groups, kh, kw), got {tuple(weight.shape)}"
+        ),
+    )
+    check_float(op, "x", x)
+    check_alike(op, "weight", weight, "x", x)
+    torch._check(
+        groups >= 1 and weight.shape[0] % groups == 0,
+        lambda: (
+            f"{op}: groups must divide weight's {weight.shape[0]} output channels, got {groups}"
+        ),
+    )
+    torch._check(
+        x.shape[1] == weight.shape[1] * groups,
+        lambda: (
+            f"{op}: x must have weight's {weight.shape[1]} * {groups} input channels,"
+            f" got {x.shape[1]}"
+        ),
+    )
+
+
+def check_epilogue(
+    op: str,
+    x: Tensor,
+    out_shape: Sequence[int],
+    vectors: dict[str, Tensor | None],
+    residual: Tensor | None,
+    activation: str,
+) -> None:
+    """The operands of ``act((y + bias) * scale + shift + residual)``, y of shape `out_shape`."""
+    for name, t in vectors.items():
+        if t is None:
+            continue
+        torch._check(
+            t.dim() == 1 and t.shape[0] == out_shape[1],
+            lambda n=name, t=t: (
+                f"{op}: {n} must have the shape (Co,) = ({out_shape[1]},), got {tuple(t.shape)}"
+            ),
+        )
+        check_float(op, name, t)
+        torch._check(
+            t.device == x.device,
+            lambda n=name, t=t: (
+                f"{op}: x and {n} must be on one device, got {x.device} and {t.device}"
+            ),
+        )
+    if residual is not None:
+        torch._check(
+            residual.dim() == 4
+            and all(a == b for a, b in zip(residual.shape, out_shape, strict=True)),
+            lambda: (
+                f"{op}: residual must have the output's shape {tuple(out_shape)},"
+                f" got {tuple(residual.shape)}"
+            ),
+        )
+        check_alike(op, "residual", residual, "x", x)
+    torch._check(
+        activation in ACTIVATIONS,
+        lambda: f"{op}: activation must be one of {ACTIVATIONS[1:]} or none, got {activation!r}",
+    )
+
+
+def empty_output(x: Tensor, channels: int, size: Sequence[int]) -> Tensor:
+    """An empty (N, channels, h, w) in x's dtype; channels_last if x is, else contiguous."""
+    return torch.empty(
+        (x.shape[0], channels, *size),
+        dtype=x.dtype,
+        device=x.device,
+        memory_format=torch._prims_common.suggest_memory_format(x),
+    )

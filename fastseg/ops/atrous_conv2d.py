@@ -1,0 +1,227 @@
+"""fastseg.atrous_conv2d: convolution, folded batch norm, residual and activation in one op."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastseg import reference
+from fastseg._conv2d import (
+    Ints,
+    check_conv2d,
+    check_epilogue,
+    check_image_and_weight,
+    empty_output,
+    resolve_padding,
+)
+from fastseg.ops._library import call, define, define_triton, gradient_free
+
+ops = torch.ops.fastseg
+
+
+def atrous_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: Ints = 1,
+    padding: Ints | str = "same",
+    dilation: Ints = 1,
+    groups: int = 1,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """``act((conv2d(x, weight) + bias) * scale + shift + residual)`` in one op.
+
+    Atrous convolution (Chen et al. 2015, arXiv 1412.7062) with what follows it in every
+    segmentation network: batch norm in inference (:func:`fastseg.fold_batch_norm` gives scale and
+    shift), a residual, an activation. Taps that fall into padding are not multiplied: at rate 18 on
+    a 33 x 33 map they are 60 % of a 3x3 kernel's. Differentiable in all tensors. Computed in
+    float32 (float64 for float64) and rounded to x's dtype once. Deterministic.
+
+    Args:
+        x: (N, Ci, H, W) or (Ci, H, W), any strides; float32, float64, float16 or bfloat16.
+        weight: (Co, Ci / groups, kh, kw), kh and kw odd, x's dtype.
+        bias: (Co,), a floating dtype, like scale and shift.
+        stride: one integer or (vertical, horizontal), like padding and dilation.
+        padding: zeros on both sides, at most ``dilation * (kernel - 1)``; "same", the default,
+            keeps the size at stride 1; "valid" is none.
+        dilation: the rate, the distance between the kernel's taps.
+        groups: 1, Ci for a depthwise convolution, or any other divisor of Ci and Co.
+        scale: (Co,).
+        shift: (Co,).
+        activation: None, "relu", "relu6", "leaky_relu" (slope 0.01), "silu" or "hardswish".
+        residual: like the output, x's dtype.
+
+    Returns:
+        (N, Co, h, w), x's dtype, channels_last if x is, else contiguous.
+
+    Raises:
+        RuntimeError: an argument that does not fit, by its name.
+    """
+    if x.dim() == 3:
+        out = atrous_conv2d(
+            x[None], weight, bias, stride=stride, padding=padding, dilation=dilation,
+            groups=groups, scale=scale, shift=shift, activation=activation,
+            residual=None if residual is None else residual[None],
+        )  # fmt: skip
+        return out[0]
+    if torch.is_autocast_enabled(x.device.type):
+        x, weight, residual = _autocast(x, weight, residual)
+    op = "fastseg::atrous_conv2d"
+    kernel_size = weight.shape[2:]
+    padding = resolve_padding(op, padding, kernel_size, dilation)
+    tensors = (x, weight, bias, scale, shift, residual)
+    geometry = (stride, padding, dilation, groups)
+    if activation in ("silu", "hardswish") and not gradient_free(tensors):
+        # Their derivatives need what goes in: kept here, where the op would compute it once more.
+        return reference.ACTIVATION[activation](_atrous_conv2d(*tensors, *geometry, ""))
+    return call(_atrous_conv2d, tensors, *geometry, activation or "")
+
+
+def _autocast(*tensors: Tensor | None) -> list[Tensor | None]:
+    """Convolution's inputs as torch's autocast casts them; float64 stays."""
+    dtype = torch.get_autocast_dtype(next(t for t in tensors if t is not None).device.type)
+    return [t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors]
+
+
+def _check(op, x, weight, bias, scale, shift, residual, stride, padding, dilation, groups, act):
+    """The geometry and the output's (N, Co, h, w)."""
+    check_image_and_weight(op, x, weight, groups)
+    conv = check_conv2d(op, weight.shape[2:], stride, padding, dilation, groups)
+    size = conv.output_size(x.shape[2:], weight.shape[2:])
+    torch._check(
+        size[0] > 0 and size[1] > 0,
+        lambda: (
+            f"{op}: x of {x.shape[2]} x {x.shape[3]} is too small for a kernel of"
+            f" {tuple(weight.shape[2:])}, padding {conv.padding} and dilation {conv.dilation}"
+        ),
+    )
+    vectors = {"bias": bias, "scale": scale, "shift": shift}
+    check_epilogue(op, x, (x.shape[0], weight.shape[0], *size), vectors, residual, act)
+    return conv, size
+
+
+def _fake(x, weight, *others):
+    _, size = _check("fastseg::atrous_conv2d", x, weight, *others)
+    return empty_output(x, weight.shape[0], size)
+
+
+def _reference(*arguments):
+    conv, _ = _check("fastseg::atrous_conv2d", *arguments)
+    *tensors, _, _, _, _, activation = arguments
+    out = reference.atrous_conv2d(*tensors, *conv, activation)
+    return in_layout_of(arguments[0], out)
+
+
+def in_layout_of(x: Tensor, out: Tensor) -> Tensor:
+    """out, channels_last if x is, else contiguous."""
+    return out.contiguous(memory_format=torch._prims_common.suggest_memory_format(x))
+
+
+def _triton(*arguments):
+    from fastseg.kernels import atrous_conv2d as kernels
+
+    conv, _ = _check("fastseg::atrous_conv2d", *arguments)
+    *tensors, _, _, _, _, activation = arguments
+    return kernels.atrous_conv2d(*tensors, *conv, activation)
+
+
+def _setup_context(ctx, inputs, output):
+    x, weight, bias, scale, shift, residual, stride, padding, dilation, groups, act = inputs
+    ctx.conv = check_conv2d(
+        "fastseg::atrous_conv2d", weight.shape[2:], stride, padding, dilation, groups
+    )
+    ctx.activation = act
+    ctx.dtypes = [None if t is None else t.dtype for t in (bias, scale, shift)]
+    recompute = act in ("silu", "hardswish")
+    ctx.save_for_backward(
+        x, weight, bias, scale, *((shift, residual) if recompute else (None, None)),
+        None if recompute or act == "" else output,
+    )  # fmt: skip
+
+
+ACTIVATION_BACKWARD = {
+    # From the output: what goes in is recomputed for the others.
+    "relu": lambda grad, y: torch.ops.aten.threshold_backward(grad, y, 0),
+    "relu6": lambda grad, y: torch.ops.aten.hardtanh_backward(grad, y, 0, 6),
+    "leaky_relu": lambda grad, y: torch.ops.aten.leaky_relu_backward(grad, y, 0.01, True),
+    # From the input.
+    "silu": torch.ops.aten.silu_backward,
+    "hardswish": torch.ops.aten.hardswish_backward,
+}
+
+
+def _backward(ctx, grad):
+    """With z = (c + bias) * scale + shift + residual, c = conv2d(x, weight), and g = dz.
+
+    dresidual = g, dshift = sum g, dbias = scale * sum g; dx and dweight are the convolution's for
+    scale * g; and since c is linear in the weight, with G the weight's gradient for g alone,
+    dscale = sum g (c + bias) = <weight, G> + bias * sum g: c is not needed.
+    """
+    x, weight, bias, scale, shift, residual, y = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    if ctx.activation in ("silu", "hardswish"):
+        y = ops.atrous_conv2d(x, weight, bias, scale, shift, residual, *ctx.conv, "")
+    if ctx.activation:
+        grad = ACTIVATION_BACKWARD[ctx.activation](grad, y)
+    wide = reference.compute_dtype(grad.dtype)
+    factor = None if scale is None else scale.to(wide).view(-1, 1, 1, 1)
+    grads = [None] * 6
+    if needs[0]:
+        scaled = weight if factor is None else (weight * factor).to(weight.dtype)
+        op = ops.atrous_conv2d_input_grad.default
+        grads[0] = call(op, (grad, scaled), x.shape[2:], *ctx.conv)
+    by_weight = None
+    if needs[1] or needs[3]:
+        op = ops.atrous_conv2d_weight_grad.default
+        by_weight = call(op, (x, grad), weight.shape[2:], *ctx.conv).to(wide)
+    if needs[1]:
+        grads[1] = (by_weight if factor is None else by_weight * factor).to(weight.dtype)
+    if needs[2] or needs[3] or needs[4]:
+        total = grad.sum((0, 2, 3), dtype=wide)
+        if needs[2]:
+            grads[2] = (total if scale is None else total * scale.to(wide)).to(ctx.dtypes[0])
+        if needs[3]:
+            by_scale = (by_weight * weight).sum((1, 2, 3))
+            if bias is not None:
+                by_scale = by_scale + bias.to(wide) * total
+            grads[3] = by_scale.to(ctx.dtypes[1])
+        if needs[4]:
+            grads[4] = total.to(ctx.dtypes[2])
+    if needs[5]:
+        grads[5] = grad
+    return (*grads, None, None, None, None, None)
+
+
+def _vmap(info, in_dims, x, weight, bias, scale, shift, residual, *geometry):
+    tensors = (x, weight, bias, scale, shift, residual)
+    size = info.batch_size
+    if any(d is not None for d in in_dims[1:5]):  # a convolution of its own for each
+        slices = [
+            [t] * size if d is None else t.unbind(d) for t, d in zip(tensors, in_dims, strict=False)
+        ]
+        return torch.stack([ops.atrous_conv2d(*s, *geometry) for s in zip(*slices, strict=True)]), 0
+    x, residual = (
+        t
+        if t is None
+        else (t.expand(size, *t.shape) if d is None else t.movedim(d, 0)).flatten(0, 1)
+        for t, d in ((x, in_dims[0]), (residual, in_dims[5]))
+    )
+    out = ops.atrous_conv2d(x, weight, bias, scale, shift, residual, *geometry)
+    return out.unflatten(0, (size, -1)), 0
+
+
+define(
+    "atrous_conv2d(Tensor x, Tensor weight, Tensor? bias, Tensor? scale, Tensor? shift,"
+    " Tensor? residual, int[2] stride, int[2] padding, int[2] dilation, int groups,"
+    " str activation) -> Tensor",
+    reference=_reference,
+    fake=_fake,
+)
+define_triton("atrous_conv2d", _triton)
+torch.library.register_autograd("fastseg::atrous_conv2d", _backward, setup_context=_setup_context)
+torch.library.register_vmap("fastseg::atrous_conv2d", _vmap)
+_atrous_conv2d = ops.atrous_conv2d.default
