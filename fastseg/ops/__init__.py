@@ -10,6 +10,7 @@ from fastseg.ops.max_pool2d import max_pool2d
 from fastseg.ops.max_unpool2d import max_unpool2d
 from fastseg.ops.permutohedral_lattice import PermutohedralLattice
 from fastseg.ops.pool_codes import codes_to_indices, indices_to_codes
+from fastseg.ops import winograd_conv2d as _w  # noqa: F401
 from fastseg.ops.spatial_gaussian_filter import spatial_gaussian_filter
 
 __all__ = [

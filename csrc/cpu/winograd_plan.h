@@ -1,0 +1,39 @@
+#pragma once
+// How a convolution is cut into pieces (winograd_pieces.h) and tasks, without torch.
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "cpu/winograd_pieces.h"
+
+namespace fastseg::cpu {
+
+// One axis: `size` pixels, of which each residue class modulo `dilation` is a line of its own.
+struct WinogradAxis {
+  int64_t size, dilation;
+  std::vector<int> rows;  // the rows of kTaps that its pieces use, ascending
+  std::array<std::vector<int64_t>, kPieceKinds> starts;  // first output pixel of each piece
+
+  // `fast` admits F(4, 3).
+  WinogradAxis(int64_t size, int64_t dilation, bool fast);
+
+  // Where among `rows` a row of kTaps is.
+  int position(int row) const;
+
+  int64_t products() const;
+};
+
+// Tiles [begin, end) of one pair of kinds, counted over (images, starts of y, starts of x), and the
+// panels [first_panel, last_panel) of output channels.
+struct WinogradTask {
+  PieceKind y, x;
+  int64_t begin, end;
+  int64_t first_panel, last_panel;
+};
+
+// Cut by sizes alone, the longest first.
+std::vector<WinogradTask> winograd_tasks(const WinogradAxis& y, const WinogradAxis& x,
+                                         int64_t images, int64_t panels);
+
+}  // namespace fastseg::cpu
