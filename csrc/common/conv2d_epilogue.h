@@ -17,10 +17,9 @@ template <class T>
 struct Conv2dEpilogue {
   using F = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
-  const F* scale = nullptr;        // (C,) of the output's channels; null: 1
-  const F* shift = nullptr;        // (C,); null: 0
-  const void* residual = nullptr;  // dense, of the output's shape and layout; null: 0
-  bool residual_is_wide = false;   // it holds F instead of T
+  const F* scale = nullptr;     // (C,) of the output's channels; null: 1
+  const F* shift = nullptr;     // (C,); null: 0
+  const T* residual = nullptr;  // dense, of the output's shape and layout; null: 0
   Activation activation = Activation::none;
 };
 

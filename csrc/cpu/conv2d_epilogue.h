@@ -107,14 +107,9 @@ template <class T, int L>
 typename Simd<T, L>::Value finish(const Conv2dEpilogue<T>& epilogue,
                                   const EpilogueTerms<T, L>& terms, typename Simd<T, L>::Value sum,
                                   int64_t at) {
-  using F = Compute<T>;
   auto v = sum * terms.scale + terms.shift;
-  if (epilogue.residual) {
-    v += epilogue.residual_is_wide
-             ? Simd<F, L>::load(static_cast<const F*>(epilogue.residual) + at)
-             : Simd<T, L>::load(static_cast<const T*>(epilogue.residual) + at);
-  }
-  return activate<F, L>(epilogue.activation, v);
+  if (epilogue.residual) v += Simd<T, L>::load(epilogue.residual + at);
+  return activate<Compute<T>, L>(epilogue.activation, v);
 }
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD
