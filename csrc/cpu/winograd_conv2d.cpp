@@ -7,9 +7,11 @@
 #include <atomic>
 #include <cstdlib>
 #include <memory>
+#include <new>
 #include <optional>
 
-#include "common/tensor_checks.h"
+#include "common/conv2d_args.h"
+#include "cpu/folded_epilogue.h"
 #include "cpu/large_pages.h"
 #include "cpu/torch_tasks.h"
 
@@ -17,6 +19,7 @@ namespace fastseg::cpu {
 namespace {
 
 using Ints = std::vector<int64_t>;
+using Optional = std::optional<Tensor>;
 
 struct Free {
   void operator()(float* p) const { std::free(p); }
@@ -25,10 +28,12 @@ struct Free {
 std::unique_ptr<float, Free> allocate(int64_t floats) {
   const size_t bytes = (floats * sizeof(float) + 63) / 64 * 64;
   void* memory = std::aligned_alloc(64, bytes);
+  if (!memory) throw std::bad_alloc();
   advise_large_pages(memory, bytes);
   return std::unique_ptr<float, Free>(static_cast<float*>(memory));
 }
 
+// Threads take the longest tasks first, so that none is left with a long one at the end.
 void run(const WinogradConv2d& op, const std::vector<WinogradTask>& tasks) {
   int64_t floats = 0;
   for (const WinogradTask& task : tasks) floats = std::max(floats, winograd_task_memory(task));
@@ -42,51 +47,74 @@ void run(const WinogradConv2d& op, const std::vector<WinogradTask>& tasks) {
   });
 }
 
-Tensor winograd_conv2d(const Tensor& x, const Tensor& weight, int64_t out_channels,
-                       const std::optional<Tensor>& scale, const std::optional<Tensor>& shift,
-                       const std::optional<Tensor>& residual, Ints dilation, bool fast,
+void check_float32(const char* op, const char* name, const Tensor& t) {
+  FASTSEG_CHECK(t.scalar_type() == ScalarType::Float, op, ": ", name, " must be float32, got ",
+                t.scalar_type());
+}
+
+Tensor winograd_conv2d(const Tensor& x, const Tensor& weight, int64_t out_channels, Optional bias,
+                       Optional scale, Optional shift, Optional residual, Ints dilation, bool fast,
                        std::string activation) {
+  constexpr const char* op = "fastseg::winograd_conv2d";
+  check_conv2d_image(op, "x", x);
+  check_float32(op, "x", x);
   const int64_t n = x.size(0), channels = x.size(1), h = x.size(2), w = x.size(3);
+  const Conv2dArgs args(op, {3, 3}, {1}, dilation, dilation);
+  const WinogradAxis y_axis(h, args.dilation[0], fast), x_axis(w, args.dilation[1], fast);
+  const int64_t panels = (out_channels + kWinogradPanel - 1) / kWinogradPanel;
+  const Ints packed{static_cast<int64_t>(y_axis.rows.size() * x_axis.rows.size()), panels, channels,
+                    kWinogradPanel};
+  FASTSEG_CHECK(out_channels > 0 && has_shape(weight, packed) && weight.is_contiguous(), op,
+                ": weight must be winograd_conv2d_weight's for this size, dilation and channels, ",
+                to_string(packed), ", got ", to_string(weight.sizes()));
+  check_alike(op, "weight", weight, "x", x);
+  const Ints size{n, out_channels, h, w};
+  check_epilogue(op, x, bias, scale, shift, residual, size);
   const bool channels_last = is_channels_last(x);
+  if (residual) residual = dense(*residual, true);
   const Tensor in = dense(x, true);
-  Tensor out = empty_like_layout(x, {n, out_channels, h, w}, ScalarType::Float, true);
-  advise_large_pages(out.mutable_data_ptr(), out.numel() * 4);
-  const WinogradAxis y_axis(h, dilation[0], fast), x_axis(w, dilation[1], fast);
-  Conv2dEpilogue<float> epilogue;
-  if (scale) epilogue.scale = static_cast<const float*>(scale->const_data_ptr());
-  if (shift) epilogue.shift = static_cast<const float*>(shift->const_data_ptr());
-  std::optional<Tensor> dense_residual;
-  if (residual) {
-    dense_residual = dense(*residual, true);
-    epilogue.residual = dense_residual->const_data_ptr();
-  }
-  if (activation == "relu") epilogue.activation = Activation::relu;
-  const WinogradConv2d op{y_axis,
-                          x_axis,
-                          channels,
-                          out_channels,
-                          static_cast<const float*>(in.const_data_ptr()),
-                          static_cast<const float*>(weight.const_data_ptr()),
-                          static_cast<float*>(out.mutable_data_ptr()),
-                          epilogue};
-  run(op, winograd_tasks(y_axis, x_axis, n, (out_channels + 15) / 16));
+  const FoldedEpilogue<float> epilogue(bias, scale, shift, residual,
+                                       parse_activation(op, activation));
+  Tensor out = empty_like_layout(x, size, ScalarType::Float, true);
+  advise_large_pages(out.mutable_data_ptr(), out.numel() * sizeof(float));
+  run({y_axis, x_axis, channels, out_channels, static_cast<const float*>(in.const_data_ptr()),
+       static_cast<const float*>(weight.const_data_ptr()),
+       static_cast<float*>(out.mutable_data_ptr()), epilogue.get()},
+      winograd_tasks(y_axis, x_axis, n, panels));
   return dense(out, channels_last);
 }
 
-Tensor winograd_conv2d_weight(const Tensor& weight, Ints size, Ints dilation, bool fast) {
-  const WinogradAxis y_axis(size[0], dilation[0], fast), x_axis(size[1], dilation[1], fast);
-  const int64_t out = weight.size(0), in = weight.size(1), panels = (out + 15) / 16;
+Tensor winograd_conv2d_weight(const Tensor& weight, Ints size, Ints dilation, bool fast,
+                              bool adjoint) {
+  constexpr const char* op = "fastseg::winograd_conv2d_weight";
+  FASTSEG_CHECK(weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3 &&
+                    weight.size(0) > 0 && weight.size(1) > 0,
+                op, ": weight must have the shape (Co, Ci, 3, 3), got ", to_string(weight.sizes()));
+  check_float32(op, "weight", weight);
+  const Conv2dArgs args(op, {3, 3}, {1}, dilation, dilation);
+  const auto plane = Conv2dArgs::pair(op, "size", size);
+  FASTSEG_CHECK(plane[0] > 0 && plane[1] > 0, op, ": size must be positive, got ",
+                to_string(plane));
+  const WinogradAxis y_axis(plane[0], args.dilation[0], fast);
+  const WinogradAxis x_axis(plane[1], args.dilation[1], fast);
+  const int out_axis = adjoint ? 1 : 0;
+  const int64_t out = weight.size(out_axis), in = weight.size(1 - out_axis);
+  const int64_t panels = (out + kWinogradPanel - 1) / kWinogradPanel;
   const int64_t slots = static_cast<int64_t>(y_axis.rows.size() * x_axis.rows.size());
-  Tensor packed = empty_like_layout(weight, {slots, panels, in, 16}, ScalarType::Float, false);
+  Tensor packed =
+      empty_like_layout(weight, {slots, panels, in, kWinogradPanel}, ScalarType::Float, false);
+  advise_large_pages(packed.mutable_data_ptr(), packed.numel() * sizeof(float));
   const auto stride = weight.strides();
-  const WinogradWeight op{y_axis.rows,
-                          x_axis.rows,
-                          in,
-                          out,
-                          static_cast<const float*>(weight.const_data_ptr()),
-                          {stride[0], stride[1], stride[2], stride[3]},
-                          static_cast<float*>(packed.mutable_data_ptr())};
-  TorchTasks().run(panels, [&](int64_t panel) { winograd_pack_panel(op, panel); });
+  const WinogradWeight job{y_axis.rows,
+                           x_axis.rows,
+                           in,
+                           out,
+                           adjoint,
+                           static_cast<const float*>(weight.const_data_ptr()),
+                           {stride[out_axis], stride[1 - out_axis], stride[2], stride[3]},
+                           static_cast<float*>(packed.mutable_data_ptr())};
+  const auto kernel = FASTSEG_SIMD_DISPATCH(winograd_weight_panel);
+  TorchTasks().run(panels, [&](int64_t panel) { kernel(job, panel); });
   return packed;
 }
 

@@ -15,7 +15,10 @@
 
 namespace fastseg::cpu {
 
+inline constexpr int64_t kWinogradPanel = 16;   // output channels of a panel of packed weights
 inline constexpr int64_t kWinogradDepth = 256;  // input channels of a block
+// Where a row of transformed inputs begins, from the one before: not a multiple of 4 KB.
+inline constexpr int64_t kWinogradRow = kWinogradDepth + 16;
 
 struct WinogradConv2d {
   const WinogradAxis& y_axis;
@@ -30,24 +33,26 @@ struct WinogradConv2d {
 // Floats of memory that a task takes, from an address of 64 bytes.
 int64_t winograd_task_memory(const WinogradTask& task);
 
-// The offsets in a task's memory: the transformed inputs come first.
-inline constexpr int64_t kWinogradRow = kWinogradDepth + 16;  // rows do not lie 4 KB apart
-
 #define FASTSEG_WINOGRAD_TASK \
   void winograd_task(const WinogradConv2d& op, const WinogradTask& task, float* memory)
 FASTSEG_DECLARE_KERNEL(FASTSEG_WINOGRAD_TASK)
 #undef FASTSEG_WINOGRAD_TASK
 
-// Packs weight (out_channels, in_channels, 3, 3), of any strides, for the channels of one panel:
-// (rows of y_axis * rows of x_axis, panels, in_channels, 16); channels that do not exist are 0.
+// The weights that winograd_task takes: of each pair of rows the combination of the taps of weight
+// (out_channels, in_channels, 3, 3), which may have any strides.
 struct WinogradWeight {
   const std::vector<int>& y_rows;
   const std::vector<int>& x_rows;
   int64_t in_channels, out_channels;
+  bool adjoint;  // the taps in reverse order, as the gradient of x takes them
   const float* weight;
-  int64_t strides[4];
-  float* packed;
+  int64_t strides[4];  // of out_channels, in_channels, height, width
+  float* packed;       // (rows of y_axis * rows of x_axis, panels, in_channels, 16)
 };
-void winograd_pack_panel(const WinogradWeight& op, int64_t panel);
+
+// The output channels of one panel; those that do not exist are 0.
+#define FASTSEG_WINOGRAD_WEIGHT void winograd_weight_panel(const WinogradWeight& op, int64_t panel)
+FASTSEG_DECLARE_KERNEL(FASTSEG_WINOGRAD_WEIGHT)
+#undef FASTSEG_WINOGRAD_WEIGHT
 
 }  // namespace fastseg::cpu
