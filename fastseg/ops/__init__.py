@@ -2,6 +2,7 @@
 
 from fastseg.ops import atrous_conv2d_grad as _atrous_conv2d_grad  # noqa: F401
 from fastseg.ops import lattice_mean_field as _lattice_mean_field  # noqa: F401
+from fastseg.ops import winograd_conv2d as _winograd_conv2d  # noqa: F401
 from fastseg.ops.atrous_conv2d import atrous_conv2d
 from fastseg.ops.batch_norm_relu_max_pool2d import batch_norm_relu_max_pool2d, fold_batch_norm
 from fastseg.ops.dense_crf import MeanField, dense_crf
@@ -10,7 +11,6 @@ from fastseg.ops.max_pool2d import max_pool2d
 from fastseg.ops.max_unpool2d import max_unpool2d
 from fastseg.ops.permutohedral_lattice import PermutohedralLattice
 from fastseg.ops.pool_codes import codes_to_indices, indices_to_codes
-from fastseg.ops import winograd_conv2d as _w  # noqa: F401
 from fastseg.ops.spatial_gaussian_filter import spatial_gaussian_filter
 
 __all__ = [

@@ -1,4 +1,98 @@
-"""Winograd."""
-from fastseg.ops._library import LIBRARY
-LIBRARY.define("winograd_conv2d(Tensor x, Tensor weight, int out_channels, Tensor? bias, Tensor? scale, Tensor? shift, Tensor? residual, int[2] dilation, bool fast, str activation) -> Tensor")
-LIBRARY.define("winograd_conv2d_weight(Tensor weight, int[2] size, int[2] dilation, bool fast, bool adjoint) -> Tensor")
+"""Dilated 3x3 convolution in fewer products on the CPU: atrous_conv2d where that is fastest.
+
+Building blocks without gradients of their own: :mod:`fastseg.ops.atrous_conv2d` has them.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from fastseg import reference
+from fastseg._conv2d import check_conv2d, check_epilogue, empty_output, pair
+from fastseg.ops._library import define
+
+
+def _check(op, x, weight, out_channels, bias, scale, shift, residual, dilation, fast, activation):
+    torch._check(
+        x.dim() == 4, lambda: f"{op}: x must have the shape (N, C, H, W), got {tuple(x.shape)}"
+    )
+    torch._check(x.dtype == torch.float32, lambda: f"{op}: x must be float32, got {x.dtype}")
+    conv = check_conv2d(op, (3, 3), 1, dilation, dilation, 1)
+    axes = [
+        reference.winograd_axis(int(n), d, fast)
+        for n, d in zip(x.shape[2:], conv.dilation, strict=True)
+    ]
+    slots = len(axes[0].rows) * len(axes[1].rows)
+    panels = -(-out_channels // reference.WINOGRAD_PANEL)
+    expected = (slots, panels, x.shape[1], reference.WINOGRAD_PANEL)
+    torch._check(
+        weight.dim() == 4 and all(a == b for a, b in zip(weight.shape, expected, strict=True)),
+        lambda: (
+            f"{op}: weight must be winograd_conv2d_weight's for this size, dilation and channels,"
+            f" {expected}, got {tuple(weight.shape)}"
+        ),
+    )
+    vectors = {"bias": bias, "scale": scale, "shift": shift}
+    shape = (x.shape[0], out_channels, *x.shape[2:])
+    check_epilogue(op, x, shape, vectors, residual, activation)
+    return conv
+
+
+def _fake(x, weight, out_channels, *others):
+    _check("fastseg::winograd_conv2d", x, weight, out_channels, *others)
+    return empty_output(x, out_channels, x.shape[2:])
+
+
+def _reference(x, weight, out_channels, bias, scale, shift, residual, dilation, fast, activation):
+    conv = _check(
+        "fastseg::winograd_conv2d",
+        x, weight, out_channels, bias, scale, shift, residual, dilation, fast, activation,
+    )  # fmt: skip
+    y = reference.winograd_conv2d(x, weight, out_channels, conv.dilation, fast)
+    y = reference.conv2d_epilogue(y, bias, scale, shift, residual, activation)
+    return y.contiguous(memory_format=torch._prims_common.suggest_memory_format(x))
+
+
+define(
+    "winograd_conv2d(Tensor x, Tensor weight, int out_channels, Tensor? bias, Tensor? scale,"
+    " Tensor? shift, Tensor? residual, int[2] dilation, bool fast, str activation) -> Tensor",
+    reference=_reference,
+    fake=_fake,
+)
+
+
+def _check_weight(weight, size, dilation):
+    op = "fastseg::winograd_conv2d_weight"
+    torch._check(
+        weight.dim() == 4 and tuple(weight.shape[2:]) == (3, 3),
+        lambda: f"{op}: weight must have the shape (Co, Ci, 3, 3), got {tuple(weight.shape)}",
+    )
+    torch._check(
+        weight.dtype == torch.float32, lambda: f"{op}: weight must be float32, got {weight.dtype}"
+    )
+    conv = check_conv2d(op, (3, 3), 1, dilation, dilation, 1)
+    sizes = pair(op, "size", size)
+    torch._check(min(sizes) > 0, lambda: f"{op}: size must be positive, got {sizes}")
+    return sizes, conv.dilation
+
+
+def _fake_weight(weight, size, dilation, fast, adjoint):
+    sizes, dilations = _check_weight(weight, size, dilation)
+    axes = [reference.winograd_axis(n, d, fast) for n, d in zip(sizes, dilations, strict=True)]
+    outs, ins = weight.shape[:2] if not adjoint else weight.shape[:2][::-1]
+    panels = -(-outs // reference.WINOGRAD_PANEL)
+    slots = len(axes[0].rows) * len(axes[1].rows)
+    return weight.new_empty((slots, panels, ins, reference.WINOGRAD_PANEL))
+
+
+def _reference_weight(weight, size, dilation, fast, adjoint):
+    sizes, dilations = _check_weight(weight, size, dilation)
+    return reference.winograd_conv2d_weight(weight, sizes, dilations, fast, adjoint)
+
+
+define(
+    "winograd_conv2d_weight(Tensor weight, int[2] size, int[2] dilation, bool fast,"
+    " bool adjoint) -> Tensor",
+    reference=_reference_weight,
+    fake=_fake_weight,
+)

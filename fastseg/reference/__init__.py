@@ -32,9 +32,16 @@ from fastseg.reference.pool_codes import (
     unpack_codes,
 )
 from fastseg.reference.spatial_gaussian_filter import spatial_gaussian_filter
+from fastseg.reference.winograd_conv2d import PANEL as WINOGRAD_PANEL
+from fastseg.reference.winograd_conv2d import (
+    winograd_axis,
+    winograd_conv2d,
+    winograd_conv2d_weight,
+)
 
 __all__ = [
     "ACTIVATION",
+    "WINOGRAD_PANEL",
     "PermutohedralTensors",
     "atrous_conv2d",
     "atrous_conv2d_input_grad",
@@ -59,4 +66,7 @@ __all__ = [
     "permutohedral_lattice",
     "spatial_gaussian_filter",
     "unpack_codes",
+    "winograd_axis",
+    "winograd_conv2d",
+    "winograd_conv2d_weight",
 ]
