@@ -81,7 +81,7 @@ def test_dilations_of_each_axis():
 
 
 def test_adjoint_weights_give_the_gradient_of_x():
-    x, weight, out = problem(2, 11, 8, 3)
+    _, weight, out = problem(2, 11, 8, 3)
     grad = torch.randn_like(out).float()
     expected = F.conv_transpose2d(grad.double(), weight.double(), padding=3, dilation=3)
     w = packed(weight, grad, 3, adjoint=True)

@@ -12,6 +12,7 @@
 
 #include "common/conv2d_args.h"
 #include "cpu/folded_epilogue.h"
+#include "cpu/image_layout.h"
 #include "cpu/large_pages.h"
 #include "cpu/torch_tasks.h"
 
@@ -71,8 +72,11 @@ Tensor winograd_conv2d(const Tensor& x, const Tensor& weight, int64_t out_channe
   const Ints size{n, out_channels, h, w};
   check_epilogue(op, x, bias, scale, shift, residual, size);
   const bool channels_last = is_channels_last(x);
-  if (residual) residual = dense(*residual, true);
-  const Tensor in = dense(x, true);
+  if (residual) {
+    check_float32(op, "residual", *residual);
+    residual = in_layout(*residual, true);
+  }
+  const Tensor in = in_layout(x, true);
   const FoldedEpilogue<float> epilogue(bias, scale, shift, residual,
                                        parse_activation(op, activation));
   Tensor out = empty_like_layout(x, size, ScalarType::Float, true);
@@ -81,7 +85,7 @@ Tensor winograd_conv2d(const Tensor& x, const Tensor& weight, int64_t out_channe
        static_cast<const float*>(weight.const_data_ptr()),
        static_cast<float*>(out.mutable_data_ptr()), epilogue.get()},
       winograd_tasks(y_axis, x_axis, n, panels));
-  return dense(out, channels_last);
+  return in_layout(out, channels_last);
 }
 
 Tensor winograd_conv2d_weight(const Tensor& weight, Ints size, Ints dilation, bool fast,
