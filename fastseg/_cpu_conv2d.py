@@ -1,0 +1,203 @@
+"""How the CPU convolves: which kernel, and torch's own (oneDNN) with its epilogue where that wins.
+
+- Winograd's pieces (winograd_conv2d): 3x3, stride 1, "same" padding, one group; by the cost model
+  of :mod:`fastseg._cpu_conv2d_costs`.
+- depthwise_conv2d, where oneDNN leaves its own depthwise kernel.
+- oneDNN with prepared weights and a fused epilogue: everything else in float32.
+- float16, and bfloat16 where the processor has no instructions for it, are computed in float32,
+  which is 7 to 26 times as fast as torch's convolution of them.
+
+The choice depends on shapes and dtypes alone, never on what was computed before.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastseg import _extension, reference
+from fastseg._conv2d import Conv2d
+from fastseg._cpu_conv2d_costs import COSTS
+from fastseg._prepared_weights import prepared
+
+ops = torch.ops.fastseg
+mkldnn = torch.ops.mkldnn
+
+ONEDNN_ACTIVATIONS = {
+    "": ("none", []),
+    "relu": ("relu", []),
+    "relu6": ("hardtanh", [0.0, 6.0]),
+    "leaky_relu": ("leaky_relu", [0.01]),
+    "silu": ("swish", []),
+    "hardswish": ("hardswish", []),
+}
+
+
+def atrous_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    residual: Tensor | None,
+    conv: Conv2d,
+    activation: str,
+) -> Tensor:
+    """fastseg::atrous_conv2d on the CPU; the arguments are checked."""
+    epilogue = (bias, scale, shift, residual)
+    channels = weight.shape[0]
+    if is_depthwise(x.shape[1], weight, conv) and owns_depthwise(x, weight.shape[2:], conv):
+        return ops.depthwise_conv2d(x, weight, *epilogue, *conv[:3], activation)
+    if x.dtype == torch.float64:
+        out = reference.atrous_conv2d(x, weight, *epilogue, *conv, activation)
+        return out.contiguous(memory_format=torch._prims_common.suggest_memory_format(x))
+    winograd = prefers_winograd(x, weight, conv)
+    if x.dtype != torch.float32:
+        if not winograd and has_native(x.dtype):
+            y = F.conv2d(x, weight, None, *conv)
+            return reference.conv2d_epilogue(y.float(), *epilogue, activation).to(x.dtype)
+        wide = [None if t is None else t.float() for t in (x, residual)]
+        if not winograd:
+            weight = prepared(weight, None, "float32", weight.float)
+        epilogue = (bias, scale, shift, wide[1])
+        return _float32(wide[0], weight, epilogue, conv, activation, winograd).to(x.dtype)
+    return _float32(x, weight, epilogue, conv, activation, winograd)
+
+
+def _float32(x, weight, epilogue, conv, activation, winograd):
+    if winograd:
+        packed = winograd_weight(weight, x.shape[2:], conv.dilation, adjoint=False)
+        return ops.winograd_conv2d(
+            x, packed, weight.shape[0], *epilogue, conv.dilation, fast(), activation
+        )
+    return onednn_conv2d(x, weight, *epilogue, conv, activation)
+
+
+def fast() -> bool:
+    """Whether the user gave up float32's last digits: F(4, 3) is 2 to 3 times oneDNN's speed."""
+    return torch.get_float32_matmul_precision() != "highest"
+
+
+def has_native(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has instructions for the dtype."""
+    if dtype == torch.bfloat16:
+        return torch.backends.mkldnn.is_available() and mkldnn._is_mkldnn_bf16_supported()
+    return torch.backends.mkldnn.is_available() and mkldnn._is_mkldnn_fp16_supported()
+
+
+def is_depthwise(channels: int, weight: Tensor, conv: Conv2d) -> bool:
+    """One filter a channel."""
+    return conv.groups > 1 and conv.groups == channels == weight.shape[0]
+
+
+def owns_depthwise(x: Tensor, kernel_size, conv: Conv2d) -> bool:
+    """Whether our depthwise kernel is the faster one."""
+    return True
+
+
+def winograd_weight(weight: Tensor, size, dilation, adjoint: bool) -> Tensor:
+    """Packed for maps of that size, from a float dtype of the CPU."""
+    axes = [reference.winograd_axis(n, d, fast()) for n, d in zip(size, dilation, strict=True)]
+    form = ("winograd", tuple(axes[0].rows), tuple(axes[1].rows), adjoint)
+
+    def pack():
+        return ops.winograd_conv2d_weight(weight.float(), size, dilation, fast(), adjoint)
+
+    return prepared(weight, None, form, pack)
+
+
+def prefers_winograd(x: Tensor, weight: Tensor, conv: Conv2d) -> bool:
+    """Whether Winograd's pieces are eligible and cheaper."""
+    if conv.groups != 1 or conv.stride != (1, 1) or tuple(weight.shape[2:]) != (3, 3):
+        return False
+    if conv.padding != conv.dilation:
+        return False
+    rate = 2 if x.dtype != torch.float32 and has_native(x.dtype) else 1
+    level = _extension.simd_level()
+    return winograd_wins(tuple(x.shape), weight.shape[0], conv.dilation, fast(), level, rate)
+
+
+@functools.lru_cache(4096)
+def winograd_wins(
+    shape: tuple[int, ...],
+    out_channels: int,
+    dilation: tuple[int, int],
+    fast: bool,
+    level: str | None,
+    rate: float,
+) -> bool:
+    """By the measured costs.
+
+    Args:
+        shape: (N, Ci, H, W).
+        out_channels: Co.
+        dilation: also the padding.
+        fast: F(4, 3) is admitted.
+        level: of SIMD.
+        rate: of oneDNN's products, from those in float32.
+    """
+    costs = COSTS.get(level)
+    if costs is None:
+        return False
+    n, channels, *size = shape
+    axes = [reference.winograd_axis(s, d, fast) for s, d in zip(size, dilation, strict=True)]
+    products = n * axes[0].products * axes[1].products
+    slots = len(axes[0].rows) * len(axes[1].rows)
+    live = n
+    for s, d in zip(size, dilation, strict=True):
+        live *= s + 2 * max(0, s - d)
+    pairs = channels * out_channels
+    ours = products * (2 * pairs / costs.flops + costs.transform * (channels + out_channels))
+    ours += slots * pairs * 4 / costs.bytes
+    theirs = live * 2 * pairs / (costs.flops * rate) + 9 * pairs * 4 / costs.bytes / rate
+    return ours < theirs + costs.overhead
+
+
+def onednn_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activation) -> Tensor:
+    """torch's convolution in float32, with the epilogue fused where oneDNN has it."""
+    if not torch.backends.mkldnn.is_available() or x.numel() == 0:
+        return in_layout_of(x, reference.atrous_conv2d(
+            x, weight, bias, scale, shift, residual, *conv, activation
+        ))
+    packed, offset = onednn_weight(x, weight, bias, scale, shift, conv)
+    geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
+    name, scalars = ONEDNN_ACTIVATIONS[activation]
+    if residual is None:
+        return mkldnn._convolution_pointwise(
+            x, packed, offset, *geometry, name, scalars, ""
+        )
+    if activation in ("", "relu"):
+        unary = name if activation else None
+        residual = in_layout_of(x, residual)
+        return mkldnn._convolution_pointwise.binary(
+            x, residual, packed, offset, *geometry, "add", 1.0, unary, scalars, ""
+        )
+    y = mkldnn._convolution_pointwise(x, packed, offset, *geometry, "none", [], "")
+    return reference.ACTIVATION[activation](y.add_(residual))
+
+
+def onednn_weight(x, weight, bias, scale, shift, conv: Conv2d) -> tuple[Tensor, Tensor | None]:
+    """The weight times scale in oneDNN's layout, and ``bias * scale + shift``."""
+
+    def reorder():
+        folded = weight if scale is None else weight * scale.to(weight.dtype).view(-1, 1, 1, 1)
+        return mkldnn._reorder_convolution_weight(
+            folded, conv.padding, conv.stride, conv.dilation, conv.groups, x.shape
+        )
+
+    form = ("oneDNN", *conv, torch._prims_common.suggest_memory_format(x))
+    packed = prepared(weight, scale, form, reorder)
+    offset = None if bias is None else bias.float()
+    if offset is not None and scale is not None:
+        offset = offset * scale
+    if shift is not None:
+        offset = shift.float() if offset is None else offset + shift
+    return packed, offset
+
+
+def in_layout_of(x: Tensor, out: Tensor) -> Tensor:
+    """out, channels_last if x is, else contiguous."""
+    return out.contiguous(memory_format=torch._prims_common.suggest_memory_format(x))
