@@ -12,6 +12,11 @@ from fastseg.reference.atrous_conv2d import (
     conv2d_epilogue,
 )
 from fastseg.reference.batch_norm_relu_max_pool2d import batch_norm_relu_max_pool2d
+from fastseg.reference.depthwise_conv2d import (
+    depthwise_conv2d,
+    depthwise_conv2d_input_grad,
+    depthwise_conv2d_weight_grad,
+)
 from fastseg.reference.exact_gaussian_filter import (
     exact_gaussian_filter,
     exact_gaussian_filter_backward,
@@ -50,6 +55,9 @@ __all__ = [
     "codes_to_indices",
     "compute_dtype",
     "conv2d_epilogue",
+    "depthwise_conv2d",
+    "depthwise_conv2d_input_grad",
+    "depthwise_conv2d_weight_grad",
     "exact_gaussian_filter",
     "exact_gaussian_filter_backward",
     "indices_to_codes",
