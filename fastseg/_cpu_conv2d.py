@@ -26,15 +26,6 @@ from fastseg._prepared_weights import prepared
 ops = torch.ops.fastseg
 mkldnn = torch.ops.mkldnn
 
-ONEDNN_ACTIVATIONS = {
-    "": ("none", []),
-    "relu": ("relu", []),
-    "relu6": ("hardtanh", [0.0, 6.0]),
-    "leaky_relu": ("leaky_relu", [0.01]),
-    "silu": ("swish", []),
-    "hardswish": ("hardswish", []),
-}
-
 
 def atrous_conv2d(
     x: Tensor,
@@ -48,7 +39,6 @@ def atrous_conv2d(
 ) -> Tensor:
     """fastseg::atrous_conv2d on the CPU; the arguments are checked."""
     epilogue = (bias, scale, shift, residual)
-    channels = weight.shape[0]
     if is_depthwise(x.shape[1], weight, conv) and owns_depthwise(x, weight.shape[2:], conv):
         return ops.depthwise_conv2d(x, weight, *epilogue, *conv[:3], activation)
     if x.dtype == torch.float64:
@@ -56,7 +46,8 @@ def atrous_conv2d(
         return out.contiguous(memory_format=torch._prims_common.suggest_memory_format(x))
     winograd = prefers_winograd(x, weight, conv)
     if x.dtype != torch.float32:
-        if not winograd and has_native(x.dtype):
+        # Other depths oneDNN pads with zeros, which make infinities NaN.
+        if not winograd and has_native(x.dtype) and weight.shape[1] % 16 == 0:
             y = F.conv2d(x, weight, None, *conv)
             return reference.conv2d_epilogue(y.float(), *epilogue, activation).to(x.dtype)
         wide = [None if t is None else t.float() for t in (x, residual)]
@@ -157,26 +148,37 @@ def winograd_wins(
 
 
 def onednn_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activation) -> Tensor:
-    """torch's convolution in float32, with the epilogue fused where oneDNN has it."""
+    """Convolution by torch in float32, in channels_last: there it is fast at every dilation.
+
+    In contiguous layout its bits depend on the number of threads. oneDNN's own activations turn NaN
+    into 0, so torch's run after it, in place.
+    """
+    channels_last = torch._prims_common.suggest_memory_format(x) == torch.channels_last
     if not torch.backends.mkldnn.is_available() or x.numel() == 0:
-        return in_layout_of(x, reference.atrous_conv2d(
-            x, weight, bias, scale, shift, residual, *conv, activation
-        ))
+        y = reference.atrous_conv2d(x, weight, bias, scale, shift, residual, *conv, activation)
+        return y.contiguous(memory_format=torch._prims_common.suggest_memory_format(x))
     packed, offset = onednn_weight(x, weight, bias, scale, shift, conv)
     geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
-    name, scalars = ONEDNN_ACTIVATIONS[activation]
+    x = in_layout(x, True)
     if residual is None:
-        return mkldnn._convolution_pointwise(
-            x, packed, offset, *geometry, name, scalars, ""
+        y = mkldnn._convolution_pointwise(x, packed, offset, *geometry, "none", [], "")
+    else:
+        residual = in_layout(residual, True)
+        y = mkldnn._convolution_pointwise.binary(
+            x, residual, packed, offset, *geometry, "add", 1.0, None, [], ""
         )
-    if activation in ("", "relu"):
-        unary = name if activation else None
-        residual = in_layout_of(x, residual)
-        return mkldnn._convolution_pointwise.binary(
-            x, residual, packed, offset, *geometry, "add", 1.0, unary, scalars, ""
-        )
-    y = mkldnn._convolution_pointwise(x, packed, offset, *geometry, "none", [], "")
-    return reference.ACTIVATION[activation](y.add_(residual))
+    if activation:
+        y = ACTIVATE_[activation](y)
+    return y if channels_last else in_layout(y, False)
+
+
+ACTIVATE_ = {
+    "relu": torch.relu_,
+    "relu6": lambda y: F.relu6(y, inplace=True),
+    "leaky_relu": lambda y: F.leaky_relu(y, inplace=True),
+    "silu": lambda y: F.silu(y, inplace=True),
+    "hardswish": lambda y: F.hardswish(y, inplace=True),
+}
 
 
 def onednn_weight(x, weight, bias, scale, shift, conv: Conv2d) -> tuple[Tensor, Tensor | None]:
@@ -188,16 +190,15 @@ def onednn_weight(x, weight, bias, scale, shift, conv: Conv2d) -> tuple[Tensor, 
             folded, conv.padding, conv.stride, conv.dilation, conv.groups, x.shape
         )
 
-    form = ("oneDNN", *conv, torch._prims_common.suggest_memory_format(x))
-    packed = prepared(weight, scale, form, reorder)
-    offset = None if bias is None else bias.float()
-    if offset is not None and scale is not None:
-        offset = offset * scale
+    packed = prepared(weight, scale, ("oneDNN", *conv), reorder)
+    bias, scale, shift = (None if t is None else t.float() for t in (bias, scale, shift))
+    offset = bias if bias is None or scale is None else bias * scale
     if shift is not None:
-        offset = shift.float() if offset is None else offset + shift
+        offset = shift if offset is None else offset + shift
     return packed, offset
 
 
-def in_layout_of(x: Tensor, out: Tensor) -> Tensor:
-    """out, channels_last if x is, else contiguous."""
-    return out.contiguous(memory_format=torch._prims_common.suggest_memory_format(x))
+def in_layout(x: Tensor, channels_last: bool) -> Tensor:
+    """x, float32, in channels_last or contiguous layout: itself where it has it."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return x if x.is_contiguous(memory_format=layout) else ops.image_layout(x, channels_last)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from fastseg.ops._library import TRITON_NAMES
+from fastseg.ops._library import TRITON_NAMES, register_cpu_choices
 
 _FOLDER = Path(__file__).parent
 SIMD_LEVELS = ("portable", "avx2", "avx512")
@@ -62,6 +62,8 @@ if CPU_MISSING:
         RuntimeWarning,
         stacklevel=3,  # where fastseg is imported
     )
+else:
+    register_cpu_choices()
 
 
 if os.environ.get("FASTSEG_SIMD", SIMD_LEVELS[0]) not in SIMD_LEVELS:

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Hashable
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 

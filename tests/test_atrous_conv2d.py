@@ -120,13 +120,14 @@ def test_every_epilogue(case, activation, layout, simd_level):
 @pytest.mark.parametrize("vector_dtype", FLOATS, ids=lambda d: str(d)[6:])
 @each_of_some
 def test_vectors_of_any_floating_dtype(case, dtype, vector_dtype, simd_level):
-    """Computed in float32 with 16-bit x too, and rounded once."""
+    """Computed in float32 with 16-bit x too, and rounded once, or twice by torch's bfloat16."""
     x, weight = case.tensors(dtype)
     given = {k: v.to(vector_dtype) for k, v in operands(case).items()}
     given["residual"] = given["residual"].to(dtype)
     y = fastseg.atrous_conv2d(x, weight, **given, **case.options, activation="relu6")
     assert y.dtype == dtype
-    assert_close(y, *expected_conv2d(x, weight, case, "relu6", **given))
+    roundings = 2 if dtype == torch.bfloat16 else 1
+    assert_close(y, *expected_conv2d(x, weight, case, "relu6", **given), roundings)
 
 
 @pytest.mark.parametrize("kind", STRIDES)
@@ -206,7 +207,7 @@ def test_what_is_not_finite_reaches_what_reads_it(case, value, layout, simd_leve
         indicator[n - 1, channel, row, column] = 1
         reads = expected_conv2d(indicator, torch.ones_like(weight), case)[0] > 0
         y = fastseg.atrous_conv2d(x, weight, **case.options)
-        assert torch.equal(~y.isfinite(), reads)
+        assert torch.equal(y.isnan() if math.isnan(value) else ~y.isfinite(), reads)
         assert_close(y, *expected_conv2d(x, weight, case))
     assert reads.any()
     assert not reads.all()

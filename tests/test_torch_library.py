@@ -53,6 +53,8 @@ def samples(layout):
         ("codes_to_indices", (codes, (6, 8), (2, 2))),
         ("codes_to_indices", (other[0], (6, 8), *OTHER)),
         ("indices_to_codes", (indices, (6, 8), (2, 2))),
+        ("image_layout", (x.detach(), True)),
+        ("image_layout", (x.detach(), False)),
         ("pack_codes", (codes, -1)),
         ("pack_codes", (codes, -3)),
         ("pack_codes", (codes[0], -1)),
@@ -86,7 +88,7 @@ def test_every_op_has_samples():
 
 
 @each_layout
-@pytest.mark.parametrize("number", range(20))
+@pytest.mark.parametrize("number", range(22))
 def test_opcheck(number, layout):
     name, arguments = samples(layout)[number]
     torch.library.opcheck(getattr(ops, name).default, arguments)

@@ -8,7 +8,7 @@
 
 namespace fastseg::cpu {
 
-// x (N, C, H, W), float32, in the layout asked for: x itself where it is.
+// x (N, C, H, W), float32, in the layout asked for: x itself where it has it.
 inline Tensor in_layout(const Tensor& x, bool channels_last) {
   if (is_dense(x, channels_last)) return x;
   if (!is_dense(x, !channels_last)) return dense(x, channels_last);

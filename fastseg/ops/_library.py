@@ -21,6 +21,9 @@ LIBRARY = torch.library.Library("fastseg", "DEF")
 NAMES: list[str] = []
 """The names of all ops, in the order of their definition."""
 
+CPU_CHOICES: dict[str, Callable] = {}
+"""By name, what chooses among compiled ops on the CPU."""
+
 TRITON_NAMES: list[str] = []
 """The ops that run as Triton kernels on an NVIDIA GPU here."""
 
@@ -38,6 +41,22 @@ def define(schema: str, *, reference: Callable, fake: Callable) -> None:
     LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastseg::{name}", fake, lib=LIBRARY)
     NAMES.append(name)
+
+
+def define_cpu(name: str, function: Callable) -> None:
+    """Runs ``torch.ops.fastseg.<name>`` on the CPU as one of several compiled ops or torch's own.
+
+    Args:
+        name: an op that is defined.
+        function: checks the arguments and chooses; it is not called where nothing is compiled.
+    """
+    CPU_CHOICES[name] = function
+
+
+def register_cpu_choices() -> None:
+    """Once the compiled library is loaded."""
+    for name, function in CPU_CHOICES.items():
+        LIBRARY.impl(name, function, "CPU")
 
 
 def define_triton(name: str, function: Callable) -> None:
