@@ -102,9 +102,9 @@ def winograd_weight(weight: Tensor, size, dilation, adjoint: bool) -> Tensor:
 
 def prefers_winograd(x: Tensor, weight: Tensor, conv: Conv2d) -> bool:
     """Whether Winograd's pieces are eligible and cheaper."""
-    if conv.groups != 1 or conv.stride != (1, 1) or tuple(weight.shape[2:]) != (3, 3):
+    if x.dtype == torch.float64 or conv.groups != 1 or tuple(weight.shape[2:]) != (3, 3):
         return False
-    if conv.padding != conv.dilation:
+    if conv.stride != (1, 1) or conv.padding != conv.dilation:
         return False
     rate = 2 if x.dtype != torch.float32 and has_native(x.dtype) else 1
     level = _extension.simd_level()

@@ -202,4 +202,3 @@ def assert_close(
     excess = error - tolerance - rounding * expected.where(held, 0).abs()
     assert (excess <= 0).all(), f"largest error {error.max():.3g} of {size:.3g}"
     assert not actual[~expected.isfinite()].isfinite().any()
-

@@ -73,10 +73,11 @@ def atrous_conv2d(
             residual=None if residual is None else residual[None],
         )  # fmt: skip
         return out[0]
-    if torch.is_autocast_enabled(x.device.type):
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         x, weight, residual = _autocast(x, weight, residual)
     op = "fastseg::atrous_conv2d"
-    kernel_size = weight.shape[2:]
+    kernel_size = weight.shape[2:] if weight.dim() == 4 else (1, 1)  # the op refuses it
     padding = resolve_padding(op, padding, kernel_size, dilation)
     tensors = (x, weight, bias, scale, shift, residual)
     geometry = (stride, padding, dilation, groups)
@@ -162,7 +163,7 @@ ACTIVATION_BACKWARD = {
     "relu6": lambda grad, y: torch.ops.aten.hardtanh_backward(grad, y, 0, 6),
     "leaky_relu": lambda grad, y: torch.ops.aten.leaky_relu_backward(grad, y, 0.01, True),
     # From the input.
-    "silu": torch.ops.aten.silu_backward,
+    "silu": lambda grad, z: grad * (s := z.sigmoid()) * (1 + z * (1 - s)),
     "hardswish": torch.ops.aten.hardswish_backward,
 }
 

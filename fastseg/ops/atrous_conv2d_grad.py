@@ -12,7 +12,7 @@ from fastseg._conv2d import (
     check_float,
     empty_output,
 )
-from fastseg.ops._library import call, define, define_triton
+from fastseg.ops._library import call, define, define_cpu, define_triton
 from fastseg.ops.atrous_conv2d import in_layout_of
 
 ops = torch.ops.fastseg
@@ -64,6 +64,13 @@ def _reference_input_grad(grad, weight, input_size, *geometry):
     return in_layout_of(grad, reference.atrous_conv2d_input_grad(grad, weight, input_size, *conv))
 
 
+def _cpu_input_grad(grad, weight, input_size, *geometry):
+    from fastseg import _cpu_conv2d_grad
+
+    conv = _check_input_grad(grad, weight, input_size, *geometry)
+    return _cpu_conv2d_grad.atrous_conv2d_input_grad(grad, weight, input_size, conv)
+
+
 def _triton_input_grad(grad, weight, input_size, *geometry):
     from fastseg.kernels import atrous_conv2d as kernels
 
@@ -107,6 +114,7 @@ define(
     reference=_reference_input_grad,
     fake=_fake_input_grad,
 )
+define_cpu("atrous_conv2d_input_grad", _cpu_input_grad)
 define_triton("atrous_conv2d_input_grad", _triton_input_grad)
 torch.library.register_autograd(
     "fastseg::atrous_conv2d_input_grad",
@@ -160,6 +168,13 @@ def _reference_weight_grad(x, grad, kernel_size, *geometry):
     return in_layout_of(x, reference.atrous_conv2d_weight_grad(x, grad, kernel_size, *conv))
 
 
+def _cpu_weight_grad(x, grad, kernel_size, *geometry):
+    from fastseg import _cpu_conv2d_grad
+
+    conv = _check_weight_grad(x, grad, kernel_size, *geometry)
+    return _cpu_conv2d_grad.atrous_conv2d_weight_grad(x, grad, kernel_size, conv)
+
+
 def _triton_weight_grad(x, grad, kernel_size, *geometry):
     from fastseg.kernels import atrous_conv2d_weight_grad as kernels
 
@@ -195,6 +210,7 @@ define(
     reference=_reference_weight_grad,
     fake=_fake_weight_grad,
 )
+define_cpu("atrous_conv2d_weight_grad", _cpu_weight_grad)
 define_triton("atrous_conv2d_weight_grad", _triton_weight_grad)
 torch.library.register_autograd(
     "fastseg::atrous_conv2d_weight_grad",
