@@ -3,8 +3,10 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from fastseg.ops import (
+    ASPPBranch,
     MeanField,
     PermutohedralLattice,
+    aspp,
     atrous_conv2d,
     batch_norm_relu_max_pool2d,
     codes_to_indices,
@@ -13,6 +15,7 @@ from fastseg.ops import (
     indices_to_codes,
     max_pool2d,
     max_unpool2d,
+    separable_atrous_conv2d,
 )
 from fastseg.pairwise import PairwiseBilateral, PairwiseFeatures, PairwiseGaussian
 
@@ -26,11 +29,13 @@ except PackageNotFoundError:  # a source tree on the path that was never install
     __version__ = "0+unknown"
 
 __all__ = [
+    "ASPPBranch",
     "MeanField",
     "PairwiseBilateral",
     "PairwiseFeatures",
     "PairwiseGaussian",
     "PermutohedralLattice",
+    "aspp",
     "atrous_conv2d",
     "batch_norm_relu_max_pool2d",
     "codes_to_indices",
@@ -40,4 +45,5 @@ __all__ = [
     "max_pool2d",
     "max_unpool2d",
     "nn",
+    "separable_atrous_conv2d",
 ]

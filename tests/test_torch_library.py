@@ -62,6 +62,7 @@ def samples(layout):
 
 
 OPCHECKED_ELSEWHERE = {  # in the tests of their own
+    "aspp",
     "atrous_conv2d",
     "atrous_conv2d_input_grad",
     "atrous_conv2d_weight_grad",

@@ -3,6 +3,7 @@
 The compiled ops are tested against these, and these run where no compiled op does.
 """
 
+from fastseg.reference.aspp import aspp
 from fastseg.reference.atrous_conv2d import (
     ACTIVATION,
     atrous_conv2d,
@@ -48,6 +49,7 @@ __all__ = [
     "ACTIVATION",
     "WINOGRAD_PANEL",
     "PermutohedralTensors",
+    "aspp",
     "atrous_conv2d",
     "atrous_conv2d_input_grad",
     "atrous_conv2d_weight_grad",
