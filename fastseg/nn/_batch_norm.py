@@ -1,0 +1,66 @@
+"""Batch norm in evaluation as a scale and a shift, remembered by the modules that fold it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fastseg.ops import fold_batch_norm
+from fastseg.ops._library import gradient_free
+from fastseg.reference import compute_dtype
+
+PLAIN = (Tensor, nn.Parameter, nn.Buffer)
+
+
+def can_fold(bn: nn.Module) -> bool:
+    """Whether it normalises by running statistics, not by the batch's."""
+    return (
+        isinstance(bn, nn.modules.batchnorm._BatchNorm)
+        and not bn.training
+        and bn.running_mean is not None
+    )
+
+
+class FoldedBatchNorm:
+    """:func:`fastseg.fold_batch_norm` of a module, remembered where no gradient is needed.
+
+    Forgotten when a tensor of the module is another one or has changed in place, by its version;
+    a copy begins empty. Writes to ``tensor.data`` in place are in no version: `forget` after them.
+    """
+
+    def __init__(self):
+        self._entry: tuple | None = None
+
+    def __reduce__(self):
+        return FoldedBatchNorm, ()
+
+    def forget(self) -> None:
+        """Drops what is remembered."""
+        self._entry = None
+
+    def __call__(self, bn: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
+        """Scale and shift, (C,), float32 (float64 of a float64 module)."""
+        tensors = (bn.weight, bn.bias, bn.running_mean, bn.running_var)
+        if torch.compiler.is_compiling() or not gradient_free(tensors) or not _has_version(tensors):
+            return _fold(tensors, bn.eps)
+        present = [t for t in tensors if t is not None]
+        key = (bn.eps, *((t.data_ptr(), t._version, t.dtype, t.device) for t in present))
+        entry = self._entry  # read once: replicas in other threads share it
+        if entry is None or entry[0] != key:
+            # The aliases keep the memory from being given to other tensors, at the same address.
+            aliases = [t.detach() for t in present]
+            entry = self._entry = (key, _fold(tensors, bn.eps), aliases)
+        return entry[1]
+
+
+def _has_version(tensors) -> bool:
+    """No tensor of inference mode, which has no version, and none that has no memory."""
+    for t in tensors:
+        if t is not None and (type(t) not in PLAIN or t.is_inference() or t.is_meta):
+            return False
+    return True
+
+
+def _fold(tensors, eps: float) -> tuple[Tensor, Tensor]:
+    wide = compute_dtype(tensors[2].dtype)
+    return fold_batch_norm(*(t if t is None else t.to(wide) for t in tensors), eps)

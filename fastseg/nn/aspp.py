@@ -1,0 +1,132 @@
+"""Atrous spatial pyramid pooling as modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from fastseg.nn.atrous_conv_bn_act import (
+    AtrousConvBNAct,
+    ConvBatchNorm,
+    SeparableAtrousConvBNAct,
+)
+from fastseg.ops.aspp import ASPPBranch, aspp, image_pooling, project_maps, project_pooled
+
+
+class _ImagePooling(ConvBatchNorm):
+    """The average over each map, convolved, normalised, ReLU: (N, C, 1, 1)."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(
+            nn.AdaptiveAvgPool2d(1),  # has no state: here it is for torchvision's numbers
+            nn.Conv2d(in_channels, out_channels, 1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            activation="relu",
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        folded = self.folded()
+        if folded is None:
+            return self.normalize(image_pooling(x, ASPPBranch(self[1].weight), None))
+        return image_pooling(x, ASPPBranch(self[1].weight, *folded), self.activation)
+
+
+class ASPP(nn.Module):
+    """ASPP of DeepLab v3 and v3+: convolutions at several rates, image pooling, a projection.
+
+    The state_dict is torchvision's: ``convs.0.{0,1}`` the 1x1 convolution and its batch norm,
+    ``convs.i.{0,1}`` those at rate i, ``convs.4.{1,2}`` those of the pooling, ``project.{0,1}``;
+    separable branches have segmentation_models_pytorch's ``convs.i.0.{0,1}``. What others call them
+    :func:`fastseg.nn.convert_aspp_keys` knows. The results are torchvision's to rounding. In
+    evaluation all is one :func:`fastseg.aspp`; in training, too, nothing is concatenated.
+
+    Args:
+        in_channels: Ci.
+        atrous_rates: of the 3x3 convolutions; any number.
+        out_channels: of each branch and of the projection.
+        separable: whether the 3x3 convolutions are separable, as in v3+.
+        dropout: after the projection, in training.
+        image_pooling: whether to have that branch.
+        project_kernel_size: 3 in mmsegmentation.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        atrous_rates: Sequence[int],
+        out_channels: int = 256,
+        *,
+        separable: bool = False,
+        dropout: float = 0.5,
+        image_pooling: bool = True,
+        project_kernel_size: int = 1,
+    ):
+        super().__init__()
+        branch = SeparableAtrousConvBNAct if separable else AtrousConvBNAct
+        convs = [AtrousConvBNAct(in_channels, out_channels, 1)]
+        convs += [branch(in_channels, out_channels, 3, dilation=rate) for rate in atrous_rates]
+        if image_pooling:
+            convs.append(_ImagePooling(in_channels, out_channels))
+        self.convs = nn.ModuleList(convs)
+        self.project = AtrousConvBNAct(len(convs) * out_channels, out_channels, project_kernel_size)
+        self.dropout = nn.Dropout(dropout)
+        self.image_pooling = image_pooling
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, out_channels, H, W) of x (N, Ci, H, W)."""
+        modules = (*self.convs, self.project)
+        folded = [m.folded() for m in modules]
+        if any(f is None for f in folded):
+            return self.dropout(self._by_branch(x))
+        *branches, project = map(_branch, modules, folded)
+        pool = branches.pop() if self.image_pooling else None
+        return self.dropout(aspp(x, branches, project, pool=pool))
+
+    def _by_branch(self, x: Tensor) -> Tensor:
+        """With the batch's statistics, or some of them."""
+        weight, branches, residual = self.project[0].weight, [*self.convs], None
+        if self.image_pooling:
+            pooled = branches.pop()(x)
+            n = weight.shape[1] - pooled.shape[1]
+            residual = project_pooled(pooled, weight[:, n:], None, x.shape[-2:])
+            weight = weight[:, :n]
+        maps = (branch(x) for branch in branches)
+        return self.project.normalize(project_maps(maps, weight, residual=residual))
+
+
+def _branch(module: ConvBatchNorm, folded: tuple[Tensor, Tensor]) -> ASPPBranch:
+    conv = module[-2]
+    if isinstance(module, SeparableAtrousConvBNAct):
+        depthwise, pointwise = conv
+        return ASPPBranch(pointwise.weight, *folded, depthwise.dilation[0], depthwise.weight)
+    return ASPPBranch(conv.weight, *folded, conv.dilation[0])
+
+
+class ASPPSum(nn.Module):
+    """ASPP of DeepLab v2: the sum of 3x3 convolutions at several rates, each with a bias.
+
+    The state_dict is that of kazuto1011's DeepLab v2: ``c0.weight``, ``c0.bias``, ``c1.weight``...
+    Weights begin normal with deviation 0.01, biases 0, as the paper's last layers.
+
+    Args:
+        in_channels: Ci.
+        out_channels: Co, the classes where this is a network's last layer.
+        atrous_rates: any number.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, atrous_rates: Sequence[int]):
+        super().__init__()
+        for i, rate in enumerate(atrous_rates):
+            conv = nn.Conv2d(in_channels, out_channels, 3, padding=rate, dilation=rate)
+            nn.init.normal_(conv.weight, std=0.01)
+            nn.init.zeros_(conv.bias)
+            self.add_module(f"c{i}", conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, Co, H, W) of x (N, Ci, H, W)."""
+        branches = [
+            ASPPBranch(conv.weight, shift=conv.bias, dilation=conv.dilation[0])
+            for conv in self.children()
+        ]
+        return aspp(x, branches, activation=None)
