@@ -14,7 +14,7 @@ PREFIXES = {
     "vainf": ("classifier.aspp.", "classifier.classifier.0.", ""),
     "smp": ("decoder.aspp.0.", "decoder.aspp.", ""),
     "mmseg": ("decode_head.", ""),
-    "kazuto": ("aspp.", ""),
+    "kazuto": ("base.aspp.", "aspp.", ""),
 }
 # What names become, {pool} being the number of the pooling branch; others are other modules'.
 RENAMES = {
