@@ -10,6 +10,10 @@ namespace fastseg {
 
 enum class Activation : int { none, relu, relu6, leaky_relu, silu, hardswish };
 
+inline constexpr bool is_smooth(Activation a) {
+  return a == Activation::silu || a == Activation::hardswish;
+}
+
 inline constexpr double kLeakyReluSlope = 0.01;  // torch's default
 
 // Of a convolution with outputs of T, computed in F: double for double, float for everything else.

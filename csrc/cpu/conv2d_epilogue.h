@@ -2,7 +2,7 @@
 // The epilogue of a convolution on a vector of sums:
 //   const auto terms = channel_terms<T, L>(epilogue, c);  // lanes are the channels c, c + 1, ...
 //   const auto terms = pixel_terms<T, L>(epilogue, c);    // lanes are pixels of the channel c
-//   Simd<T, L>::store(y + at, finish<T, L>(epilogue, terms, sum, at));
+//   Simd<T, L>::store(y + at, finish<T, L, smooth>(epilogue, terms, sum, at));
 // Terms are loaded once for all pixels of the channels, respectively of the row.
 
 #include <array>
@@ -48,7 +48,7 @@ constexpr std::array<F, N + 1> inverse_factorials() {
 // e^x, to 1.5 units in the last place; overflows to infinity, NaN stays NaN. With k = round(x /
 // ln 2): e^x = 2^k e^f, |f| <= ln(2) / 2, by Taylor's series.
 template <class F, int L>
-Lanes<F, L> exponential(Lanes<F, L> x) {
+[[gnu::always_inline]] inline Lanes<F, L> exponential(Lanes<F, L> x) {
   using S = Simd<F, L>;
   using V = typename S::Value;
   constexpr bool kFloat = sizeof(F) == 4;
@@ -75,41 +75,39 @@ Lanes<F, L> exponential(Lanes<F, L> x) {
   return p * first * bit_cast<V>((integer - half + kBias) << kMantissa);
 }
 
-// NaN stays NaN: comparisons are such that it takes the branch that keeps it.
+// silu and hardswish.
 template <class F, int L>
-Lanes<F, L> activate(Activation activation, Lanes<F, L> v) {
-  using V = Lanes<F, L>;
-  const V zero = {};
-  switch (activation) {
-    case Activation::none:
-      return v;
-    case Activation::relu:
-      return v < zero ? zero : v;
-    case Activation::relu6: {
-      const V clipped = v < zero ? zero : v;
-      return clipped > F(6) ? zero + F(6) : clipped;
-    }
-    case Activation::leaky_relu:
-      return v < zero ? v * F(kLeakyReluSlope) : v;
-    case Activation::silu:
-      return v / (F(1) + exponential<F, L>(-v));
-    case Activation::hardswish: {  // v * relu6(v + 3) / 6
-      const V gate = v + F(3);
-      const V clipped = gate < zero ? zero : gate;
-      return v * (clipped > F(6) ? zero + F(6) : clipped) / F(6);
-    }
-  }
-  __builtin_unreachable();
+[[gnu::always_inline]] inline Lanes<F, L> activate_smooth(Activation activation, Lanes<F, L> v) {
+  if (activation == Activation::silu) return v / (F(1) + exponential<F, L>(-v));
+  const Lanes<F, L> zero = {}, gate = v + F(3);
+  const Lanes<F, L> clipped = gate < zero ? zero : gate;
+  return v * (clipped > F(6) ? zero + F(6) : clipped) / F(6);
 }
 
-// The outputs of L sums; `at` is the place of the first one in the output.
-template <class T, int L>
-typename Simd<T, L>::Value finish(const Conv2dEpilogue<T>& epilogue,
-                                  const EpilogueTerms<T, L>& terms, typename Simd<T, L>::Value sum,
-                                  int64_t at) {
+// All others. NaN stays NaN: comparisons are such that it takes the branch that keeps it.
+template <class F, int L>
+[[gnu::always_inline]] inline Lanes<F, L> activate_linear(Activation activation, Lanes<F, L> v) {
+  const Lanes<F, L> zero = {};
+  if (activation == Activation::none) return v;
+  if (activation == Activation::leaky_relu) return v < zero ? v * F(kLeakyReluSlope) : v;
+  v = v < zero ? zero : v;
+  if (activation == Activation::relu) return v;
+  return v > F(6) ? zero + F(6) : v;
+}
+
+// The outputs of L sums; `at` is the place of the first one in the output. `smooth` is
+// is_smooth(activation): a kernel that keeps its registers full is compiled for either, since the
+// exponential needs many.
+template <class T, int L, bool smooth>
+[[gnu::always_inline]] inline typename Simd<T, L>::Value finish(const Conv2dEpilogue<T>& epilogue,
+                                                                const EpilogueTerms<T, L>& terms,
+                                                                typename Simd<T, L>::Value sum,
+                                                                int64_t at) {
+  using F = Compute<T>;
   auto v = sum * terms.scale + terms.shift;
   if (epilogue.residual) v += Simd<T, L>::load(epilogue.residual + at);
-  return activate<Compute<T>, L>(epilogue.activation, v);
+  if constexpr (smooth) return activate_smooth<F, L>(epilogue.activation, v);
+  return activate_linear<F, L>(epilogue.activation, v);
 }
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD

@@ -54,12 +54,15 @@ struct Row {
   int64_t output = 0;             // the place of the row in y
 };
 
-template <class T, int I, int Q, int L, bool stream>
+template <class T, int I, int Q, int L, bool smooth, bool stream>
 void walk_vector(const ChannelsLastDepthwiseConv2d<T>& op, const Row<T>& row, const TapChain& chain,
                  int64_t c) {
   using S = Simd<T, L>;
   using V = typename S::Value;
   const int64_t channels = op.channels, step = op.dilation_width * channels;
+  const Conv2dEpilogue<T> epilogue = op.epilogue;
+  const T* next = row.next;
+  T* y = op.y;
   V weight[I][3];
   const T* source[I];
   FASTSEG_UNROLL
@@ -70,7 +73,7 @@ void walk_vector(const ChannelsLastDepthwiseConv2d<T>& op, const Row<T>& row, co
       weight[i][j] = Simd<Compute<T>, L>::load(row.weights[i] + j * channels + c);
     }
   }
-  const auto terms = channel_terms<T, L>(op.epilogue, c);
+  const auto terms = channel_terms<T, L>(epilogue, c);
   int64_t at = (chain.first - op.padding_width) * channels + c;  // what is read
   int64_t out = row.output + (chain.first - 2 * op.dilation_width) * channels + c;
   V third[Q] = {}, second[Q] = {};  // the sums of outputs that have seen two pixels, and one
@@ -87,14 +90,14 @@ void walk_vector(const ChannelsLastDepthwiseConv2d<T>& op, const Row<T>& row, co
           second[q] += weight[i][1] * x;
           third[q] += weight[i][2] * x;
         }
-        if (row.next) __builtin_prefetch(row.next + pixel, 0, 2);
+        if (next) __builtin_prefetch(next + pixel, 0, 2);
       }
     }
     FASTSEG_UNROLL
     for (int q = 0; q < Q; ++q) {
       if (m >= 2) {
         const int64_t place = out + q * channels;
-        put<T, L, stream>(op.y + place, finish<T, L>(op.epilogue, terms, third[q], place));
+        put<T, L, stream>(y + place, finish<T, L, smooth>(epilogue, terms, third[q], place));
       }
       third[q] = second[q];
       second[q] = first[q];
@@ -102,19 +105,19 @@ void walk_vector(const ChannelsLastDepthwiseConv2d<T>& op, const Row<T>& row, co
   }
 }
 
-template <class T, int I, bool stream>
+template <class T, int I, bool smooth, bool stream>
 void walk(const ChannelsLastDepthwiseConv2d<T>& op, const Row<T>& row, int64_t begin, int64_t end) {
   for (const TapChain& chain : op.chains) {
     for_blocks<kLanes<T>>(begin, end, [&](auto lanes, int64_t c) {
       constexpr int L = decltype(lanes)::value;
-      if (chain.paired) return walk_vector<T, I, 2, L, stream>(op, row, chain, c);
-      walk_vector<T, I, 1, L, stream>(op, row, chain, c);
+      if (chain.paired) return walk_vector<T, I, 2, L, smooth, stream>(op, row, chain, c);
+      walk_vector<T, I, 1, L, smooth, stream>(op, row, chain, c);
     });
   }
 }
 
 // P outputs that are `step` apart, of the channels [c, c + L).
-template <class T, int P, int L, bool stream>
+template <class T, int P, int L, bool smooth, bool stream>
 void sum_pixels(const ChannelsLastDepthwiseConv2d<T>& op, const std::vector<const T*>& sources,
                 const std::vector<const Compute<T>*>& weights, int64_t source_step, int64_t output,
                 int64_t step, int64_t c) {
@@ -129,11 +132,11 @@ void sum_pixels(const ChannelsLastDepthwiseConv2d<T>& op, const std::vector<cons
   FASTSEG_UNROLL
   for (int p = 0; p < P; ++p) {
     const int64_t place = output + p * step + c;
-    put<T, L, stream>(op.y + place, finish<T, L>(op.epilogue, terms, sum[p], place));
+    put<T, L, stream>(op.y + place, finish<T, L, smooth>(op.epilogue, terms, sum[p], place));
   }
 }
 
-template <class T, bool stream>
+template <class T, bool smooth, bool stream>
 void sum_taps(const ChannelsLastDepthwiseConv2d<T>& op, const Row<T>& row, int64_t begin,
               int64_t end) {
   constexpr int kPixels = 4;
@@ -155,7 +158,7 @@ void sum_taps(const ChannelsLastDepthwiseConv2d<T>& op, const Row<T>& row, int64
       constexpr int P = decltype(pixels)::value;
       for_blocks<kLanes<T>>(begin, end, [&](auto lanes, int64_t c) {
         constexpr int L = decltype(lanes)::value;
-        sum_pixels<T, P, L, stream>(op, sources, weights, source_step, output, step, c);
+        sum_pixels<T, P, L, smooth, stream>(op, sources, weights, source_step, output, step, c);
       });
       for (const T*& source : sources) source += P * source_step;
       output += P * step;
@@ -168,20 +171,29 @@ void sum_taps(const ChannelsLastDepthwiseConv2d<T>& op, const Row<T>& row, int64
   }
 }
 
-template <class T, bool stream>
-void compute(const ChannelsLastDepthwiseConv2d<T>& op, const Row<T>& row, int64_t begin,
-             int64_t end) {
-  if (op.chains.empty()) return sum_taps<T, stream>(op, row, begin, end);
+template <class T, bool smooth, bool stream>
+void compute_channels(const ChannelsLastDepthwiseConv2d<T>& op, const Row<T>& row, int64_t begin,
+                      int64_t end) {
+  if (op.chains.empty()) return sum_taps<T, smooth, stream>(op, row, begin, end);
   switch (row.sources.size()) {
     case 1:
-      return walk<T, 1, stream>(op, row, begin, end);
+      return walk<T, 1, smooth, stream>(op, row, begin, end);
     case 2:
-      return walk<T, 2, stream>(op, row, begin, end);
+      return walk<T, 2, smooth, stream>(op, row, begin, end);
     case 3:
-      return walk<T, 3, stream>(op, row, begin, end);
+      return walk<T, 3, smooth, stream>(op, row, begin, end);
     default:
-      return sum_taps<T, stream>(op, row, begin, end);
+      return sum_taps<T, smooth, stream>(op, row, begin, end);
   }
+}
+
+template <class T, bool smooth>
+void compute(const ChannelsLastDepthwiseConv2d<T>& op, const Row<T>& row, int64_t begin,
+             int64_t end) {
+  if constexpr (kCanStream<T>) {
+    if (op.stream) return compute_channels<T, smooth, true>(op, row, begin, end);
+  }
+  compute_channels<T, smooth, false>(op, row, begin, end);
 }
 
 }  // namespace
@@ -214,13 +226,11 @@ void depthwise_conv2d_channels_last(const ChannelsLastDepthwiseConv2d<T>& op, in
     row.output = (image * rows + current.destination) * op.columns.size * channels;
     const int64_t first = vectors * block / op.blocks * kChannelMultiple;
     const int64_t last = std::min(channels, vectors * (block + 1) / op.blocks * kChannelMultiple);
-    if constexpr (kCanStream<T>) {
-      if (op.stream) {
-        compute<T, true>(op, row, first, last);
-        continue;
-      }
+    if (is_smooth(op.epilogue.activation)) {
+      compute<T, true>(op, row, first, last);
+    } else {
+      compute<T, false>(op, row, first, last);
     }
-    compute<T, false>(op, row, first, last);
   }
   if (op.stream) fence();
 }

@@ -32,7 +32,7 @@ struct Region {
 };
 
 // N: the number of taps, or 0 for any. source_step: 1, 2 or 0 for any.
-template <class T, int N, int source_step>
+template <class T, int N, int source_step, bool smooth>
 void compute_region(const ContiguousDepthwiseConv2d<T>& op, const Region<T>& region) {
   using F = Compute<T>;
   const int taps = N > 0 ? N : static_cast<int>(region.offsets.size());
@@ -60,8 +60,8 @@ void compute_region(const ContiguousDepthwiseConv2d<T>& op, const Region<T>& reg
         for (int t = 0; t < taps; ++t) sum += weights[t] * load(offsets[t]);
       }
       const int64_t place = y + i * step;
-      const auto out =
-          finish<T, L>(op.epilogue, pixel_terms<T, L>(op.epilogue, region.channel), sum, place);
+      const auto out = finish<T, L, smooth>(
+          op.epilogue, pixel_terms<T, L>(op.epilogue, region.channel), sum, place);
       if (step == 1) return S::store(op.y + place, out);
       T buffer[L];  // a gradient's, whose epilogue reads no residual
       S::store(buffer, out);
@@ -70,31 +70,31 @@ void compute_region(const ContiguousDepthwiseConv2d<T>& op, const Region<T>& reg
   }
 }
 
-template <class T>
+template <class T, bool smooth>
 void compute_region(const ContiguousDepthwiseConv2d<T>& op, const Region<T>& region) {
   if (op.columns.source_step == 1) {
     switch (region.offsets.size()) {
       case 1:
-        return compute_region<T, 1, 1>(op, region);
+        return compute_region<T, 1, 1, smooth>(op, region);
       case 2:
-        return compute_region<T, 2, 1>(op, region);
+        return compute_region<T, 2, 1, smooth>(op, region);
       case 3:
-        return compute_region<T, 3, 1>(op, region);
+        return compute_region<T, 3, 1, smooth>(op, region);
       case 4:
-        return compute_region<T, 4, 1>(op, region);
+        return compute_region<T, 4, 1, smooth>(op, region);
       case 6:
-        return compute_region<T, 6, 1>(op, region);
+        return compute_region<T, 6, 1, smooth>(op, region);
       case 9:
-        return compute_region<T, 9, 1>(op, region);
+        return compute_region<T, 9, 1, smooth>(op, region);
       default:
-        return compute_region<T, 0, 1>(op, region);
+        return compute_region<T, 0, 1, smooth>(op, region);
     }
   }
   if (op.columns.source_step == 2) {
-    if (region.offsets.size() == 9) return compute_region<T, 9, 2>(op, region);
-    return compute_region<T, 0, 2>(op, region);
+    if (region.offsets.size() == 9) return compute_region<T, 9, 2, smooth>(op, region);
+    return compute_region<T, 0, 2, smooth>(op, region);
   }
-  compute_region<T, 0, 0>(op, region);
+  compute_region<T, 0, 0, smooth>(op, region);
 }
 
 }  // namespace
@@ -133,7 +133,11 @@ void depthwise_conv2d_contiguous(const ContiguousDepthwiseConv2d<T>& op, int64_t
             region.weights.push_back(weight[i.tap * op.kernel_width + j.tap]);
           }
         }
-        compute_region(op, region);
+        if (is_smooth(op.epilogue.activation)) {
+          compute_region<T, true>(op, region);
+        } else {
+          compute_region<T, false>(op, region);
+        }
       }
     }
   }
