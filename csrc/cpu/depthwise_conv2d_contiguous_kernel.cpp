@@ -31,43 +31,63 @@ struct Region {
   int64_t channel;
 };
 
-// N: the number of taps, or 0 for any. source_step: 1, 2 or 0 for any.
-template <class T, int N, int source_step, bool smooth>
-void compute_region(const ContiguousDepthwiseConv2d<T>& op, const Region<T>& region) {
-  using F = Compute<T>;
-  const int taps = N > 0 ? N : static_cast<int>(region.offsets.size());
+// L outputs at a time, the last ones of a row moved back to its end. N: the number of taps, or 0
+// for any. source_step: 1, 2 or 0 for any.
+template <class T, int N, int source_step, bool smooth, int L>
+void compute_vectors(const ContiguousDepthwiseConv2d<T>& op, const Region<T>& region) {
+  using S = Simd<T, L>;
+  using V = typename S::Value;
   const int64_t any_step = op.columns.source_step, step = op.columns.step;
-  const int64_t* offsets = region.offsets.data();
-  const F* weights = region.weights.data();
-  F weight[N > 0 ? N : 1];
-  for (int t = 0; t < N; ++t) weight[t] = weights[t];
+  const int64_t taps = static_cast<int64_t>(region.offsets.size());
+  const Conv2dEpilogue<T> epilogue = op.epilogue;
+  const auto terms = pixel_terms<T, L>(epilogue, region.channel);
+  const Compute<T>* any_weight = region.weights.data();
+  const int64_t* any_offset = region.offsets.data();
+  constexpr int kHeld = N > 0 ? N : 1;
+  V weight[kHeld];
+  int64_t offset[kHeld];
+  for (int t = 0; t < N; ++t) {
+    weight[t] = Simd<Compute<T>, L>::fill(any_weight[t]);
+    offset[t] = any_offset[t];
+  }
+  T* const out = op.y;
   for (int64_t r = 0; r < region.rows; ++r) {
     const T* x = region.x + r * region.x_row;
     const int64_t y = region.y + r * region.y_row;
-    for_blocks<kLanes<T>>(0, region.columns, [&](auto lanes, int64_t i) {
-      constexpr int L = decltype(lanes)::value;
-      using S = Simd<T, L>;
-      const auto load = [&](int64_t offset) {
-        if constexpr (source_step == 1) return S::load(x + offset + i);
-        if constexpr (source_step == 2 && L > 1) return S::load_even(x + offset + 2 * i);
-        return S::load_strided(x + offset + any_step * i, any_step);
+    const auto compute = [&](int64_t i) {
+      const auto load = [&](int64_t at) {
+        if constexpr (source_step == 1) return S::load(x + at + i);
+        if constexpr (source_step == 2 && L > 1) return S::load_even(x + at + 2 * i);
+        return S::load_strided(x + at + any_step * i, any_step);
       };
-      typename S::Value sum = {};
+      V sum = {};
       if constexpr (N > 0) {
         FASTSEG_UNROLL
-        for (int t = 0; t < N; ++t) sum += weight[t] * load(offsets[t]);
+        for (int t = 0; t < N; ++t) sum += weight[t] * load(offset[t]);
       } else {
-        for (int t = 0; t < taps; ++t) sum += weights[t] * load(offsets[t]);
+        for (int64_t t = 0; t < taps; ++t) sum += any_weight[t] * load(any_offset[t]);
       }
       const int64_t place = y + i * step;
-      const auto out = finish<T, L, smooth>(
-          op.epilogue, pixel_terms<T, L>(op.epilogue, region.channel), sum, place);
-      if (step == 1) return S::store(op.y + place, out);
+      const V v = finish<T, L, smooth>(epilogue, terms, sum, place);
+      if (step == 1) return S::store(out + place, v);
       T buffer[L];  // a gradient's, whose epilogue reads no residual
-      S::store(buffer, out);
-      for (int l = 0; l < L; ++l) op.y[place + l * step] = buffer[l];
-    });
+      S::store(buffer, v);
+      for (int l = 0; l < L; ++l) out[place + l * step] = buffer[l];
+    };
+    int64_t i = 0;
+    for (; i + L <= region.columns; i += L) compute(i);
+    if (i < region.columns) compute(region.columns - L);
   }
+}
+
+template <class T, int N, int source_step, bool smooth, int L = kLanes<T>>
+void compute_region(const ContiguousDepthwiseConv2d<T>& op, const Region<T>& region) {
+  if constexpr (L > 1) {
+    if (region.columns < L) {
+      return compute_region<T, N, source_step, smooth, (L > 4 ? L / 2 : 1)>(op, region);
+    }
+  }
+  compute_vectors<T, N, source_step, smooth, L>(op, region);
 }
 
 template <class T, bool smooth>
