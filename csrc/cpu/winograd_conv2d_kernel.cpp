@@ -94,7 +94,7 @@ void transform_input(const float* const* pixels, int64_t channel, int64_t depth,
 }
 
 // The products of one tile, `step` apart, to its outputs.
-template <class Y, class X>
+template <class Y, class X, bool smooth>
 void transform_output(const WinogradConv2d& op, int64_t image, int64_t y, int64_t x,
                       int64_t first_channel, int64_t channels, const float* products,
                       int64_t step) {
@@ -125,7 +125,7 @@ void transform_output(const WinogradConv2d& op, int64_t image, int64_t y, int64_
         const int64_t at =
             ((image * op.y_axis.size + row) * op.x_axis.size + column) * op.out_channels +
             first_channel + c;
-        S::store(op.y + at, finish<float, L>(op.epilogue, terms, out[j], at));
+        S::store(op.y + at, finish<float, L, smooth>(op.epilogue, terms, out[j], at));
       }
     }
   });
@@ -211,10 +211,11 @@ void run(const WinogradConv2d& op, const WinogradTask& task, float* memory) {
   }
   const int64_t first_channel = task.first_panel * kPanel;
   const int64_t channels = std::min(row, op.out_channels - first_channel);
+  const auto transform = is_smooth(op.epilogue.activation) ? &transform_output<Y, X, true>
+                                                           : &transform_output<Y, X, false>;
   for (int64_t t = 0; t < tiles; ++t) {
     const auto [image, y, x] = locate(task.begin + t);
-    transform_output<Y, X>(op, image, y, x, first_channel, channels, products + t * row,
-                           tiles * row);
+    transform(op, image, y, x, first_channel, channels, products + t * row, tiles * row);
   }
 }
 
