@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,10 +15,14 @@ ACTIVATIONS = ("", "relu", "relu6", "leaky_relu", "silu", "hardswish")
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 """The dtypes of the ops."""
 
+MOST_CALLS = 4096
+"""Whose checks are remembered."""
+
 LIMIT = 1 << 30
 """Strides, paddings and dilations stay below it."""
 
 Ints = int | Sequence[int]
+_T = TypeVar("T")
 
 
 class Conv2d(NamedTuple):
@@ -39,10 +44,40 @@ def pair(op: str, name: str, value: Ints) -> tuple[int, int]:
     values = (value, value) if isinstance(value, int) else tuple(value)
     if len(values) == 1:
         values *= 2
-    torch._check(
-        len(values) == 2, lambda: f"{op}: {name} must be one integer or two, got {value!r}"
-    )
+    if len(values) != 2:
+        torch._check(False, lambda: f"{op}: {name} must be one integer or two, got {value!r}")
     return values
+
+
+def remember(check: Callable[..., _T]) -> Callable[..., _T]:
+    """`check`, called once for tensors of the same shapes, dtypes and devices.
+
+    In Python the checks of a call take as long as a small convolution.
+
+    Args:
+        check: looks at no more than that of tensors; its other arguments are hashable or lists.
+    """
+    known: dict = {}
+
+    @functools.wraps(check)
+    def remembering(*arguments):
+        key = tuple(
+            (a.shape, a.dtype, a.device)
+            if isinstance(a, Tensor)
+            else tuple(a)
+            if isinstance(a, list)
+            else a
+            for a in arguments
+        )
+        found = known.get(key)
+        if found is None:
+            found = check(*arguments)
+            if len(known) >= MOST_CALLS:
+                known.clear()
+            known[key] = found
+        return found
+
+    return remembering
 
 
 def resolve_padding(

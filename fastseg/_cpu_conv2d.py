@@ -52,7 +52,7 @@ def atrous_conv2d(
             return reference.conv2d_epilogue(y.float(), *epilogue, activation).to(x.dtype)
         wide = [None if t is None else t.float() for t in (x, residual)]
         if not winograd:
-            weight = prepared(weight, None, "float32", weight.float)
+            weight = prepared(weight, (), "float32", weight.float)
         epilogue = (bias, scale, shift, wide[1])
         return _float32(wide[0], weight, epilogue, conv, activation, winograd).to(x.dtype)
     return _float32(x, weight, epilogue, conv, activation, winograd)
@@ -97,7 +97,7 @@ def winograd_weight(weight: Tensor, size, dilation, adjoint: bool) -> Tensor:
     def pack():
         return ops.winograd_conv2d_weight(weight.float(), size, dilation, fast(), adjoint)
 
-    return prepared(weight, None, form, pack)
+    return prepared(weight, (), form, pack)
 
 
 def prefers_winograd(x: Tensor, weight: Tensor, conv: Conv2d) -> bool:
@@ -184,18 +184,18 @@ ACTIVATE_ = {
 def onednn_weight(x, weight, bias, scale, shift, conv: Conv2d) -> tuple[Tensor, Tensor | None]:
     """The weight times scale in oneDNN's layout, and ``bias * scale + shift``."""
 
-    def reorder():
+    def prepare():
         folded = weight if scale is None else weight * scale.to(weight.dtype).view(-1, 1, 1, 1)
-        return mkldnn._reorder_convolution_weight(
+        packed = mkldnn._reorder_convolution_weight(
             folded, conv.padding, conv.stride, conv.dilation, conv.groups, x.shape
         )
+        offset = bias if bias is None or scale is None else bias.float() * scale.float()
+        if shift is not None:
+            offset = shift if offset is None else offset.float() + shift.float()
+        offset = None if offset is None else offset.float()
+        return packed, offset
 
-    packed = prepared(weight, scale, ("oneDNN", *conv), reorder)
-    bias, scale, shift = (None if t is None else t.float() for t in (bias, scale, shift))
-    offset = bias if bias is None or scale is None else bias * scale
-    if shift is not None:
-        offset = shift if offset is None else offset + shift
-    return packed, offset
+    return prepared(weight, (bias, scale, shift), ("oneDNN", *conv), prepare)
 
 
 def in_layout(x: Tensor, channels_last: bool) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -24,17 +24,20 @@ _lock = threading.Lock()
 
 
 def prepared(
-    weight: Tensor, scale: Tensor | None, form: Hashable, prepare: Callable[[], Any]
+    weight: Tensor,
+    folded: Sequence[Tensor | None],
+    form: Hashable,
+    prepare: Callable[[], Any],
 ) -> Any:
-    """``prepare()``, or what it returned before for this weight, scale and form.
+    """``prepare()``, or what it returned before for these tensors and this form.
 
     Args:
-        weight: on the CPU.
-        scale: what is folded into it, or None.
+        weight: on the CPU; what is prepared lives as long as it does.
+        folded: other tensors that prepare() reads, or None.
         form: names what prepare() makes.
-        prepare: reads weight and scale alone.
+        prepare: reads these tensors alone.
     """
-    state = (_state(weight), None if scale is None else _state(scale))
+    state = (_state(weight), *(None if t is None else _state(t) for t in folded))
     owner = weight if weight._base is None else weight._base
     key = (form, weight.storage_offset(), weight.shape, weight.stride())
     with _lock:

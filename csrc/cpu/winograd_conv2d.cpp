@@ -6,7 +6,6 @@
 
 #include <atomic>
 #include <cstdlib>
-#include <memory>
 #include <new>
 #include <optional>
 
@@ -22,17 +21,30 @@ namespace {
 using Ints = std::vector<int64_t>;
 using Optional = std::optional<Tensor>;
 
-struct Free {
-  void operator()(float* p) const { std::free(p); }
-};
+// A thread's memory for tasks, kept from call to call: to fault it in anew costs as much as a small
+// convolution.
+class Scratch {
+ public:
+  ~Scratch() { std::free(memory_); }
 
-std::unique_ptr<float, Free> allocate(int64_t floats) {
-  const size_t bytes = (floats * sizeof(float) + 63) / 64 * 64;
-  void* memory = std::aligned_alloc(64, bytes);
-  if (!memory) throw std::bad_alloc();
-  advise_large_pages(memory, bytes);
-  return std::unique_ptr<float, Free>(static_cast<float*>(memory));
-}
+  float* get(int64_t floats) {
+    if (floats > size_) {
+      std::free(memory_);
+      size_ = 0;
+      constexpr size_t kLargePage = size_t{2} << 20;
+      const size_t bytes = (floats * sizeof(float) + kLargePage - 1) / kLargePage * kLargePage;
+      memory_ = static_cast<float*>(std::aligned_alloc(kLargePage, bytes));
+      if (!memory_) throw std::bad_alloc();
+      advise_large_pages(memory_, bytes);
+      size_ = bytes / sizeof(float);
+    }
+    return memory_;
+  }
+
+ private:
+  float* memory_ = nullptr;
+  int64_t size_ = 0;
+};
 
 // Threads take the longest tasks first, so that none is left with a long one at the end.
 void run(const WinogradConv2d& op, const std::vector<WinogradTask>& tasks) {
@@ -43,8 +55,9 @@ void run(const WinogradConv2d& op, const std::vector<WinogradTask>& tasks) {
   const int64_t threads =
       std::min<int64_t>(torch::stable::get_num_threads(), static_cast<int64_t>(tasks.size()));
   TorchTasks().run(threads, [&](int64_t) {
-    const auto memory = allocate(floats);
-    for (size_t i; (i = next.fetch_add(1)) < tasks.size();) kernel(op, tasks[i], memory.get());
+    static thread_local Scratch scratch;
+    float* const memory = scratch.get(floats);
+    for (size_t i; (i = next.fetch_add(1)) < tasks.size();) kernel(op, tasks[i], memory);
   });
 }
 

@@ -12,6 +12,7 @@ from fastseg._conv2d import (
     check_epilogue,
     check_image_and_weight,
     empty_output,
+    remember,
     resolve_padding,
 )
 from fastseg.ops._library import call, define, define_cpu, define_triton, gradient_free
@@ -127,10 +128,13 @@ def in_layout_of(x: Tensor, out: Tensor) -> Tensor:
     return out.contiguous(memory_format=torch._prims_common.suggest_memory_format(x))
 
 
+_check_once = remember(_check)
+
+
 def _cpu(*arguments):
     from fastseg import _cpu_conv2d
 
-    conv, _ = _check("fastseg::atrous_conv2d", *arguments)
+    conv, _ = _check_once("fastseg::atrous_conv2d", *arguments)
     *tensors, _, _, _, _, activation = arguments
     return _cpu_conv2d.atrous_conv2d(*tensors, conv, activation)
 
@@ -138,7 +142,7 @@ def _cpu(*arguments):
 def _triton(*arguments):
     from fastseg.kernels import atrous_conv2d as kernels
 
-    conv, _ = _check("fastseg::atrous_conv2d", *arguments)
+    conv, _ = _check_once("fastseg::atrous_conv2d", *arguments)
     *tensors, _, _, _, _, activation = arguments
     return kernels.atrous_conv2d(*tensors, *conv, activation)
 

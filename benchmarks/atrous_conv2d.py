@@ -1,0 +1,371 @@
+"""Atrous convolution and ASPP beside torch: eager in both layouts and compiled with freezing.
+
+python -m benchmarks.atrous_conv2d [--set bars|grid|all] [--only TEXT] [--csv FILE]
+
+float32 inference on the CPU unless a case says backward. Every case is first compared with float64:
+our error must not be over twice torch's. The floor is arithmetic: two operations for each pair of
+channels and tap that reads a pixel, at the speed of a 1x1 convolution in the same run, or the
+bytes of inputs, weights and outputs at the speed of a copy, whichever is slower.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch._inductor.config
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fastseg
+from benchmarks.harness import (
+    Candidate,
+    Case,
+    copy_bandwidth,
+    machine,
+    measure,
+    reuse_freed_pages,
+    write_csv,
+)
+
+OURS = "fastseg"
+LAST = torch.channels_last
+
+
+@dataclass
+class ConvCase(Case):
+    """A case and what it must compute."""
+
+    flops: float = 0.0
+    group: str = ""  # cases whose times count together
+
+
+class ConvBNReLU(nn.Sequential):
+    """What torch's users write."""
+
+    def __init__(self, in_channels, out_channels, kernel=3, stride=1, dilation=1, groups=1):
+        padding = dilation * (kernel // 2)
+        super().__init__(
+            nn.Conv2d(
+                in_channels, out_channels, kernel, stride, padding, dilation, groups, bias=False
+            ),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(),
+        )
+
+
+class ImagePooling(nn.Sequential):
+    """torchvision's."""
+
+    def __init__(self, in_channels, out_channels):
+        super().__init__(nn.AdaptiveAvgPool2d(1), *ConvBNReLU(in_channels, out_channels, 1))
+
+    def forward(self, x):
+        y = super().forward(x)
+        return F.interpolate(y, size=x.shape[-2:], mode="bilinear", align_corners=False)
+
+
+class ASPP(nn.Module):
+    """torchvision's, or with `separable` that of DeepLab v3+."""
+
+    def __init__(self, in_channels, rates, out_channels=256, separable=False):
+        super().__init__()
+        convs = [ConvBNReLU(in_channels, out_channels, 1)]
+        for rate in rates:
+            if separable:
+                depthwise = nn.Conv2d(
+                    in_channels, in_channels, 3, 1, rate, rate, in_channels, bias=False
+                )
+                _, bn, relu = ConvBNReLU(in_channels, out_channels, 1)
+                pointwise = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+                convs.append(nn.Sequential(nn.Sequential(depthwise, pointwise), bn, relu))
+            else:
+                convs.append(ConvBNReLU(in_channels, out_channels, dilation=rate))
+        convs.append(ImagePooling(in_channels, out_channels))
+        self.convs = nn.ModuleList(convs)
+        self.project = ConvBNReLU(len(convs) * out_channels, out_channels, 1)
+
+    def forward(self, x):
+        return self.project(torch.cat([conv(x) for conv in self.convs], 1))
+
+
+class ASPPSum(nn.Module):
+    """DeepLab v2's."""
+
+    def __init__(self, in_channels, out_channels, rates):
+        super().__init__()
+        for i, rate in enumerate(rates):
+            self.add_module(
+                f"c{i}", nn.Conv2d(in_channels, out_channels, 3, padding=rate, dilation=rate)
+            )
+
+    def forward(self, x):
+        return sum(conv(x) for conv in self.children())
+
+
+def randomize(module: nn.Module) -> nn.Module:
+    """Batch norms as after training, in evaluation."""
+    for m in module.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.uniform_(m.weight, 0.5, 1.5)
+            nn.init.normal_(m.bias, std=0.1)
+            nn.init.normal_(m.running_mean, std=0.1)
+            nn.init.uniform_(m.running_var, 0.5, 1.5)
+    return module.eval()
+
+
+def live_taps(height: int, width: int, kernel: int, stride: int, dilation: int) -> int:
+    """Taps that read a pixel, over all outputs of one map."""
+    total = 1
+    for size in (height, width):
+        outs = torch.arange(0, size, stride)
+        taps = (torch.arange(kernel) - kernel // 2) * dilation
+        at = outs[:, None] + taps
+        total *= int(((at >= 0) & (at < size)).sum())
+    return total
+
+
+def flops_of(module: nn.Module, x: Tensor) -> float:
+    """Of the convolutions of a module, taps in the padding left out."""
+    total = 0.0
+
+    def count(conv, inputs, output):
+        nonlocal total
+        n, c, h, w = inputs[0].shape
+        pairs = conv.out_channels * c // conv.groups
+        taps = live_taps(h, w, conv.kernel_size[0], conv.stride[0], conv.dilation[0])
+        total += 2 * n * pairs * taps
+
+    convs = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
+    hooks = [m.register_forward_hook(count) for m in convs]
+    module(x)
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+def inference(op: str, shape: str, theirs: nn.Module, ours: nn.Module, x: Tensor, group="") -> Case:
+    """Two modules with the same state."""
+    theirs = randomize(theirs)
+    ours.load_state_dict(theirs.state_dict())
+    ours.eval()
+    last, ours_last = x.contiguous(memory_format=LAST), ours.to(memory_format=LAST)
+    eager_last = copy.deepcopy(theirs).to(memory_format=LAST)
+    compiled = torch.compile(eager_last, fullgraph=True, dynamic=False)
+
+    def check():
+        double = copy.deepcopy(theirs).double()
+        expected = double(x.double())
+        scale = expected.abs().max()
+        error = {
+            name: ((run() - expected).abs().max() / scale).item()
+            for name, run in (
+                ("ours", lambda: ours_last(last)),
+                ("torch", lambda: eager_last(last)),
+            )
+        }
+        assert error["ours"] <= max(2 * error["torch"], 2e-6), error
+
+    candidates = [
+        Candidate(OURS, lambda: ours_last(last)),
+        Candidate(f"{OURS} contiguous", lambda: ours_last(x)),
+        Candidate("eager contiguous", lambda: theirs(x)),
+        Candidate("eager channels_last", lambda: eager_last(last)),
+        Candidate("torch.compile", lambda: compiled(last)),
+    ]
+    parameters = sum(p.numel() for p in theirs.parameters())
+    floor = 4 * (x.numel() + parameters + ours_last(last).numel())
+    return ConvCase(op, shape, candidates, check, floor, flops=flops_of(theirs, x), group=group)
+
+
+def conv(shape, out_channels, kernel=3, stride=1, dilation=1, groups=1, group="") -> Case:
+    """Convolution, batch norm, ReLU."""
+    n, c, h, w = shape
+    arguments = (c, out_channels, kernel)
+    theirs = ConvBNReLU(*arguments, stride, dilation, groups)
+    ours = fastseg.nn.AtrousConvBNAct(*arguments, stride=stride, dilation=dilation, groups=groups)
+    depthwise = groups == c and groups > 1
+    title = f"{n}x{c}x{h}x{w} -> {out_channels}, {kernel}x{kernel}, rate {dilation}"
+    title += f", stride {stride}" * (stride > 1) + f", groups {groups}" * (groups > 1)
+    op = "depthwise_conv2d" if depthwise else "atrous_conv2d"
+    return inference(op, title, theirs, ours, torch.randn(shape), group)
+
+
+def weight_grad(shape, out_channels, dilation) -> Case:
+    """The gradient of the weight."""
+    n, c, h, w = shape
+    x, grad = torch.randn(shape), torch.randn(n, out_channels, h, w)
+    weight = torch.randn(out_channels, c, 3, 3)
+    pair = (dilation, dilation)
+
+    def theirs(x, grad, weight):
+        return torch.ops.aten.convolution_backward(
+            grad, x, weight, None, (1, 1), pair, pair, False, (0, 0), 1, (False, True, False)
+        )[1]
+
+    plain = (x, grad, weight)
+    last = tuple(t.contiguous(memory_format=LAST) for t in plain)
+
+    def ours(x, grad, _):
+        op = torch.ops.fastseg.atrous_conv2d_weight_grad
+        return op(x, grad, (3, 3), (1, 1), pair, pair, 1)
+
+    def check():
+        op = fastseg.reference.atrous_conv2d_weight_grad
+        expected = op(x.double(), grad.double(), (3, 3), (1, 1), pair, pair, 1)
+        errors = [(f(*last) - expected).abs().max().item() for f in (ours, theirs)]
+        assert errors[0] <= 2 * errors[1], errors
+
+    candidates = [
+        Candidate(OURS, lambda: ours(*last)),
+        Candidate(f"{OURS} contiguous", lambda: ours(*plain)),
+        Candidate("eager contiguous", lambda: theirs(*plain)),
+        Candidate("eager channels_last", lambda: theirs(*last)),
+    ]
+    floor = 4 * (x.numel() + grad.numel() + weight.numel())
+    flops = 2.0 * n * c * out_channels * live_taps(h, w, 3, 1, dilation)
+    title = f"{n}x{c}x{h}x{w} -> {out_channels}, rate {dilation}"
+    return ConvCase("weight gradient", title, candidates, check, floor, flops=flops)
+
+
+def aspp(shape, rates, separable=False) -> Case:
+    """The whole of it, as in torchvision's or in DeepLab v3+."""
+    theirs = ASPP(shape[1], rates, separable=separable)
+    ours = fastseg.nn.ASPP(shape[1], rates, separable=separable)
+    title = f"{'x'.join(map(str, shape))} -> 256, rates {rates}" + ", separable" * separable
+    return inference("aspp", title, theirs, ours, torch.randn(shape))
+
+
+def aspp_sum(shape, out_channels, rates) -> Case:
+    """DeepLab v2's."""
+    theirs, ours = (make(shape[1], out_channels, rates) for make in (ASPPSum, fastseg.nn.ASPPSum))
+    title = f"{'x'.join(map(str, shape))} -> {out_channels}, rates {rates}, summed"
+    return inference("aspp", title, theirs, ours, torch.randn(shape))
+
+
+VGG16 = (
+    (3, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 2), (128, 256, 4), (256, 256, 4),
+    (256, 256, 4), (256, 512, 8), (512, 512, 8), (512, 512, 8), (512, 512, 16), (512, 512, 16),
+    (512, 512, 16),
+)  # fmt: skip
+"""Input and output channels of the 13 layers, and what the image's sides are divided by."""
+
+
+def bars() -> Iterator[Case]:
+    """The sizes that segmentation networks have."""
+    for rate in (6, 12, 18):
+        yield conv((1, 2048, 33, 33), 256, dilation=rate)
+    yield aspp((1, 2048, 33, 33), (6, 12, 18))
+    yield aspp((1, 2048, 65, 65), (12, 24, 36))
+    yield aspp_sum((1, 512, 41, 41), 1024, (6, 12, 18, 24))
+    yield aspp((1, 2048, 65, 65), (12, 24, 36), separable=True)
+    for size, rate in ((33, 6), (33, 12), (33, 18), (65, 12), (65, 24)):
+        yield conv((1, 2048, size, size), 2048, dilation=rate, groups=2048)
+    for rate in (6, 12, 18):
+        yield weight_grad((1, 2048, 33, 33), 256, rate)
+    for channels, out_channels, step in VGG16:
+        yield conv((1, channels, 360 // step, 480 // step), out_channels, group="VGG16")
+
+
+def grid() -> Iterator[Case]:
+    """60 shapes of all kinds."""
+    for dilation in (1, 2, 4, 9, 18, 36):
+        for n, c, h, w, o in (
+            (1, 256, 33, 33, 256), (4, 64, 40, 61, 64), (2, 128, 65, 65, 96), (8, 32, 28, 28, 32),
+            (1, 512, 15, 20, 512), (1, 16, 120, 160, 24),
+        ):  # fmt: skip
+            yield conv((n, c, h, w), o, dilation=dilation)
+    for n, c, h, w, o, k, s, d in (
+        (1, 3, 224, 224, 64, 7, 2, 1), (1, 3, 360, 480, 32, 3, 2, 1),
+        (1, 64, 90, 120, 128, 3, 2, 1),
+        (2, 128, 33, 33, 256, 3, 2, 2), (1, 256, 33, 33, 64, 1, 1, 1),
+        (4, 64, 56, 56, 256, 1, 1, 1), (1, 1280, 17, 17, 256, 1, 1, 1),
+        (1, 512, 20, 20, 1024, 1, 2, 1), (1, 48, 64, 64, 48, 5, 1, 1),
+        (1, 64, 33, 33, 64, 5, 1, 3), (1, 32, 48, 48, 32, 7, 1, 1), (8, 8, 32, 32, 8, 3, 1, 1),
+    ):  # fmt: skip
+        yield conv((n, c, h, w), o, k, s, d)
+    for n, c, h, w, s, d in (
+        (1, 96, 112, 112, 2, 1), (1, 144, 65, 65, 1, 1), (1, 576, 33, 33, 1, 2),
+        (1, 960, 33, 33, 1, 4), (2, 256, 65, 65, 1, 6), (1, 2048, 33, 33, 1, 12),
+        (4, 32, 56, 56, 1, 18), (1, 960, 33, 33, 1, 36),
+    ):  # fmt: skip
+        yield conv((n, c, h, w), c, 3, s, d, groups=c)
+    for n, c, h, w, groups, d in ((1, 128, 56, 56, 32, 1), (1, 256, 33, 33, 8, 2)):
+        yield conv((n, c, h, w), c, dilation=d, groups=groups)
+    for n, c, h, w, o, d in ((1, 256, 7, 7, 256, 1), (8, 512, 7, 7, 512, 2)):
+        yield conv((n, c, h, w), o, dilation=d)
+
+
+def product_speed() -> float:
+    """Operations a second of torch's fastest matrix product, which is oneDNN's 1x1 convolution."""
+    x = torch.randn(1, 512, 64, 64).contiguous(memory_format=LAST)
+    weight = torch.randn(512, 512, 1, 1)
+    case = Case("1x1", "", [Candidate("1x1", lambda: F.conv2d(x, weight))], lambda: None, 0)
+    measure([case], "cpu", min_seconds=0.5)
+    return 2 * 512 * 512 * 64 * 64 / case.median("1x1")
+
+
+def report(case: Case, bandwidth: float, speed: float) -> tuple[float, float]:
+    """Prints a line; the seconds of ours and of the fastest rival."""
+    mine = case.median(OURS)
+    rivals = {c.name: case.median(c.name) for c in case.candidates if OURS not in c.name}
+    rival = min(rivals, key=rivals.__getitem__)
+    floor = max(case.flops / speed, case.floor_bytes / bandwidth)
+    others = "  ".join(f"{name} {t * 1e3:.2f}" for name, t in rivals.items())
+    contiguous = case.median(f"{OURS} contiguous")
+    print(
+        f"{case.op:<17} {case.shape:<58} {mine * 1e3:8.2f} ms {rivals[rival] / mine:6.2f}x over"
+        f" {rival:<20} floor {floor * 1e3:7.2f} ms; contiguous {contiguous * 1e3:.2f} ms,"
+        f" {rivals['eager contiguous'] / contiguous:.2f}x  [{others}]",
+        flush=True,
+    )
+    return mine, rivals[rival]
+
+
+@torch.no_grad()
+def main() -> None:
+    """Measures and prints; --csv writes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--set", choices=("bars", "grid", "all"), default="bars")
+    parser.add_argument("--only", default="", help="cases whose line has this text")
+    parser.add_argument("--fast", action="store_true", help="admit F(4, 3); errors may be 2e-5")
+    parser.add_argument("--csv", type=Path)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    torch._inductor.config.freezing = True
+    reuse_freed_pages()
+    bandwidth, speed = copy_bandwidth("cpu"), product_speed()
+    print(
+        f"{machine('cpu')}: copy {bandwidth / 1e9:.1f} GB/s, 1x1 convolution {speed / 1e9:.0f} GFLOP/s"
+    )
+    sets: dict[str, Callable[[], Iterator[Case]]] = {"bars": bars, "grid": grid}
+    names = sets if options.set == "all" else (options.set,)
+    done: list[Case] = []
+    totals: dict[str, list[float]] = {}
+    ratios = []
+    for case in (c for name in names for c in sets[name]()):
+        if options.only not in f"{case.op} {case.shape} {case.group}":
+            continue
+        measure([case], "cpu", min_seconds=0.5, min_rounds=7, warm_up=2)
+        mine, theirs = report(case, bandwidth, speed)
+        ratios.append(theirs / mine)
+        if case.group:
+            total = totals.setdefault(case.group, [0.0, 0.0])
+            total[0] += mine
+            total[1] += theirs
+        done.append(case)
+    for group, (mine, theirs) in totals.items():
+        print(f"{group}: {mine * 1e3:.1f} ms, {theirs / mine:.2f}x over the fastest of each layer")
+    if ratios:
+        print(f"{len(ratios)} cases, {min(ratios):.2f}x at least, {statistics.median(ratios):.2f}x")
+    if options.csv:
+        write_csv(options.csv, "cpu", done)
+
+
+if __name__ == "__main__":
+    main()
