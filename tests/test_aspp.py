@@ -22,7 +22,7 @@ RATES = (1, 2, 6, 12)
 
 def arguments(
     dtype=torch.float32, *, shape=(2, 5, 13, 9), project=True, pool=True, vectors=True,
-    activation="relu", layout=LAYOUTS[0],
+    activation="relu", layout=LAYOUTS[0], branches=4,
 ):  # fmt: skip
     """What the op takes; branches of different widths where a projection follows."""
     n, ci = shape[:2]
