@@ -1,0 +1,177 @@
+"""The tiles of pixels that an atrous convolution works on, and the taps that each of them walks.
+
+A tap whose window position lies in padding multiplies zeros. The pixels of all images of a batch
+are sorted by their set of live taps (a 3x3 kernel has at most 9 such regions, each a rectangle of
+every image) and cut into tiles of BM pixels; a tile walks only the taps that are live for any of
+its pixels. Of 33 x 33 maps in a batch of 8 at rates 6, 12 and 18, tiles of 128 execute 80, 60 and
+43 % of a dense convolution's multiplications, where 77, 57 and 41 % touch real pixels.
+
+Either every tile keeps to one region, and its loads need no mask; or one list of all pixels is cut,
+and tiles across two regions mask what is dead for a pixel: whichever executes less. The last tile
+is filled up with its last pixel, so that no lane is idle: it stores the same value twice.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+Pair = tuple[int, int]
+
+
+class Branch(NamedTuple):
+    """One convolution; each is (vertical, horizontal)."""
+
+    kernel_size: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+
+
+class Sizes(NamedTuple):
+    """Of the input and the output of all branches of a launch, which have one stride."""
+
+    batch: int
+    height: int
+    width: int
+    out_height: int
+    out_width: int
+
+
+class Tiles(NamedTuple):
+    """Tiles on the host, longest first.
+
+    Attributes:
+        pixels: of the output, counted over (N, h, w), (tiles, BM) int32.
+        branches: the branch of each tile; 0 where branches are summed.
+        lists: for each tile which of tap_lists it walks.
+        tap_lists: tuples of taps (branch, number in the weight, dy, dx): the pixel (y, x) reads
+            (y * stride + dy, x * stride + dx) of the input.
+        mixed: some tile's taps are not live for all of its pixels.
+    """
+
+    pixels: np.ndarray
+    branches: np.ndarray
+    lists: np.ndarray
+    tap_lists: list[tuple[tuple[int, int, int, int], ...]]
+    mixed: bool
+
+    @property
+    def taps(self) -> np.ndarray:
+        """How many each tile walks."""
+        return np.array([len(taps) for taps in self.tap_lists])[self.lists]
+
+
+def live_taps(size: int, out: int, k: int, s: int, p: int, d: int) -> np.ndarray:
+    """Along one axis, the first live tap of each output and the end of its live taps, (2, out)."""
+    origin = np.arange(out, dtype=np.int64) * s - p
+    first = np.clip(-(origin // d), 0, k)
+    end = np.clip((size - 1 - origin) // d + 1, 0, k)
+    return np.stack([first, np.maximum(first, end)])
+
+
+def make_tiles(
+    sizes: Sizes, branches: Sequence[Branch], tile: int, summed: bool = False, flipped: bool = False
+) -> Tiles:
+    """Tiles of `tile` pixels.
+
+    Args:
+        sizes: of input and output.
+        branches: of one stride and output size.
+        tile: BM.
+        summed: branches add up into one output: a tile walks the taps of all of them.
+        flipped: the number in the weight counts from the last tap.
+    """
+    groups = [range(len(branches))] if summed else [[b] for b in range(len(branches))]
+    tiles = [_group_tiles(sizes, [(b, branches[b]) for b in g], tile, flipped) for g in groups]
+    tap_lists = list(dict.fromkeys(taps for _, lists, _ in tiles for taps in lists))
+    number = {taps: i for i, taps in enumerate(tap_lists)}
+    pixels = np.concatenate([pixels for pixels, _, _ in tiles])
+    lists = np.array([number[taps] for _, of_tiles, _ in tiles for taps in of_tiles])
+    branch = np.repeat(np.arange(len(tiles)), [len(pixels) for pixels, _, _ in tiles])
+    order = np.argsort([-len(tap_lists[i]) for i in lists], kind="stable")
+    mixed = any(m for _, _, m in tiles)
+    return Tiles(pixels[order], branch[order], lists[order], tap_lists, mixed)
+
+
+def _group_tiles(sizes, group, tile, flipped):
+    """Pixels (tiles, tile), the taps of each tile, mixed, for branches that share their tiles."""
+    rows, row_class = _axis_classes(sizes.height, sizes.out_height, group, 0)
+    columns, column_class = _axis_classes(sizes.width, sizes.out_width, group, 1)
+    region_of = row_class[:, None] * columns.shape[1] + column_class
+    regions = [
+        frozenset(
+            (b, i, j)
+            for n, (b, _) in enumerate(group)
+            for i in range(*rows[2 * n : 2 * n + 2, r])
+            for j in range(*columns[2 * n : 2 * n + 2, c])
+        )
+        for r in range(rows.shape[1])
+        for c in range(columns.shape[1])
+    ]
+    plane = sizes.out_height * sizes.out_width
+    counts = np.bincount(region_of.ravel(), minlength=len(regions)) * sizes.batch
+    order, mixed = _cheapest_order(regions, counts, tile)
+    in_image = np.argsort(region_of.ravel(), kind="stable")
+    in_image = np.split(in_image, np.cumsum(counts // sizes.batch)[:-1])
+    images = np.arange(sizes.batch)[:, None] * plane
+    pixels = [(images + in_image[r]).ravel() for r in order]
+    if mixed:
+        pixels = [np.concatenate(pixels)]
+    tiled = [np.pad(p, (0, -len(p) % tile), mode="edge").reshape(-1, tile) for p in pixels]
+    if mixed:
+        live = _unions([regions[r] for r in order], counts[order], tile)
+    else:
+        live = [regions[r] for r, t in zip(order, tiled, strict=True) for _ in range(len(t))]
+    tap_lists = {taps: _tap_list(taps, dict(group), flipped) for taps in set(live)}
+    return np.concatenate(tiled).astype(np.int32), [tap_lists[taps] for taps in live], mixed
+
+
+def _axis_classes(size, out, group, axis):
+    """Along one axis, the distinct live taps (2 * branches, classes), and the class of each out."""
+    live = [live_taps(size, out, *(pair[axis] for pair in b)) for _, b in group]
+    classes, class_of = np.unique(np.concatenate(live), axis=1, return_inverse=True)
+    return classes, class_of.reshape(-1)
+
+
+def _tap_list(live, branches, flipped):
+    taps = []
+    for b, i, j in sorted(live):
+        kernel, _, padding, dilation = branches[b]
+        number = i * kernel[1] + j
+        number = kernel[0] * kernel[1] - 1 - number if flipped else number
+        taps.append((b, number, i * dilation[0] - padding[0], j * dilation[1] - padding[1]))
+    return tuple(taps)
+
+
+def _unions(regions, counts, tile):
+    """The live taps of each tile of one list of pixels, in the order of `regions`."""
+    ends = np.cumsum(counts)
+    starts = np.arange(0, ends[-1], tile)
+    first = np.searchsorted(ends, starts, "right")
+    last = np.searchsorted(ends, np.minimum(starts + tile, ends[-1]) - 1, "right")
+    spans = list(zip(first.tolist(), last.tolist(), strict=True))
+    union = {(a, b): frozenset().union(*regions[a : b + 1]) for a, b in set(spans)}
+    return [union[span] for span in spans]
+
+
+def _cheapest_order(regions, counts, tile):
+    """The order of the regions, and whether tiles cross from one to the next."""
+    most_first = sorted(range(len(regions)), key=lambda r: (-len(regions[r]), sorted(regions[r])))
+    chain, rest = most_first[:1], most_first[1:]
+    while rest:  # to the region that adds the fewest taps, then to the one most alike
+        last = regions[chain[-1]]
+        nearest = min(rest, key=lambda r: (len(last | regions[r]), len(last ^ regions[r])))
+        chain.append(nearest)
+        rest.remove(nearest)
+
+    def cost(order):
+        return sum(map(len, _unions([regions[r] for r in order], counts[order], tile)))
+
+    one_region_each = sum(-(-int(c) // tile) * len(r) for r, c in zip(regions, counts, strict=True))
+    order = min((most_first, chain), key=cost)
+    mixed = cost(order) < one_region_each
+    return order, mixed
