@@ -10,7 +10,9 @@ CUDA graph that was captured with it.
 
 from __future__ import annotations
 
+import functools
 import heapq
+import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -29,6 +31,9 @@ START, STORE, LAUNCH = 4.0, 4.0, 8.0
 end a program; to write and to read a tile of 128 x 256 sums; to launch a kernel. Estimates, not
 measured."""
 
+DIVISORS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
+"""The longest tile's taps and channels may be split into so many parts."""
+
 
 class Plan(NamedTuple):
     """A plan on the device; see :mod:`fastseg.kernels.atrous_conv2d_kernel` for how it is read.
@@ -42,8 +47,6 @@ class Plan(NamedTuple):
         reductions: (split tiles, 4): tile, branch, first slot, number of slots.
         slots: of the workspace.
         mixed: loads need masks.
-        share: multiplications executed, of a dense convolution's.
-        time: estimated, in steps of 128 x 256 x 64.
     """
 
     buffer: Tensor
@@ -53,8 +56,6 @@ class Plan(NamedTuple):
     reductions: Tensor
     slots: int
     mixed: bool
-    share: float
-    time: float
 
 
 class Cut(NamedTuple):
@@ -103,86 +104,106 @@ def finishing_time(costs: Sequence[float], processors: int) -> float:
     return max(busy)
 
 
-def choose_split(taps: np.ndarray, cut: Cut) -> tuple[list[tuple[int, int]], float]:
-    """For each tile its parts by tap and by chunk, and the time that they are estimated to take."""
-    longest = int(taps.max()) * cut.chunks
+def choose_split(taps: np.ndarray, cut: Cut) -> tuple[dict[int, tuple[int, int]], float]:
+    """For tiles of so many taps their parts by tap and by chunk, and the time they should take."""
+    counts = dict(zip(*(a.tolist() for a in np.unique(taps, return_counts=True)), strict=True))
+    longest = max(counts) * cut.chunks
     store = STORE * cut.tile / 128
+    divisors = DIVISORS if len(taps) * cut.columns <= 8 * cut.processors else (1,)
     best = None
-    for divisor in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48):
-        most = -(-longest // divisor)
-        if divisor > 1 and (most < 2 or len(taps) * cut.columns > 8 * cut.processors):
-            break
-        parts = {t: parts_of(t, cut.chunks, most) for t in set(taps.tolist())}
+    for most in sorted({-(-longest // divisor) for divisor in divisors}, reverse=True):
+        parts = {t: parts_of(t, cut.chunks, most) for t in counts}
         costs = []
-        for t in taps.tolist():
-            a, b = parts[t]
+        for t, (a, b) in sorted(parts.items(), reverse=True):
             steps = -(-t // a) * -(-cut.chunks // b)
             cost = START + steps * cut.step + (store if a * b > 1 else 0)
-            costs += [cost] * (a * b * cut.columns)
-        costs.sort(reverse=True)
-        time = finishing_time(costs, cut.processors)
+            costs += [cost] * (counts[t] * a * b * cut.columns)
+        time = finishing_time(sorted(costs, reverse=True), cut.processors)
         time += LAUNCH if any(a * b > 1 for a, b in parts.values()) else 0
         if best is None or time < best[1]:
-            best = [parts[t] for t in taps.tolist()], time
+            best = parts, time
     return best
 
 
-def make_items(tiles: Tiles, parts: Sequence[tuple[int, int]], chunks: int, summed: int):
+def make_items(tiles: Tiles, parts: dict[int, tuple[int, int]], chunks: int, summed: int):
     """The items, taps and reductions of a plan, as int32 arrays, and the number of slots."""
     first_tap = np.cumsum([0] + [len(taps) for taps in tiles.tap_lists])
     taps = [(number, dy, dx, 0) for of_list in tiles.tap_lists for _, number, dy, dx in of_list]
-    items, reductions, slots = [], [], 0
-    for tile, (branch, of_list) in enumerate(zip(tiles.branches, tiles.lists, strict=True)):
-        walked = tiles.tap_lists[of_list]
-        by_tap, by_chunk = parts[tile]
-        split = by_tap * by_chunk > 1
-        if split:
-            reductions.append((tile, branch, slots, by_tap * by_chunk))
-        # Where each summed branch begins in the list; a lone branch has all of it.
+    split = np.array([parts[len(walked)][0] * parts[len(walked)][1] for walked in tiles.tap_lists])
+    slots = np.where(split > 1, split, 0)[tiles.lists]
+    first_slot = np.cumsum(slots) - slots
+    items, steps = [], []
+    for i, walked in enumerate(tiles.tap_lists):
+        of_list = np.flatnonzero(tiles.lists == i)
+        by_tap, by_chunk = parts[len(walked)]
+        # Where each summed branch begins among the taps; a lone branch has all of them.
         starts = np.searchsorted([b for b, *_ in walked], np.arange(1, summed))
         ends = np.concatenate([[0], starts, [len(walked)]])
-        for low, high in bounds(len(walked), by_tap):
-            ranges = np.clip(np.stack([ends[:-1], ends[1:]], 1), low, high) + first_tap[of_list]
-            for chunk_range in bounds(chunks, by_chunk):
-                steps = (high - low) * (chunk_range[1] - chunk_range[0])
-                slot = slots if split else -1
-                items.append((-steps, (tile, branch, slot, *chunk_range, *ranges.ravel())))
-                slots += split
-    items.sort(key=lambda item: item[0])
+        pieces = itertools.product(bounds(len(walked), by_tap), bounds(chunks, by_chunk))
+        for piece, ((low, high), chunk_range) in enumerate(pieces):
+            rows = np.empty((len(of_list), 5 + 2 * summed), np.int32)
+            rows[:, 0], rows[:, 1] = of_list, tiles.branches[of_list]
+            rows[:, 2] = first_slot[of_list] + piece if split[i] > 1 else -1
+            rows[:, 3:5] = chunk_range
+            ranges = np.clip(np.stack([ends[:-1], ends[1:]], 1), low, high) + first_tap[i]
+            rows[:, 5:] = ranges.ravel()
+            items.append(rows)
+            steps.append(np.full(len(rows), (high - low) * (chunk_range[1] - chunk_range[0])))
+    order = np.argsort(-np.concatenate(steps), kind="stable")
+    of_slots = np.flatnonzero(slots)
+    reductions = (of_slots, tiles.branches[of_slots], first_slot[of_slots], slots[of_slots])
     return (
-        np.array([item for _, item in items], np.int32),
+        np.concatenate(items)[order],
         np.array(taps, np.int32).reshape(-1, 4),
-        np.array(reductions, np.int32).reshape(-1, 4),
-        slots,
+        np.stack(reductions, 1).astype(np.int32),
+        int(slots.sum()),
     )
 
 
-def build(sizes: Sizes, branches: Sequence[Branch], cut: Cut, summed: bool, flipped: bool) -> Plan:
-    """A plan on the host.
+@functools.lru_cache(maxsize=64)
+def tiles_of(
+    sizes: Sizes, branches: tuple[Branch, ...], tile: int, summed: bool, flipped: bool
+) -> Tiles:
+    """`make_tiles`, of which block shapes of the same BM share the result.
 
     Raises:
         ValueError: more pixels than an int32 counts.
     """
     pixels = sizes.batch * max(sizes.height * sizes.width, sizes.out_height * sizes.out_width)
-    if pixels > 2**31 - 1 - cut.tile:
+    if pixels > 2**31 - 1 - tile:
         raise ValueError(f"atrous_conv2d: {pixels} pixels are more than an int32 counts")
-    tiles = make_tiles(sizes, branches, cut.tile, summed, flipped)
-    parts, time = choose_split(tiles.taps, cut)
+    return make_tiles(sizes, branches, tile, summed, flipped)
+
+
+def estimate(
+    sizes: Sizes, branches: tuple[Branch, ...], cut: Cut, summed: bool, flipped: bool
+) -> tuple[float, float]:
+    """The time that a launch should take and its share of a dense convolution's multiplications.
+
+    The time is in steps of 128 x 256 x 64.
+    """
+    tiles = tiles_of(sizes, branches, cut.tile, summed, flipped)
+    kernels = sum(b.kernel_size[0] * b.kernel_size[1] for b in branches)
+    dense = sizes.batch * sizes.out_height * sizes.out_width * kernels
+    return choose_split(tiles.taps, cut)[1], tiles.taps.sum().item() * cut.tile / dense
+
+
+def build(
+    sizes: Sizes, branches: tuple[Branch, ...], cut: Cut, summed: bool, flipped: bool
+) -> Plan:
+    """A plan on the host."""
+    tiles = tiles_of(sizes, branches, cut.tile, summed, flipped)
+    parts, _ = choose_split(tiles.taps, cut)
     width = len(branches) if summed else 1
     items, taps, reductions, slots = make_items(tiles, parts, cut.chunks, width)
     arrays = (items, tiles.pixels, taps, reductions)
-    places, size = [], 0
-    for array in arrays:
-        places.append(size)
-        size += -(-array.size // 4) * 4  # each begins at 16 bytes
-    packed = np.zeros(size, np.int32)
-    for array, place in zip(arrays, places, strict=True):
+    places = np.cumsum([0] + [-(-array.size // 4) * 4 for array in arrays]).tolist()
+    packed = np.zeros(places[-1], np.int32)  # each part begins at 16 bytes
+    shapes = []
+    for array, place in zip(arrays, places[:-1], strict=True):
         packed[place : place + array.size] = array.ravel()
-    kernels = sum(b.kernel_size[0] * b.kernel_size[1] for b in branches)
-    dense = sizes.batch * sizes.out_height * sizes.out_width * kernels
-    share = tiles.taps.sum().item() * cut.tile / dense
-    shapes = [(place, array.shape) for array, place in zip(arrays, places, strict=True)]
-    return _view(torch.from_numpy(packed), shapes, slots, tiles.mixed, share, time)
+        shapes.append((place, array.shape))
+    return _view(torch.from_numpy(packed), shapes, slots, tiles.mixed)
 
 
 def _view(buffer, shapes, *others):
@@ -244,4 +265,4 @@ class PlanCache:
         return plan
 
 
-plans = PlanCache()
+cache = PlanCache()
