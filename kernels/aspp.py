@@ -97,9 +97,9 @@ def project_kernel(
 
 
 def project_config(rows: int, channels: int, outputs: int, device: torch.device, precision: str):
-    """The table's entry whose programs should be done first; of the widest the epilogue spills."""
+    """The table's entry whose programs should be done first."""
     return min(
-        (c for c in configs.candidates(device, precision, outputs) if c.BM * c.BN <= 128 * 128),
+        configs.candidates(device, precision, outputs, wide=False),
         key=lambda c: (
             triton.cdiv(triton.cdiv(rows, c.BM) * triton.cdiv(outputs, c.BN), processors(device))
             * triton.cdiv(channels, c.BK)

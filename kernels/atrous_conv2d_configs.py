@@ -70,9 +70,8 @@ TABLE = {
         Config(128, 32, 32, 4, 3),
     ),
 }
-TABLE |= {
-    ("sm_100", precision): TABLE["sm_90", precision] for precision in ("16", "tf32", "tf32x3")
-}
+TABLE |= {("sm_100", precision): TABLE["sm_90", precision] for precision in ("16", "tf32x3")}
+TABLE["sm_100", "tf32"] = (Config(128, 256, 32, 8, 3), *TABLE["sm_90", "tf32"][1:])
 
 tuned: dict[tuple, Config] = {}
 """What `autotune` found, by launch; of this process."""
@@ -86,13 +85,17 @@ def architecture(device: torch.device) -> str:
     return {9: "sm_90", 10: "sm_100", 11: "sm_100"}.get(major, "sm_80")
 
 
-def candidates(device: torch.device, precision: str, outputs: int) -> tuple[Config, ...]:
+def candidates(
+    device: torch.device, precision: str, outputs: int, wide: bool = True
+) -> tuple[Config, ...]:
     """The table's entries for an output of so many channels.
 
-    One that is more than twice as wide as need be is left out, unless nothing else is left.
+    One that is more than twice as wide as need be is left out, unless nothing else is left; if not
+    `wide`, also those of more than 128 x 128 sums, which leave few registers for anything else.
     """
     row = TABLE[architecture(device), precision]
-    return tuple(c for c in row if 2 * outputs > c.BN) or row[-1:]
+    fitting = [c for c in row if 2 * outputs > c.BN and (wide or c.BM * c.BN <= 128 * 128)]
+    return tuple(fitting) or row[-1:]
 
 
 def measure(run: Callable[[], None], repeats: int = 20) -> float:

@@ -92,11 +92,18 @@ def processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
+def candidates(launch: Launch) -> tuple[configs.Config, ...]:
+    """The table's entries for a launch; a loop for each summed branch takes registers."""
+    return configs.candidates(
+        launch.device, launch.precision, launch.outputs, wide=not launch.summed
+    )
+
+
 @functools.lru_cache(maxsize=1024)
 def estimate(launch: Launch) -> tuple[configs.Config, float]:
     """The block shape that is estimated to be fastest, and its share of dense multiplications."""
     best = None
-    for config in configs.candidates(launch.device, launch.precision, launch.outputs):
+    for config in candidates(launch):
         time, share = plans.estimate(
             launch.sizes, launch.branches, launch.cut(config), launch.summed, launch.transposed
         )
@@ -250,9 +257,9 @@ def autotune(launch: Launch, x: Tensor, weights: Sequence[Tensor], out: Tensor) 
     Returns:
         The fastest.
     """
-    row = configs.candidates(launch.device, launch.precision, launch.outputs)
     times = {
-        c: configs.measure(lambda c=c: run(launch, x, weights, out, Epilogue(), c)) for c in row
+        c: configs.measure(lambda c=c: run(launch, x, weights, out, Epilogue(), c))
+        for c in candidates(launch)
     }
     configs.tuned[launch] = min(times, key=times.__getitem__)
     return configs.tuned[launch]

@@ -169,9 +169,14 @@ def tiles_of(
     Raises:
         ValueError: more pixels than an int32 counts.
     """
-    pixels = sizes.batch * max(sizes.height * sizes.width, sizes.out_height * sizes.out_width)
-    if pixels > 2**31 - 1 - tile:
-        raise ValueError(f"atrous_conv2d: {pixels} pixels are more than an int32 counts")
+    rows = sizes.batch * sizes.height + sizes.out_height * branches[0].stride[0]
+    inputs = rows * sizes.width + sizes.out_width * branches[0].stride[1]  # windows may overhang
+    outputs = sizes.batch * sizes.out_height * sizes.out_width
+    if max(inputs, outputs) > 2**31 - 1 - tile:
+        raise ValueError(
+            f"atrous_conv2d: {sizes.batch} maps of {sizes.height} x {sizes.width} have more pixels"
+            " than an int32 counts"
+        )
     return make_tiles(sizes, branches, tile, summed, flipped)
 
 
