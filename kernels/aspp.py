@@ -27,6 +27,7 @@ import torch
 import triton
 import triton.language as tl
 from fastseg.kernels import atrous_conv2d_configs as configs
+from fastseg.kernels.atrous_conv2d import atrous_conv2d
 from fastseg.kernels.atrous_conv2d_launch import (
     Epilogue,
     channels_last,
@@ -154,77 +155,69 @@ def project(
 def aspp(
     x: Tensor,
     weights: Sequence[Tensor],
-    scales: Sequence[Tensor] | None,
-    shifts: Sequence[Tensor] | None,
-    dilations: Sequence[int | Sequence[int]],
+    scales: Sequence[Tensor | None],
+    shifts: Sequence[Tensor | None],
+    dilations: Sequence[int],
     project_weight: Tensor | None,
     project_scale: Tensor | None,
     project_shift: Tensor | None,
     pool_bias: Tensor | None,
     activation: str,
 ) -> Tensor:
-    """The pyramid; its arguments are checked.
+    """See :func:`fastseg.reference.aspp`; its arguments are checked.
 
-    Args:
-        x: (N, Ci, H, W), any strides.
-        weights: of each branch (C, Ci, k, k), k odd; its padding keeps the size.
-        scales: of each branch (C,), or None; None where branches are summed.
-        shifts: of each branch (C,), or None.
-        dilations: of each branch, one integer or (vertical, horizontal).
-        project_weight: (Co, branches * C), also with two more dimensions of 1 and as a slice of
-            wider rows; None: the branches are summed.
-        project_scale: (Co,) or None.
-        project_shift: (Co,) or None.
-        pool_bias: (N, Co), the pooled image's part of the projection, or None.
-        activation: after each branch and after the projection, or after the sum.
-
-    Returns:
-        (N, Co, H, W), or (N, C, H, W) of the sum; x's dtype, channels_last if x is, else
-        contiguous.
+    Branches of different widths are launched one by one, and so are summed branches that have
+    scales, whose partial sums are rounded to x's dtype; float64 takes the reference.
     """
-    summed = project_weight is None
-    if project_weight is not None:
-        project_weight = project_weight.reshape(project_weight.shape[0], -1)
-    branches = [same_branch(w, d) for w, d in zip(weights, dilations, strict=True)]
+    ending = (project_weight, project_scale, project_shift, pool_bias, activation)
     if x.dtype == torch.float64 or x.numel() == 0:
-        ending = (project_weight, project_scale, project_shift, pool_bias, activation)
-        return in_layout_of(x, _composed(x, weights, scales, shifts, branches, *ending))
+        out = reference.aspp(x, weights, scales, shifts, dilations, *ending)
+        return in_layout_of(x, out)
+    z = _branches(x, weights, scales, shifts, dilations, project_weight is None, activation)
+    if project_weight is None:
+        return in_layout_of(x, z)
+    return in_layout_of(
+        x, project(z, project_weight.flatten(1), pool_bias, *ending[1:3], activation)
+    )
+
+
+def _branches(x, weights, scales, shifts, dilations, summed, activation):
+    """Side by side, (N, sum of C, H, W), or their sum, (N, C, H, W); channels_last."""
+    branches = [same_branch(w, d) for w, d in zip(weights, dilations, strict=True)]
     outputs = weights[0].shape[0]
+    x = channels_last(x)
+    if any(w.shape[0] != outputs for w in weights):
+        each = zip(weights, scales, shifts, branches, strict=True)
+        parts = [
+            atrous_conv2d(x, w, None, scale, shift, None, *branch[1:], 1, activation)
+            for w, scale, shift, branch in each
+        ]
+        return channels_last(torch.cat(parts, 1))
+    if summed and any(scale is not None for scale in scales):
+        total = None
+        for w, scale, shift, branch in zip(weights, scales, shifts, branches, strict=True):
+            total = atrous_conv2d(x, w, None, scale, shift, total, *branch[1:], 1, activation)
+        return total
+    width = outputs if summed else outputs * len(branches)
+    z = empty_channels_last(x, (x.shape[0], width, *x.shape[2:]))
+    vectors = {"scales": _alike(scales, 1.0), "shifts": _alike(shifts, 0.0)}
+    ending = Epilogue(**vectors, activation=activation)
     launch = launch_of(x, outputs, branches, summed=summed)
-    columns = outputs if summed else outputs * len(branches)
-    z = empty_channels_last(x, (x.shape[0], columns, *x.shape[2:]))
-    ending = Epilogue(scales=scales, shifts=shifts, activation=activation)
-    run(launch, channels_last(x), [channels_last(w) for w in weights], z, ending)
-    if not summed:
-        vectors = (pool_bias, project_scale, project_shift)
-        z = project(z, project_weight, *vectors, activation)
-    return in_layout_of(x, z)
+    return run(launch, x, [channels_last(w) for w in weights], z, ending)
 
 
-def same_branch(weight: Tensor, dilation: int | Sequence[int]) -> Branch:
+def _alike(vectors: Sequence[Tensor | None], neutral: float) -> list[Tensor] | None:
+    """One dtype for all, and the neutral element for what is None; None if all are."""
+    given = [v for v in vectors if v is not None]
+    if not given:
+        return None
+    dtype = given[0].dtype if len({v.dtype for v in given}) == 1 else torch.float32
+    other = torch.full_like(given[0], neutral, dtype=dtype)
+    return [other if v is None else v.to(dtype) for v in vectors]
+
+
+def same_branch(weight: Tensor, dilation: int) -> Branch:
     """Of stride 1, with the padding that keeps the size."""
     kernel = tuple(weight.shape[2:])
-    pair = (dilation, dilation) if isinstance(dilation, int) else tuple(dilation)
-    padding = tuple(d * (k // 2) for k, d in zip(kernel, pair, strict=True))
-    return Branch(kernel, (1, 1), padding, pair)
-
-
-def _composed(
-    x, weights, scales, shifts, branches, project_weight, project_scale, project_shift, pool_bias,
-    activation,
-):  # fmt: skip
-    """Of torch's ops."""
-    none = [None] * len(weights)
-    after = "" if project_weight is None else activation
-    parts = [
-        reference.atrous_conv2d(x, w, None, scale, shift, None, *branch[1:], 1, after)
-        for w, scale, shift, branch in zip(
-            weights, scales or none, shifts or none, branches, strict=True
-        )
-    ]
-    if project_weight is None:
-        return reference.conv2d_epilogue(sum(parts), *[None] * 4, activation)
-    y = torch.conv2d(torch.cat(parts, 1), project_weight[:, :, None, None])
-    pool = None if pool_bias is None else pool_bias.to(y.dtype)[:, :, None, None]
-    y = y if pool is None else y + pool
-    return reference.conv2d_epilogue(y, None, project_scale, project_shift, None, activation)
+    padding = (dilation * (kernel[0] // 2), dilation * (kernel[1] // 2))
+    return Branch(kernel, (1, 1), padding, (dilation, dilation))

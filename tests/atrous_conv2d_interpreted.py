@@ -82,40 +82,32 @@ def slots(case):
     return launch.plan(launches.choose(launch)).slots
 
 
-def aspp(shape, outputs, projected, sizes, dilations, dtype, activation="relu", summed=False):
-    n, branches = shape[0], len(sizes)
+def aspp(shape, widths, projected, sizes, dilations, dtype, activation="relu", plain=()):
+    """The error of one with a projection, or of a sum if projected is 0.
+
+    plain: the branches that have no batch norm; the scale alone is missing of a sum's.
+    """
     x = torch.randn(shape).to(dtype).contiguous(memory_format=torch.channels_last)
-    weights = [random_weight(outputs, shape[1], (k, k), dtype) for k in sizes]
-    scales, shifts = torch.randn(2, branches, outputs).to(dtype).unbind(0)
-    # The projection's weight is a slice of one that also has the pooled image's columns.
-    project = random_weight(projected, outputs * (branches + 1), ONE, dtype)
-    arguments = [x, weights, None if summed else list(scales), list(shifts), dilations]
-    if summed:
-        arguments += [None] * 4
+    weights = [
+        random_weight(c, shape[1], (k, k), dtype) for c, k in zip(widths, sizes, strict=True)
+    ]
+    scales, shifts = (
+        [None if i in plain else torch.randn(c) for i, c in enumerate(widths)] for _ in range(2)
+    )
+    total = sum(widths)
+    rest = [None] * 4
+    if projected:
+        # The projection's weight is a slice of one that also has the pooled image's columns.
+        project = random_weight(projected, total + 8, ONE, dtype)[:, :total]
+        rest = [project, *torch.randn(2, projected), torch.randn(shape[0], projected)]
     else:
-        arguments += [project[:, : outputs * branches], *torch.randn(2, projected)]
-        arguments += [torch.randn(n, projected)]
-    lists = [[wide(t) for t in a] if isinstance(a, list) else wide(a) for a in arguments]
+        shifts = [torch.randn(c) for c in widths]
+    arguments = (x, weights, scales, shifts, dilations, *rest)
+    doubled = [[wide(t) for t in a] if isinstance(a, list) else wide(a) for a in arguments]
     actual = pyramid.aspp(*arguments, activation)
-    return error(actual, composed(*lists, activation))
-
-
-def composed(
-    x, weights, scales, shifts, dilations, project, project_scale, project_shift, pool, act
-):
-    """The pyramid as its definition."""
-    parts = []
-    for i, (w, d) in enumerate(zip(weights, dilations, strict=True)):
-        same = tuple(n * (w.shape[-1] // 2) for n in ((d, d) if isinstance(d, int) else d))
-        y = torch.conv2d(x, w, None, 1, same, d)
-        y = y if scales is None else y * scales[i].view(-1, 1, 1)
-        parts.append(y + shifts[i].view(-1, 1, 1))
-    activation = reference.ACTIVATION[act]
-    if project is None:
-        return activation(sum(parts))
-    y = torch.conv2d(torch.cat([activation(p) for p in parts], 1), project)
-    y = (y + pool[:, :, None, None]) * project_scale.view(-1, 1, 1)
-    return activation(y + project_shift.view(-1, 1, 1))
+    assert actual.dtype == dtype
+    assert actual.is_contiguous(memory_format=torch.channels_last)
+    return error(actual, reference.aspp(*doubled, activation))
 
 
 def nans_stay_where_they_are_read():
@@ -155,10 +147,12 @@ def main() -> None:
         for i, case in enumerate(CASES)
     ]
     report["aspp"] = [
-        aspp((2, 32, 9, 11), 24, 20, [1, 3, 3], [1, 2, 6], F32),
-        aspp((1, 20, 7, 6), 17, 19, [1, 3, 5], [1, (2, 3), 3], F32, "silu"),
-        aspp((1, 32, 8, 8), 21, 0, [3, 3, 3, 3], [1, 2, 4, 9], F32, "", summed=True),
-        aspp((1, 16, 5, 6), 16, 16, [1, 3], [1, 3], F16),
+        aspp((2, 32, 9, 11), [24] * 3, 20, [1, 3, 3], [1, 2, 6], F32),
+        aspp((1, 20, 7, 6), [17] * 3, 19, [1, 3, 5], [1, 2, 3], F32, "silu", plain=[1]),
+        aspp((1, 20, 7, 6), [9, 17], 19, [1, 3], [1, 2], F32),
+        aspp((1, 32, 8, 8), [21] * 4, 0, [3] * 4, [1, 2, 4, 9], F32, "", plain=range(4)),
+        aspp((1, 32, 5, 6), [21] * 2, 0, [3] * 2, [1, 2], F32, "", plain=[1]),
+        aspp((1, 16, 5, 6), [16] * 2, 16, [1, 3], [1, 3], F16),
     ]
     # As if a program and its sums cost nothing beside its products.
     plans.START = plans.STORE = plans.LAUNCH = 0
@@ -167,8 +161,8 @@ def main() -> None:
     report["split slots"] = [slots(CASES[i]) for i in SPLIT]
     report["split errors"] = [conv(CASES[i], torch.channels_last, False) for i in SPLIT]
     report["split aspp"] = [
-        aspp((1, 32, 5, 6), 24, 20, [1, 3, 3], [1, 2, 6], F32),
-        aspp((1, 32, 6, 6), 21, 0, [3, 3, 3, 3], [1, 2, 4, 9], F32, "", summed=True),
+        aspp((1, 32, 5, 6), [24] * 3, 20, [1, 3, 3], [1, 2, 6], F32),
+        aspp((1, 32, 6, 6), [21] * 4, 0, [3] * 4, [1, 2, 4, 9], F32, "", plain=range(4)),
     ]
     report["nan"] = nans_stay_where_they_are_read()
     report["epilogue"] = epilogues()
