@@ -9,9 +9,9 @@ branches * C), so that nothing is concatenated; where the GPU is not filled, the
 tiles; the projection. The branch of the pooled image is constant over an image: `pool_bias` is
 what it adds to the projection's sums.
 
-The sum of branches of DeepLab v2 (Chen et al. 2016, arXiv 1606.00915), ``y = act(sum_b conv_b(x) +
-shift_b)``, is one product over the taps of all branches: a tile's pixels share their live taps in
-every branch.
+The sum of branches of DeepLab v2 (Chen et al. 2016, arXiv 1606.00915),
+``y = sum_b conv_b(x) + shift_b``, is one product over the taps of all branches: a tile's pixels
+share their live taps in every branch.
 
 Floor: that of the branches (see the kernel's), then 2 * N * H * W * branches * C * Co FLOPs of the
 projection, and z written and read once: for 33 x 33 and 4 branches of 256 channels in bfloat16 at
