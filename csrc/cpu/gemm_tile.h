@@ -35,6 +35,13 @@ inline void gemm_tile(const float* a, const float* b, int64_t panel_step, float*
   using V = S::Value;
   constexpr int kVectors = Panels * kPanel / kLanes<float>;
   constexpr int kPerPanel = kPanel / kLanes<float>;
+  if (accumulate) {
+    FASTSEG_UNROLL
+    for (int i = 0; i < Rows; ++i) {
+      FASTSEG_UNROLL
+      for (int p = 0; p < Panels; ++p) __builtin_prefetch(c + i * c_step + p * kPanel, 1, 3);
+    }
+  }
   V sums[Rows][kVectors] = {};
   for (int64_t k = 0; k < depth; ++k) {
     __builtin_prefetch(ahead + k * kPanel, 0, 2);

@@ -16,7 +16,7 @@
 namespace fastseg::cpu {
 
 inline constexpr int64_t kWinogradPanel = 16;   // output channels of a panel of packed weights
-inline constexpr int64_t kWinogradDepth = 256;  // input channels of a block
+inline constexpr int64_t kWinogradDepth = 512;  // input channels of a block
 // Where a row of transformed inputs begins, from the one before: not a multiple of 4 KB.
 inline constexpr int64_t kWinogradRow = kWinogradDepth + 16;
 

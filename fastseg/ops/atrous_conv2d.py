@@ -45,7 +45,7 @@ def atrous_conv2d(
     reaches the outputs that read it; an infinity may reach them as NaN.
 
     On the CPU, kernels of 3x3 taps multiply as Winograd does, with float32's accuracy;
-    ``torch.set_float32_matmul_precision("high")`` admits F(4, 3) with errors of about 1e-5.
+    ``torch.set_float32_matmul_precision("high")`` admits F(4, 3) with errors of about 2e-5.
 
     Args:
         x: (N, Ci, H, W) or (Ci, H, W), any strides; float32, float64, float16 or bfloat16.
