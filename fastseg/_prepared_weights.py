@@ -37,7 +37,7 @@ def prepared(
         form: names what prepare() makes.
         prepare: reads these tensors alone.
     """
-    state = (_state(weight), *(None if t is None else _state(t) for t in folded))
+    state = (state_of(weight), *(None if t is None else state_of(t) for t in folded))
     owner = weight if weight._base is None else weight._base
     key = (form, weight.storage_offset(), weight.shape, weight.stride())
     with _lock:
@@ -56,9 +56,11 @@ def prepared(
     return made
 
 
-def _state(t: Tensor) -> tuple:
-    """Differs when the values do."""
+def state_of(t: Tensor) -> tuple:
+    """Differs when the values do; on a GPU, writes through ``t.data`` go unseen."""
     version = -1 if t.is_inference() else t._version
+    if t.device.type != "cpu":
+        return t.data_ptr(), version
     size = t.numel() * t.element_size()
     if not t.is_contiguous():  # expanded tensors have less memory than elements
         room = t.untyped_storage().nbytes() - t.storage_offset() * t.element_size()

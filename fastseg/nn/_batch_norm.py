@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fastseg._prepared_weights import state_of
 from fastseg.ops import fold_batch_norm
 from fastseg.ops._library import gradient_free
 from fastseg.reference import compute_dtype
@@ -24,8 +25,8 @@ def can_fold(bn: nn.Module) -> bool:
 class FoldedBatchNorm:
     """:func:`fastseg.fold_batch_norm` of a module, remembered where no gradient is needed.
 
-    Forgotten when a tensor of the module is another one or has changed in place, by its version;
-    a copy begins empty. Writes to ``tensor.data`` in place are in no version: `forget` after them.
+    Forgotten when a tensor of the module is another one or has changed in place; a copy begins
+    empty. On a GPU, writes to ``tensor.data`` in place go unseen: `forget` after them.
     """
 
     def __init__(self):
@@ -44,7 +45,7 @@ class FoldedBatchNorm:
         if torch.compiler.is_compiling() or not gradient_free(tensors) or not _has_version(tensors):
             return _fold(tensors, bn.eps)
         present = [t for t in tensors if t is not None]
-        key = (bn.eps, *((t.data_ptr(), t._version, t.dtype, t.device) for t in present))
+        key = (bn.eps, *((*state_of(t), t.dtype, t.device) for t in present))
         entry = self._entry  # read once: replicas in other threads share it
         if entry is None or entry[0] != key:
             # The aliases keep the memory from being given to other tensors, at the same address.

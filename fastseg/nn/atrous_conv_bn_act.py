@@ -78,8 +78,8 @@ class AtrousConvBNAct(ConvBatchNorm):
     ``1.num_batches_tracked``; so are initialisation and training, where the convolution is
     :func:`fastseg.atrous_conv2d`. Where the batch norm is in evaluation all is one op, with scale
     and shift folded from the statistics. They are kept while no gradient is needed, until a tensor
-    of the batch norm changes or the mode is set; torch does not count writes in place to
-    ``tensor.data``: call ``eval()`` after them.
+    of the batch norm changes or the mode is set; on a GPU, writes in place to ``tensor.data`` go
+    unseen: call ``eval()`` after them.
 
     Args:
         in_channels: Ci.
