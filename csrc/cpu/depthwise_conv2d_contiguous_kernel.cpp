@@ -54,7 +54,8 @@ void compute_vectors(const ContiguousDepthwiseConv2d<T>& op, const Region<T>& re
   for (int64_t r = 0; r < region.rows; ++r) {
     const T* x = region.x + r * region.x_row;
     const int64_t y = region.y + r * region.y_row;
-    const auto compute = [&](int64_t i) {
+    for (int64_t first = 0; first < region.columns; first += L) {
+      const int64_t i = std::min(first, region.columns - L);
       const auto load = [&](int64_t at) {
         if constexpr (source_step == 1) return S::load(x + at + i);
         if constexpr (source_step == 2 && L > 1) return S::load_even(x + at + 2 * i);
@@ -69,14 +70,14 @@ void compute_vectors(const ContiguousDepthwiseConv2d<T>& op, const Region<T>& re
       }
       const int64_t place = y + i * step;
       const V v = finish<T, L, smooth>(epilogue, terms, sum, place);
-      if (step == 1) return S::store(out + place, v);
-      T buffer[L];  // a gradient's, whose epilogue reads no residual
-      S::store(buffer, v);
-      for (int l = 0; l < L; ++l) out[place + l * step] = buffer[l];
-    };
-    int64_t i = 0;
-    for (; i + L <= region.columns; i += L) compute(i);
-    if (i < region.columns) compute(region.columns - L);
+      if (step == 1) {
+        S::store(out + place, v);
+      } else {
+        T buffer[L];  // a gradient's, whose epilogue reads no residual
+        S::store(buffer, v);
+        for (int l = 0; l < L; ++l) out[place + l * step] = buffer[l];
+      }
+    }
   }
 }
 
