@@ -81,7 +81,7 @@ template <class F, int L>
   if (activation == Activation::silu) return v / (F(1) + exponential<F, L>(-v));
   const Lanes<F, L> zero = {}, gate = v + F(3);
   const Lanes<F, L> clipped = gate < zero ? zero : gate;
-  return v * (clipped > F(6) ? zero + F(6) : clipped) / F(6);
+  return v * ((clipped > F(6) ? zero + F(6) : clipped) * F(1.0 / 6));  // v * 6 may overflow
 }
 
 // All others. NaN stays NaN: comparisons are such that it takes the branch that keeps it.
