@@ -1,47 +1,33 @@
-"""The Triton kernels of the exact Gaussian filter without a GPU: interpreted, and compiled.
-
-What the interpreter cannot show is speed and the accuracy of TF32. It computes 16-bit values as
-float16 alone: its numpy has no bfloat16.
-"""
+"""The Triton kernels of the exact Gaussian filter without a GPU: interpreted, and compiled."""
 
 from __future__ import annotations
 
 import functools
-import json
-import os
-import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from triton_aot import (
+    NAMES,
+    compile_kernel,
+    each_arch,
+    matrix_products,
+    resources,
+    run_interpreted,
+)
 
-triton = pytest.importorskip("triton")
-INTERPRETED = Path(__file__).parent / "exact_gaussian_filter_interpreted.py"
-ARCHS = (80, 90, 100)
 SHARED_BYTES = 99 << 10  # what a block may have on sm_86, sm_89 and sm_120, the least of all
-TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
-CUOBJDUMP = shutil.which("cuobjdump") or shutil.which("cuobjdump", path=TOOLS)
-each_arch = pytest.mark.parametrize("arch", ARCHS)
 POINTERS = {
     "features": "*fp32", "centers": "*fp32", "lower": "*fp32", "upper": "*fp32", "limit": "fp32",
     "order": "*i64", "counts": "*i32", "lists": "*i32",
 }  # fmt: skip
-NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
 @pytest.fixture(scope="module")
 def interpreted():
-    root = str(INTERPRETED.parents[1])
-    paths = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": paths}
-    done = subprocess.run(
-        [sys.executable, INTERPRETED], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return run_interpreted(Path(__file__).parent / "exact_gaussian_filter_interpreted.py")
 
 
 def test_interpreted_kernels_sum_over_all_pairs(interpreted):
@@ -64,8 +50,6 @@ def compiled(kernel_name: str, arch: int, dtype: torch.dtype, dims: int):
     """A kernel as its launcher would have it compiled for that GPU, of full chunks of channels."""
     from fastseg.kernels import exact_gaussian_filter as kernels
     from fastseg.kernels import exact_gaussian_filter_blocks as blocks
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
 
     if kernel_name == "near_blocks_kernel":
         kernel, constants = blocks.near_blocks_kernel, {"STRETCH": blocks.NEAR_STRETCH}
@@ -73,35 +57,13 @@ def compiled(kernel_name: str, arch: int, dtype: torch.dtype, dims: int):
         kernel = getattr(kernels, kernel_name)
         gradient = kernel_name == "grad_features_kernel"
         constants = kernels.tile(dtype, dims, 100, gradient)._asdict()
-    names = kernel.arg_names
     signature = {}
-    for name in names:
+    for name in kernel.arg_names:
         of_values = name in ("values", "grads") or (name == "out" and kernel_name[0] == "f")
         like_values = f"*{NAMES[dtype]}" if of_values else "*fp32" if name == "out" else "i32"
-        signature[name] = "constexpr" if name in constants else POINTERS.get(name, like_values)
-    aligned = [n for n in names if signature[n][0] == "*" or n.endswith("stride")]
-    attributes = {(names.index(n),): [["tt.divisibility", 16]] for n in aligned}
-    values = {(names.index(n),): v for n, v in constants.items()}
-    source = ASTSource(kernel, signature, constexprs=values, attrs=attributes)
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=kernels.OPTIONS)
-
-
-def resources(kernel, folder: Path) -> dict[str, int]:
-    """Registers and stack of a compiled kernel, by ptxas's account."""
-    if not CUOBJDUMP:
-        pytest.skip("needs cuobjdump, of the CUDA toolkit or the triton package")
-    cubin = folder / "kernel.cubin"
-    cubin.write_bytes(kernel.asm["cubin"])
-    text = subprocess.run(
-        [CUOBJDUMP, "--dump-resource-usage", cubin], capture_output=True, text=True, check=True
-    ).stdout
-    return {k: int(n) for k, n in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)}
-
-
-def matrix_products(kernel, arch: int) -> int:
-    """Instructions of that architecture's matrix units."""
-    instruction = {80: "mma.sync.aligned", 90: "wgmma.mma_async", 100: "tcgen05.mma"}[arch]
-    return kernel.asm["ptx"].count(instruction)
+        signature[name] = POINTERS.get(name, like_values)
+    strides = [n for n in kernel.arg_names if n.endswith("stride")]
+    return compile_kernel(kernel, arch, signature, constants, kernels.OPTIONS, strides)
 
 
 @each_arch
@@ -111,9 +73,9 @@ def matrix_products(kernel, arch: int) -> int:
     ids=str,
 )
 @pytest.mark.parametrize("name", ["filter_kernel", "grad_features_kernel"])
-def test_kernels_fit_registers_and_shared_memory(name, dtype, dims, arch, tmp_path):
+def test_kernels_fit_registers_and_shared_memory(name, dtype, dims, arch):
     kernel = compiled(name, arch, dtype, dims)
-    used = resources(kernel, tmp_path)
+    used = resources(kernel)
     assert used["REG"] <= 255
     assert used["STACK"] == used["LOCAL"] == 0, "spilled"
     assert kernel.metadata.shared <= SHARED_BYTES
@@ -138,8 +100,8 @@ def test_float32_takes_three_tf32_terms(arch):
 
 
 @each_arch
-def test_the_lists_kernel_does_not_spill(arch, tmp_path):
-    used = resources(compiled("near_blocks_kernel", arch, torch.float32, 16), tmp_path)
+def test_the_lists_kernel_does_not_spill(arch):
+    used = resources(compiled("near_blocks_kernel", arch, torch.float32, 16))
     assert used["REG"] <= 64
     assert used["STACK"] == used["LOCAL"] == 0
 
