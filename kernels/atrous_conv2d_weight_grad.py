@@ -46,6 +46,9 @@ WORTHWHILE_SHARE = 0.95
 MOST_PIXELS = 1 << 30
 """Of x or of grad, in all images: they are counted in 32 bits."""
 
+VECTOR = 8
+"""Channels that are copied at once, 16 bytes of them: those of a pixel are padded to a multiple."""
+
 SUM_BLOCK = 1024
 
 OPTIONS = {"enable_fp_fusion": True}
@@ -53,21 +56,21 @@ OPTIONS = {"enable_fp_fusion": True}
 
 @triton.jit
 def divide(n, factor, shift):
-    """N / d for n in [0, 2^31); factor and shift are `reciprocal(d)`."""
+    """The quotient n / d of n in [0, 2^31); factor and shift are `reciprocal(d)`."""
     n = n.to(tl.uint32)
     return ((tl.umulhi(n, factor.to(tl.uint32, bitcast=True)) + n) >> shift).to(tl.int32)
 
 
 @triton.jit
 def weight_grad_kernel(
-    x, grad, out, pieces, x_image, x_row, x_column, x_channels, grad_image, grad_row,
-    grad_channels, in_channels, out_channels, slot_stride, out_stride,
-    COLUMNS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr, PIXELS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    x, grad, out, pieces, x_image, x_row, x_column, x_vectors, grad_image, grad_row,
+    grad_vectors, in_channels, out_channels, slot_stride, out_stride,
+    COLUMNS: tl.constexpr, VECTOR: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr,
+    PIXELS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Program (t, p): the sums of the t-th tile of channels over the p-th piece of a plan.
 
-    x and grad: pixels of x_channels and grad_channels, multiples of 16 that may include channels
+    x and grad: pixels of x_vectors and grad_vectors times VECTOR channels, of which the last may be
     beyond in_channels and out_channels. x_image, x_row and x_column: how many pixels of x lie
     between what an output reads and what the same output of the next image, the one below it and
     the one beside it read; grad_image and grad_row: likewise between outputs. out: rows of input
@@ -78,11 +81,9 @@ def weight_grad_kernel(
     x_corner, grad_corner = tl.load(piece + 3), tl.load(piece + 4)
     width, width_factor = tl.load(piece + 5), tl.load(piece + 6)
     width_shift = tl.load(piece + 7)
-    height, height_factor, height_shift = (
-        tl.load(piece + 8),
-        tl.load(piece + 9),
-        tl.load(piece + 10),
-    )
+    height, height_factor = tl.load(piece + 8), tl.load(piece + 9)
+    height_shift = tl.load(piece + 10)
+    x_channels, grad_channels = x_vectors * VECTOR, grad_vectors * VECTOR
     in_tiles = tl.cdiv(in_channels, IN)
     co = tl.program_id(0) // in_tiles * OUT + tl.arange(0, OUT)
     ci = tl.program_id(0) % in_tiles * IN + tl.arange(0, IN)
@@ -264,9 +265,9 @@ def _weight_grad(x: Tensor, grad: Tensor, geometry: Geometry) -> Tensor:
         sums, strides = out, (in_channels, taps * in_channels)
     weight_grad_kernel[(tiles, pieces.shape[0])](
         x, grad, sums, pieces, height * width, geometry.stride[0] * width, geometry.stride[1],
-        x.shape[3], out_height * out_width, out_width, grad.shape[3], in_channels, out_channels,
-        *strides, COLUMNS=COLUMNS, OUT=tile.OUT, IN=tile.IN, PIXELS=tile.PIXELS,
-        PRECISION="tf32x3" if precision == "tf32x3" else "tf32",
+        x.shape[3] // VECTOR, out_height * out_width, out_width, grad.shape[3] // VECTOR,
+        in_channels, out_channels, *strides, COLUMNS=COLUMNS, VECTOR=VECTOR, OUT=tile.OUT,
+        IN=tile.IN, PIXELS=tile.PIXELS, PRECISION="tf32x3" if precision == "tf32x3" else "tf32",
         num_warps=tile.num_warps, num_stages=tile.num_stages, **OPTIONS,
     )  # fmt: skip
     if is_cut:
@@ -278,10 +279,10 @@ def _weight_grad(x: Tensor, grad: Tensor, geometry: Geometry) -> Tensor:
 
 
 def _rows(t: Tensor) -> Tensor:
-    """(N, C, H, W) as (N, H, W, channels), C padded to a multiple of 16 with anything."""
+    """(N, C, H, W) as (N, H, W, channels), C padded to a multiple of VECTOR with anything."""
     rows, channels = t.permute(0, 2, 3, 1), t.shape[1]
-    if channels % 16 == 0:
+    if channels % VECTOR == 0:
         return rows.contiguous()
-    padded = t.new_empty((*rows.shape[:3], triton.cdiv(channels, 16) * 16))
+    padded = t.new_empty((*rows.shape[:3], triton.cdiv(channels, VECTOR) * VECTOR))
     padded[..., :channels] = rows
     return padded

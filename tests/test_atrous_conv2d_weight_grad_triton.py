@@ -166,9 +166,10 @@ def compiled(arch: int, precision: str, size: int):
     del constants["programs"]
     constants |= {
         "COLUMNS": kernels.COLUMNS,
+        "VECTOR": kernels.VECTOR,
         "PRECISION": "tf32x3" if precision == "tf32x3" else "tf32",
     }
-    aligned = ["x_channels", "grad_channels", "in_channels", "slot_stride", "out_stride"]
+    aligned = ["in_channels", "slot_stride", "out_stride"]
     return tile, compile_kernel(kernel, arch, signature, constants, options, aligned)
 
 
