@@ -354,6 +354,7 @@ def main() -> None:
     for case in (c for name in names for c in sets[name]()):
         if options.only not in f"{case.op} {case.shape} {case.group}":
             continue
+        torch._dynamo.reset()  # or the same class would be compiled for many sizes, up to a limit
         measure([case], "cpu", min_seconds=0.5, min_rounds=7, warm_up=2)
         mine, theirs = report(case, bandwidth, speed)
         ratios.append(theirs / mine)

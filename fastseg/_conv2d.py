@@ -41,7 +41,9 @@ class Conv2d(NamedTuple):
 
 def pair(op: str, name: str, value: Ints) -> tuple[int, int]:
     """One integer or two as two."""
-    values = (value, value) if isinstance(value, int) else tuple(value)
+    if isinstance(value, int):
+        return (value, value)
+    values = tuple(value)
     if len(values) == 1:
         values *= 2
     if len(values) != 2:
@@ -61,14 +63,13 @@ def remember(check: Callable[..., _T]) -> Callable[..., _T]:
 
     @functools.wraps(check)
     def remembering(*arguments):
-        key = tuple(
-            (a.shape, a.dtype, a.device)
-            if isinstance(a, Tensor)
-            else tuple(a)
-            if isinstance(a, list)
-            else a
-            for a in arguments
-        )
+        key = []
+        for a in arguments:  # a generator would take longer
+            if isinstance(a, Tensor):
+                key += (a.shape, a.dtype, a.device)
+            else:
+                key.append(tuple(a) if isinstance(a, list) else a)
+        key = tuple(key)
         found = known.get(key)
         if found is None:
             found = check(*arguments)

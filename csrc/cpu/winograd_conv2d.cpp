@@ -49,7 +49,8 @@ class Scratch {
 // Threads take the longest tasks first, so that none is left with a long one at the end.
 void run(const WinogradConv2d& op, const std::vector<WinogradTask>& tasks) {
   int64_t floats = 0;
-  for (const WinogradTask& task : tasks) floats = std::max(floats, winograd_task_memory(task));
+  for (const WinogradTask& task : tasks)
+    floats = std::max(floats, winograd_task_memory(task, op.in_channels));
   const auto kernel = FASTSEG_SIMD_DISPATCH(winograd_task);
   std::atomic<size_t> next{0};
   const int64_t threads =

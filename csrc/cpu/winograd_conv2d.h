@@ -17,8 +17,14 @@ namespace fastseg::cpu {
 
 inline constexpr int64_t kWinogradPanel = 16;   // output channels of a panel of packed weights
 inline constexpr int64_t kWinogradDepth = 512;  // input channels of a block
-// Where a row of transformed inputs begins, from the one before: not a multiple of 4 KB.
-inline constexpr int64_t kWinogradRow = kWinogradDepth + 16;
+
+// How far apart the rows of transformed inputs are: never a multiple of 4 KB, and close where there
+// are few channels, since a core knows the places of only so many pages. The product's tiles are
+// compiled for both.
+inline constexpr int kWinogradRow = kWinogradDepth + 16, kWinogradShortRow = 64 + 16;
+inline int64_t winograd_row(int64_t in_channels) {
+  return in_channels <= 64 ? kWinogradShortRow : kWinogradRow;
+}
 
 struct WinogradConv2d {
   const WinogradAxis& y_axis;
@@ -31,7 +37,7 @@ struct WinogradConv2d {
 };
 
 // Floats of memory that a task takes, from an address of 64 bytes.
-int64_t winograd_task_memory(const WinogradTask& task);
+int64_t winograd_task_memory(const WinogradTask& task, int64_t in_channels);
 
 #define FASTSEG_WINOGRAD_TASK \
   void winograd_task(const WinogradConv2d& op, const WinogradTask& task, float* memory)

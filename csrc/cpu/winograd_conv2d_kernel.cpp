@@ -131,36 +131,34 @@ void transform_output(const WinogradConv2d& op, int64_t image, int64_t y, int64_
   });
 }
 
-template <int Rows, int Panels>
-void multiply_tile(const float* a, const float* b, int64_t panel_step, float* c, int64_t c_step,
-                   int64_t depth, bool accumulate, const float* ahead) {
-  gemm_tile<Rows, Panels, kWinogradRow, 1>(a, b, panel_step, c, c_step, depth, accumulate, ahead);
+using GemmTile = decltype(&gemm_tile<1, 1, kWinogradRow, 1>);
+using GemmTiles = std::array<GemmTile, kTileRows + 1>;  // by rows
+
+template <int Panels, int RowStep, int... R>
+constexpr GemmTiles gemm_tiles(Ints<R...>) {
+  return {nullptr, &gemm_tile<R + 1, Panels, RowStep, 1>...};
 }
 
-using MultiplyTile = void (*)(const float*, const float*, int64_t, float*, int64_t, int64_t, bool,
-                              const float*);
+// For one panel and for kTilePanels at a time.
+template <int RowStep>
+constexpr std::array<GemmTiles, 2> kGemmTiles = {
+    gemm_tiles<1, RowStep>(std::make_integer_sequence<int, kTileRows>{}),
+    gemm_tiles<kTilePanels, RowStep>(std::make_integer_sequence<int, kTileRows>{})};
 
-template <int Panels, int... R>
-constexpr std::array<MultiplyTile, kTileRows + 1> multiply_tiles(Ints<R...>) {
-  return {nullptr, &multiply_tile<R + 1, Panels>...};
-}
-
-// By panels and rows.
-constexpr std::array<std::array<MultiplyTile, kTileRows + 1>, 2> kMultiplyTile = {
-    multiply_tiles<1>(std::make_integer_sequence<int, kTileRows>{}),
-    multiply_tiles<kTilePanels>(std::make_integer_sequence<int, kTileRows>{})};
-
-// (rows, depth) times (depth, columns), rows kWinogradRow apart; `next`: the weights that follow.
-void multiply(const float* a, int64_t rows, const float* b, const float* next, int64_t panel_step,
-              int64_t panels, float* c, int64_t c_step, int64_t depth, bool accumulate) {
+// (rows, depth) times (depth, columns); `next`: the weights that are multiplied after these.
+void multiply(const float* a, int64_t rows, int64_t row_step, const float* b, const float* next,
+              int64_t panel_step, int64_t panels, float* c, int64_t c_step, int64_t depth,
+              bool accumulate) {
   const int64_t blocks = (rows + kTileRows - 1) / kTileRows;
+  const auto& tiles =
+      row_step == kWinogradShortRow ? kGemmTiles<kWinogradShortRow> : kGemmTiles<kWinogradRow>;
   for (int64_t p = 0; p < panels; p += kTilePanels) {
-    const auto& tile = kMultiplyTile[panels - p >= kTilePanels];
+    const GemmTiles& tile = tiles[panels - p >= kTilePanels];
     const bool last = p + kTilePanels >= panels;
     const float* ahead = last ? next : b + (p + kTilePanels) * panel_step;
     for (int64_t i = 0; i < blocks; ++i) {
       const int64_t first = rows * i / blocks, count = rows * (i + 1) / blocks - first;
-      tile[count](a + first * kWinogradRow, b + p * panel_step, panel_step,
+      tile[count](a + first * row_step, b + p * panel_step, panel_step,
                   c + first * c_step + p * kPanel, c_step, depth, accumulate,
                   ahead + i % kTilePanels * panel_step);
     }
@@ -184,7 +182,8 @@ void run(const WinogradConv2d& op, const WinogradTask& task, float* memory) {
   const int64_t panel_step = op.in_channels * kPanel;
   const int64_t all_panels = (op.out_channels + kPanel - 1) / kPanel;
   float* const inputs = memory;
-  float* const products = memory + kProducts * tiles * kWinogradRow;
+  const int64_t row_step = winograd_row(op.in_channels);
+  float* const products = memory + kProducts * tiles * row_step;
   const int64_t row = panels * kPanel;
 
   const int64_t blocks = (op.in_channels + kWinogradDepth - 1) / kWinogradDepth;
@@ -195,8 +194,7 @@ void run(const WinogradConv2d& op, const WinogradTask& task, float* memory) {
       const auto [image, y, x] = locate(task.begin + t);
       const float* pixels[kMostPixels];
       find_inputs<Y, X>(op, image, y, x, zeros, pixels);
-      transform_input<Y, X>(pixels, channel, depth, zeros, inputs + t * kWinogradRow,
-                            tiles * kWinogradRow);
+      transform_input<Y, X>(pixels, channel, depth, zeros, inputs + t * row_step, tiles * row_step);
     }
     const auto weights = [&](int p) {
       const int64_t slot = op.y_axis.position(Y::kRows[p / X::kProducts]) * op.x_axis.rows.size() +
@@ -205,7 +203,7 @@ void run(const WinogradConv2d& op, const WinogradTask& task, float* memory) {
     };
     for (int p = 0; p < kProducts; ++p) {
       const float* next = p + 1 < kProducts ? weights(p + 1) : weights(0) + depth * kPanel;
-      multiply(inputs + p * tiles * kWinogradRow, tiles, weights(p), next, panel_step, panels,
+      multiply(inputs + p * tiles * row_step, tiles, row_step, weights(p), next, panel_step, panels,
                products + p * tiles * row, row, depth, block > 0);
     }
   }
