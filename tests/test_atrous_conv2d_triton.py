@@ -6,10 +6,7 @@ float16 alone: its numpy has no bfloat16.
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,26 +23,16 @@ from fastseg.kernels import atrous_conv2d_launch as launches
 from fastseg.kernels.atrous_conv2d_tiles import Branch
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton_aot import SHARED_BYTES, each_arch, matrix_products, resources, run_interpreted
 
 INTERPRETED = Path(__file__).parent / "atrous_conv2d_interpreted.py"
-ARCHS = (80, 90, 100)
-# What a block may have; of sm_80's row on sm_86, sm_89 and sm_120 too, which have the least of all.
-SHARED_BYTES = {80: 99 << 10, 90: 227 << 10, 100: 227 << 10}
-TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
-CUOBJDUMP = shutil.which("cuobjdump") or shutil.which("cuobjdump", path=TOOLS)
-each_arch = pytest.mark.parametrize("arch", ARCHS)
+LEAST_SHARED = SHARED_BYTES | {80: 99 << 10}
+"""What sm_80's row of the table serves has less: sm_86, sm_89 and sm_120."""
 
 
 @pytest.fixture(scope="module")
 def interpreted():
-    root = str(INTERPRETED.parents[1])
-    paths = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": paths}
-    done = subprocess.run(
-        [sys.executable, INTERPRETED], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return run_interpreted(INTERPRETED)
 
 
 @pytest.mark.parametrize(
@@ -127,31 +114,18 @@ def convolution(arch, precision, config, *, branches=1, residual=True, split=Tru
     return compiled(kernels.atrous_conv2d_kernel, arch, config, constants, kinds)
 
 
-def resources(kernel, folder: Path) -> dict[str, int]:
-    """Registers and stack of a compiled kernel, by ptxas's account."""
-    if not CUOBJDUMP:
-        pytest.skip("needs cuobjdump, of the CUDA toolkit or the triton package")
-    cubin = folder / "kernel.cubin"
-    cubin.write_bytes(kernel.asm["cubin"])
-    text = subprocess.run(
-        [CUOBJDUMP, "--dump-resource-usage", cubin], capture_output=True, text=True, check=True
-    ).stdout
-    return {k: int(n) for k, n in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)}
-
-
-def check_budget(kernel, arch, folder):
-    used = resources(kernel, folder)
+def check_budget(kernel, arch):
+    used = resources(kernel)
     assert used["REG"] <= 255
     assert used["STACK"] == used["LOCAL"] == 0, "spilled"
-    assert kernel.metadata.shared <= SHARED_BYTES[arch]
+    assert kernel.metadata.shared <= LEAST_SHARED[arch]
     assert not re.search(r"\b(atom|red)\.", kernel.asm["ptx"]), "sums depend on the order"
 
 
 def check_matrix_units(kernel, arch):
     """That architecture's instructions, fed by copies that run ahead."""
     ptx = kernel.asm["ptx"]
-    instruction = {80: "mma.sync.aligned", 90: "wgmma.mma_async", 100: "tcgen05.mma"}[arch]
-    assert instruction in ptx
+    assert matrix_products(kernel, arch) > 0
     assert re.search(r"cp\.async\.cg\.shared\.global .*, 0x10, ", ptx), "16 bytes at a time"
 
 
@@ -161,10 +135,10 @@ def check_weights_by_tma(kernel, arch):
 
 @each_arch
 @pytest.mark.parametrize("precision", ["16", "tf32", "tf32x3"])
-def test_widest_block_fits(arch, precision, tmp_path):
+def test_widest_block_fits(arch, precision):
     config = configs.TABLE[f"sm_{arch}", precision][0]
     kernel = convolution(arch, precision, config, branches=4)
-    check_budget(kernel, arch, tmp_path)
+    check_budget(kernel, arch)
     check_matrix_units(kernel, arch)
     check_weights_by_tma(kernel, arch)
     # One loop over taps and channels: a tap's copies do not wait for the last one's products.
@@ -172,35 +146,35 @@ def test_widest_block_fits(arch, precision, tmp_path):
 
 
 @each_arch
-def test_gradient_of_the_input_reads_the_weight_in_place(arch, tmp_path):
+def test_gradient_of_the_input_reads_the_weight_in_place(arch):
     config = configs.TABLE[f"sm_{arch}", "16"][0]
     kernel = convolution(arch, "16", config, residual=False, TRANSPOSED=True, ACTIVATION="")
-    check_budget(kernel, arch, tmp_path)
+    check_budget(kernel, arch)
     check_matrix_units(kernel, arch)
     check_weights_by_tma(kernel, arch)
 
 
 @pytest.mark.parametrize(("arch", "entry"), [(80, 0), (90, 1), (90, -1)])
-def test_summed_branches_fit(arch, entry, tmp_path):
+def test_summed_branches_fit(arch, entry):
     """A loop for each; the widest block that `candidates` admits, and the narrowest."""
     config = configs.TABLE[f"sm_{arch}", "16"][entry]
     kernel = convolution(
         arch, "16", config, branches=4, residual=False, SUMMED=4, WHOLE=True, ACTIVATION=""
     )
-    check_budget(kernel, arch, tmp_path)
+    check_budget(kernel, arch)
     check_weights_by_tma(kernel, arch)
 
 
 @pytest.mark.parametrize("arch", [80, 90])
-def test_channels_that_tma_cannot_address(arch, tmp_path):
+def test_channels_that_tma_cannot_address(arch):
     config = configs.TABLE[f"sm_{arch}", "16"][0]
     kernel = convolution(arch, "16", config, ALIGNED=False)
-    check_budget(kernel, arch, tmp_path)
+    check_budget(kernel, arch)
     assert "cp.async.bulk.tensor" not in kernel.asm["ptx"]
 
 
 @pytest.mark.parametrize("arch", [80, 90])
-def test_reduction_fits(arch, tmp_path):
+def test_reduction_fits(arch):
     config = configs.TABLE[f"sm_{arch}", "16"][0]
     vectors = ("*fp32",) * 4
     kinds = {
@@ -212,11 +186,11 @@ def test_reduction_fits(arch, tmp_path):
         "ACTIVATION": "silu",
     }  # fmt: skip
     small = configs.Config(*config[:3], num_warps=4, num_stages=3)
-    check_budget(compiled(kernels.reduce_kernel, arch, small, constants, kinds), arch, tmp_path)
+    check_budget(compiled(kernels.reduce_kernel, arch, small, constants, kinds), arch)
 
 
 @pytest.mark.parametrize(("arch", "precision"), [(80, "tf32x3"), (90, "16"), (100, "16")])
-def test_projection_fits(arch, precision, tmp_path, monkeypatch):
+def test_projection_fits(arch, precision, monkeypatch):
     monkeypatch.setattr(configs, "architecture", lambda device: f"sm_{arch}")
     monkeypatch.setattr(aspp, "processors", lambda device: 1)
     config = aspp.project_config(1 << 16, 1024, 256, torch.device("cpu"), precision)
@@ -230,7 +204,7 @@ def test_projection_fits(arch, precision, tmp_path, monkeypatch):
         "shift": "*fp32",
     }  # fmt: skip
     kernel = compiled(aspp.project_kernel, arch, config, constants, kinds)
-    check_budget(kernel, arch, tmp_path)
+    check_budget(kernel, arch)
     assert ("cp.async.bulk.tensor.2d" in kernel.asm["ptx"]) == (arch >= 90)
 
 
