@@ -98,7 +98,7 @@ Tensor winograd_conv2d(const Tensor& x, const Tensor& weight, int64_t out_channe
   run({y_axis, x_axis, channels, out_channels, static_cast<const float*>(in.const_data_ptr()),
        static_cast<const float*>(weight.const_data_ptr()),
        static_cast<float*>(out.mutable_data_ptr()), epilogue.get()},
-      winograd_tasks(y_axis, x_axis, n, panels));
+      winograd_tasks(y_axis, x_axis, n, panels, torch::stable::get_num_threads()));
   return in_layout(out, channels_last);
 }
 

@@ -60,13 +60,28 @@ int64_t WinogradAxis::products() const {
 }
 
 std::vector<WinogradTask> winograd_tasks(const WinogradAxis& y, const WinogradAxis& x,
-                                         int64_t images, int64_t panels) {
+                                         int64_t images, int64_t panels, int64_t threads) {
+  constexpr int64_t kTasksOfThread = 4;  // so that the last ones end at about the same time
+  const int64_t total = images * y.products() * x.products() * panels;
+  const int64_t most = threads == 1 ? total : total / (kTasksOfThread * threads);
   std::vector<WinogradTask> tasks;
-  const int64_t chunks = (panels + kTaskPanels - 1) / kTaskPanels;
   for (int ky = 0; ky < kPieceKinds; ++ky) {
     for (int kx = 0; kx < kPieceKinds; ++kx) {
       const int64_t tiles = images * y.starts[ky].size() * x.starts[kx].size();
-      const int64_t blocks = (tiles + kTaskTiles - 1) / kTaskTiles;
+      if (tiles == 0) continue;
+      const int64_t products = kPieces[ky].products * kPieces[kx].products;
+      int64_t blocks = (tiles + kTaskTiles - 1) / kTaskTiles;
+      int64_t chunks = (panels + kTaskPanels - 1) / kTaskPanels;
+      // A part of the panels costs a transform of the inputs more, a part of the tiles a pass over
+      // the weights.
+      const auto halve = [&](int64_t least_panels, int64_t least_tiles) {
+        const bool by_panels = panels >= 2 * chunks * least_panels;
+        if (!by_panels && tiles < 2 * blocks * least_tiles) return false;
+        (by_panels ? chunks : blocks) *= 2;
+        return true;
+      };
+      while (tiles * products * panels > most * blocks * chunks && (halve(4, 28) || halve(2, 14))) {
+      }
       for (int64_t b = 0; b < blocks; ++b) {
         for (int64_t c = 0; c < chunks; ++c) {
           tasks.push_back({static_cast<PieceKind>(ky), static_cast<PieceKind>(kx),
