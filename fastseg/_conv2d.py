@@ -57,19 +57,14 @@ def remember(check: Callable[..., _T]) -> Callable[..., _T]:
     In Python the checks of a call take as long as a small convolution.
 
     Args:
-        check: looks at no more than that of tensors; its other arguments are hashable or lists.
+        check: looks at no more than that of tensors, alone or in lists; what else it takes can be
+            hashed.
     """
     known: dict = {}
 
     @functools.wraps(check)
     def remembering(*arguments):
-        key = []
-        for a in arguments:  # a generator would take longer
-            if isinstance(a, Tensor):
-                key += (a.shape, a.dtype, a.device)
-            else:
-                key.append(tuple(a) if isinstance(a, list) else a)
-        key = tuple(key)
+        key = _known_by(arguments)
         found = known.get(key)
         if found is None:
             found = check(*arguments)
@@ -79,6 +74,16 @@ def remember(check: Callable[..., _T]) -> Callable[..., _T]:
         return found
 
     return remembering
+
+
+def _known_by(arguments: Sequence) -> tuple:
+    key = []
+    for a in arguments:  # a generator would take longer
+        if isinstance(a, Tensor):
+            key += (a.shape, a.dtype, a.device)
+        else:
+            key.append(_known_by(a) if isinstance(a, (list, tuple)) else a)
+    return tuple(key)
 
 
 def resolve_padding(

@@ -13,6 +13,7 @@ The choice depends on shapes and dtypes alone, never on what was computed before
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -175,18 +176,24 @@ def winograd_wins(
 def onednn_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activation) -> Tensor:
     """Convolution by torch in float32, in channels_last: there it is fast at every dilation.
 
-    In contiguous layout its bits depend on the number of threads. oneDNN's own activations turn NaN
-    into 0, so torch's run after it, in place.
+    In contiguous layout its bits depend on the number of threads. oneDNN's own ReLU turns NaN into
+    0: it is fused where x is small beside the output and has none, else torch's activations run
+    after it, in place.
     """
     channels_last = is_channels_last(x)
     if not torch.backends.mkldnn.is_available() or x.numel() == 0:
         y = reference.atrous_conv2d(x, weight, bias, scale, shift, residual, *conv, activation)
         return y.contiguous(memory_format=torch._prims_common.suggest_memory_format(x))
-    packed, offset = onednn_weight(x, weight, bias, scale, shift, conv)
+    packed, offset, finite = onednn_weight(x, weight, bias, scale, shift, conv)
     geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
     x = in_layout(x, True)
     if residual is None:
-        y = mkldnn._convolution_pointwise(x, packed, offset, *geometry, "none", [], "")
+        shape = (*x.shape[:1], weight.shape[0], *conv.output_size(x.shape[2:], weight.shape[2:]))
+        fused = (
+            activation == "relu" and 2 * x.numel() <= math.prod(shape) and finite and is_finite(x)
+        )
+        name, activation = ("relu", "") if fused else ("none", activation)
+        y = mkldnn._convolution_pointwise(x, packed, offset, *geometry, name, [], "")
     else:
         residual = in_layout(residual, True)
         y = mkldnn._convolution_pointwise.binary(
@@ -206,8 +213,10 @@ ACTIVATE_ = {
 }
 
 
-def onednn_weight(x, weight, bias, scale, shift, conv: Conv2d) -> tuple[Tensor, Tensor | None]:
-    """The weight times scale in oneDNN's layout, and ``bias * scale + shift``."""
+def onednn_weight(
+    x, weight, bias, scale, shift, conv: Conv2d
+) -> tuple[Tensor, Tensor | None, bool]:
+    """The weight times scale in oneDNN's layout, ``bias * scale + shift``, whether all is finite."""
 
     def prepare():
         folded = weight if scale is None else weight * scale.to(weight.dtype).view(-1, 1, 1, 1)
@@ -218,9 +227,15 @@ def onednn_weight(x, weight, bias, scale, shift, conv: Conv2d) -> tuple[Tensor, 
         if shift is not None:
             offset = shift if offset is None else offset.float() + shift.float()
         offset = None if offset is None else offset.float()
-        return packed, offset
+        finite = all(is_finite(t) for t in (folded, offset) if t is not None)
+        return packed, offset, finite
 
     return prepared(weight, (bias, scale, shift), ("oneDNN", *conv), prepare)
+
+
+def is_finite(t: Tensor) -> bool:
+    """Whether no element is NaN or infinite; the sum of some huge ones says no, too."""
+    return math.isfinite(t.sum().item())
 
 
 def is_channels_last(x: Tensor) -> bool:

@@ -61,7 +61,7 @@ int64_t WinogradAxis::products() const {
 
 std::vector<WinogradTask> winograd_tasks(const WinogradAxis& y, const WinogradAxis& x,
                                          int64_t images, int64_t panels, int64_t threads) {
-  constexpr int64_t kTasksOfThread = 4;  // so that the last ones end at about the same time
+  constexpr int64_t kTasksOfThread = 2;  // so that the last ones end at about the same time
   const int64_t total = images * y.products() * x.products() * panels;
   const int64_t most = threads == 1 ? total : total / (kTasksOfThread * threads);
   std::vector<WinogradTask> tasks;
