@@ -216,7 +216,7 @@ ACTIVATE_ = {
 def onednn_weight(
     x, weight, bias, scale, shift, conv: Conv2d
 ) -> tuple[Tensor, Tensor | None, bool]:
-    """The weight times scale in oneDNN's layout, ``bias * scale + shift``, whether all is finite."""
+    """The weight times scale as oneDNN wants it, ``bias * scale + shift``, if all is finite."""
 
     def prepare():
         folded = weight if scale is None else weight * scale.to(weight.dtype).view(-1, 1, 1, 1)

@@ -78,6 +78,7 @@ OPCHECKED_ELSEWHERE = {  # in the tests of their own
     "permutohedral_filter_backward",
     "permutohedral_lattice",
     "spatial_gaussian_filter",
+    "winograd_branches",
     "winograd_conv2d",
     "winograd_conv2d_weight",
 }

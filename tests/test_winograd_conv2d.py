@@ -185,3 +185,51 @@ def test_bad_input(change, message):
     meta = [a.to("meta") if isinstance(a, torch.Tensor) else a for a in arguments.values()]
     with pytest.raises(RuntimeError, match=message):
         ops.winograd_conv2d(*meta)
+
+
+def branches(layout=torch.channels_last):
+    x = problem(2, 9, 13, 1)[0].to(memory_format=layout)
+    weights = [torch.randn(c, 17, 3, 3) for c in (20, 16, 3)]
+    dilations = [2, 5, 12]
+    packs = [packed(w, x, d) for w, d in zip(weights, dilations, strict=True)]
+    scale, shift = torch.randn(2, 39)
+    return x, weights, packs, [20, 16, 3], scale, shift, dilations
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_branches_side_by_side(layout):
+    x, weights, packs, channels, scale, shift, dilations = branches(layout)
+    y = ops.winograd_branches(x, packs, channels, scale, shift, dilations, False, "silu")
+    assert y.is_contiguous(memory_format=layout)
+    maps = [
+        F.conv2d(x.double(), w.double(), padding=d, dilation=d)
+        for w, d in zip(weights, dilations, strict=True)
+    ]
+    z = reference.conv2d_epilogue(torch.cat(maps, 1), None, scale, shift, None, "")
+    assert error(y, F.silu(z), z) < 1e-6
+    plain = ops.winograd_branches(x, packs, channels, None, None, dilations, False, "")
+    assert error(plain, torch.cat(maps, 1)) < 1e-6
+
+
+def test_opcheck_of_branches():
+    x, _, packs, *rest = branches()
+    torch.library.opcheck(ops.winograd_branches.default, (x, packs, *rest, False, "relu"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights": []}, "as many, at least one each"),
+        ({"dilations": [2, 5]}, "as many, at least one each"),
+        ({"channels": [20, 16, 40]}, "weight must be winograd_conv2d_weight's"),
+        ({"dilations": [2, 5, 1]}, "weight must be winograd_conv2d_weight's"),
+        ({"scale": torch.zeros(38)}, r"scale must have the shape \(Co,\) = \(39,\)"),
+        ({"activation": "gelu"}, "activation must be one of"),
+    ],
+)
+def test_bad_input_of_branches(change, message):
+    x, _, packs, *rest = branches()
+    names = ("x", "weights", "channels", "scale", "shift", "dilations", "fast", "activation")
+    arguments = dict(zip(names, (x, packs, *rest, False, ""), strict=True)) | change
+    with pytest.raises(RuntimeError, match=message):
+        ops.winograd_branches(*arguments.values())

@@ -4,6 +4,7 @@
 // where `shift` holds the bias, too: (sum + bias) * scale + shift = sum * scale + (bias * scale +
 // shift). conv2d_args.h makes one from the arguments of an op.
 
+#include <cstdint>
 #include <type_traits>
 
 namespace fastseg {
@@ -25,6 +26,11 @@ struct Conv2dEpilogue {
   const F* shift = nullptr;     // (C,); null: 0
   const T* residual = nullptr;  // dense, of the output's shape and layout; null: 0
   Activation activation = Activation::none;
+
+  // That of the channels from `first` on, which are a convolution of their own; without residual.
+  Conv2dEpilogue channels_from(int64_t first) const {
+    return {scale ? scale + first : nullptr, shift ? shift + first : nullptr, nullptr, activation};
+  }
 };
 
 }  // namespace fastseg

@@ -27,13 +27,13 @@ inline int64_t winograd_row(int64_t in_channels) {
 }
 
 struct WinogradConv2d {
-  const WinogradAxis& y_axis;
-  const WinogradAxis& x_axis;
+  WinogradAxis y_axis, x_axis;
   int64_t in_channels, out_channels;
   const float* x;        // (N, H, W, in_channels)
   const float* weights;  // (rows of y_axis * rows of x_axis, panels, in_channels, 16)
-  float* y;              // (N, H, W, out_channels)
-  Conv2dEpilogue<float> epilogue;
+  float* y;              // (N, H, W, out_channels), pixels y_step apart
+  int64_t y_step;
+  Conv2dEpilogue<float> epilogue;  // without a residual unless y is dense
 };
 
 // Floats of memory that a task takes, from an address of 64 bytes.

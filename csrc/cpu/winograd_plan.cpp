@@ -91,13 +91,12 @@ std::vector<WinogradTask> winograd_tasks(const WinogradAxis& y, const WinogradAx
       }
     }
   }
-  const auto cost = [](const WinogradTask& t) {
-    return (t.end - t.begin) * (t.last_panel - t.first_panel) *
-           kPieces[static_cast<int>(t.y)].products * kPieces[static_cast<int>(t.x)].products;
-  };
-  std::stable_sort(tasks.begin(), tasks.end(),
-                   [&](const auto& a, const auto& b) { return cost(a) > cost(b); });
   return tasks;
+}
+
+int64_t winograd_cost(const WinogradTask& task) {
+  return (task.end - task.begin) * (task.last_panel - task.first_panel) *
+         kPieces[static_cast<int>(task.y)].products * kPieces[static_cast<int>(task.x)].products;
 }
 
 }  // namespace fastseg::cpu

@@ -32,7 +32,10 @@ struct WinogradTask {
   int64_t first_panel, last_panel;
 };
 
-// The longest first, several for each thread. Every output is computed in the same way however the
+// Products of a pair of channels.
+int64_t winograd_cost(const WinogradTask& task);
+
+// In any order, several for each thread. Every output is computed in the same way however the
 // work is cut, so that its bits do not depend on the number of threads.
 std::vector<WinogradTask> winograd_tasks(const WinogradAxis& y, const WinogradAxis& x,
                                          int64_t images, int64_t panels, int64_t threads);

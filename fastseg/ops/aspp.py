@@ -18,7 +18,7 @@ from fastseg._conv2d import (
     empty_output,
     remember,
 )
-from fastseg.ops._library import LIBRARY, define, define_triton, gradient_free
+from fastseg.ops._library import LIBRARY, define, define_cpu, define_triton, gradient_free
 from fastseg.ops.atrous_conv2d import _autocast, atrous_conv2d
 from fastseg.ops.separable_atrous_conv2d import separable_atrous_conv2d
 
@@ -283,16 +283,21 @@ def _composition(
     branches = [ASPPBranch(*b) for b in zip(weights, scales, shifts, dilations, strict=True)]
     if project is None:
         return _by_branch(x, branches, None, None, None)
-    residual = None
-    if bias is not None:
-        bias = bias.to(reference.compute_dtype(x.dtype))
-        bias = bias if project_scale is None else bias * project_scale
-        residual = bias.to(x.dtype)[..., None, None].expand(-1, -1, *x.shape[2:])
+    residual = _pooled_share(x, bias, project_scale)
     maps = (
         atrous_conv2d(x, weight, scale=scale, shift=shift, dilation=dilation, activation=activation)
         for weight, scale, shift, dilation, *_ in branches
     )
     return project_maps(maps, project, project_scale, project_shift, activation, residual)
+
+
+def _pooled_share(x: Tensor, bias: Tensor | None, scale: Tensor | None) -> Tensor | None:
+    """What the pooled branch adds to every pixel, (N, Co, H, W)."""
+    if bias is None:
+        return None
+    bias = bias.to(reference.compute_dtype(x.dtype))
+    bias = bias if scale is None else bias * scale
+    return bias.to(x.dtype)[..., None, None].expand(-1, -1, *x.shape[2:])
 
 
 _check_once = remember(_check)
@@ -301,6 +306,16 @@ _check_once = remember(_check)
 def _reference(x, *others):
     _check_once(x, *others)
     return _composition(x, *others)
+
+
+def _cpu(x, *others):
+    from fastseg import _cpu_aspp
+
+    _check_once(x, *others)
+    *branches, project, scale, shift, bias, activation = others
+    residual = _pooled_share(x, bias, scale)
+    y = _cpu_aspp.aspp(x, *branches, project, scale, shift, residual, activation)
+    return _composition(x, *others) if y is None else y
 
 
 def _triton(x, *others):
@@ -326,6 +341,7 @@ define(
     reference=_reference,
     fake=_fake,
 )
+define_cpu("aspp", _cpu)
 define_triton("aspp", _triton)
 LIBRARY.impl("aspp", _autograd, "Autograd")
 LIBRARY.impl("aspp", _composition, "FuncTorchBatched")  # its parts have rules of their own

@@ -61,6 +61,46 @@ define(
 )
 
 
+def _check_branches(x, weights, channels, scale, shift, dilations, fast, activation):
+    op = "fastseg::winograd_branches"
+    counts = [len(weights), len(channels), len(dilations)]
+    torch._check(
+        len(set(counts)) == 1 and counts[0] > 0,
+        lambda: (
+            f"{op}: weights, channels and dilations must be as many, at least one each,"
+            f" got {counts}"
+        ),
+    )
+    for weight, count, dilation in zip(weights, channels, dilations, strict=True):
+        arguments = (x, weight, count, None, None, None, None, dilation, fast, activation)
+        _check(op, *arguments)
+    shape = (x.shape[0], sum(channels), *x.shape[2:])
+    check_epilogue(op, x, shape, {"scale": scale, "shift": shift}, None, activation)
+
+
+def _fake_branches(x, weights, channels, *others):
+    _check_branches(x, weights, channels, *others)
+    return empty_output(x, sum(channels), x.shape[2:])
+
+
+def _reference_branches(x, weights, channels, scale, shift, dilations, fast, activation):
+    _check_branches(x, weights, channels, scale, shift, dilations, fast, activation)
+    maps = [
+        reference.winograd_conv2d(x, weight, count, (dilation, dilation), fast)
+        for weight, count, dilation in zip(weights, channels, dilations, strict=True)
+    ]
+    y = reference.conv2d_epilogue(torch.cat(maps, 1), None, scale, shift, None, activation)
+    return y.contiguous(memory_format=torch._prims_common.suggest_memory_format(x))
+
+
+define(
+    "winograd_branches(Tensor x, Tensor[] weights, int[] channels, Tensor? scale, Tensor? shift,"
+    " int[] dilations, bool fast, str activation) -> Tensor",
+    reference=_reference_branches,
+    fake=_fake_branches,
+)
+
+
 def _check_weight(weight, size, dilation):
     op = "fastseg::winograd_conv2d_weight"
     torch._check(
