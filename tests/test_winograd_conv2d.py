@@ -221,7 +221,10 @@ def test_opcheck_of_branches():
     [
         ({"weights": []}, "as many, at least one each"),
         ({"dilations": [2, 5]}, "as many, at least one each"),
-        ({"channels": [20, 16, 40]}, "weight must be winograd_conv2d_weight's"),
+        (
+            {"channels": [20, 16, 40], "scale": None, "shift": None},
+            "weight must be winograd_conv2d_weight's",
+        ),
         ({"dilations": [2, 5, 1]}, "weight must be winograd_conv2d_weight's"),
         ({"scale": torch.zeros(38)}, r"scale must have the shape \(Co,\) = \(39,\)"),
         ({"activation": "gelu"}, "activation must be one of"),
