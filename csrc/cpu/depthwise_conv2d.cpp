@@ -91,8 +91,11 @@ void run_channels_last(const DepthwiseConv2d<T>& job, int64_t batch, bool chains
   constexpr int64_t kBlock = 256;  // channels of which a few rows stay in the second-level cache
   const int64_t size = output_bytes(job, batch);
   prefer_huge_pages(job.y, size);
-  // Streaming stores are of whole lines.
-  const bool stream = outgrows_cache(size) && job.channels * sizeof(T) % 64 == 0 &&
+  // Pixels are written in pieces, whose lines a plain store would fetch first. From here on the op
+  // and a reader of its output are together faster past the caches: 17 % on 65 x 65 x 256. Only
+  // whole lines can be streamed.
+  constexpr int64_t kStream = 4 << 20;
+  const bool stream = size >= kStream && job.channels * sizeof(T) % 64 == 0 &&
                       reinterpret_cast<uintptr_t>(job.y) % 64 == 0;
   const ChannelsLastDepthwiseConv2d<T> op{
       job,

@@ -43,6 +43,18 @@ void fence() {
 #endif
 }
 
+// Keeps a vector in a register: GCC would rather load it once more for each product.
+template <class V>
+void hold(V& v) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof v >= 16) asm("" : "+v"(v));
+#elif defined(__SSE2__)
+  if constexpr (sizeof v >= 16) asm("" : "+x"(v));
+#else
+  (void)v;
+#endif
+}
+
 // What the outputs of one row read, of the image at x.
 template <class T>
 struct Row {
@@ -77,32 +89,41 @@ void walk_vector(const ChannelsLastDepthwiseConv2d<T>& op, const Row<T>& row, co
   int64_t at = (chain.first - op.padding_width) * channels + c;  // what is read
   int64_t out = row.output + (chain.first - 2 * op.dilation_width) * channels + c;
   V third[Q] = {}, second[Q] = {};  // the sums of outputs that have seen two pixels, and one
-  for (int64_t m = 0; m < chain.count + 2; ++m, at += step, out += step) {
-    V first[Q] = {};
-    if (m >= chain.live_begin && m < chain.live_end) {
-      FASTSEG_UNROLL
-      for (int q = 0; q < Q; ++q) {
+  const auto advance = [&](auto live, auto complete) __attribute__((always_inline)) {
+    FASTSEG_UNROLL
+    for (int q = 0; q < Q; ++q) {
+      V first = {};
+      if constexpr (live) {
         const int64_t pixel = at + q * channels;
         FASTSEG_UNROLL
         for (int i = 0; i < I; ++i) {
-          const V x = S::load(source[i] + pixel);
-          first[q] += weight[i][0] * x;
+          V x = S::load(source[i] + pixel);
+          hold(x);
+          first += weight[i][0] * x;
           second[q] += weight[i][1] * x;
           third[q] += weight[i][2] * x;
         }
         if (next) __builtin_prefetch(next + pixel, 0, 2);
       }
-    }
-    FASTSEG_UNROLL
-    for (int q = 0; q < Q; ++q) {
-      if (m >= 2) {
+      if constexpr (complete) {
         const int64_t place = out + q * channels;
         put<T, L, stream>(y + place, finish<T, L, smooth>(epilogue, terms, third[q], place));
       }
       third[q] = second[q];
-      second[q] = first[q];
+      second[q] = first;
     }
-  }
+    at += step;
+    out += step;
+  };
+  constexpr std::true_type yes;
+  constexpr std::false_type no;
+  int64_t m = 0;
+  for (; m < std::min<int64_t>(chain.live_begin, 2); ++m) advance(no, no);
+  for (; m < 2 && m < chain.live_end; ++m) advance(yes, no);
+  for (; m < 2; ++m) advance(no, no);
+  for (; m < chain.live_begin; ++m) advance(no, yes);
+  for (; m < chain.live_end; ++m) advance(yes, yes);
+  for (; m < chain.count + 2; ++m) advance(no, yes);
 }
 
 template <class T, int I, bool smooth, bool stream>
