@@ -15,14 +15,24 @@ import copy
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch._inductor.config
-import torch.nn.functional as F
-from torch import Tensor, nn
 
-import fastseg
+from benchmarks.atrous_cases import (
+    LAST,
+    Pair,
+    aspp,
+    aspp_sum,
+    conv,
+    flops_of,
+    live_taps,
+    our_gradient,
+    sizes,
+    torch_gradient,
+)
 from benchmarks.harness import (
     Candidate,
     Case,
@@ -34,127 +44,19 @@ from benchmarks.harness import (
 )
 
 OURS = "fastseg"
-LAST = torch.channels_last
 
 
 @dataclass
 class ConvCase(Case):
-    """A case and what it must compute."""
+    """A case that may be one of several."""
 
-    flops: float = 0.0
     group: str = ""  # cases whose times count together
 
 
-class ConvBNReLU(nn.Sequential):
-    """What torch's users write."""
-
-    def __init__(self, in_channels, out_channels, kernel=3, stride=1, dilation=1, groups=1):
-        padding = dilation * (kernel // 2)
-        super().__init__(
-            nn.Conv2d(
-                in_channels, out_channels, kernel, stride, padding, dilation, groups, bias=False
-            ),
-            nn.BatchNorm2d(out_channels),
-            nn.ReLU(),
-        )
-
-
-class ImagePooling(nn.Sequential):
-    """torchvision's."""
-
-    def __init__(self, in_channels, out_channels):
-        super().__init__(nn.AdaptiveAvgPool2d(1), *ConvBNReLU(in_channels, out_channels, 1))
-
-    def forward(self, x):
-        y = super().forward(x)
-        return F.interpolate(y, size=x.shape[-2:], mode="bilinear", align_corners=False)
-
-
-class ASPP(nn.Module):
-    """torchvision's, or with `separable` that of DeepLab v3+."""
-
-    def __init__(self, in_channels, rates, out_channels=256, separable=False):
-        super().__init__()
-        convs = [ConvBNReLU(in_channels, out_channels, 1)]
-        for rate in rates:
-            if separable:
-                depthwise = nn.Conv2d(
-                    in_channels, in_channels, 3, 1, rate, rate, in_channels, bias=False
-                )
-                _, bn, relu = ConvBNReLU(in_channels, out_channels, 1)
-                pointwise = nn.Conv2d(in_channels, out_channels, 1, bias=False)
-                convs.append(nn.Sequential(nn.Sequential(depthwise, pointwise), bn, relu))
-            else:
-                convs.append(ConvBNReLU(in_channels, out_channels, dilation=rate))
-        convs.append(ImagePooling(in_channels, out_channels))
-        self.convs = nn.ModuleList(convs)
-        self.project = ConvBNReLU(len(convs) * out_channels, out_channels, 1)
-
-    def forward(self, x):
-        return self.project(torch.cat([conv(x) for conv in self.convs], 1))
-
-
-class ASPPSum(nn.Module):
-    """DeepLab v2's."""
-
-    def __init__(self, in_channels, out_channels, rates):
-        super().__init__()
-        for i, rate in enumerate(rates):
-            self.add_module(
-                f"c{i}", nn.Conv2d(in_channels, out_channels, 3, padding=rate, dilation=rate)
-            )
-
-    def forward(self, x):
-        return sum(conv(x) for conv in self.children())
-
-
-def randomize(module: nn.Module) -> nn.Module:
-    """Batch norms as after training, in evaluation."""
-    for m in module.modules():
-        if isinstance(m, nn.BatchNorm2d):
-            nn.init.uniform_(m.weight, 0.5, 1.5)
-            nn.init.normal_(m.bias, std=0.1)
-            nn.init.normal_(m.running_mean, std=0.1)
-            nn.init.uniform_(m.running_var, 0.5, 1.5)
-    return module.eval()
-
-
-def live_taps(height: int, width: int, kernel: int, stride: int, dilation: int) -> int:
-    """Taps that read a pixel, over all outputs of one map."""
-    total = 1
-    for size in (height, width):
-        outs = torch.arange(0, size, stride)
-        taps = (torch.arange(kernel) - kernel // 2) * dilation
-        at = outs[:, None] + taps
-        total *= int(((at >= 0) & (at < size)).sum())
-    return total
-
-
-def flops_of(module: nn.Module, x: Tensor) -> float:
-    """Of the convolutions of a module, taps in the padding left out."""
-    total = 0.0
-
-    def count(conv, inputs, output):
-        nonlocal total
-        n, c, h, w = inputs[0].shape
-        pairs = conv.out_channels * c // conv.groups
-        taps = live_taps(h, w, conv.kernel_size[0], conv.stride[0], conv.dilation[0])
-        total += 2 * n * pairs * taps
-
-    convs = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
-    hooks = [m.register_forward_hook(count) for m in convs]
-    module(x)
-    for hook in hooks:
-        hook.remove()
-    return total
-
-
-def inference(op: str, shape: str, theirs: nn.Module, ours: nn.Module, x: Tensor, group="") -> Case:
-    """Two modules with the same state."""
-    theirs = randomize(theirs)
-    ours.load_state_dict(theirs.state_dict())
-    ours.eval()
-    last, ours_last = x.contiguous(memory_format=LAST), ours.to(memory_format=LAST)
+def inference(pair: Pair, group: str = "") -> Case:
+    """Both modules' outputs for one input."""
+    x, theirs = torch.randn(pair.shape), pair.theirs
+    last, ours = x.contiguous(memory_format=LAST), pair.ours.to(memory_format=LAST)
     eager_last = copy.deepcopy(theirs).to(memory_format=LAST)
     compiled = torch.compile(eager_last, fullgraph=True, dynamic=False)
 
@@ -165,59 +67,38 @@ def inference(op: str, shape: str, theirs: nn.Module, ours: nn.Module, x: Tensor
         error = {
             name: ((run() - expected).abs().max() / scale).item()
             for name, run in (
-                ("ours", lambda: ours_last(last)),
+                ("ours", lambda: ours(last)),
                 ("torch", lambda: eager_last(last)),
             )
         }
         assert error["ours"] <= max(2 * error["torch"], 2e-6), error
 
     candidates = [
-        Candidate(OURS, lambda: ours_last(last)),
-        Candidate(f"{OURS} contiguous", lambda: ours_last(x)),
+        Candidate(OURS, lambda: ours(last)),
+        Candidate(f"{OURS} contiguous", lambda: ours(x)),
         Candidate("eager contiguous", lambda: theirs(x)),
         Candidate("eager channels_last", lambda: eager_last(last)),
         Candidate("torch.compile", lambda: compiled(last)),
     ]
     parameters = sum(p.numel() for p in theirs.parameters())
-    floor = 4 * (x.numel() + parameters + ours_last(last).numel())
-    return ConvCase(op, shape, candidates, check, floor, flops=flops_of(theirs, x), group=group)
-
-
-def conv(shape, out_channels, kernel=3, stride=1, dilation=1, groups=1, group="") -> Case:
-    """Convolution, batch norm, ReLU."""
-    n, c, h, w = shape
-    arguments = (c, out_channels, kernel)
-    theirs = ConvBNReLU(*arguments, stride, dilation, groups)
-    ours = fastseg.nn.AtrousConvBNAct(*arguments, stride=stride, dilation=dilation, groups=groups)
-    depthwise = groups == c and groups > 1
-    title = f"{n}x{c}x{h}x{w} -> {out_channels}, {kernel}x{kernel}, rate {dilation}"
-    title += f", stride {stride}" * (stride > 1) + f", groups {groups}" * (groups > 1)
-    op = "depthwise_conv2d" if depthwise else "atrous_conv2d"
-    return inference(op, title, theirs, ours, torch.randn(shape), group)
+    floor = 4 * (x.numel() + parameters + ours(last).numel())
+    flops = flops_of(theirs, x)
+    return ConvCase(pair.op, pair.title, candidates, check, floor, flops=flops, group=group)
 
 
 def weight_grad(shape, out_channels, dilation) -> Case:
     """The gradient of the weight."""
     n, c, h, w = shape
-    x, grad = torch.randn(shape), torch.randn(n, out_channels, h, w)
-    weight = torch.randn(out_channels, c, 3, 3)
-    pair = (dilation, dilation)
-
-    def theirs(x, grad, weight):
-        return torch.ops.aten.convolution_backward(
-            grad, x, weight, None, (1, 1), pair, pair, False, (0, 0), 1, (False, True, False)
-        )[1]
-
-    plain = (x, grad, weight)
+    plain = (torch.randn(shape), torch.randn(n, out_channels, h, w))
+    plain += (torch.randn(out_channels, c, 3, 3),)
     last = tuple(t.contiguous(memory_format=LAST) for t in plain)
-
-    def ours(x, grad, _):
-        op = torch.ops.fastseg.atrous_conv2d_weight_grad
-        return op(x, grad, (3, 3), (1, 1), pair, pair, 1)
+    ours, theirs = (
+        partial(gradient, dilation=dilation, which="weight")
+        for gradient in (our_gradient, torch_gradient)
+    )
 
     def check():
-        op = fastseg.reference.atrous_conv2d_weight_grad
-        expected = op(x.double(), grad.double(), (3, 3), (1, 1), pair, pair, 1)
+        expected = theirs(*(t.double() for t in plain))
         errors = [(f(*last) - expected).abs().max().item() for f in (ours, theirs)]
         assert errors[0] <= 2 * errors[1], errors
 
@@ -227,25 +108,10 @@ def weight_grad(shape, out_channels, dilation) -> Case:
         Candidate("eager contiguous", lambda: theirs(*plain)),
         Candidate("eager channels_last", lambda: theirs(*last)),
     ]
-    floor = 4 * (x.numel() + grad.numel() + weight.numel())
+    floor = 4 * sum(t.numel() for t in plain)
     flops = 2.0 * n * c * out_channels * live_taps(h, w, 3, 1, dilation)
-    title = f"{n}x{c}x{h}x{w} -> {out_channels}, rate {dilation}"
+    title = f"{sizes(shape, out_channels)}, rate {dilation}"
     return ConvCase("weight gradient", title, candidates, check, floor, flops=flops)
-
-
-def aspp(shape, rates, separable=False) -> Case:
-    """The whole of it, as in torchvision's or in DeepLab v3+."""
-    theirs = ASPP(shape[1], rates, separable=separable)
-    ours = fastseg.nn.ASPP(shape[1], rates, separable=separable)
-    title = f"{'x'.join(map(str, shape))} -> 256, rates {rates}" + ", separable" * separable
-    return inference("aspp", title, theirs, ours, torch.randn(shape))
-
-
-def aspp_sum(shape, out_channels, rates) -> Case:
-    """DeepLab v2's."""
-    theirs, ours = (make(shape[1], out_channels, rates) for make in (ASPPSum, fastseg.nn.ASPPSum))
-    title = f"{'x'.join(map(str, shape))} -> {out_channels}, rates {rates}, summed"
-    return inference("aspp", title, theirs, ours, torch.randn(shape))
 
 
 VGG16 = (
@@ -259,17 +125,18 @@ VGG16 = (
 def bars() -> Iterator[Case]:
     """The sizes that segmentation networks have."""
     for rate in (6, 12, 18):
-        yield conv((1, 2048, 33, 33), 256, dilation=rate)
-    yield aspp((1, 2048, 33, 33), (6, 12, 18))
-    yield aspp((1, 2048, 65, 65), (12, 24, 36))
-    yield aspp_sum((1, 512, 41, 41), 1024, (6, 12, 18, 24))
-    yield aspp((1, 2048, 65, 65), (12, 24, 36), separable=True)
+        yield inference(conv((1, 2048, 33, 33), 256, dilation=rate))
+    yield inference(aspp((1, 2048, 33, 33), (6, 12, 18)))
+    yield inference(aspp((1, 2048, 65, 65), (12, 24, 36)))
+    yield inference(aspp_sum((1, 512, 41, 41), 1024, (6, 12, 18, 24)))
+    yield inference(aspp((1, 2048, 65, 65), (12, 24, 36), separable=True))
     for size, rate in ((33, 6), (33, 12), (33, 18), (65, 12), (65, 24)):
-        yield conv((1, 2048, size, size), 2048, dilation=rate, groups=2048)
+        yield inference(conv((1, 2048, size, size), 2048, dilation=rate, groups=2048))
     for rate in (6, 12, 18):
         yield weight_grad((1, 2048, 33, 33), 256, rate)
     for channels, out_channels, step in VGG16:
-        yield conv((1, channels, 360 // step, 480 // step), out_channels, group="VGG16")
+        shape = (1, channels, 360 // step, 480 // step)
+        yield inference(conv(shape, out_channels), group="VGG16")
 
 
 def grid() -> Iterator[Case]:
@@ -279,7 +146,7 @@ def grid() -> Iterator[Case]:
             (1, 256, 33, 33, 256), (4, 64, 40, 61, 64), (2, 128, 65, 65, 96), (8, 32, 28, 28, 32),
             (1, 512, 15, 20, 512), (1, 16, 120, 160, 24),
         ):  # fmt: skip
-            yield conv((n, c, h, w), o, dilation=dilation)
+            yield inference(conv((n, c, h, w), o, dilation=dilation))
     for n, c, h, w, o, k, s, d in (
         (1, 3, 224, 224, 64, 7, 2, 1), (1, 3, 360, 480, 32, 3, 2, 1),
         (1, 64, 90, 120, 128, 3, 2, 1),
@@ -288,17 +155,17 @@ def grid() -> Iterator[Case]:
         (1, 512, 20, 20, 1024, 1, 2, 1), (1, 48, 64, 64, 48, 5, 1, 1),
         (1, 64, 33, 33, 64, 5, 1, 3), (1, 32, 48, 48, 32, 7, 1, 1), (8, 8, 32, 32, 8, 3, 1, 1),
     ):  # fmt: skip
-        yield conv((n, c, h, w), o, k, s, d)
+        yield inference(conv((n, c, h, w), o, k, s, d))
     for n, c, h, w, s, d in (
         (1, 96, 112, 112, 2, 1), (1, 144, 65, 65, 1, 1), (1, 576, 33, 33, 1, 2),
         (1, 960, 33, 33, 1, 4), (2, 256, 65, 65, 1, 6), (1, 2048, 33, 33, 1, 12),
         (4, 32, 56, 56, 1, 18), (1, 960, 33, 33, 1, 36),
     ):  # fmt: skip
-        yield conv((n, c, h, w), c, 3, s, d, groups=c)
+        yield inference(conv((n, c, h, w), c, 3, s, d, groups=c))
     for n, c, h, w, groups, d in ((1, 128, 56, 56, 32, 1), (1, 256, 33, 33, 8, 2)):
-        yield conv((n, c, h, w), c, dilation=d, groups=groups)
+        yield inference(conv((n, c, h, w), c, dilation=d, groups=groups))
     for n, c, h, w, o, d in ((1, 256, 7, 7, 256, 1), (8, 512, 7, 7, 512, 2)):
-        yield conv((n, c, h, w), o, dilation=d)
+        yield inference(conv((n, c, h, w), o, dilation=d))
 
 
 def product_speed() -> float:

@@ -12,10 +12,13 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+
+CYCLES_A_SECOND = 2e9
+"""Of a GPU, at the most."""
 
 CSV_COLUMNS = (
     "op",
@@ -26,6 +29,8 @@ CSV_COLUMNS = (
     "p80_us",
     "floor_bytes",
     "gb_per_s",
+    "floor_flops",
+    "tflop_per_s",
     "runs",
     "machine",
     "torch",
@@ -49,6 +54,7 @@ class Case:
     candidates: Sequence[Candidate]
     check: Callable[[], None]  # raises AssertionError if the candidates disagree
     floor_bytes: int  # what any implementation must move
+    flops: float = 0.0  # what any must compute, if that may take longer
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
     def median(self, name: str) -> float:
@@ -75,7 +81,7 @@ def _seconds_on_cpu(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _seconds_on_gpu(run: Callable[[], object]) -> float:
+def _seconds_of_call(run: Callable[[], object]) -> float:
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()
     run()
@@ -84,19 +90,41 @@ def _seconds_on_gpu(run: Callable[[], object]) -> float:
     return begin.elapsed_time(end) / 1e3
 
 
+def _seconds_on_gpu(run: Callable[[], object]) -> float:
+    """The GPU sleeps until the host has queued the whole call: the host's time is left out."""
+    start = time.perf_counter()
+    run()
+    seconds = 2 * (time.perf_counter() - start) + 50e-6
+    torch.cuda.synchronize()
+    torch.cuda._sleep(int(seconds * CYCLES_A_SECOND))
+    return _seconds_of_call(run)
+
+
 def measure(
     cases: Sequence[Case],
     device: str,
     min_seconds: float = 1.0,
     min_rounds: int = 9,
     warm_up: int = 3,
+    gpu_alone: bool = False,
 ) -> None:
     """Checks each case, then fills its `seconds`.
+
+    Args:
+        cases: what to measure.
+        device: "cpu" or "cuda".
+        min_seconds: for all runs of a case.
+        min_rounds: runs of each candidate.
+        warm_up: runs before the first that counts.
+        gpu_alone: on a GPU leave out what the host takes to launch a call, as in a program whose
+            host is ahead of its GPU.
 
     Raises:
         AssertionError: the candidates of a case disagree.
     """
-    seconds = _seconds_on_gpu if device == "cuda" else _seconds_on_cpu
+    seconds = _seconds_on_cpu
+    if device == "cuda":
+        seconds = _seconds_on_gpu if gpu_alone else _seconds_of_call
     for case in cases:
         case.check()
         for candidate in case.candidates:  # compiles, warms up
@@ -108,6 +136,12 @@ def measure(
             for candidate in case.candidates:
                 case.seconds[candidate.name].append(seconds(candidate.run))
             rounds += 1
+
+
+def without_tensors(case: Case) -> Case:
+    """What was measured, without what was measured on."""
+    names = [Candidate(c.name, lambda: None) for c in case.candidates]
+    return replace(case, candidates=names, check=lambda: None)
 
 
 def copy_bandwidth(device: str, size: int = 1 << 28) -> float:
@@ -139,21 +173,7 @@ def write_csv(path: Path, device: str, cases: Sequence[Case]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(
-            [
-                "op",
-                "shape",
-                "candidate",
-                "median_us",
-                "p20_us",
-                "p80_us",
-                "floor_bytes",
-                "gb_per_s",
-                "runs",
-                "machine",
-                "torch",
-            ]
-        )
+        rows.writerow(CSV_COLUMNS)
         for case in cases:
             for name, seconds in case.seconds.items():
                 ordered = sorted(seconds)
@@ -166,6 +186,8 @@ def write_csv(path: Path, device: str, cases: Sequence[Case]) -> None:
                         *(f"{s * 1e6:.2f}" for s in (median, p20, p80)),
                         case.floor_bytes,
                         f"{case.floor_bytes / median / 1e9:.2f}",
+                        f"{case.flops:.0f}",
+                        f"{case.flops / median / 1e12:.3f}",
                         len(seconds),
                         machine(device),
                         torch.__version__,

@@ -1,0 +1,203 @@
+"""What benchmarks of atrous convolution time: modules of torch and ours with the same weights."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fastseg
+
+LAST = torch.channels_last
+GRADIENTS = ("input", "weight")
+
+
+class ConvBNReLU(nn.Sequential):
+    """What torch's users write."""
+
+    def __init__(self, in_channels, out_channels, kernel=3, stride=1, dilation=1, groups=1):
+        padding = dilation * (kernel // 2)
+        super().__init__(
+            nn.Conv2d(
+                in_channels, out_channels, kernel, stride, padding, dilation, groups, bias=False
+            ),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(),
+        )
+
+
+class ImagePooling(nn.Sequential):
+    """torchvision's."""
+
+    def __init__(self, in_channels, out_channels):
+        super().__init__(nn.AdaptiveAvgPool2d(1), *ConvBNReLU(in_channels, out_channels, 1))
+
+    def forward(self, x):
+        y = super().forward(x)
+        return F.interpolate(y, size=x.shape[-2:], mode="bilinear", align_corners=False)
+
+
+class ASPP(nn.Module):
+    """torchvision's, or with `separable` that of DeepLab v3+."""
+
+    def __init__(self, in_channels, rates, out_channels=256, separable=False):
+        super().__init__()
+        convs = [ConvBNReLU(in_channels, out_channels, 1)]
+        for rate in rates:
+            if separable:
+                depthwise = nn.Conv2d(
+                    in_channels, in_channels, 3, 1, rate, rate, in_channels, bias=False
+                )
+                _, bn, relu = ConvBNReLU(in_channels, out_channels, 1)
+                pointwise = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+                convs.append(nn.Sequential(nn.Sequential(depthwise, pointwise), bn, relu))
+            else:
+                convs.append(ConvBNReLU(in_channels, out_channels, dilation=rate))
+        convs.append(ImagePooling(in_channels, out_channels))
+        self.convs = nn.ModuleList(convs)
+        self.project = ConvBNReLU(len(convs) * out_channels, out_channels, 1)
+
+    def forward(self, x):
+        return self.project(torch.cat([conv(x) for conv in self.convs], 1))
+
+
+class ASPPSum(nn.Module):
+    """DeepLab v2's."""
+
+    def __init__(self, in_channels, out_channels, rates):
+        super().__init__()
+        for i, rate in enumerate(rates):
+            self.add_module(
+                f"c{i}", nn.Conv2d(in_channels, out_channels, 3, padding=rate, dilation=rate)
+            )
+
+    def forward(self, x):
+        return sum(conv(x) for conv in self.children())
+
+
+def randomize(module: nn.Module) -> nn.Module:
+    """Batch norms as after training, in evaluation."""
+    for m in module.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.uniform_(m.weight, 0.5, 1.5)
+            nn.init.normal_(m.bias, std=0.1)
+            nn.init.normal_(m.running_mean, std=0.1)
+            nn.init.uniform_(m.running_var, 0.5, 1.5)
+    return module.eval()
+
+
+def live_taps(height: int, width: int, kernel: int, stride: int, dilation: int) -> int:
+    """Taps that read a pixel, over all outputs of one map."""
+    total = 1
+    for size in (height, width):
+        outs = torch.arange(0, size, stride)
+        taps = (torch.arange(kernel) - kernel // 2) * dilation
+        at = outs[:, None] + taps
+        total *= int(((at >= 0) & (at < size)).sum())
+    return total
+
+
+def flops_of(module: nn.Module, x: Tensor) -> float:
+    """Of the convolutions of a module, taps in the padding left out."""
+    total = 0.0
+
+    def count(conv, inputs, output):
+        nonlocal total
+        n, c, h, w = inputs[0].shape
+        pairs = conv.out_channels * c // conv.groups
+        taps = live_taps(h, w, conv.kernel_size[0], conv.stride[0], conv.dilation[0])
+        total += 2 * n * pairs * taps
+
+    convs = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
+    hooks = [m.register_forward_hook(count) for m in convs]
+    module(x)
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+class Pair(NamedTuple):
+    """Two modules in evaluation, with one state.
+
+    Attributes:
+        op: what they compute.
+        title: its sizes.
+        shape: of the input, (N, C, H, W).
+        theirs: torch's.
+        ours: fastseg's.
+    """
+
+    op: str
+    title: str
+    shape: tuple[int, int, int, int]
+    theirs: nn.Module
+    ours: nn.Module
+
+
+def _pair(op, title, shape, theirs, ours) -> Pair:
+    ours.load_state_dict(randomize(theirs).state_dict())
+    return Pair(op, title, shape, theirs, ours.eval())
+
+
+def sizes(shape, out_channels) -> str:
+    """Of a convolution, in words."""
+    return f"{'x'.join(map(str, shape))} -> {out_channels}"
+
+
+def conv(shape, out_channels, kernel=3, stride=1, dilation=1, groups=1) -> Pair:
+    """Convolution, batch norm, ReLU."""
+    arguments = (shape[1], out_channels, kernel)
+    theirs = ConvBNReLU(*arguments, stride, dilation, groups)
+    ours = fastseg.nn.AtrousConvBNAct(*arguments, stride=stride, dilation=dilation, groups=groups)
+    title = f"{sizes(shape, out_channels)}, {kernel}x{kernel}, rate {dilation}"
+    title += f", stride {stride}" * (stride > 1) + f", groups {groups}" * (groups > 1)
+    depthwise = groups == shape[1] and groups > 1
+    return _pair("depthwise_conv2d" if depthwise else "atrous_conv2d", title, shape, theirs, ours)
+
+
+def aspp(shape, rates, separable=False) -> Pair:
+    """The whole of it, as in torchvision's or in DeepLab v3+; no dropout."""
+    theirs = ASPP(shape[1], rates, separable=separable)
+    ours = fastseg.nn.ASPP(shape[1], rates, separable=separable, dropout=0.0)
+    title = f"{sizes(shape, 256)}, rates {rates}" + ", separable" * separable
+    return _pair("aspp", title, shape, theirs, ours)
+
+
+def aspp_sum(shape, out_channels, rates) -> Pair:
+    """DeepLab v2's."""
+    theirs, ours = (make(shape[1], out_channels, rates) for make in (ASPPSum, fastseg.nn.ASPPSum))
+    title = f"{sizes(shape, out_channels)}, rates {rates}, summed"
+    return _pair("aspp", title, shape, theirs, ours)
+
+
+def gpu_randn(shape, dtype: torch.dtype) -> Tensor:
+    """Normal, channels_last, on the GPU."""
+    return torch.randn(shape, device="cuda").to(dtype, memory_format=LAST)
+
+
+def nbytes(*tensors: Tensor) -> int:
+    """Bytes of all tensors together."""
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def torch_gradient(x, grad, weight, dilation: int, which: str) -> Tensor:
+    """Torch's gradient of one of GRADIENTS of a convolution that keeps the size."""
+    padding = [dilation * (k // 2) for k in weight.shape[2:]]
+    groups = x.shape[1] // weight.shape[1]
+    mask = (which == "input", which == "weight", False)
+    gradients = torch.ops.aten.convolution_backward(
+        grad, x, weight, None, (1, 1), padding, (dilation,) * 2, False, (0, 0), groups, mask
+    )
+    return gradients[mask.index(True)]
+
+
+def our_gradient(x, grad, weight, dilation: int, which: str) -> Tensor:
+    """As `torch_gradient`, by fastseg's ops."""
+    padding = [dilation * (k // 2) for k in weight.shape[2:]]
+    geometry = ((1, 1), padding, (dilation,) * 2, x.shape[1] // weight.shape[1])
+    if which == "input":
+        op = torch.ops.fastseg.atrous_conv2d_input_grad
+        return op(grad, weight, x.shape[2:], *geometry)
+    return torch.ops.fastseg.atrous_conv2d_weight_grad(x, grad, weight.shape[2:], *geometry)
