@@ -4,8 +4,9 @@
 least. Work is laid out in channels_last: an x or a weight that is not is copied once, and an output
 that must not be is copied back.
 
-torch's convolution comes first where skipping gains nothing: where a tile would multiply nearly all
-that a dense convolution does (rate 1, small rates on large maps, 1x1 kernels), in grouped
+Depthwise convolutions have kernels of their own, :mod:`fastseg.kernels.depthwise_conv2d`. torch's
+convolution comes first where skipping gains nothing: where a tile would multiply nearly all that a
+dense convolution does (rate 1, small rates on large maps, 1x1 kernels), in other grouped
 convolutions, and in strided gradients. The epilogue is then one more kernel, over a convolution
 rounded to x's dtype. float64 takes the reference: GPUs have few float64 units.
 """
@@ -27,6 +28,7 @@ from fastseg.kernels.atrous_conv2d_launch import (
 )
 from fastseg.kernels.atrous_conv2d_tiles import Branch
 from fastseg.kernels.conv2d_epilogue import apply_epilogue
+from fastseg.kernels.depthwise_conv2d import depthwise_conv2d, depthwise_conv2d_input_grad
 from torch import Tensor
 
 from fastseg import reference
@@ -60,6 +62,9 @@ def atrous_conv2d(
     if x.dtype == torch.float64:
         arguments = (x, weight, bias, scale, shift, residual, *geometry, groups, activation)
         return in_layout_of(x, reference.atrous_conv2d(*arguments))
+    if groups == x.shape[1] == weight.shape[0]:
+        vectors = (bias, scale, shift)
+        return depthwise_conv2d(x, weight, *vectors, residual, *geometry, activation)
     launch = launch_of(x, weight.shape[0], [Branch(tuple(weight.shape[2:]), *geometry)])
     if not _pays(launch, groups):
         out = in_layout_of(x, torch.conv2d(x, weight, None, *geometry, groups))
@@ -89,6 +94,8 @@ def atrous_conv2d_input_grad(
     if grad.dtype == torch.float64:
         arguments = (grad, weight, input_size, *geometry, groups)
         return in_layout_of(grad, reference.atrous_conv2d_input_grad(*arguments))
+    if groups == grad.shape[1] == weight.shape[1] * groups:
+        return depthwise_conv2d_input_grad(grad, weight, input_size, *geometry)
     kernel = tuple(weight.shape[2:])
     reach = tuple(d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True))
     branch = Branch(kernel, (1, 1), reach, tuple(dilation))

@@ -13,7 +13,8 @@ second kernel: deterministic. A plan that cuts no tap stores the gradient straig
 float32 a product takes one TF32 term where torch lets cuDNN's convolutions do so
 (torch.backends.cudnn.allow_tf32, its default), and else three, which keep float32's accuracy.
 
-Where nothing is to be skipped, and for float64 and groups, torch's own kernel runs, which is as
+Depthwise convolutions have kernels of their own, :mod:`fastseg.kernels.depthwise_conv2d`. Where
+nothing is to be skipped, and for float64 and other groups, torch's own kernel runs, which is as
 deterministic as torch.backends.cudnn.deterministic makes it.
 
 Floor: 2 Ci Co FLOPs for each live pair (pixel, tap). 3x3, 2048 -> 256 on 33 x 33, eight images: 79,
@@ -38,6 +39,7 @@ from fastseg.kernels.atrous_conv2d_weight_grad_plan import (
     live_share,
     plan_tensors,
 )
+from fastseg.kernels.depthwise_conv2d import depthwise_conv2d_weight_grad
 from torch import Tensor
 
 WORTHWHILE_SHARE = 0.95
@@ -219,6 +221,8 @@ def atrous_conv2d_weight_grad(
     groups: int,
 ) -> Tensor:
     """See :func:`fastseg.reference.atrous_conv2d_weight_grad`; the arguments are checked."""
+    if groups == x.shape[1] == grad.shape[1]:
+        return depthwise_conv2d_weight_grad(x, grad, kernel_size, stride, padding, dilation)
     layout = torch._prims_common.suggest_memory_format(x)
     pairs = (x.shape[2:], grad.shape[2:], kernel_size, stride, padding, dilation)
     geometry = Geometry(x.shape[0], *map(tuple, pairs))

@@ -136,3 +136,22 @@ def test_the_weight_gradient_keeps_its_sums_in_threads(arch):
     assert "bar.sync" not in loop
     assert "shfl" not in loop
     assert "bar.sync" in ptx
+
+
+@pytest.mark.parametrize("groups", [1, 3, 12])
+def test_which_convolutions_are_depthwise(groups, monkeypatch):
+    """The ops of all convolutions leave those of as many groups as channels to these kernels."""
+    from fastseg.kernels import atrous_conv2d, atrous_conv2d_weight_grad
+
+    calls = []
+    names = ("depthwise_conv2d", "depthwise_conv2d_input_grad", "depthwise_conv2d_weight_grad")
+    for name, module in zip(
+        names, (atrous_conv2d, atrous_conv2d, atrous_conv2d_weight_grad), strict=True
+    ):
+        monkeypatch.setattr(module, name, lambda *_, name=name: calls.append(name))
+    x, weight, one = torch.randn(1, 12, 7, 8), torch.randn(12, 12 // groups, 3, 3), (1, 1)
+    geometry = (one, one, one, groups)
+    atrous_conv2d.atrous_conv2d(x, weight, *[None] * 4, *geometry, "")
+    atrous_conv2d.atrous_conv2d_input_grad(x, weight, (7, 8), *geometry)
+    atrous_conv2d_weight_grad.atrous_conv2d_weight_grad(x, x, (3, 3), *geometry)
+    assert calls == (list(names) if groups == 12 else [])

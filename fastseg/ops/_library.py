@@ -6,6 +6,7 @@ reference. Autograd and vmap rules are registered beside the op that they belong
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -64,12 +65,19 @@ def define_triton(name: str, function: Callable) -> None:
 
     Args:
         name: an op that is defined.
-        function: checks the arguments and launches the kernels, which it imports itself, so that
-            Triton is not imported before the op first runs on a GPU.
+        function: checks the arguments, the first of which is a tensor, and launches the kernels,
+            which it imports itself, so that Triton is not imported before the op first runs on a
+            GPU.
     """
     if torch.version.cuda is None or importlib.util.find_spec("triton") is None:
         return
-    LIBRARY.impl(name, function, "CUDA")
+
+    @functools.wraps(function)
+    def on_device_of(first, *others):
+        with torch.cuda.device_of(first):  # Triton launches on the current device
+            return function(first, *others)
+
+    LIBRARY.impl(name, on_device_of, "CUDA")
     TRITON_NAMES.append(name)
 
 

@@ -1,6 +1,6 @@
 """Depthwise convolution and its gradients: building blocks of :func:`fastseg.atrous_conv2d`.
 
-Ops without a gradient of their own. On the CPU they are compiled; elsewhere the references run.
+Ops without a gradient of their own. On the CPU they are compiled, on NVIDIA GPUs Triton kernels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fastseg._conv2d import (
     empty_output,
     pair,
 )
-from fastseg.ops._library import define
+from fastseg.ops._library import define, define_triton
 
 
 def _check_image(op, name, x):
@@ -96,6 +96,17 @@ define(
 )
 
 
+def _triton(*arguments):
+    from fastseg.kernels.depthwise_conv2d import depthwise_conv2d
+
+    conv, _ = _check(*arguments)
+    *tensors, _, _, _, activation = arguments
+    return depthwise_conv2d(*tensors, *conv, activation)
+
+
+define_triton("depthwise_conv2d", _triton)
+
+
 def _check_input_grad(grad, weight, input_size, *geometry):
     op = "fastseg::depthwise_conv2d_input_grad"
     _check_image(op, "grad", grad)
@@ -124,6 +135,16 @@ define(
 )
 
 
+def _triton_input_grad(grad, weight, *others):
+    from fastseg.kernels.depthwise_conv2d import depthwise_conv2d_input_grad
+
+    conv, size = _check_input_grad(grad, weight, *others)
+    return depthwise_conv2d_input_grad(grad, weight, size, *conv)
+
+
+define_triton("depthwise_conv2d_input_grad", _triton_input_grad)
+
+
 def _check_weight_grad(x, grad, kernel_size, *geometry):
     op = "fastseg::depthwise_conv2d_weight_grad"
     _check_image(op, "x", x)
@@ -150,3 +171,13 @@ define(
     reference=_reference_weight_grad,
     fake=_fake_weight_grad,
 )
+
+
+def _triton_weight_grad(x, grad, *others):
+    from fastseg.kernels.depthwise_conv2d import depthwise_conv2d_weight_grad
+
+    conv, kernel_size = _check_weight_grad(x, grad, *others)
+    return depthwise_conv2d_weight_grad(x, grad, kernel_size, *conv)
+
+
+define_triton("depthwise_conv2d_weight_grad", _triton_weight_grad)
