@@ -9,48 +9,12 @@
 #include <utility>
 
 #include "common/depthwise_conv2d_ops.h"
-#include "cpu/huge_pages.h"
+#include "cpu/folded_epilogue.h"
+#include "cpu/large_pages.h"
 #include "cpu/parallel.h"
 
 namespace fastseg::cpu {
 namespace {
-
-// A tensor's elements in F.
-template <class F>
-std::vector<F> elements(const Tensor& t) {
-  const Tensor contiguous = dense(t, false);
-  std::vector<F> out(contiguous.numel());
-  dispatch_float(t.scalar_type(), [&](auto zero) {
-    const auto* from = static_cast<const decltype(zero)*>(contiguous.const_data_ptr());
-    for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<F>(from[i]);
-  });
-  return out;
-}
-
-// The folded scale and shift of an epilogue, and its residual.
-template <class T>
-struct EpilogueMemory {
-  using F = typename Conv2dEpilogue<T>::F;
-
-  explicit EpilogueMemory(const DepthwiseConv2dCall& call) {
-    if (call.scale) scale = elements<F>(*call.scale);
-    if (call.shift) shift = elements<F>(*call.shift);
-    if (call.bias) {
-      std::vector<F> bias = elements<F>(*call.bias);
-      for (size_t c = 0; c < bias.size(); ++c) {
-        if (call.scale) bias[c] *= scale[c];
-        if (call.shift) bias[c] += shift[c];
-      }
-      shift = std::move(bias);
-    }
-    epilogue = {call.scale ? scale.data() : nullptr, shift.empty() ? nullptr : shift.data(),
-                call.residual ? static_cast<const T*>(call.residual->const_data_ptr()) : nullptr,
-                call.activation};
-  }
-
-  std::vector<F> scale, shift;
-  Conv2dEpilogue<T> epilogue;
-};
 
 // A weight (C, 1, kh, kw) in F, its taps in reverse order where `flip`; (taps, C) where
 // `taps_first`.
@@ -75,7 +39,7 @@ int64_t output_bytes(const DepthwiseConv2d<T>& job, int64_t batch) {
 template <class T>
 void run_contiguous(const DepthwiseConv2d<T>& job, int64_t batch) {
   constexpr int64_t kBand = 1 << 16;  // elements: large planes are shared among threads
-  prefer_huge_pages(job.y, output_bytes(job, batch));
+  advise_large_pages(job.y, output_bytes(job, batch));
   const int64_t plane = job.rows.size * job.columns.size;
   const int64_t bands = std::clamp<int64_t>(plane / kBand, 1, job.rows.size);
   const ContiguousDepthwiseConv2d<T> op{job, bands};
@@ -90,7 +54,7 @@ void run_channels_last(const DepthwiseConv2d<T>& job, int64_t batch, bool chains
                        int64_t dilation) {
   constexpr int64_t kBlock = 256;  // channels of which a few rows stay in the second-level cache
   const int64_t size = output_bytes(job, batch);
-  prefer_huge_pages(job.y, size);
+  advise_large_pages(job.y, size);
   // Pixels are written in pieces, whose lines a plain store would fetch first. From here on the op
   // and a reader of its output are together faster past the caches: 17 % on 65 x 65 x 256. Only
   // whole lines can be streamed.
@@ -116,16 +80,17 @@ void forward(const DepthwiseConv2dCall& call) {
     using T = decltype(zero);
     using F = typename Conv2dEpilogue<T>::F;
     const Conv2dArgs& a = call.args;
-    const EpilogueMemory<T> memory(call);
+    const FoldedEpilogue<T> epilogue(call.bias, call.scale, call.shift, call.residual,
+                                     call.activation);
     const std::vector<F> weight = weights<F>(call.weight, false, call.channels_last);
     const auto axis = [&](int d) {
       return forward_taps(call.y.size(2 + d), call.x.size(2 + d), a.kernel_size[d], a.stride[d],
                           a.padding[d], a.dilation[d]);
     };
     const DepthwiseConv2d<T> job{
-        axis(0),          axis(1),         a.kernel_size[0],
-        a.kernel_size[1], call.x.size(1),  static_cast<const T*>(call.x.const_data_ptr()),
-        weight.data(),    memory.epilogue, static_cast<T*>(call.y.mutable_data_ptr())};
+        axis(0),          axis(1),        a.kernel_size[0],
+        a.kernel_size[1], call.x.size(1), static_cast<const T*>(call.x.const_data_ptr()),
+        weight.data(),    epilogue.get(), static_cast<T*>(call.y.mutable_data_ptr())};
     if (!call.channels_last) return run_contiguous(job, call.x.size(0));
     run_channels_last(job, call.x.size(0), a.kernel_size[1] == 3 && a.stride[1] == 1, a.padding[1],
                       a.dilation[1]);

@@ -5,8 +5,21 @@
 #include <vector>
 
 #include "common/conv2d_args.h"
+#include "cpu/parallel.h"
 
 namespace fastseg::cpu {
+
+// A tensor's elements in F.
+template <class F>
+std::vector<F> elements(const Tensor& t) {
+  const Tensor contiguous = dense(t, false);
+  std::vector<F> out(contiguous.numel());
+  dispatch_float(t.scalar_type(), [&](auto zero) {
+    const auto* from = static_cast<const decltype(zero)*>(contiguous.const_data_ptr());
+    for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<F>(from[i]);
+  });
+  return out;
+}
 
 // Holds what a Conv2dEpilogue points to: scale and, in one vector, bias * scale + shift.
 template <class T>
@@ -36,12 +49,7 @@ class FoldedEpilogue {
 
  private:
   static std::vector<F> values(const std::optional<Tensor>& t) {
-    if (!t) return {};
-    constexpr ScalarType kDtype = sizeof(F) == 8 ? ScalarType::Double : ScalarType::Float;
-    const Tensor dense_t =
-        dense(t->scalar_type() == kDtype ? *t : torch::stable::to(*t, kDtype), false);
-    const F* p = static_cast<const F*>(dense_t.const_data_ptr());
-    return std::vector<F>(p, p + t->numel());
+    return t ? elements<F>(*t) : std::vector<F>();
   }
 
   std::vector<F> scale_, shift_;
