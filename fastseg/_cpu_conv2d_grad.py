@@ -12,6 +12,10 @@ from fastseg._cpu_conv2d import fast, is_depthwise, prefers_winograd, winograd_w
 
 ops = torch.ops.fastseg
 
+LEAST_CHANNELS = 16
+"""Of x, from which on our kernel of the weight's gradient is the faster one: it takes 16 at a time.
+With 3 it takes 4 times as long as torch's, from 64 on it is 1.1 to 5 times as fast."""
+
 
 def atrous_conv2d_input_grad(
     grad: Tensor, weight: Tensor, input_size: Sequence[int], conv: Conv2d
@@ -35,10 +39,11 @@ def atrous_conv2d_weight_grad(
     """fastseg::atrous_conv2d_weight_grad on the CPU; the arguments are checked."""
     weight = grad.new_empty((grad.shape[1], x.shape[1] // conv.groups, *kernel_size))
     if is_depthwise(x.shape[1], weight, conv):
-        out = ops.depthwise_conv2d_weight_grad(x, grad, kernel_size, *conv[:3])
-    else:
-        out = convolution_backward(grad, x, weight, conv, 1)
-    return out
+        return ops.depthwise_conv2d_weight_grad(x, grad, kernel_size, *conv[:3])
+    if conv.groups == 1 and x.dtype != torch.float64 and x.shape[1] >= LEAST_CHANNELS:
+        out = ops.dense_conv2d_weight_grad(x.float(), grad.float(), kernel_size, *conv[:3])
+        return out.to(x.dtype)
+    return convolution_backward(grad, x, weight, conv, 1)
 
 
 def convolution_backward(

@@ -21,6 +21,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import fastseg
 from fastseg import reference
+from fastseg._cpu_conv2d_grad import LEAST_CHANNELS
 
 ops = torch.ops.fastseg
 pytestmark = pytest.mark.usefixtures("garbage_in_new_memory")
@@ -113,7 +114,11 @@ def test_what_is_not_finite_reaches_what_reads_it(case, layout, simd_level):
         indicator[(-1, channel, *place)] = 1
         reads, read = expected_grads(torch.ones_like(x), torch.ones_like(weight), indicator, case)
         assert torch.equal(~input_grad(grad, weight, case).isfinite(), reads > 0)
-        assert torch.equal(~weight_grad(x, grad, case).isfinite(), read > 0)
+        actual = ~weight_grad(x, grad, case).isfinite()
+        if case.shape[1] >= LEAST_CHANNELS:
+            assert torch.equal(actual, read > 0)
+        else:  # torch's multiplies NaN by the padding, too
+            assert actual[read > 0].all()
 
 
 @needs_kernel("atrous_conv2d_input_grad", "atrous_conv2d_weight_grad")

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "common/host_device.h"
+#include "cpu/gemm_run.h"
 #include "cpu/simd.h"
 
 namespace fastseg::cpu::FASTSEG_SIMD {
@@ -24,6 +25,61 @@ inline constexpr int kTileRows = 6, kTilePanels = 1;
 inline constexpr int kTileRows = 2, kTilePanels = 1;
 #endif
 
+template <int Panels>
+inline constexpr int kTileVectors = Panels * kPanel / kLanes<float>;  // of a row
+
+// sums[i][v] += sum_k a[i * kRowStep + k * kDepthStep] * vector v of the columns b[.][k]. Along the
+// way `depth` lines of 64 bytes, `kAheadStep` floats apart, are asked for from `ahead`, into the
+// cache of level 4 - kLocality.
+template <int Rows, int Panels, int kRowStep, int kDepthStep, int kAheadStep, int kLocality>
+[[gnu::always_inline]] inline void gemm_steps(
+    const float* a, const float* b, int64_t panel_step, int64_t depth, const float* ahead,
+    Simd<float>::Value (&sums)[Rows][kTileVectors<Panels>]) {
+  using S = Simd<float>;
+  constexpr int kPerPanel = kPanel / kLanes<float>;
+  for (int64_t k = 0; k < depth; ++k) {
+    __builtin_prefetch(ahead + k * kAheadStep, 0, kLocality);
+    S::Value columns[kTileVectors<Panels>];
+    FASTSEG_UNROLL
+    for (int v = 0; v < kTileVectors<Panels>; ++v) {
+      columns[v] =
+          S::load(b + v / kPerPanel * panel_step + k * kPanel + v % kPerPanel * kLanes<float>);
+    }
+    FASTSEG_UNROLL
+    for (int i = 0; i < Rows; ++i) {
+      const S::Value element = S::fill(a[i * kRowStep + k * kDepthStep]);
+      FASTSEG_UNROLL
+      for (int v = 0; v < kTileVectors<Panels>; ++v) sums[i][v] += element * columns[v];
+    }
+  }
+}
+
+// Asks for what gemm_store adds to.
+template <int Rows, int Panels>
+[[gnu::always_inline]] inline void gemm_prefetch(const float* c, int64_t c_step) {
+  FASTSEG_UNROLL
+  for (int i = 0; i < Rows; ++i) {
+    FASTSEG_UNROLL
+    for (int p = 0; p < Panels; ++p) __builtin_prefetch(c + i * c_step + p * kPanel, 1, 3);
+  }
+}
+
+// c[i][j] = sums[i][j], plus c[i][j] before if `accumulate`.
+template <int Rows, int Panels>
+[[gnu::always_inline]] inline void gemm_store(
+    const Simd<float>::Value (&sums)[Rows][kTileVectors<Panels>], float* c, int64_t c_step,
+    bool accumulate) {
+  using S = Simd<float>;
+  FASTSEG_UNROLL
+  for (int i = 0; i < Rows; ++i) {
+    FASTSEG_UNROLL
+    for (int v = 0; v < kTileVectors<Panels>; ++v) {
+      float* to = c + i * c_step + v * kLanes<float>;
+      S::store(to, accumulate ? sums[i][v] + S::load(to) : sums[i][v]);
+    }
+  }
+}
+
 // c[i][j] = sum_k a[i * kRowStep + k * kDepthStep] b[j / 16][k][j % 16], plus c[i][j] before if
 // `accumulate`, for i < Rows, j < 16 * Panels. The sum over k starts from zero, so that long
 // products are sums of short ones, with their accuracy. Along the way `depth` lines of 64 bytes
@@ -31,41 +87,25 @@ inline constexpr int kTileRows = 2, kTilePanels = 1;
 template <int Rows, int Panels, int kRowStep, int kDepthStep>
 inline void gemm_tile(const float* a, const float* b, int64_t panel_step, float* c, int64_t c_step,
                       int64_t depth, bool accumulate, const float* ahead) {
-  using S = Simd<float>;
-  using V = S::Value;
-  constexpr int kVectors = Panels * kPanel / kLanes<float>;
-  constexpr int kPerPanel = kPanel / kLanes<float>;
-  if (accumulate) {
-    FASTSEG_UNROLL
-    for (int i = 0; i < Rows; ++i) {
-      FASTSEG_UNROLL
-      for (int p = 0; p < Panels; ++p) __builtin_prefetch(c + i * c_step + p * kPanel, 1, 3);
-    }
+  if (accumulate) gemm_prefetch<Rows, Panels>(c, c_step);
+  Simd<float>::Value sums[Rows][kTileVectors<Panels>] = {};
+  gemm_steps<Rows, Panels, kRowStep, kDepthStep, kPanel, 2>(a, b, panel_step, depth, ahead, sums);
+  gemm_store<Rows, Panels>(sums, c, c_step, accumulate);
+}
+
+// c[i][j] += the same sum over the steps of [run, end), with A in panels (k, kDepthStep). Along the
+// way the same steps of the panel `ahead` floats behind are asked for.
+template <int Rows, int Panels, int kDepthStep>
+inline void gemm_tile_runs(const float* a, const float* b, int64_t panel_step, float* c,
+                           int64_t c_step, const GemmRun* run, const GemmRun* end, int64_t ahead) {
+  gemm_prefetch<Rows, Panels>(c, c_step);
+  Simd<float>::Value sums[Rows][kTileVectors<Panels>] = {};
+  for (; run != end; ++run) {
+    const float* const from = a + run->a * kDepthStep;
+    gemm_steps<Rows, Panels, 1, kDepthStep, kDepthStep, 3>(from, b + run->b * kPanel, panel_step,
+                                                           run->count, from + ahead, sums);
   }
-  V sums[Rows][kVectors] = {};
-  for (int64_t k = 0; k < depth; ++k) {
-    __builtin_prefetch(ahead + k * kPanel, 0, 2);
-    V columns[kVectors];
-    FASTSEG_UNROLL
-    for (int v = 0; v < kVectors; ++v) {
-      columns[v] =
-          S::load(b + v / kPerPanel * panel_step + k * kPanel + v % kPerPanel * kLanes<float>);
-    }
-    FASTSEG_UNROLL
-    for (int i = 0; i < Rows; ++i) {
-      const V element = S::fill(a[i * kRowStep + k * kDepthStep]);
-      FASTSEG_UNROLL
-      for (int v = 0; v < kVectors; ++v) sums[i][v] += element * columns[v];
-    }
-  }
-  FASTSEG_UNROLL
-  for (int i = 0; i < Rows; ++i) {
-    FASTSEG_UNROLL
-    for (int v = 0; v < kVectors; ++v) {
-      float* to = c + i * c_step + v * kLanes<float>;
-      S::store(to, accumulate ? sums[i][v] + S::load(to) : sums[i][v]);
-    }
-  }
+  gemm_store<Rows, Panels>(sums, c, c_step, true);
 }
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD

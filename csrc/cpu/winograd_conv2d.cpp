@@ -5,14 +5,13 @@
 #include <torch/csrc/stable/library.h>
 
 #include <atomic>
-#include <cstdlib>
-#include <new>
 #include <optional>
 
 #include "common/conv2d_args.h"
 #include "cpu/folded_epilogue.h"
 #include "cpu/image_layout.h"
 #include "cpu/large_pages.h"
+#include "cpu/scratch.h"
 #include "cpu/torch_tasks.h"
 
 namespace fastseg::cpu {
@@ -20,31 +19,6 @@ namespace {
 
 using Ints = std::vector<int64_t>;
 using Optional = std::optional<Tensor>;
-
-// A thread's memory for tasks, kept from call to call: to fault it in anew costs as much as a small
-// convolution.
-class Scratch {
- public:
-  ~Scratch() { std::free(memory_); }
-
-  float* get(int64_t floats) {
-    if (floats > size_) {
-      std::free(memory_);
-      size_ = 0;
-      constexpr size_t kLargePage = size_t{2} << 20;
-      const size_t bytes = (floats * sizeof(float) + kLargePage - 1) / kLargePage * kLargePage;
-      memory_ = static_cast<float*>(std::aligned_alloc(kLargePage, bytes));
-      if (!memory_) throw std::bad_alloc();
-      advise_large_pages(memory_, bytes);
-      size_ = bytes / sizeof(float);
-    }
-    return memory_;
-  }
-
- private:
-  float* memory_ = nullptr;
-  int64_t size_ = 0;
-};
 
 // All convolutions at once. Threads take the longest tasks first, so that none is left with a long
 // one at the end.

@@ -1,0 +1,70 @@
+"""The gradient of a dense convolution's weight: a building block of :func:`fastseg.atrous_conv2d`.
+
+An op without a gradient of its own, in float32. On the CPU it is compiled; elsewhere the reference
+runs.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from fastseg import reference
+from fastseg._conv2d import check_alike, check_conv2d, pair
+from fastseg.ops._library import define
+from fastseg.ops.atrous_conv2d import in_layout_of
+from fastseg.ops.atrous_conv2d_grad import empty_weight
+
+
+def _check(x, grad, kernel_size, stride, padding, dilation):
+    """The geometry and the kernel's size."""
+    op = "fastseg::dense_conv2d_weight_grad"
+    for name, t in (("x", x), ("grad", grad)):
+        torch._check(
+            t.dim() == 4,
+            lambda n=name, t=t: f"{op}: {n} must have the shape (N, C, H, W), got {tuple(t.shape)}",
+        )
+        torch._check(
+            t.shape[1] > 0 and t.shape[2] > 0 and t.shape[3] > 0,
+            lambda n=name, t=t: (
+                f"{op}: {n} must not be empty but for the batch, got shape {tuple(t.shape)}"
+            ),
+        )
+    torch._check(x.dtype == torch.float32, lambda: f"{op}: x must be float32, got {x.dtype}")
+    check_alike(op, "grad", grad, "x", x)
+    kernel_size = pair(op, "kernel_size", kernel_size)
+    torch._check(
+        min(kernel_size) > 0,
+        lambda: f"{op}: weight must have an odd kernel height and width, got {kernel_size}",
+    )
+    conv = check_conv2d(op, kernel_size, stride, padding, dilation, 1)
+    expected = (x.shape[0], grad.shape[1], *conv.output_size(x.shape[2:], kernel_size))
+    torch._check(
+        expected[2] > 0 and expected[3] > 0,
+        lambda: (
+            f"{op}: x of {x.shape[2]} x {x.shape[3]} is too small for a kernel of"
+            f" {kernel_size}, padding {conv.padding} and dilation {conv.dilation}"
+        ),
+    )
+    torch._check(
+        all(a == b for a, b in zip(grad.shape, expected, strict=True)),
+        lambda: f"{op}: grad must have the output's shape {expected}, got {tuple(grad.shape)}",
+    )
+    return conv, kernel_size
+
+
+def _fake(x, grad, *geometry):
+    _, kernel_size = _check(x, grad, *geometry)
+    return empty_weight(x, grad, kernel_size, 1)
+
+
+def _reference(x, grad, *geometry):
+    conv, kernel_size = _check(x, grad, *geometry)
+    return in_layout_of(x, reference.atrous_conv2d_weight_grad(x, grad, kernel_size, *conv))
+
+
+define(
+    "dense_conv2d_weight_grad(Tensor x, Tensor grad, int[2] kernel_size, int[2] stride,"
+    " int[2] padding, int[2] dilation) -> Tensor",
+    reference=_reference,
+    fake=_fake,
+)
