@@ -24,6 +24,15 @@ def _same_start():
 
 
 @pytest.fixture
+def ieee_convolutions():
+    """float32 convolutions without TF32, which torch takes on GPUs by default."""
+    kept = torch.backends.cudnn.conv.fp32_precision
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    yield
+    torch.backends.cudnn.conv.fp32_precision = kept
+
+
+@pytest.fixture
 def garbage_in_new_memory():
     """Fresh memory holds 0xfe, freed memory 0x01, so that an element never written shows.
 
