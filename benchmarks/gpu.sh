@@ -1,61 +1,148 @@
 #!/usr/bin/env bash
-# Everything that wants an NVIDIA GPU, in one call of less than nine minutes: build, tests,
-# compute-sanitizer, benchmarks. A step that fails or runs out of time does not stop the next ones;
-# the exit status says whether one did. Logs and CSV files go to $OUT.
+# Everything that wants an NVIDIA GPU, in one call of less than nine minutes.
 #
-#   OUT=benchmarks/results PYTHON=python3 benchmarks/gpu.sh
+#   OUT=benchmarks/results PYTHON=python3 benchmarks/gpu.sh [SECTION...]
+#
+# Sections, in the order in which they run; all but the last without arguments:
+#   build          the compiled libraries; "conv" and "autotune" need none
+#   tests          on the GPU, of the compiled ops
+#   sanitize       the compiled ops under compute-sanitizer
+#   conv           atrous convolution: tests, compute-sanitizer, benchmark
+#   pooling        benchmark
+#   dense-crf      benchmark
+#   tests-cpu      on the CPU
+#   autotune       measures block shapes of atrous convolution, then the benchmark with the fastest
+#
+# Tests and sanitizers run side by side, since most of their time goes to compilers on the CPU;
+# benchmarks run alone. A step that fails or runs out of time does not stop the next ones; the exit
+# status says whether one did. Logs, one a step, and CSV files go to $OUT.
 
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 python=${PYTHON:-python3}
 out=${OUT:-benchmarks/results}
-log="$out/gpu.log"
+all="build tests sanitize conv pooling dense-crf tests-cpu"
+sections=" ${*:-$all} "
+for section in $sections; do
+  if [[ " $all autotune " != *" $section "* ]]; then
+    echo "gpu.sh: no section '$section'; there are: $all autotune" >&2
+    exit 2
+  fi
+done
 deadline=$((SECONDS + 530))
-table="step                 result   seconds"
+table="step                        result   seconds"
 failed=0
+begun=()
 mkdir -p "$out"
-: >"$log"
+state=$(mktemp -d)
+linked=
+trap 'rm -rf "$state"; [[ -z $linked ]] || rm -f "$linked"' EXIT
 export PYTHONUNBUFFERED=1
 
-# step NAME LIMIT_IN_SECONDS COMMAND...
-step() {
-  local name=$1 limit=$2 start=$SECONDS status result
+wants() { [[ $sections == *" $1 "* ]]; }
+
+# begin NAME LIMIT_IN_SECONDS COMMAND...: beside what else has begun
+begin() {
+  local name=$1 limit=$2
   shift 2
   local left=$((deadline - SECONDS))
   if ((left < limit)); then limit=$((left > 1 ? left : 1)); fi
-  printf '\n=== %s: %s\n' "$name" "$*" | tee -a "$log"
-  timeout --kill-after=5 "$limit" "$@" >>"$log" 2>&1
-  status=$?
-  case $status in
-    0) result=ok ;;
-    124 | 137) result=TIMEOUT ;;
-    *) result="FAILED $status" ;;
-  esac
-  if ((status != 0)); then
-    failed=1
-    tail -n 25 "$log"
-  fi
-  table+=$(printf '\n%-20s %-8s %4d' "$name" "$result" $((SECONDS - start)))
+  printf '=== %s: %s\n' "$name" "$*"
+  (
+    start=$SECONDS
+    timeout --kill-after=5 "$limit" "$@" >"$out/$name.log" 2>&1
+    echo "$? $((SECONDS - start))" >"$state/$name"
+  ) &
+  begun+=("$name")
+}
+
+# finish: waits for what has begun
+finish() {
+  local name status seconds result
+  wait
+  for name in "${begun[@]}"; do
+    read -r status seconds <"$state/$name"
+    case $status in
+      0) result=ok ;;
+      124 | 137) result=TIMEOUT ;;
+      *) result="FAILED $status" ;;
+    esac
+    if ((status != 0)); then
+      failed=1
+      printf '\n--- the end of %s.log\n' "$name"
+      tail -n 25 "$out/$name.log" | cut -c1-300
+    fi
+    table+=$(printf '\n%-27s %-8s %4d' "$name" "$result" "$seconds")
+  done
+  begun=()
+}
+
+# step NAME LIMIT_IN_SECONDS COMMAND...: alone
+step() {
+  begin "$@"
+  finish
 }
 
 device=$("$python" -c 'import torch; print(torch.cuda.get_device_name().replace(" ", "_"))') ||
   device=no_gpu
+sanitize=(env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --error-exitcode 1
+  --target-processes application-only)
+conv_tests=(tests/test_gpu_{atrous_conv2d,atrous_conv2d_grad,aspp}.py)
+conv=("$python" -m benchmarks.atrous_conv2d_gpu --seconds 0.2
+  --csv "$out/atrous-conv2d-$device-bfloat16.csv")
 
-step build 180 "$python" setup.py build_ext --inplace
-step tests-gpu 120 "$python" -m pytest -q -m gpu
-for tool in memcheck racecheck; do
-  step "$tool" 90 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
-    compute-sanitizer --tool "$tool" --error-exitcode 1 "$python" -m benchmarks.sanitize_shapes
-done
-for dtype in bfloat16 float32; do
-  step "pooling-$dtype" 120 "$python" -m benchmarks.pooling --device cuda --dtype "$dtype" \
-    --seconds 0.2 --csv "$out/pooling-$device-$dtype.csv"
-  sed -n "/=== pooling-$dtype/,\$p" "$log" | tail -n 30
-done
-step dense-crf 100 "$python" -m benchmarks.dense_crf --device cuda --no-memory --seconds 0.3 \
-  --csv "$out/dense-crf-$device.csv"
-sed -n "/=== dense-crf/,\$p" "$log" | tail -n 40
-step tests-cpu 180 "$python" -m pytest -q -m "not gpu"
+if wants build; then
+  step build 180 "$python" setup.py build_ext --inplace
+fi
+# In a source tree that is not installed, fastseg.kernels lies beside the package.
+if ! "$python" -c 'import os, fastseg.kernels as k
+raise SystemExit(not os.path.samefile(k.__path__[0], "kernels"))' 2>/dev/null; then
+  linked=fastseg/kernels
+  ln -sfn ../kernels "$linked"
+fi
+
+if wants tests; then
+  begin tests 150 "$python" -m pytest -q -m gpu "${conv_tests[@]/#/--ignore=}"
+fi
+if wants sanitize; then
+  for tool in memcheck racecheck; do
+    begin "$tool" 150 "${sanitize[@]}" --tool "$tool" "$python" -m benchmarks.sanitize_shapes \
+      pool dense_crf
+  done
+fi
+if wants conv; then
+  for file in "${conv_tests[@]}"; do
+    begin "$(basename "$file" .py)" 220 "$python" -m pytest -q "$file"
+  done
+  # No racecheck: what is shared within a program is Triton's business.
+  begin memcheck-conv 220 "${sanitize[@]}" --tool memcheck "$python" -m benchmarks.sanitize_shapes \
+    atrous_conv2d
+fi
+finish
+
+if wants conv; then
+  step conv 300 "${conv[@]}" --compile-seconds 100
+  grep -v '^ ' "$out/conv.log" | cut -c1-200 | tail -n 80
+fi
+if wants pooling; then
+  for dtype in bfloat16 float32; do
+    step "pooling-$dtype" 120 "$python" -m benchmarks.pooling --device cuda --dtype "$dtype" \
+      --seconds 0.2 --csv "$out/pooling-$device-$dtype.csv"
+    tail -n 30 "$out/pooling-$dtype.log"
+  done
+fi
+if wants dense-crf; then
+  step dense-crf 100 "$python" -m benchmarks.dense_crf --device cuda --no-memory --seconds 0.3 \
+    --csv "$out/dense-crf-$device.csv"
+  tail -n 40 "$out/dense-crf.log"
+fi
+if wants tests-cpu; then
+  step tests-cpu 180 "$python" -m pytest -q -m "not gpu"
+fi
+if wants autotune; then
+  step autotune 520 "${conv[@]/bfloat16.csv/bfloat16-tuned.csv}" --autotune --compile-seconds 0
+  grep -v '^  [a-z]' "$out/autotune.log" | cut -c1-200 | tail -n 100
+fi
 
 printf '\n%s on %s\n%s\n' "$(git rev-parse --short HEAD 2>/dev/null)" "$device" "$table"
 exit $failed
