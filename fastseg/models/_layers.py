@@ -1,0 +1,163 @@
+"""What all networks are built of, on either backend.
+
+The backends run the same weights. "fastseg" runs convolution, batch norm, residual and activation
+as one op in evaluation; "torch" is plain PyTorch. :func:`use_backend` switches all layers of a
+model, which are on "fastseg" when they are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastseg import nn as fnn
+from fastseg.nn._batch_norm import FoldedBatchNorm, can_fold
+from fastseg.nn.atrous_conv_bn_act import ConvBatchNorm, geometry
+from fastseg.ops import atrous_conv2d
+from fastseg.reference import ACTIVATION
+
+BACKENDS = ("fastseg", "torch")
+
+
+class _Switchable:
+    """A layer that :func:`use_backend` switches."""
+
+    backend = "fastseg"
+
+
+def use_backend(model: nn.Module, backend: str) -> None:
+    """Run all layers of the model on "fastseg" or on "torch".
+
+    Raises:
+        ValueError: another backend.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {BACKENDS}, got {backend!r}")
+    for module in model.modules():
+        if isinstance(module, _Switchable):
+            module.backend = backend
+
+
+class Conv2d(_Switchable, nn.Conv2d):
+    """torch's, with an activation in the same op."""
+
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """(N, Co, h, w) of x (N, Ci, H, W)."""
+        # fastseg's kernels have odd sides, so that the padding is the same on both.
+        if self.backend == "fastseg" and all(side % 2 for side in self.kernel_size):
+            return atrous_conv2d(x, self.weight, self.bias, activation=activation, **geometry(self))
+        return ACTIVATION[activation or ""](super().forward(x))
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """torch's, which in evaluation remembers what it folds into: for :func:`conv_bn_act`."""
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1):
+        super().__init__(num_features, eps, momentum)
+        self._folded = FoldedBatchNorm()
+
+    def train(self, mode: bool = True) -> BatchNorm2d:
+        """As torch's; also forgets what evaluation has folded."""
+        self._folded.forget()
+        return super().train(mode)
+
+    def folded(self) -> tuple[Tensor, Tensor] | None:
+        """The scale and the shift; None where it takes the batch's statistics."""
+        return self._folded(self) if can_fold(self) else None
+
+
+def conv_bn_act(
+    x: Tensor,
+    conv: Conv2d,
+    bn: BatchNorm2d,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """``act(bn(conv(x)) + residual)``: one op in evaluation on "fastseg", else torch's.
+
+    For networks whose convolutions and batch norms have names of their own, such as ``conv1`` and
+    ``bn1``; where they are children 0 and 1 of a module, that is a :class:`ConvBNAct`.
+    """
+    folded = bn.folded() if conv.backend == "fastseg" else None
+    if folded is None:
+        y = bn(F.conv2d(
+            x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups
+        ))  # fmt: skip
+        return ACTIVATION[activation or ""](y if residual is None else y + residual)
+    scale, shift = folded
+    return atrous_conv2d(
+        x, conv.weight, conv.bias, scale=scale, shift=shift, activation=activation,
+        residual=residual, **geometry(conv),
+    )  # fmt: skip
+
+
+class ConvBNAct(_Switchable, fnn.AtrousConvBNAct):
+    """:class:`fastseg.nn.AtrousConvBNAct` on either backend."""
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """(N, Co, h, w) of x (N, Ci, H, W) and a residual like the output."""
+        if self.backend == "torch":
+            return _by_torch(self, x, residual)
+        return super().forward(x, residual)
+
+
+class SeparableConvBNAct(_Switchable, fnn.SeparableAtrousConvBNAct):
+    """:class:`fastseg.nn.SeparableAtrousConvBNAct` on either backend."""
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """(N, Co, h, w) of x (N, Ci, H, W) and a residual like the output."""
+        if self.backend == "torch":
+            return _by_torch(self, x, residual)
+        return super().forward(x, residual)
+
+
+class ASPP(_Switchable, fnn.ASPP):
+    """:class:`fastseg.nn.ASPP` on either backend."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, out_channels, H, W) of x (N, Ci, H, W)."""
+        if self.backend != "torch":
+            return super().forward(x)
+        maps = [_by_torch(branch, x).expand(-1, -1, *x.shape[-2:]) for branch in self.convs]
+        return self.dropout(_by_torch(self.project, torch.cat(maps, 1)))
+
+
+class ASPPSum(_Switchable, fnn.ASPPSum):
+    """:class:`fastseg.nn.ASPPSum` on either backend."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, Co, H, W) of x (N, Ci, H, W)."""
+        if self.backend != "torch":
+            return super().forward(x)
+        return sum(conv(x) for conv in self.children())
+
+
+def _by_torch(module: nn.Module, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    """Such a module's children one after the other."""
+    if not isinstance(module, nn.Sequential):
+        return module(x)
+    *before, last = module
+    for child in before:
+        x = _by_torch(child, x)
+    if isinstance(module, ConvBatchNorm):
+        return module.normalize(x, residual)
+    return last(x)
+
+
+def resize(x: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
+    """Bilinear interpolation of x (N, C, h, w) to the size (H, W)."""
+    if x.shape[-2:] == torch.Size(size):
+        return x
+    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=align_corners)
+
+
+def he_init(model: nn.Module) -> None:
+    """He et al. 2015 by fan-out, as torchvision begins its backbones; biases 0."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
