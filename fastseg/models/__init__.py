@@ -4,9 +4,32 @@ from __future__ import annotations
 
 from torch import nn
 
+from fastseg.models._model import finish
+from fastseg.models.backbones.vgg import vgg16_as_convolutions
+from fastseg.models.deeplabv1 import deeplabv1
+from fastseg.models.deeplabv2 import DeepLabV2, deeplabv2
+from fastseg.models.deeplabv3 import deeplabv3
+from fastseg.models.deeplabv3plus import DeepLabV3Plus, deeplabv3plus
+from fastseg.models.fcn import FCN, fcn, fcn8s, fcn16s, fcn32s
 from fastseg.models.segnet import SegNet, segnet, segnet_basic
+from fastseg.models.unet import UNet, unet
 
-_BUILDERS = {"segnet": segnet, "segnet_basic": segnet_basic}
+_BUILDERS = {
+    builder.__name__: builder
+    for builder in (
+        deeplabv1,
+        deeplabv2,
+        deeplabv3,
+        deeplabv3plus,
+        fcn,
+        fcn8s,
+        fcn16s,
+        fcn32s,
+        segnet,
+        segnet_basic,
+        unet,
+    )
+}
 
 
 def list_models() -> list[str]:
@@ -30,4 +53,25 @@ def build_model(name: str, num_classes: int, **options) -> nn.Module:
     return _BUILDERS[name](num_classes, **options)
 
 
-__all__ = ["SegNet", "build_model", "list_models", "segnet", "segnet_basic"]
+__all__ = [
+    "FCN",
+    "DeepLabV2",
+    "DeepLabV3Plus",
+    "SegNet",
+    "UNet",
+    "build_model",
+    "deeplabv1",
+    "deeplabv2",
+    "deeplabv3",
+    "deeplabv3plus",
+    "fcn",
+    "fcn8s",
+    "fcn16s",
+    "fcn32s",
+    "finish",
+    "list_models",
+    "segnet",
+    "segnet_basic",
+    "unet",
+    "vgg16_as_convolutions",
+]

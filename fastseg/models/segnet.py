@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastseg.nn import BatchNormReLUMaxPool2d, MaxUnpool2d
+from fastseg.models._model import FCNHead, SegmentationModel, finish
+from fastseg.nn import BatchNormReLUMaxPool2d, DenseCRF, MaxUnpool2d
 
 
-class SegNet(nn.Module):
+class SegNet(SegmentationModel):
     """An encoder of pooled stages and a decoder that unpools with the encoder's positions.
 
     Input: float (N, in_channels, H, W) with H and W at least ``2**stages``, odd sizes included.
@@ -35,6 +36,7 @@ class SegNet(nn.Module):
             batch norm.
         decoder_relu: whether a ReLU follows each batch norm of the decoder.
         in_channels: channels of the input.
+        aux: whether to add an auxiliary head on the lowest features; the output is then a dict.
         backend: "fastseg" or "torch"; both have the same ``state_dict`` keys.
 
     Raises:
@@ -52,17 +54,15 @@ class SegNet(nn.Module):
         classifier_kernel_size: int,
         decoder_relu: bool,
         in_channels: int = 3,
+        aux: bool = False,
         backend: str = "fastseg",
     ) -> None:
-        super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        super().__init__(num_classes, in_channels=in_channels)
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}")
         if backend not in _POOLING:
             raise ValueError(f"backend must be one of {tuple(_POOLING)}, got {backend!r}")
         pool, unpool = _POOLING[backend]
-        self.in_channels = in_channels
         self.encoder = nn.ModuleList()
         channels = in_channels
         for widths in encoder:
@@ -78,12 +78,12 @@ class SegNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if aux:
+            self.aux_classifier = FCNHead(encoder[-1][-1], num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits of every pixel."""
+    def scores(self, x: Tensor) -> dict[str, Tensor]:
+        """Logits "out" at the input's size, "aux" at that of the lowest features."""
         smallest = 2 ** len(self.encoder)
-        if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(f"x must be (N, {self.in_channels}, H, W), got {tuple(x.shape)}")
         if min(x.shape[2:]) < smallest:
             raise ValueError(
                 f"x must be at least {smallest}x{smallest} pixels, for it is halved "
@@ -93,9 +93,10 @@ class SegNet(nn.Module):
         for stage in self.encoder:
             x, positions, size = stage(x)
             pooled.append((positions, size))
+        scores = {} if self.aux_classifier is None else {"aux": self.aux_classifier(x)}
         for stage in self.decoder:
             x = stage(x, *pooled.pop())
-        return self.classifier(x)
+        return {"out": self.classifier(x), **scores}
 
 
 class _EncoderStage(nn.Module):
@@ -167,7 +168,13 @@ def _convolutions(
     return layers
 
 
-def segnet(num_classes: int, *, backend: str = "fastseg") -> SegNet:
+def segnet(
+    num_classes: int = 11,
+    *,
+    aux: bool = False,
+    crf: str | DenseCRF | None = None,
+    backend: str = "fastseg",
+) -> SegNet:
     """SegNet: the 13 convolutions of VGG16 as encoder, and their mirror as decoder.
 
     Kept from the paper: 3x3 convolutions with batch norm and ReLU in encoder and decoder, five 2x2
@@ -177,24 +184,34 @@ def segnet(num_classes: int, *, backend: str = "fastseg") -> SegNet:
 
     Args:
         num_classes: channels of the output.
+        aux: whether to add an auxiliary head on the lowest features; the output is then a dict.
+        crf: None, "post", "layer" or a DenseCRF; see :func:`fastseg.models.finish`.
         backend: "fastseg" or "torch".
 
     Returns:
         A ``SegNet`` for RGB input of at least 32x32 pixels.
     """
-    return SegNet(
+    model = SegNet(
         encoder=[(64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3],
         decoder=[(512,) * 3, (512, 512, 256), (256, 256, 128), (128, 64), (64,)],
         num_classes=num_classes,
         kernel_size=3,
         classifier_kernel_size=3,
         decoder_relu=True,
+        aux=aux,
         backend=backend,
     )
+    return finish(model, crf=crf, backend=backend)
 
 
 def segnet_basic(
-    num_classes: int, *, width: int = 64, kernel_size: int = 7, backend: str = "fastseg"
+    num_classes: int = 11,
+    *,
+    width: int = 64,
+    kernel_size: int = 7,
+    aux: bool = False,
+    crf: str | DenseCRF | None = None,
+    backend: str = "fastseg",
 ) -> SegNet:
     """SegNet-Basic: four encoder and four decoder stages of one convolution each.
 
@@ -207,6 +224,8 @@ def segnet_basic(
         num_classes: channels of the output.
         width: channels of every stage.
         kernel_size: side of the convolution kernels, odd.
+        aux: whether to add an auxiliary head on the lowest features; the output is then a dict.
+        crf: None, "post", "layer" or a DenseCRF; see :func:`fastseg.models.finish`.
         backend: "fastseg" or "torch".
 
     Returns:
@@ -214,12 +233,14 @@ def segnet_basic(
     """
     if width < 1:
         raise ValueError(f"width must be at least 1, got {width}")
-    return SegNet(
+    model = SegNet(
         encoder=[(width,)] * 4,
         decoder=[(width,)] * 4,
         num_classes=num_classes,
         kernel_size=kernel_size,
         classifier_kernel_size=1,
         decoder_relu=False,
+        aux=aux,
         backend=backend,
     )
+    return finish(model, crf=crf, backend=backend)

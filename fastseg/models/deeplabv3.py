@@ -1,0 +1,121 @@
+"""DeepLab v3.
+
+Chen, Papandreou, Schroff, Adam, "Rethinking Atrous Convolution for Semantic Image Segmentation",
+2017 (arXiv 1706.05587). A backbone at output stride 8 or 16 with a multi-grid of rates in its last
+stage, and ASPP with image pooling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from fastseg.models._layers import ASPP, BatchNorm2d, Conv2d, conv_bn_act
+from fastseg.models._model import BackboneModel, finish
+from fastseg.models.backbones import build_backbone
+from fastseg.nn import DenseCRF
+
+# Section 3.3: rates are doubled at output stride 8.
+ATROUS_RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}
+
+
+class DeepLabHead(nn.Sequential):
+    """ASPP, a 3x3 convolution, the classes: torchvision's, with its keys 0, 1, 2 and 4.
+
+    Without the 3x3 convolution, as in TensorFlow's DeepLab, 0 is the ASPP and 1 the classes.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        atrous_rates: Sequence[int],
+        *,
+        channels: int = 256,
+        head_conv: bool = True,
+        separable: bool = False,
+    ):
+        super().__init__(ASPP(in_channels, atrous_rates, channels, separable=separable))
+        if head_conv:
+            self.append(Conv2d(channels, channels, 3, padding=1, bias=False))
+            self.append(BatchNorm2d(channels))
+            self.append(nn.Identity())  # the ReLU, which runs with the batch norm
+        self.append(Conv2d(channels, num_classes, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, num_classes, H, W) of x (N, in_channels, H, W)."""
+        aspp, *between, classify = self
+        x = aspp(x)
+        if between:
+            conv, bn, _ = between
+            x = conv_bn_act(x, conv, bn, "relu")
+        return classify(x)
+
+
+def deeplabv3(
+    num_classes: int = 21,
+    *,
+    backbone: str = "resnet50",
+    output_stride: int = 8,
+    atrous_rates: Sequence[int] | None = None,
+    multi_grid: Sequence[int] | None = None,
+    aux: bool = False,
+    dilation_style: str = "torchvision",
+    align_corners: bool = False,
+    head_conv: bool | None = None,
+    separable: bool = False,
+    aspp_channels: int = 256,
+    crf: str | DenseCRF | None = None,
+    backend: str = "fastseg",
+    in_channels: int = 3,
+    backbone_options: Mapping[str, Any] | None = None,
+) -> BackboneModel:
+    """DeepLab v3. Chen et al. 2017, arXiv 1706.05587.
+
+    The default is torchvision's deeplabv3_resnet50, with its keys and outputs (39,633,729
+    parameters). The paper's is
+    ``deeplabv3(backbone="resnet101", output_stride=16, multi_grid=(1, 2, 4))``; TensorFlow's for
+    phones ``deeplabv3(backbone="mobilenet_v2", output_stride=16, atrous_rates=(),
+    align_corners=True)`` (2.11 M parameters).
+
+    Args:
+        num_classes: channels of the output.
+        backbone: "resnet50", "resnet101", "mobilenet_v2" or "xception65".
+        output_stride: 8, 16 or 32.
+        atrous_rates: of the ASPP; default (12, 24, 36) at output stride 8, (6, 12, 18) at 16.
+        multi_grid: factors of the rates in the backbone's last stage, three of them; default 1.
+        aux: whether to add an auxiliary head on the stage before the last; the output is then a
+            dict.
+        dilation_style: "torchvision" or "paper"; see
+            :func:`~fastseg.models.backbones.dilation.dilated_stages`.
+        align_corners: how the scores are resized to the image: False in torchvision, True in
+            TensorFlow and segmentation_models_pytorch.
+        head_conv: whether a 3x3 convolution follows the ASPP, as in torchvision; default: if there
+            are atrous rates.
+        separable: whether the ASPP's 3x3 convolutions are separable.
+        aspp_channels: of each branch of the ASPP and of what follows.
+        crf: None, "post", "layer" or a DenseCRF; see :func:`fastseg.models.finish`.
+        backend: "fastseg" or "torch".
+        in_channels: of the image.
+        backbone_options: further keyword arguments of the backbone.
+
+    Raises:
+        ValueError: an unknown name, or an argument out of range.
+        TypeError: multi_grid with MobileNetV2, whose last stage has one block.
+    """
+    features = build_backbone(
+        backbone, backbone_options, output_stride=output_stride, dilation_style=dilation_style,
+        multi_grid=multi_grid, in_channels=in_channels,
+    )  # fmt: skip
+    if atrous_rates is None:
+        atrous_rates = ATROUS_RATES[output_stride]
+    head = DeepLabHead(
+        features.channels["out"], num_classes, atrous_rates, channels=aspp_channels,
+        head_conv=len(atrous_rates) > 0 if head_conv is None else head_conv, separable=separable,
+    )  # fmt: skip
+    model = BackboneModel(
+        features, head, num_classes, aux=aux, in_channels=in_channels, align_corners=align_corners
+    )
+    return finish(model, crf=crf, backend=backend)
