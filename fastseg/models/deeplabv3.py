@@ -74,7 +74,7 @@ def deeplabv3(
 ) -> BackboneModel:
     """DeepLab v3. Chen et al. 2017, arXiv 1706.05587.
 
-    The default is torchvision's deeplabv3_resnet50, with its keys and outputs (39,633,729
+    The default is torchvision's deeplabv3_resnet50, with its keys and outputs (39,638,869
     parameters). The paper's is
     ``deeplabv3(backbone="resnet101", output_stride=16, multi_grid=(1, 2, 4))``; TensorFlow's for
     phones ``deeplabv3(backbone="mobilenet_v2", output_stride=16, atrous_rates=(),

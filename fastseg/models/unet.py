@@ -173,7 +173,9 @@ class UNet(SegmentationModel):
         """Every level has pixels, and with valid convolutions the last one too."""
         smallest, depth = 1, len(self.up)
         if self.padding == "valid":
-            smallest = 1 + 4  # the bottom, after its two convolutions
+            for _ in range(depth):  # what a level needs of the one below, whose size is doubled
+                smallest = (smallest + 4 + 1) // 2
+            smallest += 4
             for _ in range(depth):
                 smallest = 2 * smallest + 4
         else:

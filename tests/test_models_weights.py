@@ -1,0 +1,141 @@
+"""Trained weights of other projects reproduce their figures."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from fastseg.metrics import ConfusionMatrix
+from fastseg.models import deeplabv3, unet
+
+
+def mobile_deeplab(weights):
+    """TensorFlow's DeepLabv3 for phones; its concatenation begins with the image pooling."""
+    renamed = {}
+    for key, tensor in weights.items():
+        for theirs, ours in {
+            "classifier.image_pooling.0": "classifier.0.convs.1.1",
+            "classifier.image_pooling.1": "classifier.0.convs.1.2",
+            "classifier.aspp0": "classifier.0.convs.0",
+            "classifier.concat_projection": "classifier.0.project",
+            "classifier.logits": "classifier.1",
+        }.items():
+            key = key.replace(theirs, ours)
+        renamed[key] = tensor
+    project = renamed["classifier.0.project.0.weight"]
+    renamed["classifier.0.project.0.weight"] = project.roll(-256, 1)
+    model = deeplabv3(
+        21, backbone="mobilenet_v2", output_stride=16, atrous_rates=(), align_corners=True
+    )
+    model.load_state_dict(renamed)
+    return model.eval()
+
+
+def voc_input(image):
+    """At most 513 pixels long, of 16k + 1 pixels, from -1 to 1."""
+    sides = image.shape[:2]
+    sides = [min(513, round(s * 513 / max(sides) / 16) * 16 + 1) for s in sides]
+    x = torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1
+    return F.interpolate(x, sides, mode="bilinear", align_corners=True)
+
+
+def test_mobile_deeplab_reaches_its_figure_on_voc(shared_data):
+    path = shared_data("weights", "deeplabv3_mobilenetv2_voc21_os16_dequant.pth")
+    folder = shared_data("data", "voc22")
+    model = mobile_deeplab(torch.load(path, weights_only=True))
+    confusion = ConfusionMatrix(21, ignore_index=255)
+    for name in (folder / "val.txt").read_text().split():
+        (file,) = folder.glob(f"JPEGImages/{name}.*")
+        image = np.array(Image.open(file).convert("RGB"))
+        label = np.array(Image.open(folder / "SegmentationClass" / f"{name}.png"))
+        with torch.inference_mode():
+            logits = model(voc_input(image))
+            logits = F.interpolate(logits, label.shape, mode="bilinear", align_corners=True)
+        confusion.update(logits[0].argmax(0), torch.from_numpy(label))
+    assert round(confusion.mean_iou(), 3) == 0.662
+    assert confusion.pixel_accuracy() > 0.925
+
+
+def retina_unet(weights):
+    """orobix's U-Net: the upsampled features come before the skip."""
+    renamed = {}
+    for key, tensor in weights.items():
+        key = key.replace("bottom.", "down.2.").replace("outc.", "classifier.")
+        for i in (0, 1):
+            key = key.replace(f"up.{i}.", f"up.{i}.conv.")
+        if key.startswith("up") and key.endswith("conv1.weight"):
+            skip = tensor.shape[0]  # as many channels as the level has
+            tensor = tensor.roll(skip, 1)
+        renamed[key] = tensor
+    model = unet(2, depth=2, width=32, upsampling="nearest", batch_norm=False, in_channels=1)
+    model.load_state_dict(renamed)
+    return model.eval()
+
+
+def equalised(image, tiles=8, clip=2.0):
+    """Zuiderveld's contrast-limited adaptive histogram equalisation of uint8, as OpenCV's."""
+    sides = image.shape
+    heights = [-(-side // tiles) for side in sides]
+    missing = [h * tiles - side for h, side in zip(heights, sides, strict=True)]
+    padded = np.pad(image, [(0, m) for m in missing], mode="reflect")
+    pixels = heights[0] * heights[1]
+    limit = max(int(clip * pixels / 256), 1)
+    maps = np.empty((tiles, tiles, 256))
+    for i, row in enumerate(np.split(padded, tiles, 0)):
+        for j, tile in enumerate(np.split(row, tiles, 1)):
+            counts = np.bincount(tile.ravel(), minlength=256)
+            spread, rest = divmod(np.maximum(counts - limit, 0).sum(), 256)
+            counts = np.minimum(counts, limit) + spread
+            if rest:
+                counts[:: max(256 // rest, 1)][:rest] += 1
+            maps[i, j] = np.round(counts.cumsum() * 255 / pixels).clip(0, 255)
+
+    def neighbours(axis):
+        at = np.arange(sides[axis]) / heights[axis] - 0.5
+        low = np.floor(at).astype(int)
+        return [(low.clip(0, tiles - 1), 1 - at + low), ((low + 1).clip(0, tiles - 1), at - low)]
+
+    total = 0
+    for i, vertical in neighbours(0):
+        for j, horizontal in neighbours(1):
+            total = total + maps[i[:, None], j, image] * vertical[:, None] * horizontal
+    return np.round(total).astype(np.uint8)
+
+
+def area_under_curve(scores, positive):
+    """Of the receiver operating characteristic, by ranks."""
+    ranks = np.empty(len(scores))
+    ranks[scores.argsort(kind="stable")] = np.arange(1, len(scores) + 1)
+    n = int(positive.sum())
+    return (ranks[positive].sum() - n * (n + 1) / 2) / (n * (len(scores) - n))
+
+
+def retina_auc(folder, model, count):
+    """Of the first `count` test images, in the field of view; 0.9773 of all 20."""
+
+    def mask(kind, name):
+        return np.asarray(Image.open(folder / kind / name).convert("L")) > 127
+
+    files = sorted((folder / "test").glob("*.png"))
+    luma = np.array([0.299, 0.587, 0.114])
+    images = np.stack([np.asarray(Image.open(f).convert("RGB")) @ luma for f in files[:count]])
+    gamma = ((np.arange(256) / 255) ** (1 / 1.2) * 255).astype(np.uint8)
+    scores, vessels = [], []
+    for file, image in zip(files, images, strict=False):
+        image = (image - image.min()) / (image.max() - image.min()) * 255
+        x = torch.from_numpy(gamma[equalised(image.astype(np.uint8))] / 255).float()
+        with torch.inference_mode():
+            p = model(x[None, None]).relu().softmax(1)[0, 1].numpy()
+        view = mask("test_mask", file.name.replace("test", "test_mask"))
+        scores.append(p[view])
+        vessels.append(mask("test_manual1", file.name.replace("test", "manual1"))[view])
+    return area_under_curve(np.concatenate(scores), np.concatenate(vessels))
+
+
+def test_retina_unet_reaches_its_figure_on_drive(shared_data):
+    model = retina_unet(
+        torch.load(shared_data("weights", "unet_drive_retina.pth"), weights_only=True)
+    )
+    assert round(retina_auc(shared_data("data", "drive"), model, 2), 3) == 0.984
