@@ -35,6 +35,7 @@ test: $(BUILT) $(VENV)/.test
 	$(BIN)/python -m pytest -q
 
 bench: $(BUILT)
+	$(BIN)/python -m benchmarks.atrous_conv2d
 	$(BIN)/python -m benchmarks.pooling
 	$(BIN)/python -m benchmarks.dense_crf
 

@@ -122,9 +122,8 @@ void transform_output(const WinogradConv2d& op, int64_t image, int64_t y, int64_
       for (int j = 0; j < X::kOutputs; ++j) {
         const int64_t column = x + j * op.x_axis.dilation;
         if (column >= op.x_axis.size) break;
-        const int64_t at =
-            ((image * op.y_axis.size + row) * op.x_axis.size + column) * op.y_step +
-            first_channel + c;
+        const int64_t at = ((image * op.y_axis.size + row) * op.x_axis.size + column) * op.y_step +
+                           first_channel + c;
         S::store(op.y + at, finish<float, L, smooth>(op.epilogue, terms, out[j], at));
       }
     }
