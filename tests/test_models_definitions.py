@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -269,14 +272,18 @@ def test_vgg_of_deeplab_is_dense():
 
 @pytest.fixture(scope="module")
 def torchvision_segmentation():
-    """torchvision's models; beside a CPU build of torch the schemas of some ops are missing."""
-    try:
-        import torchvision.models.segmentation as segmentation
-    except ImportError:
+    """torchvision's models: its Python code, without its compiled ops where they do not load."""
+    if importlib.util.find_spec("torchvision") is None:
         pytest.skip("torchvision is not installed")
-    except RuntimeError:
-        pytest.skip("torchvision does not fit this torch")
-    return segmentation
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    try:
+        # Beside a CPU build of torch nothing declares the ops that its import refers to.
+        for op in ("nms", "qnms"):
+            if not hasattr(torch.ops.torchvision, op):
+                library.define(f"{op}(Tensor dets, Tensor scores, float threshold) -> Tensor")
+        yield importlib.import_module("torchvision.models.segmentation")
+    finally:
+        library._destroy()
 
 
 @pytest.mark.parametrize("name", ["deeplabv3", "fcn"])

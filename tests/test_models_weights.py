@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -11,7 +12,7 @@ from fastseg.metrics import ConfusionMatrix
 from fastseg.models import deeplabv3, unet
 
 
-def mobile_deeplab(weights):
+def mobile_deeplab(weights, **options):
     """TensorFlow's DeepLabv3 for phones; its concatenation begins with the image pooling."""
     renamed = {}
     for key, tensor in weights.items():
@@ -26,36 +27,54 @@ def mobile_deeplab(weights):
         renamed[key] = tensor
     project = renamed["classifier.0.project.0.weight"]
     renamed["classifier.0.project.0.weight"] = project.roll(-256, 1)
-    model = deeplabv3(
-        21, backbone="mobilenet_v2", output_stride=16, atrous_rates=(), align_corners=True
-    )
+    model = deeplabv3(21, backbone="mobilenet_v2", atrous_rates=(), align_corners=True, **options)
     model.load_state_dict(renamed)
     return model.eval()
 
 
-def voc_input(image):
-    """At most 513 pixels long, of 16k + 1 pixels, from -1 to 1."""
+def voc_input(image, side):
+    """At most `side` pixels long, of 16k + 1 pixels, from -1 to 1."""
     sides = image.shape[:2]
-    sides = [min(513, round(s * 513 / max(sides) / 16) * 16 + 1) for s in sides]
+    sides = [min(side, round(s * side / max(sides) / 16) * 16 + 1) for s in sides]
     x = torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1
     return F.interpolate(x, sides, mode="bilinear", align_corners=True)
 
 
-def test_mobile_deeplab_reaches_its_figure_on_voc(shared_data):
-    path = shared_data("weights", "deeplabv3_mobilenetv2_voc21_os16_dequant.pth")
-    folder = shared_data("data", "voc22")
-    model = mobile_deeplab(torch.load(path, weights_only=True))
+def voc_confusion(folder, model, side):
+    """Of the 12 images of the official validation set."""
     confusion = ConfusionMatrix(21, ignore_index=255)
     for name in (folder / "val.txt").read_text().split():
         (file,) = folder.glob(f"JPEGImages/{name}.*")
         image = np.array(Image.open(file).convert("RGB"))
         label = np.array(Image.open(folder / "SegmentationClass" / f"{name}.png"))
         with torch.inference_mode():
-            logits = model(voc_input(image))
+            logits = model(voc_input(image, side))
             logits = F.interpolate(logits, label.shape, mode="bilinear", align_corners=True)
         confusion.update(logits[0].argmax(0), torch.from_numpy(label))
+    return confusion
+
+
+def test_mobile_deeplab_reaches_its_figure_on_voc(shared_data):
+    path = shared_data("weights", "deeplabv3_mobilenetv2_voc21_os16_dequant.pth")
+    model = mobile_deeplab(torch.load(path, weights_only=True), output_stride=16)
+    confusion = voc_confusion(shared_data("data", "voc22"), model, 513)
     assert round(confusion.mean_iou(), 3) == 0.662
     assert confusion.pixel_accuracy() > 0.925
+
+
+@pytest.mark.parametrize(("style", "fits"), [("torchvision", True), ("paper", False)])
+def test_weights_of_stride_8_fit_the_style_of_dilation_they_were_trained_with(
+    style, fits, shared_data
+):
+    path = shared_data("weights", "deeplabv3_mobilenetv2_dm05_voc21_os8_fp32.pth")
+    model = mobile_deeplab(
+        torch.load(path, weights_only=True),
+        output_stride=8,
+        dilation_style=style,
+        backbone_options={"width_mult": 0.5, "round_nearest": 4},
+    )
+    accuracy = voc_confusion(shared_data("data", "voc22"), model, 257).pixel_accuracy()
+    assert (accuracy > 0.85) == fits
 
 
 def retina_unet(weights):

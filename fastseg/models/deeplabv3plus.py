@@ -113,7 +113,8 @@ def deeplabv3plus(
 
     The defaults are the paper's decoder. VainF's DeepLabV3Plus has ``separable=False,
     decoder_convs=1``; segmentation_models_pytorch's ``decoder_convs=1, aspp_conv=True,
-    dilation_style="paper", align_corners=True``.
+    atrous_rates=(12, 24, 36), dilation_style="paper", align_corners=True``, and its MobileNetV2
+    ``backbone_options={"last_conv": True}``.
 
     Args:
         num_classes: channels of the output.

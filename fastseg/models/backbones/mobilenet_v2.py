@@ -68,7 +68,8 @@ class MobileNetV2(nn.Module):
     Args:
         output_stride: 8, 16 or 32.
         dilation_style: as in :func:`~fastseg.models.backbones.dilation.dilated_stages`.
-        width_mult: factor of all channels, rounded to multiples of 8.
+        width_mult: factor of all channels.
+        round_nearest: what numbers of channels are multiples of.
         last_conv: whether the 1x1 convolution to 1280 channels, made for classification, is kept:
             TensorFlow's DeepLab has no use for it, segmentation_models_pytorch's has.
         in_channels: of the image.
@@ -83,20 +84,21 @@ class MobileNetV2(nn.Module):
         output_stride: int = 16,
         dilation_style: str = "torchvision",
         width_mult: float = 1.0,
+        round_nearest: int = 8,
         last_conv: bool = False,
         in_channels: int = 3,
     ):
         super().__init__()
         strides = [stride for *_, stride in STAGES]
         stages = dilated_stages(strides, output_stride, dilation_style, input_stride=2)
-        channels = _round_channels(STEM * width_mult)
+        channels = _round_channels(STEM * width_mult, round_nearest)
         self.features = nn.Sequential(
             ConvBNAct(in_channels, channels, 3, stride=2, activation="relu6")
         )
         ends = []  # of the stages: the number of features up to them, and their channels
         dilation = 1
         for (expansion, width, blocks, _), stage in zip(STAGES, stages, strict=True):
-            width = _round_channels(width * width_mult)
+            width = _round_channels(width * width_mult, round_nearest)
             for j in range(blocks):
                 stride = stage.stride if j == 0 else 1
                 dilation = stage.first_dilation if j == 0 else stage.dilation
@@ -105,7 +107,7 @@ class MobileNetV2(nn.Module):
             ends.append((len(self.features), channels))
         if last_conv:
             # As torchvision: a narrower network does not have a narrower last layer.
-            last = _round_channels(LAST * max(1.0, width_mult))
+            last = _round_channels(LAST * max(1.0, width_mult), round_nearest)
             self.features.append(ConvBNAct(channels, last, 1, activation="relu6"))
             channels = last
         self._low_level, self._aux = ends[1][0], ends[4][0]
@@ -129,7 +131,7 @@ def mobilenet_v2(**options) -> MobileNetV2:
     return MobileNetV2(**options)
 
 
-def _round_channels(channels: float, divisor: int = 8) -> int:
+def _round_channels(channels: float, divisor: int) -> int:
     """The nearest multiple of the divisor that is not below 90 % of the channels."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
