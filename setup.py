@@ -302,8 +302,10 @@ extensions = [
 
 setup(
     packages=[
-        "fastseg",
-        *(f"fastseg.{p.parent.name}" for p in sorted(ROOT.glob("fastseg/*/__init__.py"))),
+        *(
+            ".".join(p.parent.relative_to(ROOT).parts)
+            for p in sorted(ROOT.glob("fastseg/**/__init__.py"))
+        ),
         "fastseg.kernels",
     ],
     package_dir={"fastseg": "fastseg", "fastseg.kernels": "kernels"},
