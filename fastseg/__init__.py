@@ -22,6 +22,7 @@ from fastseg.pairwise import PairwiseBilateral, PairwiseFeatures, PairwiseGaussi
 # Loads the compiled libraries, whose kernels belong to the ops defined above.
 from fastseg import _extension  # noqa: F401  isort: skip
 from fastseg import nn  # isort: skip
+from fastseg.optimize import optimize_, restore_  # isort: skip
 
 try:
     __version__ = version("fastseg-kernels")
@@ -45,5 +46,7 @@ __all__ = [
     "max_pool2d",
     "max_unpool2d",
     "nn",
+    "optimize_",
+    "restore_",
     "separable_atrous_conv2d",
 ]

@@ -1,0 +1,221 @@
+"""fastseg.optimize_ and fastseg.restore_."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from fastseg.optimize.aspp import ASPPProgram, find_aspp
+from fastseg.optimize.chains import find_chains, find_pooled, fuse, fuse_pooled
+from fastseg.optimize.eligible import is_batch_norm, why_not_batch_norm, why_not_conv
+from fastseg.optimize.modules import Atrous, Codes, Folded, Folding, Frozen, Fused, may_own
+from fastseg.optimize.pooling import paired_pools
+from fastseg.optimize.report import Entry, Report
+from fastseg.optimize.swap import Swapped, restore, swap
+from fastseg.optimize.trace import (
+    NotTraceable,
+    Program,
+    has_own_forward,
+    is_sequential,
+    trace,
+)
+
+MODES = ("train", "infer")
+
+
+def optimize_(
+    model: nn.Module,
+    *,
+    mode: str = "train",
+    filter_fn: Callable[[nn.Module, str], bool] | None = None,
+    dry_run: bool = False,
+) -> Report:
+    """Lets fastseg's ops compute what they compute faster in a model, in place.
+
+    Any nn.Module; its own code stays as it is. What is found, in blocks of torchvision,
+    segmentation_models_pytorch, timm, mmsegmentation and one's own, as neighbours in a Sequential
+    or in the forward of a block (by torch.fx; a forward that it cannot follow is left):
+
+    - Conv2d, its BatchNorm2d, an added residual and ReLU, ReLU6, LeakyReLU(0.01), SiLU or Hardswish
+      after it: one :func:`fastseg.atrous_conv2d` (odd kernels, any rate, stride and groups);
+    - ASPP with its projection: one :func:`fastseg.aspp`;
+    - MaxPool2d(return_indices=True) whose indices go to a MaxUnpool2d and nowhere else: byte codes.
+      The unpooled map must be as large as what was pooled was;
+    - BatchNorm2d, ReLU and MaxPool2d: one :func:`fastseg.batch_norm_relu_max_pool2d`.
+
+    Modules stay the same objects with the same parameters and state_dict keys; their classes become
+    subclasses. So a model can be copied, pickled, compiled, exported, wrapped (DistributedData-
+    Parallel) and checkpointed as before, and an optimizer goes on. Forward hooks that are put later
+    on a module within what was fused are not called.
+
+    Mode "train": gradients and batch statistics as before. Convolutions for which fastseg has the
+    faster kernel run by it, forward and backward; the rest is fused while batch norm is in
+    evaluation and no gradient is needed.
+
+    Mode "infer", for a model in evaluation: batch norms are folded once, into constants.
+    load_state_dict() folds them again; other changes of their tensors need a new optimize_.
+    train() raises. On the CPU convolutions compute in channels_last, whatever the input's layout,
+    and so are outputs; code of the model that calls view() across channels does not run then.
+
+    Args:
+        model: in place.
+        mode: "train" or "infer".
+        filter_fn: called with a Conv2d, a pooling or an ASPP block and its name in the model; False
+            leaves it.
+        dry_run: reports only.
+
+    Returns:
+        The report, whose str() is a table.
+
+    Raises:
+        TypeError: model is no module.
+        ValueError: an unknown mode, "infer" for a model in training, or one that is optimised
+            already.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"optimize_: model must be an nn.Module, got {type(model).__name__}")
+    if mode not in MODES:
+        raise ValueError(f"optimize_: mode must be one of {MODES}, got {mode!r}")
+    if any(isinstance(m, Swapped) for m in model.modules()):
+        raise ValueError("optimize_: the model is optimised; fastseg.restore_(model) undoes it")
+    if mode == "infer" and any(m.training for m in model.modules() if is_batch_norm(m)):
+        raise ValueError("optimize_: mode 'infer' folds batch norms: call model.eval() before")
+    plan = _Plan(model, mode, filter_fn)
+    report = plan.report(dry_run)
+    if not dry_run:
+        plan.apply()
+    return report
+
+
+def restore_(model: nn.Module) -> None:
+    """Undoes :func:`optimize_`, in place: classes and keys as they were, weights as they are."""
+    for module in model.modules():
+        restore(module)
+
+
+class _Plan:
+    """What is to be done to a model.
+
+    Attributes:
+        programs: by block, its new forward.
+        in_chain: by convolution, what it is fused with.
+        folded: the batch norms that are fused.
+        codes: poolings and unpoolings.
+        untraceable: by block, why.
+    """
+
+    def __init__(self, model: nn.Module, mode: str, filter_fn):
+        self.model, self.mode = model, mode
+        self.names = {m: name for name, m in model.named_modules()}
+        of_fastseg = {
+            inner
+            for m in self.names
+            if type(m).__module__.startswith("fastseg.nn.")
+            for inner in m.modules()
+        }
+        self.modules = [m for m in self.names if m not in of_fastseg]
+        self.wanted = lambda m: filter_fn is None or bool(filter_fn(m, self.names[m]))
+        self.programs: dict[nn.Module, Program | ASPPProgram] = {}
+        self.in_chain: dict[nn.Module, str] = {}
+        self.folded: set[nn.Module] = set()
+        self.untraceable: dict[nn.Module, str] = {}
+        known: set[tuple] = set()
+        for module in sorted(self.modules, key=lambda m: not is_sequential(m)):
+            if has_own_forward(module):
+                self._plan_block(module, known)
+        self.codes, self.codes_left = paired_pools(model)
+        unwanted = {m for m in self.codes if not self.wanted(m)}
+        if unwanted:  # a pooling without its unpooling is none
+            self.codes_left.update(dict.fromkeys(self.codes, "filter_fn"))
+            self.codes = set()
+
+    def _plan_block(self, block: nn.Module, known: set[tuple]) -> None:
+        """Rewrites the block's forward if that fuses what Sequentials alone do not."""
+        aspp = find_aspp(block) if self.wanted(block) else None
+        if aspp is not None:
+            self.programs[block] = aspp
+            return
+        try:
+            graph = trace(block)
+        except NotTraceable as error:
+            self.untraceable[block] = str(error)
+            return
+        chains = find_chains(block, graph, self.wanted)
+        pooled = find_pooled(block, graph, chains)
+        pooled = [p for p in pooled if self.wanted(block.get_submodule(p.pool.target))]
+        if not pooled and {c.key for c in chains} <= known:
+            return
+        for chain in chains:
+            known.add(chain.key)
+            self.in_chain[chain.conv] = str(chain)
+            self.folded |= {chain.bn} - {None}
+        self.folded |= {block.get_submodule(p.bn.target) for p in pooled}
+        fuse(block, graph, chains)
+        fuse_pooled(graph, pooled)
+        self.programs[block] = Program.of(graph)
+
+    def apply(self) -> None:
+        infer = self.mode == "infer"
+        for block, program in self.programs.items():
+            swap(block, Fused)
+            block._program = program
+        for module in self.modules:
+            if self._swaps_conv(module):
+                swap(module, Frozen if infer else Atrous)
+            elif module in self.folded:
+                swap(module, Folded if infer else Folding)
+            elif module in self.codes:
+                swap(module, Codes)
+
+    def _swaps_conv(self, module: nn.Module) -> bool:
+        if not isinstance(module, nn.Conv2d) or why_not_conv(module) or not self.wanted(module):
+            return False
+        return self.mode == "infer" or may_own(module)
+
+    def report(self, dry_run: bool) -> Report:
+        report = Report(self.mode, dry_run)
+        for module in self.modules:
+            name, kind = self.names[module], type(module).__name__
+            swapped, left = self._swapped(module), None
+            if swapped is None:
+                left = self._left(module)
+            if swapped is not None:
+                report.swapped.append(Entry(name, kind, swapped))
+            elif left is not None:
+                report.left.append(Entry(name, kind, left))
+        return report
+
+    def _swapped(self, module: nn.Module) -> str | None:
+        if isinstance(self.programs.get(module), ASPPProgram):
+            return "fastseg.aspp"
+        if module in self.codes:
+            return "byte codes"
+        if module in self.in_chain:
+            return self.in_chain[module]
+        if self._swaps_conv(module):
+            return "conv"
+        return None
+
+    def _left(self, module: nn.Module) -> str | None:
+        if module in self.codes_left:
+            return self.codes_left[module]
+        if isinstance(module, nn.ConvTranspose2d):
+            return "fastseg has no transposed convolution"
+        if isinstance(module, nn.Conv2d):
+            if not self.wanted(module):
+                return "filter_fn"
+            return why_not_conv(module) or "torch's is as fast in training"
+        if is_batch_norm(module) and module not in self.folded:
+            return why_not_batch_norm(module) or self._why_alone(module)
+        return None
+
+    def _why_alone(self, bn: nn.Module) -> str:
+        """Why a batch norm is in no chain."""
+        name = self.names[bn]
+        while name:
+            name = name.rpartition(".")[0]
+            block = self.model.get_submodule(name)
+            if block in self.untraceable:
+                return f"in {type(block).__name__}: {self.untraceable[block]}"
+        return "follows no convolution that is swapped and has no other reader"

@@ -1,0 +1,63 @@
+"""A module in place becomes an instance of a subclass of its own class, and back.
+
+Only ``module.__class__`` changes: parameters, buffers, keys, hooks, references to the module and
+isinstance() stay. The subclass is made for the class at hand, so pickle and copy rebuild it.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from torch import nn
+
+
+class Swapped:
+    """Comes before the module's own class among the subclass's bases."""
+
+    _base: type  # the module's own class
+
+    @classmethod
+    def _forward_for(cls, base: type):
+        """The subclass's forward."""
+        return cls.forward
+
+    def _after_swap(self) -> None:
+        """Adds what the swapped module needs."""
+
+    def _before_restore(self) -> None:
+        """Takes away what the swap has added."""
+
+    def __reduce_ex__(self, protocol):
+        _, (_, *arguments), *state = super().__reduce_ex__(protocol)
+        return (_new, (self._mixin, self._base, *arguments), *state)
+
+
+@functools.cache
+def subclass(mixin: type[Swapped], base: type) -> type:
+    """The class of modules of class `base` that were swapped by `mixin`."""
+    members = {
+        "_base": base,
+        "_mixin": mixin,
+        "__module__": base.__module__,
+        "__doc__": base.__doc__,
+        "forward": mixin._forward_for(base),
+    }
+    return type(f"{mixin.__name__}{base.__name__}", (mixin, base), members)
+
+
+def _new(mixin: type[Swapped], base: type, *arguments):
+    cls = subclass(mixin, base)
+    return cls.__new__(cls, *arguments)
+
+
+def swap(module: nn.Module, mixin: type[Swapped]) -> None:
+    """In place."""
+    module.__class__ = subclass(mixin, type(module))
+    module._after_swap()
+
+
+def restore(module: nn.Module) -> None:
+    """Undoes :func:`swap`, if it was."""
+    if isinstance(module, Swapped):
+        module._before_restore()
+        module.__class__ = module._base
