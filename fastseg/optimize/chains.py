@@ -91,12 +91,12 @@ def _follow(root, node: fx.Node, conv: nn.Conv2d, taken: set[fx.Node]) -> Chain:
         user = following()
     if user is not None and not own:
         other = _added(user, nodes[-1])
-        if other is not None and not _written_before(root, nodes, user):
+        if other is not None and not _written_before(root, nodes, user, other):
             residual = other
             nodes.append(user)
             user = following()
         act = None if user is None else _activation(root, user)
-        if act and not _written_before(root, nodes, user):
+        if act and not _written_before(root, nodes, user, residual):
             activation = act
             nodes.append(user)
     while type(module_of(root, nodes[-1])) is nn.Identity:
@@ -129,20 +129,22 @@ def _added(node: fx.Node, value: fx.Node) -> fx.Node | None:
 def _activation(root, node: fx.Node) -> str | None:
     if node.op == "call_module":
         return activation_of(module_of(root, node))
-    if len(node.args) != 1 or set(node.kwargs) - {"inplace"}:
+    _, *more = node.args
+    options = {k: v for k, v in node.kwargs.items() if (k, v) != ("negative_slope", 0.01)}
+    if any(type(a) is not bool for a in more) or options.keys() - {"inplace"}:
         return None
     names = ACTIVATION_METHODS if node.op == "call_method" else ACTIVATION_FUNCTIONS
     return names.get(node.target)
 
 
-def _written_before(root, chain: list[fx.Node], last: fx.Node) -> bool:
-    """Whether what the convolution reads may be written to before `last`.
+def _written_before(root, chain: list[fx.Node], last: fx.Node, residual=None) -> bool:
+    """Whether what the chain reads may be written to before `last`.
 
     The call that replaces the chain stands there.
     """
-    read, node = chain[0].args[0], chain[0].next
+    reads, node = {chain[0].args[0], residual}, chain[0].next
     while node is not last:
-        if node not in chain and read in node.all_input_nodes and _may_write(root, node):
+        if node not in chain and reads & set(node.all_input_nodes) and _may_write(root, node):
             return True
         node = node.next
     return False
@@ -157,6 +159,7 @@ def _may_write(root, node: fx.Node) -> bool:
     name = node.target if isinstance(node.target, str) else node.target.__name__
     return (
         bool(node.kwargs.get("inplace"))
+        or True in node.args[1:]
         or name.endswith("_")
         or name in ("setitem", "iadd", "isub", "imul", "itruediv")
     )

@@ -34,9 +34,10 @@ ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether something beside its forward happens in a call of it."""
+    """Whether a call of it is anything else than its class's forward."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, kind) for kind in kinds)
+    replaced = "forward" in module.__dict__ or type(module).__call__ is not nn.Module.__call__
+    return replaced or any(getattr(module, kind) for kind in kinds)
 
 
 def why_not_conv(conv: nn.Module) -> str | None:
@@ -44,7 +45,7 @@ def why_not_conv(conv: nn.Module) -> str | None:
     if type(conv) is not nn.Conv2d:
         return "a class of its own, whose forward may be another"
     if has_hooks(conv):
-        return "has hooks"
+        return "has hooks or another forward than its class's"
     if conv.padding_mode != "zeros":
         return f"padding_mode {conv.padding_mode!r}"
     if any(k % 2 == 0 for k in conv.kernel_size):
@@ -71,7 +72,7 @@ def why_not_batch_norm(bn: nn.Module) -> str | None:
     if timm and (type(bn.drop) is not nn.Identity or activation_of(bn.act) is None):
         return "has a dropout or an activation that no op ends with"
     if has_hooks(bn):
-        return "has hooks"
+        return "has hooks or another forward than its class's"
     if bn.running_mean is None:
         return "has no running statistics"
     return None
@@ -93,7 +94,7 @@ def why_not_pool(pool: nn.MaxPool2d) -> str | None:
     if type(pool) is not nn.MaxPool2d:
         return "a class of its own, whose forward may be another"
     if has_hooks(pool):
-        return "has hooks"
+        return "has hooks or another forward than its class's"
     kernel = pair("", "kernel_size", pool.kernel_size)
     if kernel[0] * kernel[1] > MAX_TAPS:
         return f"more than {MAX_TAPS} positions in a window"

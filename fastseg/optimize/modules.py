@@ -45,7 +45,8 @@ class Atrous(Swapped):
 
     def forward(self, x: Tensor) -> Tensor:
         """As torch's."""
-        if x.dim() == 4 and owns(self, x):
+        gradient = not gradient_free((x, self.weight, self.bias))
+        if x.dim() == 4 and owns(self, x, gradient):
             return atrous_conv2d(x, self.weight, self.bias, **geometry(self))
         return self._base.forward(self, x)
 
@@ -55,7 +56,7 @@ class Frozen(Swapped):
 
     def forward(self, x: Tensor) -> Tensor:
         """As torch's."""
-        return convolve(self, x) if x.dim() == 4 else self._base.forward(self, x)
+        return convolve(self, x) if is_map(x) else self._base.forward(self, x)
 
 
 class Folding(Swapped):
@@ -139,27 +140,44 @@ class Codes(Swapped):
         return {nn.MaxPool2d: MaxPool2d, nn.MaxUnpool2d: MaxUnpool2d}[base].forward
 
 
-def owns(conv: nn.Conv2d, x: Tensor) -> bool:
+def is_map(x: Tensor) -> bool:
+    """More than one pixel: for vectors, as of squeeze and excitation, torch's calls are shorter."""
+    return x.dim() == 4 and (x.shape[2] > 1 or x.shape[3] > 1)
+
+
+def owns(conv: nn.Conv2d, x: Tensor, gradient: bool) -> bool:
     """Whether fastseg's convolution is the faster one, forward and backward.
 
-    On GPUs only atrous and depthwise convolutions, which cuDNN is known to be slow at.
+    On GPUs only atrous and depthwise convolutions, which cuDNN is known to be slow at. Depthwise
+    ones on the CPU, as measured: with gradients only atrous ones, without in channels_last.
+
+    Args:
+        conv: the module.
+        x: (N, Ci, H, W).
+        gradient: whether one may be needed.
     """
     if not may_own(conv):
         return False
+    atrous = max(conv.dilation) > 1
     if x.device.type != "cpu":
-        return max(conv.dilation) > 1 or conv.groups > 1
-    if conv.groups > 1 or torch.compiler.is_compiling():
-        return True
-    return _cpu_conv2d.prefers_winograd(x, conv.weight, _geometry(conv))
+        return atrous or conv.groups > 1
+    if conv.groups > 1:
+        return atrous if gradient else x.is_contiguous(memory_format=torch.channels_last)
+    return torch.compiler.is_compiling() or _cpu_conv2d.prefers_winograd(
+        x, conv.weight, _geometry(conv)
+    )
 
 
 def may_own(conv: nn.Conv2d) -> bool:
-    """Whether some map exists for which :func:`owns` is true: depthwise, or for Winograd."""
+    """Whether some map exists for which :func:`owns` is true: depthwise, or for Winograd.
+
+    With fewer channels an op's autograd layer, which is Python, takes what the kernel saves.
+    """
     if conv.groups > 1:
         return conv.groups == conv.in_channels == conv.out_channels
-    return conv.kernel_size == (3, 3) and conv.stride == (1, 1) and (
-        _geometry(conv).padding == conv.dilation
-    )  # fmt: skip
+    channels = min(conv.in_channels, conv.out_channels)
+    same = _geometry(conv).padding == conv.dilation
+    return channels >= 32 and conv.kernel_size == (3, 3) and conv.stride == (1, 1) and same
 
 
 def _geometry(conv: nn.Conv2d) -> Conv2d:
@@ -207,9 +225,7 @@ def conv_bn_act(
 
 def fuses(conv, bn, folded, x: Tensor, residual: Tensor | None) -> bool:
     """Whether one op stands for all."""
-    if x.dim() != 4 or (bn is not None and folded is None):
-        return False
-    if x.device.type != "cpu" and not owns(conv, x):
+    if not is_map(x) or (bn is not None and folded is None):
         return False
     if residual is not None:
         if not isinstance(residual, Tensor):
@@ -217,10 +233,14 @@ def fuses(conv, bn, folded, x: Tensor, residual: Tensor | None) -> bool:
         size = _geometry(conv).output_size(x.shape[2:], conv.kernel_size)
         if tuple(residual.shape) != (x.shape[0], conv.out_channels, *size):
             return False  # broadcast
+    cpu = x.device.type == "cpu"
     if isinstance(conv, Frozen):
-        return True
+        return cpu or owns(conv, x, False)
     affine = () if bn is None else (bn.weight, bn.bias)
-    return gradient_free((x, conv.weight, conv.bias, residual, *affine))
+    if not gradient_free((x, conv.weight, conv.bias, residual, *affine)):
+        return False
+    depthwise = conv.groups > 1 and may_own(conv)
+    return owns(conv, x, False) if depthwise or not cpu else True
 
 
 def own_activation(bn: nn.Module | None) -> str:

@@ -94,6 +94,10 @@ def restore_(model: nn.Module) -> None:
         restore(module)
 
 
+def _convolutions(block: nn.Module) -> list[nn.Module]:
+    return [m for m in block.modules() if isinstance(m, nn.Conv2d)]
+
+
 class _Plan:
     """What is to be done to a model.
 
@@ -132,8 +136,8 @@ class _Plan:
 
     def _plan_block(self, block: nn.Module, known: set[tuple]) -> None:
         """Rewrites the block's forward if that fuses what Sequentials alone do not."""
-        aspp = find_aspp(block) if self.wanted(block) else None
-        if aspp is not None:
+        aspp = find_aspp(block)
+        if aspp is not None and all(map(self.wanted, (block, *_convolutions(block)))):
             self.programs[block] = aspp
             return
         try:

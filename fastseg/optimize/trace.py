@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import operator
 import random
 from types import ModuleType
 
@@ -24,6 +25,21 @@ class NotTraceable(Exception):
     """Why a forward is left as it is."""
 
 
+class InPlaceProxy(fx.Proxy):
+    """A stand-in whose ``+=`` is in place, where torch.fx's would be ``+``."""
+
+
+def _in_place(operation):
+    def method(self, other):
+        return self.tracer.create_proxy("call_function", operation, (self, other), {})
+
+    return method
+
+
+for _operation in (operator.iadd, operator.isub, operator.imul, operator.itruediv):
+    setattr(InPlaceProxy, f"__{_operation.__name__}__", _in_place(_operation))
+
+
 class BlockTracer(fx.Tracer):
     """Optional arguments of the forward have their defaults; children are calls.
 
@@ -34,6 +50,15 @@ class BlockTracer(fx.Tracer):
     def __init__(self, inline):
         super().__init__()
         self.inline = inline
+        self.context = _context()
+
+    def create_node(self, *arguments, **options):  # noqa: D102
+        if _context() != self.context:
+            raise NotTraceable("its forward changes the gradient mode or autocast")
+        return super().create_node(*arguments, **options)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:  # noqa: D102
+        return InPlaceProxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, name: str) -> bool:  # noqa: D102
         return not self.inline(m)
@@ -49,6 +74,16 @@ class BlockTracer(fx.Tracer):
             raise NotTraceable("its forward takes no argument")
         proxies = [self.create_proxy("placeholder", name, (), {}) for name in required]
         return root_fn, [self.root, *proxies]
+
+
+def _context() -> tuple:
+    """What a graph does not record."""
+    devices = ("cpu", "cuda")
+    return (
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        *((torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in devices),
+    )
 
 
 def is_sequential(module: nn.Module) -> bool:
@@ -79,7 +114,7 @@ def trace(module: nn.Module, inline=sequential_only) -> fx.Graph:
     """
     if isinstance(module, fx.GraphModule | torch.jit.ScriptModule):
         raise NotTraceable(f"is a {type(module).__name__}")
-    if "forward" in module.__dict__ or has_attribute_code(module):
+    if "forward" in module.__dict__ or type(module).__call__ is not nn.Module.__call__:
         raise NotTraceable("its forward was replaced")
     training, graphs = module.training, []
     try:
@@ -92,11 +127,6 @@ def trace(module: nn.Module, inline=sequential_only) -> fx.Graph:
     if first != second:
         raise NotTraceable("its forward differs between training and evaluation")
     return graphs[0]
-
-
-def has_attribute_code(module: nn.Module) -> bool:
-    """Whether a call of the class is more than hooks and forward."""
-    return type(module).__call__ is not nn.Module.__call__
 
 
 def _trace_once(module: nn.Module, inline) -> fx.Graph:
