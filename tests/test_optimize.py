@@ -156,7 +156,7 @@ def test_functional_calls(case, mode):
     model, x = with_statistics(Functional(body)), torch.randn(1, 32, 12, 9)
     expected = run(model, x)
     report = fastseg.optimize_(model, mode=mode)
-    assert [entry.detail for entry in report.swapped][0].endswith(detail)
+    assert next(entry.detail for entry in report.swapped).endswith(detail)
     close(run(model, x), expected)
 
 
@@ -346,9 +346,7 @@ def test_indices_that_go_elsewhere_stay():
 
 @pytest.mark.parametrize("mode", ["train", "infer"])
 def test_batch_norm_relu_and_pooling(mode):
-    stem = nn.Sequential(
-        nn.ConvTranspose2d(4, 8, 2, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
-    )
+    stem = nn.Sequential(nn.Conv2d(4, 8, 2, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
     model, x = with_statistics(stem), torch.randn(2, 4, 9, 7)
     expected = run(model, x)
     fastseg.optimize_(model, mode=mode)
@@ -423,7 +421,7 @@ def test_train_mode_follows_the_weights():
 
 def test_bad_arguments():
     model, _, _ = model_of("basic_block")
-    with pytest.raises(TypeError, match="nn.Module"):
+    with pytest.raises(TypeError, match="Module"):
         fastseg.optimize_(lambda x: x)
     with pytest.raises(ValueError, match="mode"):
         fastseg.optimize_(model, mode="fast")

@@ -16,7 +16,7 @@ FAST = {
     "DeepLabV3": (64, "fastseg.aspp"),
     "DeepLabV3Plus": (64, "fastseg.aspp"),
     "Unet": (64, "conv + batch norm + residual + relu"),
-    "PAN": (64, "conv + batch norm + residual + relu"),
+    "PAN": (128, "conv + batch norm + residual + relu"),
 }
 
 
@@ -38,7 +38,8 @@ def test_same_outputs_and_gradients(name):
         assert mode == "train" or report.left == []
         assert list(ours.state_dict()) == list(model.state_dict())
         with torch.no_grad():
-            torch.testing.assert_close(maps(ours(x)), expected, rtol=1e-4, atol=1e-4)
+            for y, before in zip(maps(ours(x)), expected, strict=True):
+                assert (y - before).abs().max() < 1e-4 * before.abs().max()
     gradients = []
     for m in (model, ours):
         torch.manual_seed(0)

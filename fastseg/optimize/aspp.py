@@ -90,6 +90,9 @@ def _branch(parts: list[nn.Module]) -> ASPPBranch | None:
 
 def find_aspp(module: nn.Module) -> ASPPProgram | None:
     """The program of a block that is an ASPP."""
+    atrous = (m for m in module.modules() if isinstance(m, nn.Conv2d) and m.dilation[0] > 1)
+    if is_sequential(module) or next(atrous, None) is None:
+        return None
     try:
         graph = trace(module, lambda m: False)
     except NotTraceable:

@@ -98,6 +98,10 @@ def _convolutions(block: nn.Module) -> list[nn.Module]:
     return [m for m in block.modules() if isinstance(m, nn.Conv2d)]
 
 
+def _has_work(block: nn.Module) -> bool:
+    return any(isinstance(m, nn.Conv2d) or is_batch_norm(m) for m in block.modules())
+
+
 class _Plan:
     """What is to be done to a model.
 
@@ -126,7 +130,7 @@ class _Plan:
         self.untraceable: dict[nn.Module, str] = {}
         known: set[tuple] = set()
         for module in sorted(self.modules, key=lambda m: not is_sequential(m)):
-            if has_own_forward(module):
+            if has_own_forward(module) and _has_work(module):
                 self._plan_block(module, known)
         self.codes, self.codes_left = paired_pools(model)
         unwanted = {m for m in self.codes if not self.wanted(m)}

@@ -118,13 +118,12 @@ def trace(module: nn.Module, inline=sequential_only) -> fx.Graph:
         raise NotTraceable("its forward was replaced")
     training, graphs = module.training, []
     try:
-        for mode in (True, False):
+        for mode in (training,) if is_sequential(module) else (training, not training):
             module.training = mode
             graphs.append(_trace_once(module, inline))
     finally:
         module.training = training
-    first, second = (graph.python_code("self").src for graph in graphs)
-    if first != second:
+    if len({graph.python_code("self").src for graph in graphs}) > 1:
         raise NotTraceable("its forward differs between training and evaluation")
     return graphs[0]
 
