@@ -1,0 +1,165 @@
+"""Whole models in inference before and after fastseg.optimize_, in milliseconds and ratios.
+
+Beside eager in both layouts and torch.compile with freezing, what one would use instead. Needs
+torchvision and segmentation_models_pytorch for their models; SegNet is written out here. Weights
+and statistics are random: time does not depend on them. Each candidate must agree with eager.
+
+    python -m benchmarks.optimize --threads 2
+    python -m benchmarks.optimize --model Unet --scale 0.5 --no-compile
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch._inductor.config as inductor
+from torch import Tensor, nn
+
+import fastseg
+from benchmarks.harness import Candidate, Case, machine, measure, reuse_freed_pages, write_csv
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+import zoo
+
+OURS = ("optimize_", "optimize_ + compile")
+SIZES = {
+    "deeplabv3_resnet50": (513, 513),
+    "DeepLabV3Plus": (512, 512),
+    "Unet": (512, 512),
+    "SegNet": (360, 480),
+    "deeplabv3_resnet101": (513, 513),
+    "deeplabv3_mobilenet_v3_large": (513, 513),
+    "fcn_resnet50": (513, 513),
+    "lraspp_mobilenet_v3_large": (513, 513),
+    "DeepLabV3": (512, 512),
+    "PAN": (512, 512),
+}
+"""By model, the input's height and width."""
+MAIN = ("deeplabv3_resnet50", "DeepLabV3Plus", "Unet", "SegNet")
+
+
+class SegNet(nn.Module):
+    """SegNet (Badrinarayanan et al. 2017) on VGG16, as public implementations write it."""
+
+    def __init__(self, num_classes: int = 11):
+        super().__init__()
+        encoder = [(64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3]
+        decoder = [(512,) * 3, (512, 512, 256), (256, 256, 128), (128, 64), (64,)]
+        stages = self._stages(3, [*encoder, *decoder])
+        self.encoder, self.decoder = nn.ModuleList(stages[:5]), nn.ModuleList(stages[5:])
+        self.classifier = nn.Conv2d(64, num_classes, 3, padding=1)
+        self.pool = nn.MaxPool2d(2, 2, return_indices=True)
+        self.unpool = nn.MaxUnpool2d(2, 2)
+
+    @staticmethod
+    def _stages(channels: int, stages) -> list[nn.Sequential]:
+        modules = []
+        for widths in stages:
+            layers = []
+            for width in widths:
+                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width)]
+                layers += [nn.ReLU(inplace=True)]
+                channels = width
+            modules.append(nn.Sequential(*layers))
+        return modules
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, num_classes, H, W) of x (N, 3, H, W)."""
+        pooled = []
+        for stage in self.encoder:
+            x = stage(x)
+            size = x.size()
+            x, indices = self.pool(x)
+            pooled.append((indices, size))
+        for stage in self.decoder:
+            x = stage(self.unpool(x, *pooled.pop()))
+        return self.classifier(x)
+
+
+def build(name: str) -> nn.Module:
+    """A model in evaluation."""
+    return zoo.with_statistics(SegNet()) if name == "SegNet" else zoo.build(name)
+
+
+def output(y) -> Tensor:
+    """The logits."""
+    return y["out"] if isinstance(y, dict) else y
+
+
+def case_of(name: str, size: tuple[int, int], compiled: bool) -> Case:
+    """The candidates on one picture."""
+    model, x = build(name), torch.randn(1, 3, *size)
+    last = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    x_last = x.contiguous(memory_format=torch.channels_last)
+    ours = copy.deepcopy(model)
+    report = fastseg.optimize_(ours, mode="infer")
+    print(f"{name} {size[0]}x{size[1]}: {len(report.swapped)} swapped, {len(report.left)} left")
+    runs: dict[str, Callable] = {
+        "eager": lambda: output(model(x)),
+        "channels_last": lambda: output(last(x_last)),
+        "optimize_": lambda: output(ours(x)),
+    }
+    if compiled:
+        frozen, fused = torch.compile(copy.deepcopy(last)), torch.compile(copy.deepcopy(ours))
+        runs["compile + freezing"] = lambda: output(frozen(x_last))
+        runs["optimize_ + compile"] = lambda: output(fused(x_last))
+
+    def check():
+        expected = model.double()(x.double())
+        model.float()
+        for run in runs.values():
+            y = run()
+            assert (y - output(expected)).abs().max() < 1e-4 * output(expected).abs().max()
+
+    shape = f"{size[0]}x{size[1]}"
+    return Case(name, shape, [Candidate(n, run) for n, run in runs.items()], check, 0)
+
+
+def line(case: Case) -> str:
+    """Milliseconds of all, and how much faster ours are than the fastest of the others."""
+    milliseconds = {c.name: case.median(c.name) * 1e3 for c in case.candidates}
+    others = min(v for k, v in milliseconds.items() if k not in OURS)
+    best = min(v for k, v in milliseconds.items() if k in OURS)
+    cells = "  ".join(f"{k} {v:.1f}" for k, v in milliseconds.items())
+    ratio = others / milliseconds["optimize_"]
+    return f"{case.op} {case.shape}: {ratio:.2f}x ({others / best:.2f}x with compile)  [{cells}] ms"
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", action="append", choices=SIZES, help=f"default: {MAIN}")
+    parser.add_argument("--all", action="store_true", help="every model")
+    parser.add_argument("--threads", type=int, default=2, help="torch threads")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the sizes, for a quick look")
+    parser.add_argument("--seconds", type=float, default=5.0, help="at least, for each model")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--csv", type=Path, help="write all medians here")
+    arguments = parser.parse_args()
+    reuse_freed_pages()
+    torch.set_num_threads(arguments.threads)
+    torch.set_grad_enabled(False)
+    inductor.freezing = True
+    names = arguments.model or (list(SIZES) if arguments.all else MAIN)
+    print(machine("cpu"), "torch", torch.__version__)
+    cases = []
+    for name in names:
+        torch._dynamo.reset()
+        # Multiples of 32, and the odd pixel that some have.
+        size = tuple(int(n * arguments.scale) // 32 * 32 + n % 2 for n in SIZES[name])
+        case = case_of(name, size, not arguments.no_compile)
+        measure([case], "cpu", arguments.seconds, min_rounds=5, warm_up=2)
+        case.candidates = [Candidate(c.name, lambda: None) for c in case.candidates]
+        cases.append(case)
+        print(line(case), flush=True)
+    if arguments.csv:
+        write_csv(arguments.csv, "cpu", cases)
+
+
+if __name__ == "__main__":
+    main()
