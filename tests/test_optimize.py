@@ -355,6 +355,29 @@ def test_batch_norm_relu_and_pooling(mode):
     assert "batch_norm_relu_max_pool2d" in calls.names
 
 
+def test_a_sequential_is_fused_whoever_calls_it():
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            convs = [nn.Conv2d(4, 4, 3, padding=1) for _ in range(2)]
+            inner = [nn.Sequential(c, nn.BatchNorm2d(4), nn.ReLU()) for c in convs]
+            self.features = nn.Sequential(*inner)
+
+        def forward(self, x):
+            return [stage(x) for stage in (self.features[:1], self.features)]
+
+    model, x = with_statistics(Encoder()), torch.randn(1, 4, 9, 9)
+    with torch.no_grad():
+        expected = model(x)
+        fastseg.optimize_(model, mode="infer")
+        with Calls() as calls:
+            actual = model(x)
+    for y, before in zip(actual, expected, strict=True):
+        close(y, before)
+    assert calls.names.count("atrous_conv2d") == 3
+    assert "native_batch_norm" not in calls.names
+
+
 def test_modules_of_one_pixel_and_without_batch():
     model = with_statistics(nn.Sequential(nn.Conv2d(8, 32, 3, padding=1), nn.ReLU()))
     inputs = torch.randn(1, 8, 1, 1), torch.randn(8, 6, 6)

@@ -129,7 +129,8 @@ class _Plan:
         self.folded: set[nn.Module] = set()
         self.untraceable: dict[nn.Module, str] = {}
         known: set[tuple] = set()
-        for module in sorted(self.modules, key=lambda m: not is_sequential(m)):
+        # Inner Sequentials first: what they fuse needs no other forward around them.
+        for module in sorted(reversed(self.modules), key=lambda m: not is_sequential(m)):
             if has_own_forward(module) and _has_work(module):
                 self._plan_block(module, known)
         self.codes, self.codes_left = paired_pools(model)
