@@ -130,7 +130,8 @@ class _Plan:
         self.untraceable: dict[nn.Module, str] = {}
         known: set[tuple] = set()
         # Inner Sequentials first: what they fuse needs no other forward around them.
-        for module in sorted(self.modules[::-1], key=lambda m: not is_sequential(m)):
+        inner_first = list(reversed(self.modules))
+        for module in sorted(inner_first, key=lambda m: not is_sequential(m)):
             if has_own_forward(module) and _has_work(module):
                 self._plan_block(module, known)
         self.codes, self.codes_left = paired_pools(model)
