@@ -50,6 +50,14 @@ def test_export(models):
     close(program.module()(x[:1, :, :9].contiguous()), ours(x[:1, :, :9].contiguous()))
 
 
+def test_fx(models):
+    _, ours, x, expected = models
+    traced = torch.fx.symbolic_trace(ours)
+    close(traced(x), expected)
+    names = [node.name for node in traced.graph.nodes]
+    assert any("conv_bn_act" in name for name in names)
+
+
 @pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save"])
 def test_copies(models, how):
     model, ours, x, expected = models

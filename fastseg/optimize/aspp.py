@@ -39,6 +39,8 @@ class ASPPProgram:
 
     def __call__(self, module: nn.Module, x: Tensor) -> Tensor:
         """(N, Co, H, W) of x (N, Ci, H, W)."""
+        if isinstance(x, fx.Proxy):  # which of the two runs is not known
+            return module._base.forward(module, x)
         convs = [_parts(module.get_submodule(name)) for name in self.branches]
         pool = None if self.pool is None else _parts(module.get_submodule(self.pool))[1:]
         project, after = _split(_parts(module.get_submodule(self.project)))

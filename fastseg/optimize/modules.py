@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fastseg import _cpu_conv2d
 from fastseg._conv2d import Conv2d, resolve_padding
@@ -210,6 +210,8 @@ def conv_bn_act(
     residual: Tensor | None = None,
 ) -> Tensor:
     """``act(bn(conv(x)) + residual)``, one op where that is faster and nothing is lost."""
+    if isinstance(x, fx.Proxy):
+        return _traced(conv_bn_act, conv, bn, activation, x, residual)
     folded = None if bn is None else bn.fold()
     if fuses(conv, bn, folded, x, residual):
         scale, shift = folded or (None, None)
@@ -221,6 +223,12 @@ def conv_bn_act(
         )  # fmt: skip
     y = conv(x) if bn is None else bn(conv(x))
     return ACTIVATION[activation](y if residual is None else y + residual)
+
+
+def _traced(function, *arguments) -> fx.Proxy:
+    """The function as one call in torch.fx's graph: it decides by its input's shape."""
+    proxy = next(a for a in arguments if isinstance(a, fx.Proxy))
+    return proxy.tracer.create_proxy("call_function", function, arguments, {})
 
 
 def fuses(conv, bn, folded, x: Tensor, residual: Tensor | None) -> bool:
@@ -253,6 +261,8 @@ def own_activation(bn: nn.Module | None) -> str:
 
 def bn_relu_pool(bn: nn.Module, relu, pool: nn.MaxPool2d, x: Tensor):
     """``pool(relu(bn(x)))``, one pass where no gradient is needed."""
+    if isinstance(x, fx.Proxy):
+        return _traced(bn_relu_pool, bn, relu, pool, x)
     folded = bn.fold()
     positions = pool.return_indices and not isinstance(pool, Codes)  # torch's indices
     if folded is None or positions or not gradient_free((x, bn.weight, bn.bias)):

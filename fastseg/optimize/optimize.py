@@ -130,7 +130,7 @@ class _Plan:
         self.untraceable: dict[nn.Module, str] = {}
         known: set[tuple] = set()
         # Inner Sequentials first: what they fuse needs no other forward around them.
-        inner_first = list(reversed(self.modules))
+        inner_first = self.modules[::-1]
         for module in sorted(inner_first, key=lambda m: not is_sequential(m)):
             if has_own_forward(module) and _has_work(module):
                 self._plan_block(module, known)
