@@ -54,16 +54,6 @@ template <int Rows, int Panels, int kRowStep, int kDepthStep, int kAheadStep, in
   }
 }
 
-// Asks for what gemm_store adds to.
-template <int Rows, int Panels>
-[[gnu::always_inline]] inline void gemm_prefetch(const float* c, int64_t c_step) {
-  FASTSEG_UNROLL
-  for (int i = 0; i < Rows; ++i) {
-    FASTSEG_UNROLL
-    for (int p = 0; p < Panels; ++p) __builtin_prefetch(c + i * c_step + p * kPanel, 1, 3);
-  }
-}
-
 // c[i][j] = sums[i][j], plus c[i][j] before if `accumulate`.
 template <int Rows, int Panels>
 [[gnu::always_inline]] inline void gemm_store(
@@ -87,7 +77,13 @@ template <int Rows, int Panels>
 template <int Rows, int Panels, int kRowStep, int kDepthStep>
 inline void gemm_tile(const float* a, const float* b, int64_t panel_step, float* c, int64_t c_step,
                       int64_t depth, bool accumulate, const float* ahead) {
-  if (accumulate) gemm_prefetch<Rows, Panels>(c, c_step);
+  if (accumulate) {
+    FASTSEG_UNROLL
+    for (int i = 0; i < Rows; ++i) {
+      FASTSEG_UNROLL
+      for (int p = 0; p < Panels; ++p) __builtin_prefetch(c + i * c_step + p * kPanel, 1, 3);
+    }
+  }
   Simd<float>::Value sums[Rows][kTileVectors<Panels>] = {};
   gemm_steps<Rows, Panels, kRowStep, kDepthStep, kPanel, 2>(a, b, panel_step, depth, ahead, sums);
   gemm_store<Rows, Panels>(sums, c, c_step, accumulate);
@@ -98,7 +94,6 @@ inline void gemm_tile(const float* a, const float* b, int64_t panel_step, float*
 template <int Rows, int Panels, int kDepthStep>
 inline void gemm_tile_runs(const float* a, const float* b, int64_t panel_step, float* c,
                            int64_t c_step, const GemmRun* run, const GemmRun* end, int64_t ahead) {
-  gemm_prefetch<Rows, Panels>(c, c_step);
   Simd<float>::Value sums[Rows][kTileVectors<Panels>] = {};
   for (; run != end; ++run) {
     const float* const from = a + run->a * kDepthStep;
