@@ -12,5 +12,6 @@ def test_examples_run():
     namespace = {}
     for example in examples:
         exec(compile(example, str(README), "exec"), namespace)
-    assert namespace["logits"].shape == (1, 11, 90, 120)
+    assert namespace["logits"].shape == (1, 19, 65, 97)
+    assert namespace["report"].swapped
     assert namespace["x"].grad is not None
