@@ -3,7 +3,8 @@
 python -m benchmarks.atrous_conv2d [--set bars|grid|all] [--only TEXT] [--csv FILE]
 
 float32 inference on the CPU unless a case says backward. Every case is first compared with float64:
-our error must not be over twice torch's. The floor is arithmetic: two operations for each pair of
+our error must not be over twice torch's, or 1e-6 of the
+largest output. The floor is arithmetic: two operations for each pair of
 channels and tap that reads a pixel, at the speed of a 1x1 convolution in the same run, or the
 bytes of inputs, weights and outputs at the speed of a copy, whichever is slower.
 """
@@ -71,7 +72,8 @@ def inference(pair: Pair, group: str = "") -> Case:
                 ("torch", lambda: eager_last(last)),
             )
         }
-        assert error["ours"] <= max(2 * error["torch"], 2e-6), error
+        exact = torch.get_float32_matmul_precision() == "highest"
+        assert error["ours"] <= (max(2 * error["torch"], 1e-6) if exact else 3e-5), error
 
     candidates = [
         Candidate(OURS, lambda: ours(last)),
@@ -202,10 +204,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--set", choices=("bars", "grid", "all"), default="bars")
     parser.add_argument("--only", default="", help="cases whose line has this text")
-    parser.add_argument("--fast", action="store_true", help="admit F(4, 3); errors may be 2e-5")
+    parser.add_argument("--fast", action="store_true", help="admit F(4, 3); errors may be 3e-5")
     parser.add_argument("--csv", type=Path)
     options = parser.parse_args()
     torch.manual_seed(0)
+    if options.fast:
+        torch.set_float32_matmul_precision("high")
     torch._inductor.config.freezing = True
     reuse_freed_pages()
     bandwidth, speed = copy_bandwidth("cpu"), product_speed()
