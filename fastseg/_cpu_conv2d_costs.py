@@ -2,7 +2,7 @@
 
 Medians on one thread of a Zen 5 (AVX-512; AVX2 by FASTSEG_SIMD and ONEDNN_MAX_CPU_ISA), torch 2.13
 with oneDNN, float32, channels_last, over 3x3 kernels of 3 to 512 channels on maps of 4 x 4 to
-360 x 480. With these numbers the choice is right in all cases in which it matters by more than 5 %.
+360 x 480. benchmarks/results has what the choice then gains and loses on two threads.
 """
 
 from __future__ import annotations
