@@ -244,3 +244,8 @@ def empty_output(x: Tensor, channels: int, size: Sequence[int]) -> Tensor:
         device=x.device,
         memory_format=torch._prims_common.suggest_memory_format(x),
     )
+
+
+def in_layout_of(x: Tensor, out: Tensor) -> Tensor:
+    """out, channels_last if x is, else contiguous."""
+    return out.contiguous(memory_format=torch._prims_common.suggest_memory_format(x))

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastseg import _extension, reference
-from fastseg._conv2d import Conv2d
+from fastseg._conv2d import Conv2d, in_layout_of
 from fastseg._cpu_conv2d_costs import COSTS
 from fastseg._prepared_weights import prepared
 
@@ -45,7 +45,7 @@ def atrous_conv2d(
         return depthwise_conv2d(x, weight, *epilogue, conv, activation)
     if x.dtype == torch.float64:
         out = reference.atrous_conv2d(x, weight, *epilogue, *conv, activation)
-        return out.contiguous(memory_format=torch._prims_common.suggest_memory_format(x))
+        return in_layout_of(x, out)
     winograd = prefers_winograd(x, weight, conv)
     if x.dtype != torch.float32:
         # Other depths oneDNN pads with zeros, which make infinities NaN.
@@ -183,7 +183,7 @@ def onednn_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activat
     channels_last = is_channels_last(x)
     if not torch.backends.mkldnn.is_available() or x.numel() == 0:
         y = reference.atrous_conv2d(x, weight, bias, scale, shift, residual, *conv, activation)
-        return y.contiguous(memory_format=torch._prims_common.suggest_memory_format(x))
+        return in_layout_of(x, y)
     packed, offset, finite = onednn_weight(x, weight, bias, scale, shift, conv)
     geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
     x = in_layout(x, True)

@@ -12,6 +12,7 @@ from fastseg._conv2d import (
     check_epilogue,
     check_image_and_weight,
     empty_output,
+    in_layout_of,
     remember,
     resolve_padding,
 )
@@ -121,11 +122,6 @@ def _reference(*arguments):
     *tensors, _, _, _, _, activation = arguments
     out = reference.atrous_conv2d(*tensors, *conv, activation)
     return in_layout_of(arguments[0], out)
-
-
-def in_layout_of(x: Tensor, out: Tensor) -> Tensor:
-    """out, channels_last if x is, else contiguous."""
-    return out.contiguous(memory_format=torch._prims_common.suggest_memory_format(x))
 
 
 _check_once = remember(_check)

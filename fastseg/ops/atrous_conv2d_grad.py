@@ -11,9 +11,9 @@ from fastseg._conv2d import (
     check_conv2d,
     check_float,
     empty_output,
+    in_layout_of,
 )
 from fastseg.ops._library import call, define, define_cpu, define_triton
-from fastseg.ops.atrous_conv2d import in_layout_of
 
 ops = torch.ops.fastseg
 

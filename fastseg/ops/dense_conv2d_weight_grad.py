@@ -9,9 +9,8 @@ from __future__ import annotations
 import torch
 
 from fastseg import reference
-from fastseg._conv2d import check_alike, check_conv2d, pair
+from fastseg._conv2d import check_alike, check_conv2d, in_layout_of, pair
 from fastseg.ops._library import define
-from fastseg.ops.atrous_conv2d import in_layout_of
 from fastseg.ops.atrous_conv2d_grad import empty_weight
 
 

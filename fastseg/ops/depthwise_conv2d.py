@@ -14,6 +14,7 @@ from fastseg._conv2d import (
     check_epilogue,
     check_float,
     empty_output,
+    in_layout_of,
     pair,
 )
 from fastseg.ops._library import define, define_triton
@@ -62,10 +63,6 @@ def _check_grad(op, grad, output):
     )
 
 
-def _in_layout_of(x, out):
-    return out.contiguous(memory_format=torch._prims_common.suggest_memory_format(x))
-
-
 def _check(x, weight, bias, scale, shift, residual, stride, padding, dilation, activation):
     op = "fastseg::depthwise_conv2d"
     _check_image(op, "x", x)
@@ -85,7 +82,7 @@ def _fake(x, *others):
 def _reference(*arguments):
     conv, _ = _check(*arguments)
     *tensors, _, _, _, activation = arguments
-    return _in_layout_of(tensors[0], reference.depthwise_conv2d(*tensors, *conv, activation))
+    return in_layout_of(tensors[0], reference.depthwise_conv2d(*tensors, *conv, activation))
 
 
 define(
@@ -124,7 +121,7 @@ def _fake_input_grad(grad, *others):
 
 def _reference_input_grad(grad, weight, *others):
     conv, size = _check_input_grad(grad, weight, *others)
-    return _in_layout_of(grad, reference.depthwise_conv2d_input_grad(grad, weight, size, *conv))
+    return in_layout_of(grad, reference.depthwise_conv2d_input_grad(grad, weight, size, *conv))
 
 
 define(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from fastseg import reference
-from fastseg._conv2d import check_conv2d, check_epilogue, empty_output, pair
+from fastseg._conv2d import check_conv2d, check_epilogue, empty_output, in_layout_of, pair
 from fastseg.ops._library import define
 
 
@@ -50,7 +50,7 @@ def _reference(x, weight, out_channels, bias, scale, shift, residual, dilation, 
     )  # fmt: skip
     y = reference.winograd_conv2d(x, weight, out_channels, conv.dilation, fast)
     y = reference.conv2d_epilogue(y, bias, scale, shift, residual, activation)
-    return y.contiguous(memory_format=torch._prims_common.suggest_memory_format(x))
+    return in_layout_of(x, y)
 
 
 define(
@@ -90,7 +90,7 @@ def _reference_branches(x, weights, channels, scale, shift, dilations, fast, act
         for weight, count, dilation in zip(weights, channels, dilations, strict=True)
     ]
     y = reference.conv2d_epilogue(torch.cat(maps, 1), None, scale, shift, None, activation)
-    return y.contiguous(memory_format=torch._prims_common.suggest_memory_format(x))
+    return in_layout_of(x, y)
 
 
 define(
