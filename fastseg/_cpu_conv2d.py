@@ -176,9 +176,9 @@ def winograd_wins(
 def onednn_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activation) -> Tensor:
     """Convolution by torch in float32, in channels_last: there it is fast at every dilation.
 
-    In contiguous layout its bits depend on the number of threads. oneDNN's own ReLU turns NaN into
-    0: it is fused where x is small beside the output and has none, else torch's activations run
-    after it, in place.
+    In contiguous layout its bits depend on the number of threads. oneDNN's own ReLU and ReLU6 turn
+    NaN into 0: they are fused where x is small beside the output and has none, else torch's
+    activations run after it, in place.
     """
     channels_last = is_channels_last(x)
     if not torch.backends.mkldnn.is_available() or x.numel() == 0:
@@ -189,11 +189,14 @@ def onednn_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activat
     x = in_layout(x, True)
     if residual is None:
         shape = (*x.shape[:1], weight.shape[0], *conv.output_size(x.shape[2:], weight.shape[2:]))
-        fused = (
-            activation == "relu" and 2 * x.numel() <= math.prod(shape) and finite and is_finite(x)
-        )
-        name, activation = ("relu", "") if fused else ("none", activation)
-        y = mkldnn._convolution_pointwise(x, packed, offset, *geometry, name, [], "")
+        fused = activation in NAN_TO_0 and 2 * x.numel() <= math.prod(shape)
+        if fused and finite and is_finite(x):
+            (name, scalars), activation = NAN_TO_0[activation], ""
+        elif activation == "hardswish":
+            name, scalars, activation = "hardswish", [], ""
+        else:
+            name, scalars = "none", []
+        y = mkldnn._convolution_pointwise(x, packed, offset, *geometry, name, scalars, "")
     else:
         residual = in_layout(residual, True)
         y = mkldnn._convolution_pointwise.binary(
@@ -204,6 +207,8 @@ def onednn_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activat
     return y if channels_last else in_layout(y, False)
 
 
+# oneDNN's names and arguments.
+NAN_TO_0 = {"relu": ("relu", []), "relu6": ("hardtanh", [0.0, 6.0])}
 ACTIVATE_ = {
     "relu": torch.relu_,
     "relu6": lambda y: F.relu6(y, inplace=True),

@@ -259,6 +259,13 @@ def test_activations_of_every_value(activation, dtype, layout, simd_level):
     assert_close(y, expected, 20.0)
     y = fastseg.atrous_conv2d(x[:, :1], one[:1], activation=activation)
     assert_close(y, expected[:, :1], 20.0)
+    # More outputs than inputs: there oneDNN's own activations may run.
+    wide = x[:, :1].contiguous(memory_format=layout), one[:1].expand(8, 1, 1, 1).contiguous()
+    y = fastseg.atrous_conv2d(*wide, activation=activation)
+    assert_close(y, expected[:, :1].expand(-1, 8, -1, -1), 20.0)
+    finite = wide[0].nan_to_num(nan=0.5, posinf=1, neginf=-1)
+    y = fastseg.atrous_conv2d(finite, wide[1], activation=activation)
+    assert_close(y, function(finite.double()).expand(-1, 8, -1, -1), 20.0)
     x, expected = (t.where(x.isfinite(), 0) for t in (x, expected))  # 0 * NaN is NaN below
     y = fastseg.atrous_conv2d(x, torch.eye(3, dtype=dtype)[..., None, None], activation=activation)
     assert_close(y, expected, 20.0)
