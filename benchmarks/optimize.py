@@ -102,7 +102,7 @@ def case_of(name: str, size: tuple[int, int], compiled: bool) -> Case:
     runs: dict[str, Callable] = {
         "eager": lambda: output(model(x)),
         "channels_last": lambda: output(last(x_last)),
-        "optimize_": lambda: output(ours(x)),
+        "optimize_": lambda: output(ours(x_last)),
     }
     if compiled:
         frozen, fused = torch.compile(copy.deepcopy(last)), torch.compile(copy.deepcopy(ours))
