@@ -23,6 +23,13 @@ def separable(in_channels, out_channels, rate):
     return nn.Sequential(both, nn.BatchNorm2d(out_channels), nn.ReLU())
 
 
+def separable_with_two_batch_norms(in_channels, out_channels, rate):
+    """Of mmsegmentation and of TensorFlow's v3+."""
+    (depthwise, pointwise), *rest = separable(in_channels, out_channels, rate)
+    first = nn.Sequential(depthwise, nn.BatchNorm2d(in_channels), nn.ReLU())
+    return nn.Sequential(nn.Sequential(first, pointwise), *rest)
+
+
 class ASPP(nn.Module):
     """Branches and image pooling, concatenated (the pooling first or last) and projected."""
 

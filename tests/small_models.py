@@ -22,6 +22,12 @@ SMALL = {
         "dilation_style": "paper",
         "align_corners": True,
     },
+    "deeplabv3 mmseg": {
+        "backbone_options": {**RESNET, "deep_stem": True},
+        "aspp_channels": 8,
+        "head_conv": False,
+        "project_kernel_size": 3,
+    },
     "deeplabv3 mobile": {
         "backbone": "mobilenet_v2",
         "backbone_options": {"width_mult": 0.25},
@@ -30,6 +36,13 @@ SMALL = {
         "aspp_channels": 8,
     },
     "deeplabv3plus": {"backbone_options": RESNET, "aspp_channels": 8},
+    "deeplabv3plus vainf": {
+        "backbone": "mobilenet_v2",
+        "backbone_options": {"width_mult": 0.25, "pad_input": True},
+        "aspp_channels": 8,
+        "separable": False,
+        "decoder_convs": 1,
+    },
     "deeplabv3plus mobile": {
         "backbone": "mobilenet_v2",
         "backbone_options": {"width_mult": 0.25, "last_conv": True},

@@ -33,6 +33,10 @@ def pair_of(options=None, *, rates=(2, 4, 7), **other):
 PAIRS = (
     ({}, {}),
     ({"separable": True}, {"branch": plain.separable}),
+    (
+        {"separable": True, "depthwise_batch_norm": True},
+        {"branch": plain.separable_with_two_batch_norms},
+    ),
     ({"image_pooling": False}, {"pool": False}),
     ({"project_kernel_size": 3}, {"project": 3}),
 )

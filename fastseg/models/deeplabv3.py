@@ -36,8 +36,14 @@ class DeepLabHead(nn.Sequential):
         channels: int = 256,
         head_conv: bool = True,
         separable: bool = False,
+        project_kernel_size: int = 1,
     ):
-        super().__init__(ASPP(in_channels, atrous_rates, channels, separable=separable))
+        super().__init__(
+            ASPP(
+                in_channels, atrous_rates, channels, separable=separable,
+                project_kernel_size=project_kernel_size,
+            )
+        )  # fmt: skip
         if head_conv:
             self.append(Conv2d(channels, channels, 3, padding=1, bias=False))
             self.append(BatchNorm2d(channels))
@@ -67,6 +73,7 @@ def deeplabv3(
     head_conv: bool | None = None,
     separable: bool = False,
     aspp_channels: int = 256,
+    project_kernel_size: int = 1,
     crf: str | DenseCRF | None = None,
     backend: str = "fastseg",
     in_channels: int = 3,
@@ -96,6 +103,7 @@ def deeplabv3(
             are atrous rates.
         separable: whether the ASPP's 3x3 convolutions are separable.
         aspp_channels: of each branch of the ASPP and of what follows.
+        project_kernel_size: of the ASPP's projection: 3 in mmsegmentation, whose head_conv is False.
         crf: None, "post", "layer" or a DenseCRF; see :func:`fastseg.models.finish`.
         backend: "fastseg" or "torch".
         in_channels: of the image.
@@ -114,6 +122,7 @@ def deeplabv3(
     head = DeepLabHead(
         features.channels["out"], num_classes, atrous_rates, channels=aspp_channels,
         head_conv=len(atrous_rates) > 0 if head_conv is None else head_conv, separable=separable,
+        project_kernel_size=project_kernel_size,
     )  # fmt: skip
     model = BackboneModel(
         features, head, num_classes, aux=aux, in_channels=in_channels, align_corners=align_corners

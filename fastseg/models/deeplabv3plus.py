@@ -32,9 +32,9 @@ class Decoder(nn.Module):
         projected: channels to which the low-level features are reduced; 48 in the paper's Table 1.
         decoder_convs: 3x3 convolutions after the concatenation; 2 in the paper's Table 2.
         separable: whether 3x3 convolutions are separable, the paper's "SC".
-        depthwise_batch_norm: whether in the decoder batch norm and ReLU follow the depthwise
-            convolutions too.
+        depthwise_batch_norm: whether batch norm and ReLU follow the depthwise convolutions too.
         aspp_conv: whether a 3x3 convolution follows the ASPP.
+        project_kernel_size: of the ASPP's projection.
         align_corners: how the ASPP's output is resized.
     """
 
@@ -51,6 +51,7 @@ class Decoder(nn.Module):
         separable: bool = True,
         depthwise_batch_norm: bool = False,
         aspp_conv: bool = False,
+        project_kernel_size: int = 1,
         align_corners: bool = False,
     ):
         super().__init__()
@@ -63,7 +64,10 @@ class Decoder(nn.Module):
             return ConvBNAct(width, channels)
 
         self.align_corners = align_corners
-        self.aspp = ASPP(in_channels, atrous_rates, channels, separable=separable)
+        self.aspp = ASPP(
+            in_channels, atrous_rates, channels, separable=separable,
+            depthwise_batch_norm=depthwise_batch_norm, project_kernel_size=project_kernel_size,
+        )  # fmt: skip
         self.aspp_conv = conv(channels) if aspp_conv else None
         self.project = ConvBNAct(low_level_channels, projected, 1)
         widths = [channels + projected] + [channels] * (decoder_convs - 1)
@@ -103,6 +107,7 @@ def deeplabv3plus(
     decoder_convs: int = 2,
     aspp_conv: bool = False,
     aspp_channels: int = 256,
+    project_kernel_size: int = 1,
     low_level_channels: int = 48,
     crf: str | DenseCRF | None = None,
     backend: str = "fastseg",
@@ -128,11 +133,12 @@ def deeplabv3plus(
             :func:`~fastseg.models.backbones.dilation.dilated_stages`.
         align_corners: how features and scores are resized.
         separable: whether the 3x3 convolutions of ASPP and decoder are separable.
-        depthwise_batch_norm: whether in the decoder batch norm and ReLU follow the depthwise
-            convolutions too.
+        depthwise_batch_norm: whether batch norm and ReLU follow the depthwise convolutions too, as
+            in TensorFlow and mmsegmentation.
         decoder_convs: 3x3 convolutions of the decoder.
         aspp_conv: whether a 3x3 convolution follows the ASPP.
         aspp_channels: of the ASPP and of the decoder's convolutions.
+        project_kernel_size: of the ASPP's projection: 3 in mmsegmentation.
         low_level_channels: to which the low-level features are reduced.
         crf: None, "post", "layer" or a DenseCRF; see :func:`fastseg.models.finish`.
         backend: "fastseg" or "torch".
@@ -152,7 +158,7 @@ def deeplabv3plus(
         ATROUS_RATES[output_stride] if atrous_rates is None else atrous_rates,
         channels=aspp_channels, projected=low_level_channels, decoder_convs=decoder_convs,
         separable=separable, depthwise_batch_norm=depthwise_batch_norm, aspp_conv=aspp_conv,
-        align_corners=align_corners,
+        project_kernel_size=project_kernel_size, align_corners=align_corners,
     )  # fmt: skip
     model = DeepLabV3Plus(
         encoder, decoder, num_classes, aux=aux, in_channels=in_channels, align_corners=align_corners

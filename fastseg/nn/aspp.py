@@ -46,6 +46,8 @@ class ASPP(nn.Module):
         atrous_rates: of the 3x3 convolutions; any number.
         out_channels: of each branch and of the projection.
         separable: whether the 3x3 convolutions are separable, as in v3+.
+        depthwise_batch_norm: whether batch norm and ReLU follow the depthwise convolutions too, as
+            in TensorFlow's v3+ and mmsegmentation; the keys are then ``convs.i.0.0.{0,1}``.
         dropout: after the projection, in training.
         image_pooling: whether to have that branch.
         project_kernel_size: 3 in mmsegmentation.
@@ -58,14 +60,22 @@ class ASPP(nn.Module):
         out_channels: int = 256,
         *,
         separable: bool = False,
+        depthwise_batch_norm: bool = False,
         dropout: float = 0.5,
         image_pooling: bool = True,
         project_kernel_size: int = 1,
     ):
         super().__init__()
-        branch = SeparableAtrousConvBNAct if separable else AtrousConvBNAct
-        convs = [AtrousConvBNAct(in_channels, out_channels, 1)]
-        convs += [branch(in_channels, out_channels, 3, dilation=rate) for rate in atrous_rates]
+
+        def branch(rate: int) -> ConvBatchNorm:
+            if not separable:
+                return AtrousConvBNAct(in_channels, out_channels, 3, dilation=rate)
+            return SeparableAtrousConvBNAct(
+                in_channels, out_channels, 3, dilation=rate,
+                depthwise_batch_norm=depthwise_batch_norm,
+            )  # fmt: skip
+
+        convs = [AtrousConvBNAct(in_channels, out_channels, 1), *map(branch, atrous_rates)]
         if image_pooling:
             convs.append(_ImagePooling(in_channels, out_channels))
         self.convs = nn.ModuleList(convs)
@@ -76,10 +86,10 @@ class ASPP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, out_channels, H, W) of x (N, Ci, H, W)."""
         modules = (*self.convs, self.project)
-        folded = [m.folded() for m in modules]
-        if any(f is None for f in folded):
+        folded = [_branch(m) for m in modules]
+        if any(branch is None for branch in folded):
             return self.dropout(self._by_branch(x))
-        *branches, project = map(_branch, modules, folded)
+        *branches, project = folded
         pool = branches.pop() if self.image_pooling else None
         return self.dropout(aspp(x, branches, project, pool=pool))
 
@@ -95,12 +105,23 @@ class ASPP(nn.Module):
         return self.project.normalize(project_maps(maps, weight, residual=residual))
 
 
-def _branch(module: ConvBatchNorm, folded: tuple[Tensor, Tensor]) -> ASPPBranch:
-    conv = module[-2]
-    if isinstance(module, SeparableAtrousConvBNAct):
-        depthwise, pointwise = conv
+def _branch(module: ConvBatchNorm) -> ASPPBranch | None:
+    """With its batch norms folded; None where one of them takes the batch's statistics."""
+    conv, folded = module[-2], module.folded()
+    if folded is None:
+        return None
+    if not isinstance(module, SeparableAtrousConvBNAct):
+        return ASPPBranch(conv.weight, *folded, conv.dilation[0])
+    depthwise, pointwise = conv
+    if not isinstance(depthwise, AtrousConvBNAct):
         return ASPPBranch(pointwise.weight, *folded, depthwise.dilation[0], depthwise.weight)
-    return ASPPBranch(conv.weight, *folded, conv.dilation[0])
+    first = depthwise.folded()
+    if first is None:
+        return None
+    conv = depthwise[0]
+    return ASPPBranch(
+        pointwise.weight, *folded, conv.dilation[0], conv.weight, *first, depthwise.activation
+    )
 
 
 class ASPPSum(nn.Module):

@@ -6,6 +6,7 @@ names are torchvision's, without its ``classifier``.
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastseg.models._layers import BatchNorm2d, Conv2d, ConvBNAct, conv_bn_act, he_init
@@ -33,21 +34,29 @@ class InvertedResidual(nn.Module):
         stride: of the depthwise convolution.
         dilation: of the depthwise convolution.
         expansion: factor of the channels in between; without 1x1 convolution if 1.
+        pad_input: whether the input is padded, before the expansion, and not what is expanded.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, stride: int, dilation: int, expansion: int
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        dilation: int,
+        expansion: int,
+        pad_input: bool,
     ):
         super().__init__()
         hidden = in_channels * expansion
         self.adds_input = stride == 1 and in_channels == out_channels
+        self.padding = dilation if pad_input else 0
         self.conv = nn.Sequential()
         if expansion != 1:
             self.conv.append(ConvBNAct(in_channels, hidden, 1, activation="relu6"))
         self.conv.append(
             ConvBNAct(
-                hidden, hidden, 3, stride=stride, dilation=dilation, groups=hidden,
-                activation="relu6",
+                hidden, hidden, 3, stride=stride, padding=0 if pad_input else "same",
+                dilation=dilation, groups=hidden, activation="relu6",
             )
         )  # fmt: skip
         self.conv.append(Conv2d(hidden, out_channels, 1, bias=False))
@@ -56,7 +65,7 @@ class InvertedResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, Co, h, w) of x (N, Ci, H, W)."""
         *convolutions, projection, bn = self.conv
-        y = x
+        y = F.pad(x, (self.padding,) * 4) if self.padding else x
         for convolution in convolutions:
             y = convolution(y)
         return conv_bn_act(y, projection, bn, residual=x if self.adds_input else None)
@@ -72,6 +81,8 @@ class MobileNetV2(nn.Module):
         round_nearest: what numbers of channels are multiples of.
         last_conv: whether the 1x1 convolution to 1280 channels, made for classification, is kept:
             TensorFlow's DeepLab has no use for it, segmentation_models_pytorch's has.
+        pad_input: VainF's padding: blocks pad their input, before the expansion, whose batch norm
+            makes other values of the zeros, and the first convolution does not pad.
         in_channels: of the image.
 
     Raises:
@@ -86,6 +97,7 @@ class MobileNetV2(nn.Module):
         width_mult: float = 1.0,
         round_nearest: int = 8,
         last_conv: bool = False,
+        pad_input: bool = False,
         in_channels: int = 3,
     ):
         super().__init__()
@@ -93,8 +105,11 @@ class MobileNetV2(nn.Module):
         stages = dilated_stages(strides, output_stride, dilation_style, input_stride=2)
         channels = _round_channels(STEM * width_mult, round_nearest)
         self.features = nn.Sequential(
-            ConvBNAct(in_channels, channels, 3, stride=2, activation="relu6")
-        )
+            ConvBNAct(
+                in_channels, channels, 3, stride=2, padding=0 if pad_input else "same",
+                activation="relu6",
+            )
+        )  # fmt: skip
         ends = []  # of the stages: the number of features up to them, and their channels
         dilation = 1
         for (expansion, width, blocks, _), stage in zip(STAGES, stages, strict=True):
@@ -102,7 +117,9 @@ class MobileNetV2(nn.Module):
             for j in range(blocks):
                 stride = stage.stride if j == 0 else 1
                 dilation = stage.first_dilation if j == 0 else stage.dilation
-                self.features.append(InvertedResidual(channels, width, stride, dilation, expansion))
+                self.features.append(
+                    InvertedResidual(channels, width, stride, dilation, expansion, pad_input)
+                )
                 channels = width
             ends.append((len(self.features), channels))
         if last_conv:

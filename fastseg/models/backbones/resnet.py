@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastseg.models._layers import BatchNorm2d, Conv2d, conv_bn_act, he_init
+from fastseg.models._layers import BatchNorm2d, Conv2d, ConvBNAct, conv_bn_act, he_init
 from fastseg.models.backbones.dilation import dilated_stages
 
 EXPANSION = 4
@@ -64,6 +64,8 @@ class ResNet(nn.Module):
         stride_in_1x1: as in the paper and the Caffe models of DeepLab v2; torchvision's 3x3
             convolutions stride.
         ceil_pool: whether the stem's pooling rounds sizes up, as Caffe does.
+        deep_stem: three 3x3 convolutions in place of the stem's 7x7, as in mmsegmentation; they are
+            ``stem.{0,1,2}``, in place of ``conv1`` and ``bn1`` (He et al. 2019, arXiv 1812.01187).
         in_channels: of the image.
         width: of the stem; 64 in the paper.
 
@@ -80,6 +82,7 @@ class ResNet(nn.Module):
         multi_grid: Sequence[int] | None = None,
         stride_in_1x1: bool = False,
         ceil_pool: bool = False,
+        deep_stem: bool = False,
         in_channels: int = 3,
         width: int = 64,
     ):
@@ -90,8 +93,16 @@ class ResNet(nn.Module):
                 f"multi_grid must have a factor for each of the {layers[-1]} blocks of the last"
                 f" stage, got {multi_grid}"
             )
-        self.conv1 = Conv2d(in_channels, width, 7, 2, 3, bias=False)
-        self.bn1 = BatchNorm2d(width)
+        self.deep_stem = deep_stem
+        if deep_stem:
+            self.stem = nn.Sequential(
+                ConvBNAct(in_channels, width // 2, 3, stride=2),
+                ConvBNAct(width // 2, width // 2, 3),
+                ConvBNAct(width // 2, width, 3),
+            )
+        else:
+            self.conv1 = Conv2d(in_channels, width, 7, 2, 3, bias=False)
+            self.bn1 = BatchNorm2d(width)
         self.ceil_pool = ceil_pool
         channels = width
         stages = dilated_stages((1, 2, 2, 2), output_stride, dilation_style, input_stride=4)
@@ -114,7 +125,7 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """The features of an image (N, in_channels, H, W)."""
-        x = conv_bn_act(x, self.conv1, self.bn1, "relu")
+        x = self.stem(x) if self.deep_stem else conv_bn_act(x, self.conv1, self.bn1, "relu")
         x = F.max_pool2d(x, 3, 2, 1, ceil_mode=self.ceil_pool)
         low_level = self.layer1(x)
         aux = self.layer3(self.layer2(low_level))
