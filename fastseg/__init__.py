@@ -23,6 +23,7 @@ from fastseg.pairwise import PairwiseBilateral, PairwiseFeatures, PairwiseGaussi
 from fastseg import _extension  # noqa: F401  isort: skip
 from fastseg import nn  # isort: skip
 from fastseg.optimize import optimize_, restore_  # isort: skip
+from fastseg.zoo import from_checkpoint, load_backbone, load_checkpoint  # isort: skip
 
 try:
     __version__ = version("fastseg-kernels")
@@ -42,7 +43,10 @@ __all__ = [
     "codes_to_indices",
     "dense_crf",
     "fold_batch_norm",
+    "from_checkpoint",
     "indices_to_codes",
+    "load_backbone",
+    "load_checkpoint",
     "max_pool2d",
     "max_unpool2d",
     "nn",

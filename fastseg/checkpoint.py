@@ -12,14 +12,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastseg._state_dicts import listed, misfits
 from fastseg.atomic import atomic_write
 from fastseg.models import build_model
 
 WEIGHTS_FORMAT = "fastseg-weights-1"
 REQUIRED_METADATA = ("model", "options", "classes")
+# What a NumPy number is pickled as, such as a best score beside the weights, by NumPy 1 or 2.
+_NUMPY_SCALAR = np.float64(0).__reduce__()[0]
+NUMPY_NUMBERS = [
+    (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
+    (_NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32)),
+]
 
 
 class CheckpointError(RuntimeError):
@@ -39,7 +49,7 @@ def save(contents: Any, path: str | Path) -> None:
 
 
 def load(path: str | Path) -> Any:
-    """Read what ``save`` wrote, on the CPU, without running code from the file.
+    """Read what ``save`` or ``torch.save`` wrote, on the CPU, without running code from the file.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -50,11 +60,13 @@ def load(path: str | Path) -> Any:
         raise FileNotFoundError(f"no checkpoint at {path}")
     data = path.read_bytes()
     try:
-        # torch.load does not look at the archive's checksums.
-        damaged = zipfile.ZipFile(io.BytesIO(data)).testzip()
-        if damaged is not None:
-            raise ValueError(f"bad checksum of {damaged}")
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        if zipfile.is_zipfile(io.BytesIO(data)):  # before torch 1.6 files were no archives
+            # torch.load does not look at the archive's checksums.
+            damaged = zipfile.ZipFile(io.BytesIO(data)).testzip()
+            if damaged is not None:
+                raise ValueError(f"bad checksum of {damaged}")
+        with torch.serialization.safe_globals(NUMPY_NUMBERS):
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # malformed bytes raise nearly anything inside torch.load
         raise CheckpointError(
             f"{path} ({len(data)} bytes) is not a readable checkpoint: truncated, corrupted or of "
@@ -69,7 +81,7 @@ def load_state_dict(
 
     Args:
         module: the module to fill; tensors are converted to its dtypes and devices.
-        state: what ``module.state_dict()`` has.
+        state: what ``module.state_dict()`` has; batch norms' ``num_batches_tracked`` may be absent.
         source: what to call ``state`` in an error.
 
     Raises:
@@ -78,23 +90,13 @@ def load_state_dict(
     expected = module.state_dict()
     odd = [key for key, value in state.items() if not isinstance(value, Tensor)]
     if odd:
-        raise CheckpointError(f"{source} holds other things than tensors: {_enumerate(odd)}")
-    problems = [
-        ("missing", [key for key in expected if key not in state]),
-        ("unexpected", [key for key in state if key not in expected]),
-        (
-            "misshapen",
-            [
-                f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
-                for key in expected
-                if key in state and state[key].shape != expected[key].shape
-            ],
-        ),
-    ]
-    found = [f"{len(keys)} {kind}: {_enumerate(keys)}" for kind, keys in problems if keys]
-    if found:
-        raise CheckpointError(f"{source} does not fit {type(module).__name__}: " + "; ".join(found))
-    module.load_state_dict(state)
+        raise CheckpointError(
+            f"{source} holds other things than tensors: {listed([str(key) for key in odd])}"
+        )
+    found = misfits(expected, state)
+    if any(found):
+        raise CheckpointError(f"{source} does not fit {type(module).__name__}: {found}")
+    module.load_state_dict(state, strict=False)  # without batch norms' counters, if they are absent
 
 
 def save_model(path: str | Path, model: nn.Module, metadata: Mapping[str, Any]) -> None:
@@ -125,12 +127,15 @@ def save_model(path: str | Path, model: nn.Module, metadata: Mapping[str, Any]) 
     save(contents, path)
 
 
-def load_model(path: str | Path, *, backend: str = "fastseg") -> tuple[nn.Module, dict[str, Any]]:
+def load_model(
+    path: str | Path, *, backend: str = "fastseg", **options: Any
+) -> tuple[nn.Module, dict[str, Any]]:
     """Build the model of a weights file.
 
     Args:
         path: a file that ``save_model`` wrote.
         backend: "fastseg" or "torch".
+        **options: of the builder, which win over the file's.
 
     Returns:
         The model in evaluation mode, float32, on the CPU, and the file's metadata.
@@ -147,7 +152,7 @@ def load_model(path: str | Path, *, backend: str = "fastseg") -> tuple[nn.Module
         raise CheckpointError(f"{path} lacks a dict 'metadata' or a dict 'state_dict'")
     _check_metadata(metadata, CheckpointError, f"metadata of {path}")
     try:
-        classes, options = len(metadata["classes"]), dict(metadata["options"])
+        classes, options = len(metadata["classes"]), {**metadata["options"], **options}
         model = build_model(metadata["model"], classes, backend=backend, **options)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path} does not describe a model: {error}") from error
@@ -159,11 +164,6 @@ def _check_metadata(metadata: Mapping[str, Any], error: type[Exception], name: s
     missing = [key for key in REQUIRED_METADATA if key not in metadata]
     if missing:
         raise error(f"{name} lacks {', '.join(missing)}; it has {', '.join(metadata) or 'nothing'}")
-
-
-def _enumerate(keys: list[str], most: int = 4) -> str:
-    more = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return ", ".join(map(str, keys[:most])) + more
 
 
 def _first_line(error: Exception) -> str:

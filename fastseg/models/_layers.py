@@ -154,6 +154,16 @@ def resize(x: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
     return F.interpolate(x, tuple(size), mode="bilinear", align_corners=align_corners)
 
 
+def rescale(x: Tensor, factor: float, align_corners: bool) -> Tensor:
+    """Bilinear interpolation of x (N, C, h, w) to its size times the factor, rounded down.
+
+    Pixels lie as far apart as the factor says, not as the rounded sizes do.
+    """
+    if factor == 1:
+        return x
+    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=align_corners)
+
+
 def he_init(model: nn.Module) -> None:
     """He et al. 2015 by fan-out, as torchvision begins its backbones; biases 0."""
     for module in model.modules():

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastseg.models._layers import ASPPSum, resize
+from fastseg.models._layers import ASPPSum, rescale, resize
 from fastseg.models._model import BackboneModel, finish
 from fastseg.models.backbones import VGG16, build_backbone
 from fastseg.models.deeplabv1 import FieldOfView, VGGHead
@@ -56,8 +56,7 @@ class DeepLabV2(BackboneModel):
         """The maximum over the scales of the logits "out"; "aux" of the largest scale."""
         fused: dict[str, Tensor] = {}
         for scale in self.scales:
-            size = [max(1, int(side * scale)) for side in x.shape[-2:]]
-            scores = super().scores(resize(x, size, self.align_corners))
+            scores = super().scores(rescale(x, scale, self.align_corners))
             if not fused:
                 fused = scores
                 continue

@@ -103,7 +103,7 @@ def deeplabv3(
             are atrous rates.
         separable: whether the ASPP's 3x3 convolutions are separable.
         aspp_channels: of each branch of the ASPP and of what follows.
-        project_kernel_size: of the ASPP's projection: 3 in mmsegmentation, whose head_conv is False.
+        project_kernel_size: of the ASPP's projection: 3 in mmsegmentation, without head_conv.
         crf: None, "post", "layer" or a DenseCRF; see :func:`fastseg.models.finish`.
         backend: "fastseg" or "torch".
         in_channels: of the image.

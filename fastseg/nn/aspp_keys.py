@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
-import torch
 from torch import Tensor
+
+T = TypeVar("T")
+# What a name becomes: a template of re.Match.expand, or a function.
+Replacement = str | Callable[[re.Match], str]
 
 # Where the ASPP is in a whole model, the first that is there; "" for a checkpoint of it alone.
 PREFIXES = {
@@ -19,11 +23,19 @@ PREFIXES = {
 # What names become, {pool} being the number of the pooling branch; others are other modules'.
 RENAMES = {
     "torchvision": {r"((?:convs|project)\..*)": r"\1"},
-    "vainf": {r"((?:convs|project)\..*)": r"\1"},
+    "vainf": {
+        r"(convs\.\d+\.0)\.body\.(.*)": r"\1.\2",  # made separable
+        r"((?:convs|project)\..*)": r"\1",
+    },
     "smp": {r"((?:convs|project)\..*)": r"\1"},
     "mmseg": {
         r"aspp_modules\.(\d+)\.conv\.(.*)": r"convs.\1.0.\2",
         r"aspp_modules\.(\d+)\.bn\.(.*)": r"convs.\1.1.\2",
+        # separable, in its v3+
+        r"aspp_modules\.(\d+)\.depthwise_conv\.conv\.(.*)": r"convs.\1.0.0.0.\2",
+        r"aspp_modules\.(\d+)\.depthwise_conv\.bn\.(.*)": r"convs.\1.0.0.1.\2",
+        r"aspp_modules\.(\d+)\.pointwise_conv\.conv\.(.*)": r"convs.\1.0.1.\2",
+        r"aspp_modules\.(\d+)\.pointwise_conv\.bn\.(.*)": r"convs.\1.1.\2",
         r"image_pool\.1\.conv\.(.*)": r"convs.{pool}.1.\1",
         r"image_pool\.1\.bn\.(.*)": r"convs.{pool}.2.\1",
         r"bottleneck\.conv\.(.*)": r"project.0.\1",
@@ -40,8 +52,9 @@ def convert_aspp_keys(state_dict: Mapping[str, Tensor], source: str) -> dict[str
         state_dict: of a whole model or of its ASPP.
         source: "torchvision" (DeepLab v3), "vainf" (DeepLabV3Plus-Pytorch, both versions), "smp"
             (segmentation_models_pytorch, both versions), "mmseg" (mmsegmentation's ASPPHead, with
-            project_kernel_size 3: its first projected channels are the pooling's, which come last
-            here) or "kazuto" (DeepLab v2, for :class:`fastseg.nn.ASPPSum`).
+            project_kernel_size 3, or that of its v3+ with depthwise_batch_norm too: its first
+            projected channels are the pooling's, which come last here) or "kazuto" (DeepLab v2, for
+            :class:`fastseg.nn.ASPPSum`).
 
     Returns:
         What ``load_state_dict`` takes; the tensors are not copied unless their channels move.
@@ -55,25 +68,45 @@ def convert_aspp_keys(state_dict: Mapping[str, Tensor], source: str) -> dict[str
         found = {
             new: t
             for key, t in state_dict.items()
-            if key.startswith(prefix) and (new := _rename(key[len(prefix) :], RENAMES[source]))
+            if key.startswith(prefix) and (new := rename(key[len(prefix) :], RENAMES[source]))
         }
         if found:
-            return _order_channels(found) if source == "mmseg" else found
+            return pooling_last(number_pooling(found)) if source == "mmseg" else found
     raise ValueError(f"no ASPP of {source} among the keys")
 
 
-def _rename(key: str, renames: Mapping[str, str]) -> str | None:
+def number_pooling(names: Mapping[str, T]) -> dict[str, T]:
+    """The pooling branch's number, that of the branches before it, in the place of {pool}."""
+    branches: dict[str, set[str]] = {}
+    for key in names:
+        if match := re.match(r"(.*?convs\.)(\d+)\.", key):
+            branches.setdefault(match[1], set()).add(match[2])
+
+    def numbered(key: str) -> str:
+        before, pool, after = key.partition("{pool}")
+        return f"{before}{len(branches.get(before, ()))}{after}" if pool else key
+
+    return {numbered(key): value for key, value in names.items()}
+
+
+def pooling_last(state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+    """Of a projection whose first channels are the pooling's: with these last, as they are here.
+
+    Args:
+        state: with the keys of :class:`fastseg.nn.ASPP` after the prefix.
+        prefix: of the ASPP.
+    """
+    pooling = re.compile(re.escape(prefix) + r"convs\.\d+\.1\.weight")
+    channels = [t.shape[0] for key, t in state.items() if pooling.fullmatch(key) and t.ndim == 4]
+    project = f"{prefix}project.0.weight"
+    if not channels or project not in state:
+        return dict(state)
+    return {**state, project: state[project].roll(-channels[0], 1)}
+
+
+def rename(key: str, renames: Mapping[str, Replacement]) -> str | None:
+    """By the first pattern that the key matches in full; None if there is none."""
     for pattern, new in renames.items():
         if match := re.fullmatch(pattern, key):
-            return match.expand(new)
+            return match.expand(new) if isinstance(new, str) else new(match)
     return None
-
-
-def _order_channels(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The pooling branch, first in mmsegmentation, last."""
-    branches = {key.split(".")[1] for key in state_dict if re.match(r"convs\.\d", key)}
-    renamed = {k.replace("{pool}", str(len(branches))): t for k, t in state_dict.items()}
-    n = renamed[f"convs.{len(branches)}.1.weight"].shape[0]
-    weight = renamed["project.0.weight"]
-    renamed["project.0.weight"] = torch.cat((weight[:, n:], weight[:, :n]), 1)
-    return renamed

@@ -1,0 +1,57 @@
+"""What of a state_dict does not fit a module, and how to say it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+MOST = 12  # keys, or groups of them, that a message lists of a kind
+OPTIONAL = ".num_batches_tracked"  # of batch norm: counts steps, which evaluation never reads
+
+
+class Misfits(NamedTuple):
+    """Keys of each kind; the misshapen ones with both shapes."""
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    misshapen: dict[str, str]
+
+    def __str__(self) -> str:
+        """``2 missing: a.weight, a.bias; 1 unexpected: b.weight``."""
+        kinds = {"missing": self.missing, "unexpected": self.unexpected}
+        found = [f"{len(keys)} {kind}: {listed(keys)}" for kind, keys in kinds.items() if keys]
+        if self.misshapen:
+            few = len(self.misshapen) <= MOST
+            keys = ", ".join(self.misshapen.values()) if few else listed(self.misshapen)
+            found.append(f"{len(self.misshapen)} misshapen: {keys}")
+        return "; ".join(found)
+
+
+def misfits(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Misfits:
+    """What of a state_dict does not fit a module's own; batch norms' counters may be absent."""
+    return Misfits(
+        tuple(key for key in expected if key not in state and not key.endswith(OPTIONAL)),
+        tuple(str(key) for key in state if key not in expected),
+        {
+            key: f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
+            for key in expected
+            if key in state and state[key].shape != expected[key].shape
+        },
+    )
+
+
+def listed(keys: Collection[str]) -> str:
+    """All keys; where they are many, by their modules: ``classifier.0.convs.1.* (6 keys)``."""
+    groups: dict[str, list[str]] = {}
+    for dropped in range(1 + max((key.count(".") for key in keys), default=0)):
+        groups = {}
+        for key in keys:
+            groups.setdefault(key.rsplit(".", dropped)[0], []).append(key)
+        if len(groups) <= MOST:
+            break
+    return ", ".join(
+        members[0] if len(members) == 1 else f"{group}.* ({len(members)} keys)"
+        for group, members in groups.items()
+    )

@@ -1,0 +1,17 @@
+"""Checkpoints of other projects, their keys and what makes their outputs equal."""
+
+from fastseg.zoo.backbone import load_backbone
+from fastseg.zoo.load import SOURCES, from_checkpoint, load_checkpoint
+from fastseg.zoo.report import LoadReport
+from fastseg.zoo.source import Layout, Preprocessing, Source
+
+__all__ = [
+    "SOURCES",
+    "Layout",
+    "LoadReport",
+    "Preprocessing",
+    "Source",
+    "from_checkpoint",
+    "load_backbone",
+    "load_checkpoint",
+]

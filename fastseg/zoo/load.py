@@ -1,0 +1,184 @@
+"""fastseg.load_checkpoint and fastseg.from_checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from fastseg import checkpoint
+from fastseg._state_dicts import listed
+from fastseg.checkpoint import CheckpointError
+from fastseg.models import build_model, list_models
+from fastseg.models._model import SegmentationModel
+from fastseg.models.backbones import BACKBONES
+from fastseg.zoo import kazuto, milesial, mmseg, smp, tensorflow, torchvision, vainf, wkentaro
+from fastseg.zoo.files import Contents, read
+from fastseg.zoo.report import LoadReport, fill
+from fastseg.zoo.shapes import number_of_classes, options_of
+from fastseg.zoo.source import Converted, Layout, Source
+
+_MODULES = (torchvision, smp, vainf, milesial, mmseg, wkentaro, kazuto, tensorflow)
+SOURCES: dict[str, Source] = {module.SOURCE.name: module.SOURCE for module in _MODULES}
+OWN = "fastseg"
+ON_BACKBONES = ("deeplabv2", "deeplabv3", "deeplabv3plus", "fcn")
+
+
+def load_checkpoint(
+    model: nn.Module, path: str | Path, *, source: str = "auto", strict: bool = True
+) -> LoadReport:
+    """Fill one of fastseg's models from a checkpoint of another project, or of fastseg.
+
+    That all keys fit does not make the outputs equal: the model's options must be the source's,
+    such as `dilation_style`; they are in the report. :func:`fastseg.from_checkpoint` builds it so.
+
+    Args:
+        model: of ``fastseg.models``; its dtypes and devices stay.
+        path: a .safetensors file (needs the safetensors package), or one that torch.save wrote: a
+            state_dict, also inside a training checkpoint, or a fastseg weights file. No code of it
+            is run.
+        source: "auto": recognised by the keys; "fastseg", or a name of ``fastseg.zoo.SOURCES``.
+        strict: whether everything must fit. Batch norms' ``num_batches_tracked`` may be absent.
+
+    Returns:
+        What was recognised and loaded; with strict=False, also what was not.
+
+    Raises:
+        ValueError: an unknown source.
+        FileNotFoundError: there is no such file.
+        ImportError: the safetensors package is needed and not installed.
+        CheckpointError: the file is not readable or of no source that is known, or, strict,
+            something does not fit: all missing, unexpected and misshapen keys. The model is as it
+            was.
+    """
+    contents = read(path)
+    known, layout = _recognised(contents, source, path, model.state_dict())
+    if layout is None:
+        own = {key: key for key in contents.state}
+        converted, told = Converted(contents.state, own, ()), contents.metadata or {}
+        builder, options = told.get("model"), told.get("options", {})
+    else:
+        converted = layout.converted(contents.state)
+        builder, options = layout.model, _options(layout, converted.state)
+    return fill(
+        model, converted, _called(path, known, layout), strict=strict, source=known,
+        model=builder, options=options,
+    )  # fmt: skip
+
+
+def from_checkpoint(
+    path: str | Path, model: str | None = None, *, source: str = "auto", **options: Any
+) -> SegmentationModel:
+    """Build the model of a checkpoint, with the options under which its outputs are the source's.
+
+    Classes, backbone, auxiliary head and widths are read from the checkpoint; what no shape tells,
+    such as rates and `align_corners`, is known of the source (``fastseg.zoo.SOURCES``), as it is by
+    default there. An image must be prepared as ``fastseg.zoo.SOURCES[source].preprocessing`` says.
+
+    Args:
+        path: as in :func:`fastseg.load_checkpoint`.
+        model: the builder's name; default: the one that the checkpoint is of.
+        source: as in :func:`fastseg.load_checkpoint`.
+        **options: of the builder, which win over the source's; `backbone_options` one by one.
+            ``aux=False`` leaves an auxiliary head out.
+
+    Returns:
+        The model in evaluation mode, float32, on the CPU.
+
+    Raises:
+        ValueError: an unknown source or model, or an option out of range.
+        CheckpointError: as in :func:`fastseg.load_checkpoint`; the checkpoint is of another model;
+            its backbone is none of fastseg's.
+    """
+    if model is not None and model not in list_models():
+        raise ValueError(f"model must be None or one of {list_models()}, got {model!r}")
+    contents = read(path)
+    known, layout = _recognised(contents, source, path, None)
+    if layout is None:
+        built, metadata = checkpoint.load_model(path, **options)
+        _check_model(path, known, metadata["model"], model)
+        return built
+    builder, name = layout.model, _called(path, known, layout)
+    _check_model(path, known, builder, model)
+    converted = layout.converted(contents.state)
+    options = _merged(_options(layout, converted.state), options)
+    if builder in ON_BACKBONES and "backbone" not in options:
+        keys = listed([key for key in contents.state if key.startswith(("backbone", "encoder"))])
+        raise CheckpointError(
+            f"{name}: its backbone is none of fastseg's, {', '.join(sorted(BACKBONES))}: {keys}"
+        )
+    classes = options.pop("num_classes", None) or number_of_classes(builder, converted.state, name)
+    built = build_model(builder, classes, **options)
+    if options.get("aux") is False:
+        converted = _without(converted, "aux_classifier.")
+    fill(built, converted, name, strict=True, source=known, model=builder)
+    return built.eval()
+
+
+def _check_model(path: str | Path, known: str, found: str, wanted: str | None) -> None:
+    if wanted not in (None, found):
+        raise CheckpointError(f"{path} is a {found} of {known}, not a {wanted}")
+
+
+def _recognised(
+    contents: Contents, source: str, path: str | Path, own: Mapping[str, Tensor] | None
+) -> tuple[str, Layout | None]:
+    """The source's name and the network; None for fastseg's.
+
+    Args:
+        contents: the checkpoint's.
+        source: its name or "auto".
+        path: for errors.
+        own: the model's own state_dict, which a state_dict of fastseg is like; None where it would
+            not be enough.
+    """
+    if source not in ("auto", OWN, *SOURCES):
+        names = ", ".join(("auto", OWN, *SOURCES))
+        raise ValueError(f"source must be one of {names}, got {source!r}")
+    keys = contents.state
+    if contents.metadata is not None and source in ("auto", OWN):
+        return OWN, None
+    for known in SOURCES.values() if source == "auto" else filter(None, [SOURCES.get(source)]):
+        refusal = known.refusal_of(keys)
+        if refusal is not None:
+            raise CheckpointError(f"{path} is of {known.what}, but {refusal}")
+        layout = known.layout_of(keys)
+        if layout is not None:
+            return known.name, layout
+    if own is not None and source == OWN:
+        return OWN, None
+    if own is not None and source == "auto" and 2 * sum(key in own for key in keys) > len(keys):
+        return OWN, None
+    if source == OWN:
+        raise CheckpointError(
+            f"{path} has no options to build its model with: build it and use load_checkpoint"
+        )
+    of = f"any of {', '.join((OWN, *SOURCES))}" if source == "auto" else SOURCES[source].what
+    raise CheckpointError(f"{path} is no checkpoint of {of}; its keys: {listed(keys)}")
+
+
+def _options(layout: Layout, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Of the builder: the source's, and what the state_dict tells."""
+    told = options_of(layout.model, state)
+    further = layout.backbone_options.get(told.get("backbone", ""), {})
+    return _merged(layout.options, told, {"backbone_options": further} if further else {})
+
+
+def _merged(*options: Mapping[str, Any]) -> dict[str, Any]:
+    """The later win; of `backbone_options` each one by itself."""
+    merged: dict[str, Any] = {}
+    for given in options:
+        inner = {**merged.get("backbone_options", {}), **(given.get("backbone_options") or {})}
+        merged |= {**given, "backbone_options": inner} if inner else given
+    return merged
+
+
+def _without(converted: Converted, prefix: str) -> Converted:
+    kept = {key: t for key, t in converted.state.items() if not key.startswith(prefix)}
+    return converted._replace(state=kept)
+
+
+def _called(path: str | Path, known: str, layout: Layout | None) -> str:
+    return f"{path}, taken for a {layout.model} of {known}," if layout else f"{path}"

@@ -1,0 +1,51 @@
+"""wkentaro's pytorch-fcn: github.com/wkentaro/pytorch-fcn.
+
+FCN32s, FCN16s and FCN8s on VGG16, padded by 100 pixels as the authors' Caffe models, from which its
+published weights come; input is blue, green, red in 0 to 255 less the mean. FCN8sAtOnce scales the
+poolings' features by 0.01 and 0.0001 and has the keys of FCN8s, as which it would be taken:
+multiply ``score_pool4.weight`` and ``score_pool3.weight`` by these factors first.
+"""
+
+from fastseg.models.backbones.vgg import BLOCKS
+from fastseg.zoo.source import CAFFE_STD, Layout, Preprocessing, Source, moved
+
+COMMON = {
+    **moved("fc6", "fc.fc6"),
+    **moved("fc7", "fc.fc7"),
+    **moved("score_fr", "score"),
+    **moved("score_pool4", "skip_scores.pool4"),
+    **moved("score_pool3", "skip_scores.pool3"),
+}
+_number = 0  # torchvision's count: a convolution, its ReLU, and at a block's end its pooling
+for _block, _convolutions in enumerate(BLOCKS, start=1):
+    for _i in range(1, _convolutions + 1):
+        COMMON |= moved(f"conv{_block}_{_i}", f"backbone.features.{_number}")
+        _number += 2
+    _number += 1
+
+SOURCE = Source(
+    name="wkentaro",
+    what="wkentaro's pytorch-fcn",
+    preprocessing=Preprocessing(
+        tuple(m / 255 for m in (104.00698793, 116.66876762, 122.67891434)), CAFFE_STD, "BGR"
+    ),
+    layouts=tuple(
+        Layout(
+            model=model,
+            marks=(r"conv1_1\.weight", rf"{upsamplings[-1]}\.weight"),
+            renames={
+                **COMMON,
+                **{
+                    pattern: new
+                    for i, name in enumerate(upsamplings)
+                    for pattern, new in moved(name, f"upsample.{i}").items()
+                },
+            },
+        )
+        for model, upsamplings in {
+            "fcn8s": ("upscore2", "upscore_pool4", "upscore8"),
+            "fcn16s": ("upscore2", "upscore16"),
+            "fcn32s": ("upscore",),
+        }.items()
+    ),
+)
