@@ -8,35 +8,19 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from fastseg import from_checkpoint
 from fastseg.metrics import ConfusionMatrix
-from fastseg.models import deeplabv3, unet
-
-
-def mobile_deeplab(weights, **options):
-    """TensorFlow's DeepLabv3 for phones; its concatenation begins with the image pooling."""
-    renamed = {}
-    for key, tensor in weights.items():
-        for theirs, ours in {
-            "classifier.image_pooling.0": "classifier.0.convs.1.1",
-            "classifier.image_pooling.1": "classifier.0.convs.1.2",
-            "classifier.aspp0": "classifier.0.convs.0",
-            "classifier.concat_projection": "classifier.0.project",
-            "classifier.logits": "classifier.1",
-        }.items():
-            key = key.replace(theirs, ours)
-        renamed[key] = tensor
-    project = renamed["classifier.0.project.0.weight"]
-    renamed["classifier.0.project.0.weight"] = project.roll(-256, 1)
-    model = deeplabv3(21, backbone="mobilenet_v2", atrous_rates=(), align_corners=True, **options)
-    model.load_state_dict(renamed)
-    return model.eval()
+from fastseg.models import unet
+from fastseg.zoo import SOURCES
 
 
 def voc_input(image, side):
     """At most `side` pixels long, of 16k + 1 pixels, from -1 to 1."""
     sides = image.shape[:2]
     sides = [min(side, round(s * side / max(sides) / 16) * 16 + 1) for s in sides]
-    x = torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1
+    preprocessing = SOURCES["tensorflow"].preprocessing
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (preprocessing.mean, preprocessing.std))
+    x = (torch.from_numpy(image).permute(2, 0, 1)[None] / 255 - mean) / std
     return F.interpolate(x, sides, mode="bilinear", align_corners=True)
 
 
@@ -56,7 +40,7 @@ def voc_confusion(folder, model, side):
 
 def test_mobile_deeplab_reaches_its_figure_on_voc(shared_data):
     path = shared_data("weights", "deeplabv3_mobilenetv2_voc21_os16_dequant.pth")
-    model = mobile_deeplab(torch.load(path, weights_only=True), output_stride=16)
+    model = from_checkpoint(path)
     confusion = voc_confusion(shared_data("data", "voc22"), model, 513)
     assert round(confusion.mean_iou(), 3) == 0.662
     assert confusion.pixel_accuracy() > 0.925
@@ -67,8 +51,8 @@ def test_weights_of_stride_8_fit_the_style_of_dilation_they_were_trained_with(
     style, fits, shared_data
 ):
     path = shared_data("weights", "deeplabv3_mobilenetv2_dm05_voc21_os8_fp32.pth")
-    model = mobile_deeplab(
-        torch.load(path, weights_only=True),
+    model = from_checkpoint(
+        path,
         output_stride=8,
         dilation_style=style,
         backbone_options={"width_mult": 0.5, "round_nearest": 4},
