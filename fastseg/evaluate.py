@@ -15,6 +15,7 @@ from tqdm import tqdm
 from fastseg.checkpoint import load_model
 from fastseg.data import CAMVID_CLASSES, CAMVID_IGNORE, CamVid, EvalTransform
 from fastseg.metrics import ConfusionMatrix
+from fastseg.models import finish, main_logits
 
 
 @torch.inference_mode()
@@ -40,7 +41,7 @@ def evaluate(
     for image, label in tqdm(DataLoader(dataset), "evaluate", leave=False, mininterval=1):
         image = image.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            logits = model(image)
+            logits = main_logits(model(image))
         logits = F.interpolate(logits.float(), label.shape[1:], mode="bilinear")
         matrix.update(logits.argmax(1), label)
         on_image()
@@ -62,9 +63,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--weights", required=True, type=Path, help="file of saved weights")
     parser.add_argument("--data", required=True, type=Path, help="CamVid folder")
     parser.add_argument("--split", default="val", choices=("train", "val", "test"))
+    parser.add_argument("--crf", action="store_true", help="refine by a dense CRF, as DeepLab v2")
     parser.add_argument("--backend", default="fastseg", choices=("fastseg", "torch"))
     options = parser.parse_args(arguments)
     model, metadata = load_model(options.weights, backend=options.backend)
+    if options.crf:
+        finish(model, crf="post", backend=options.backend)
     dataset = CamVid(options.data, options.split, EvalTransform(metadata["short_side"]))
     matrix = evaluate(model.to(memory_format=torch.channels_last), dataset)
     for name, value in scores(matrix).items():

@@ -18,7 +18,9 @@ from fastseg.data import CamVid, EvalTransform
 from fastseg.evaluate import evaluate, scores
 from fastseg.evaluate import main as evaluate_main
 from fastseg.interrupt import Interrupted, StopSignal
-from fastseg.train import Config, Trainer, main, parse_arguments
+from fastseg.train import Config, Trainer
+from fastseg.train.__main__ import main
+from fastseg.train.config import parse_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data" / "camvid"
@@ -29,8 +31,7 @@ def config(tmp_path):
     return Config(
         data=str(make_camvid(tmp_path / "camvid")),
         out=str(tmp_path / "run"),
-        width=4,
-        kernel_size=3,
+        options={"width": 4, "kernel_size": 3},
         backend="torch",
         epochs=3,
         batch_size=2,
@@ -54,8 +55,9 @@ class StopAfter:
 
 def arguments(config):
     return [
-        f"--data={config.data}", f"--out={config.out}", "--backend=torch", "--width=4",
-        "--kernel-size=3", "--batch-size=2", "--height=48", "--crop", "32", "48",
+        f"--data={config.data}", f"--out={config.out}", "--backend=torch",
+        "--option=width=4", "--option=kernel_size=3",
+        "--batch-size=2", "--height=48", "--crop", "32", "48",
         f"--epochs={config.epochs}", f"--eval-every={config.eval_every}",
     ]  # fmt: skip
 
@@ -68,7 +70,9 @@ def trained(config, checks=-1):
 
 def test_two_images_are_learned(config, tmp_path):
     data = str(make_camvid(tmp_path / "two", images=2))
-    trainer = trained(replace(config, data=data, width=16, epochs=40, lr=0.01, eval_every=40))
+    trainer = trained(
+        replace(config, data=data, options={"width": 16}, epochs=40, lr=0.01, eval_every=40)
+    )
     losses = [record["loss"] for record in trainer.history]
     assert sum(losses[-5:]) / 5 < 0.5 * losses[0]
 
@@ -165,6 +169,40 @@ def test_the_best_weights_are_a_model_with_the_score_it_was_chosen_for(config):
     assert scores(matrix)["miou"] == pytest.approx(trainer.best, abs=0.01)  # fp16 weights
 
 
+def deeplab(config, **changes):
+    options = {"backbone": "mobilenet_v2", "backbone_options": {"width_mult": 0.25}}
+    return replace(config, model="deeplabv3plus", options=options, **changes)
+
+
+def test_a_backbone_starts_from_a_checkpoint_and_learns_at_a_rate_of_its_own(config, tmp_path):
+    torch.manual_seed(1)
+    backbone = Trainer(deeplab(config)).model.backbone.state_dict()
+    torch.save(backbone, tmp_path / "imagenet.pth")
+    changes = {"backbone_weights": str(tmp_path / "imagenet.pth"), "seed": 2}
+    trainer = Trainer(deeplab(config, backbone_lr=0.0, weight_decay=0.0, **changes))
+    before = {key: value.clone() for key, value in trainer.model.named_parameters()}
+    torch.testing.assert_close(trainer.model.backbone.state_dict(), backbone, rtol=0, atol=0)
+    image, label = trainer.train_set[0]
+    trainer._train_step(torch.stack((image, image)), torch.stack((label, label)))
+    changed = {k for k, v in trainer.model.named_parameters() if not torch.equal(v, before[k])}
+    assert "classifier.score.weight" in changed
+    assert not any(key.startswith("backbone.") for key in changed)
+    parameters = [p for group in trainer.optimizer.param_groups for p in group["params"]]
+    assert len(set(map(id, parameters))) == len(parameters) == len(before)
+
+
+def test_an_auxiliary_head_is_trained_too(config):
+    options = deeplab(config).options | {"aux": True}
+    trainer = trained(replace(deeplab(config), options=options, epochs=1))
+    assert "miou" in trainer.history[0]
+    assert all(p.grad.abs().max() > 0 for p in trainer.model.aux_classifier.parameters())
+
+
+def test_a_rate_of_its_own_needs_a_backbone(config):
+    with pytest.raises(ValueError, match="backbone_lr must be 1: a SegNet has no backbone"):
+        Trainer(replace(config, backbone_lr=0.1))
+
+
 def test_the_rate_warms_up_and_falls_to_zero(config):
     trainer = Trainer(replace(config, epochs=100, lr=0.5))
     rates = []
@@ -218,6 +256,11 @@ def test_command_line_reports_what_it_cannot_use(config, capsys):
     assert "error: nowhere/train is not a folder" in capsys.readouterr().err
     assert main([*arguments(config), "--resume"]) == 2
     assert "error: no checkpoint at" in capsys.readouterr().err
+    assert main([*arguments(config), "--option=wide=3"]) == 2
+    assert "unexpected keyword argument 'wide'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*arguments(config), "--option=width"])
+    assert "'width' is not NAME=VALUE" in capsys.readouterr().err
     assert main([*arguments(config), "--batch-size=7"]) == 2
     assert "error: batch_size must be at most the 6 training images" in capsys.readouterr().err
 

@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
+import ast
+from typing import Any
+
 import torch
+
+
+def model_option(text: str) -> tuple[str, Any]:
+    """Name and value of ``--option NAME=VALUE``; what is no Python literal is a string.
+
+    Raises:
+        argparse.ArgumentTypeError: not of this form.
+    """
+    name, equals, value = text.partition("=")
+    if not name.isidentifier() or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, such as output_stride=8")
+    try:
+        return name, ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return name, value
 
 
 def device(name: str) -> torch.device:

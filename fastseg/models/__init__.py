@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from fastseg.models._model import finish
+from fastseg.models._model import CRF_ITERATIONS, CRF_TERMS, finish, main_logits
 from fastseg.models.backbones.vgg import vgg16_as_convolutions
 from fastseg.models.deeplabv1 import deeplabv1
 from fastseg.models.deeplabv2 import DeepLabV2, deeplabv2
@@ -54,6 +54,8 @@ def build_model(name: str, num_classes: int, **options) -> nn.Module:
 
 
 __all__ = [
+    "CRF_ITERATIONS",
+    "CRF_TERMS",
     "FCN",
     "DeepLabV2",
     "DeepLabV3Plus",
@@ -70,6 +72,7 @@ __all__ = [
     "fcn32s",
     "finish",
     "list_models",
+    "main_logits",
     "segnet",
     "segnet_basic",
     "unet",

@@ -14,6 +14,12 @@ from fastseg.pairwise import PairwiseBilateral, PairwiseGaussian
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 CRFS = ("post", "layer")
+# Chen et al. 2018 (arXiv 1606.00915), section 4.1: weights, bandwidths, iterations.
+CRF_TERMS = (
+    PairwiseGaussian(sxy=1, compatibility=3),
+    PairwiseBilateral(sxy=67, srgb=3, compatibility=4),
+)
+CRF_ITERATIONS = 10
 
 
 class SegmentationModel(nn.Module):
@@ -137,6 +143,11 @@ class BackboneModel(SegmentationModel):
         return self.classifier(features["out"])
 
 
+def main_logits(output: Tensor | dict[str, Tensor]) -> Tensor:
+    """What a network of this package or of torchvision says of the image, without "aux"."""
+    return output["out"] if isinstance(output, dict) else output
+
+
 def finish(
     model: SegmentationModel, *, crf: str | DenseCRF | None, backend: str
 ) -> SegmentationModel:
@@ -156,21 +167,15 @@ def finish(
     if isinstance(crf, str):
         if crf not in CRFS:
             raise ValueError(f"crf must be None, one of {CRFS} or a DenseCRF, got {crf!r}")
-        crf = _post(model.num_classes) if crf == "post" else DenseCRF(model.num_classes)
+        if crf == "post":
+            crf = DenseCRF(model.num_classes, CRF_TERMS, iterations=CRF_ITERATIONS, trainable=())
+            crf.requires_grad_(False)
+        else:
+            crf = DenseCRF(model.num_classes)
     if crf is not None:
         model.crf = crf
     use_backend(model, backend)
     return model
-
-
-def _post(num_classes: int) -> DenseCRF:
-    """Chen et al. 2018 (arXiv 1606.00915), section 4.1: weights, bandwidths and iterations."""
-    terms = (
-        PairwiseGaussian(sxy=1, compatibility=3),
-        PairwiseBilateral(sxy=67, srgb=3, compatibility=4),
-    )
-    crf = DenseCRF(num_classes, terms, iterations=10, trainable=())
-    return crf.requires_grad_(False)
 
 
 def _trains(crf: nn.Module) -> bool:

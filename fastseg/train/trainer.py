@@ -1,26 +1,16 @@
-"""Train a model on CamVid: ``python -m fastseg.train --data DIR --out DIR``.
-
-``OUT/last.pt`` holds the whole state of the run and is written after every epoch, and at once on
-Ctrl-C or SIGTERM; ``--resume`` goes on from it with the results of a run that never stopped.
-``OUT/best.pt`` holds the fp16 weights of the best validation mIoU so far, ``OUT/history.json`` the
-loss of every epoch and the validation scores.
-
-AdamW rather than the paper's SGD: at the few thousand steps of a run on a CPU it needs no search
-for a learning rate.
-"""
+"""The loop of a training run: it can be stopped at any step and goes on as if it had not been."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -39,39 +29,12 @@ from fastseg.data.transforms import MEAN, STD
 from fastseg.evaluate import evaluate, scores
 from fastseg.interrupt import Interrupted, StopSignal
 from fastseg.metrics import ConfusionMatrix
-from fastseg.models import build_model, list_models
+from fastseg.models import build_model, main_logits
+from fastseg.train.config import MAY_CHANGE, Config
+from fastseg.zoo import load_backbone
 
-# Settings that a resumed run may change.
-MAY_CHANGE = ("data", "out", "backend", "epochs", "eval_every", "threads")
-
-
-@dataclass(frozen=True)
-class Config:
-    """Settings of a training run; see ``python -m fastseg.train --help``."""
-
-    data: str
-    out: str
-    model: str = "segnet_basic"
-    width: int = 64
-    kernel_size: int = 7
-    backend: str = "fastseg"
-    epochs: int = 100
-    batch_size: int = 8
-    lr: float = 3e-3
-    weight_decay: float = 1e-2
-    balance: float = 1.0
-    height: int = 240
-    crop: tuple[int, int] = (180, 240)
-    eval_every: int = 5
-    bf16: bool = False
-    seed: int = 0
-    threads: int = 0
-
-    def model_options(self) -> dict[str, int]:
-        """Return the builder's keyword arguments."""
-        if self.model != "segnet_basic":
-            return {}
-        return {"width": self.width, "kernel_size": self.kernel_size}
+# Of an auxiliary head's loss: Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017, section 3.3.
+AUX_WEIGHT = 0.4
 
 
 class Trainer:
@@ -99,11 +62,16 @@ class Trainer:
             )
         weights = median_frequency_weights(*class_counts(self.train_set))
         self.class_weights = weights**config.balance
-        self.model = build_model(
-            config.model, len(CAMVID_CLASSES), backend=config.backend, **config.model_options()
-        ).to(memory_format=torch.channels_last)
+        model = build_model(
+            config.model, len(CAMVID_CLASSES), backend=config.backend, **config.options
+        )
+        if config.backbone_weights:
+            load_backbone(model, config.backbone_weights)
+        self.model = model.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
+            parameter_groups(model, config.backbone_lr),
+            lr=config.lr,
+            weight_decay=config.weight_decay,
         )
         self.out = Path(config.out)
         self.out.mkdir(parents=True, exist_ok=True)
@@ -210,17 +178,22 @@ class Trainer:
 
     def _train_step(self, image: Tensor, label: Tensor) -> float:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
+            group["lr"] = self.learning_rate() * group["lr_factor"]
         image = image.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
-            logits = self.model(image)
-        loss = F.cross_entropy(
-            logits.float(), label, self.class_weights, ignore_index=CAMVID_IGNORE
-        )
+            output = self.model(image)
+        loss = self._loss(main_logits(output), label)
+        if isinstance(output, dict):
+            loss = loss + AUX_WEIGHT * self._loss(output["aux"], label)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         return loss.item()
+
+    def _loss(self, logits: Tensor, label: Tensor) -> Tensor:
+        return F.cross_entropy(
+            logits.float(), label, self.class_weights, ignore_index=CAMVID_IGNORE
+        )
 
     def learning_rate(self) -> float:
         """Return the rate of the next step: 5 % linear warm-up, then a half cosine to zero."""
@@ -240,7 +213,7 @@ class Trainer:
     def _metadata(self, matrix: ConfusionMatrix) -> dict[str, object]:
         return {
             "model": self.config.model,
-            "options": self.config.model_options(),
+            "options": self.config.options,
             "classes": list(CAMVID_CLASSES),
             "palette": [list(colour) for colour in CAMVID_PALETTE],
             "mean": list(MEAN),
@@ -253,72 +226,24 @@ class Trainer:
         }
 
 
-def parse_arguments(arguments: list[str] | None = None) -> tuple[Config, bool]:
-    """Return the configuration of a command line, and whether to resume."""
-    parser = argparse.ArgumentParser(prog="python -m fastseg.train", description=__doc__)
-    default = Config(data="", out="")
-    parser.add_argument("--data", required=True, help="CamVid folder")
-    parser.add_argument("--out", required=True, help="folder for the results")
-    parser.add_argument("--model", default=default.model, choices=list_models())
-    parser.add_argument("--backend", default=default.backend, choices=("fastseg", "torch"))
-    helps = {
-        "width": "channels of segnet_basic",
-        "kernel_size": "kernel of segnet_basic",
-        "epochs": "the learning rate falls to zero over all of them; may change on --resume",
-        "batch_size": "images per step",
-        "lr": "peak learning rate",
-        "weight_decay": "of AdamW",
-        "balance": "power of the median frequency class weights: 1 as in the paper, 0 for none",
-        "height": "short side that images are resized to, pixels",
-        "eval_every": "epochs between evaluations",
-        "seed": "of initialisation, order and augmentation",
-        "threads": "CPU threads; 0 is torch's choice",
-    }
-    for name, text in helps.items():
-        value = getattr(default, name)
-        parser.add_argument(
-            f"--{name.replace('_', '-')}",
-            type=type(value),
-            default=value,
-            help=f"{text} (default {value})",
-        )
-    parser.add_argument(
-        "--crop",
-        type=int,
-        nargs=2,
-        default=default.crop,
-        metavar=("H", "W"),
-        help="training crop, pixels (default 180 240)",
-    )
-    parser.add_argument("--bf16", action="store_true", help="train in bfloat16 autocast")
-    parser.add_argument("--resume", action="store_true", help="go on from OUT/last.pt")
-    options = vars(parser.parse_args(arguments))
-    resume = options.pop("resume")
-    return Config(**{**options, "crop": tuple(options["crop"])}), resume
+def parameter_groups(model: nn.Module, backbone_lr: float) -> list[dict[str, Any]]:
+    """Return the optimizer's groups: all parameters, or the backbone's apart from the others.
 
+    Args:
+        model: the model.
+        backbone_lr: learning rate of ``model.backbone`` as a share of that of the rest.
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return 0, 2 for unusable input, or 130 after an interruption."""
-    config, resume = parse_arguments(arguments)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    try:
-        trainer = Trainer(config)
-        if resume:
-            trainer.resume()
-        elif (trainer.out / "last.pt").exists():
-            raise ValueError(f"{config.out} holds a run; give --resume or another --out")
-    except (OSError, ValueError, checkpoint.CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    try:
-        with StopSignal() as stop:
-            trainer.run(stop)
-    except Interrupted as interrupted:
-        print(f"{interrupted}: saved; go on with --resume", file=sys.stderr)
-        return 130
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    Raises:
+        ValueError: not 1, and the model has no backbone.
+    """
+    if backbone_lr == 1:
+        return [{"params": list(model.parameters()), "lr_factor": 1.0}]
+    if not hasattr(model, "backbone"):
+        raise ValueError(f"backbone_lr must be 1: a {type(model).__name__} has no backbone")
+    backbone = list(model.backbone.parameters())
+    known = set(map(id, backbone))
+    others = [parameter for parameter in model.parameters() if id(parameter) not in known]
+    return [
+        {"params": backbone, "lr_factor": backbone_lr},
+        {"params": others, "lr_factor": 1.0},
+    ]

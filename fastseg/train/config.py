@@ -1,0 +1,93 @@
+"""Settings of a training run, and the command line that gives them."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastseg.cli.options import model_option
+from fastseg.models import list_models
+
+# Settings that a resumed run may change.
+MAY_CHANGE = ("data", "out", "backend", "backbone_weights", "epochs", "eval_every", "threads")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of a training run; see ``python -m fastseg.train --help``."""
+
+    data: str
+    out: str
+    model: str = "segnet_basic"
+    options: dict[str, Any] = field(default_factory=dict)  # of the model's builder
+    backbone_weights: str = ""
+    backbone_lr: float = 1.0  # factor of lr
+    backend: str = "fastseg"
+    epochs: int = 100
+    batch_size: int = 8
+    lr: float = 3e-3
+    weight_decay: float = 1e-2
+    balance: float = 1.0
+    height: int = 240
+    crop: tuple[int, int] = (180, 240)
+    eval_every: int = 5
+    bf16: bool = False
+    seed: int = 0
+    threads: int = 0
+
+
+def parse_arguments(
+    arguments: list[str] | None = None, description: str | None = None
+) -> tuple[Config, bool]:
+    """Return the configuration of a command line, and whether to resume."""
+    parser = argparse.ArgumentParser(prog="python -m fastseg.train", description=description)
+    default = Config(data="", out="")
+    parser.add_argument("--data", required=True, help="CamVid folder")
+    parser.add_argument("--out", required=True, help="folder for the results")
+    parser.add_argument("--model", default=default.model, choices=list_models())
+    parser.add_argument("--backend", default=default.backend, choices=("fastseg", "torch"))
+    helps = {
+        "backbone_weights": "ImageNet checkpoint of torchvision that the backbone starts from",
+        "backbone_lr": "learning rate of the backbone, as a share of --lr",
+        "epochs": "the learning rate falls to zero over all of them; may change on --resume",
+        "batch_size": "images per step",
+        "lr": "peak learning rate",
+        "weight_decay": "of AdamW",
+        "balance": "power of the median frequency class weights: 1 as in the paper, 0 for none",
+        "height": "short side that images are resized to, pixels",
+        "eval_every": "epochs between evaluations",
+        "seed": "of initialisation, order and augmentation",
+        "threads": "CPU threads; 0 is torch's choice",
+    }
+    for name, text in helps.items():
+        value = getattr(default, name)
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=type(value),
+            default=value,
+            help=f"{text} (default {'none' if value == '' else value})",
+        )
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        type=model_option,
+        metavar="NAME=VALUE",
+        dest="options",
+        help="argument of the model's builder, such as output_stride=8; may be given again",
+    )
+    parser.add_argument(
+        "--crop",
+        type=int,
+        nargs=2,
+        default=default.crop,
+        metavar=("H", "W"),
+        help="training crop, pixels (default 180 240)",
+    )
+    parser.add_argument("--bf16", action="store_true", help="train in bfloat16 autocast")
+    parser.add_argument("--resume", action="store_true", help="go on from OUT/last.pt")
+    options = vars(parser.parse_args(arguments))
+    resume = options.pop("resume")
+    options |= {"crop": tuple(options["crop"]), "options": dict(options["options"])}
+    return Config(**options), resume
