@@ -309,7 +309,7 @@ setup(
         "fastseg.kernels",
     ],
     package_dir={"fastseg": "fastseg", "fastseg.kernels": "kernels"},
-    package_data={"fastseg": ["py.typed", "_build_info.json", "weights/*"]},
+    package_data={"fastseg": ["py.typed", "_build_info.json", "weights/*.pt", "weights/README.md"]},
     ext_modules=extensions,
     cmdclass={"build_ext": NinjaBuild},
     # "egg_info" is what a build front end runs to ask for what it shall install.

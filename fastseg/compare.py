@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass
@@ -23,7 +23,9 @@ class Measurement:
 
 
 @torch.inference_mode()
-def compare(models: dict[str, nn.Module], x: Tensor, rounds: int = 7) -> list[Measurement]:
+def compare(
+    models: dict[str, Callable[[Tensor], Tensor]], x: Tensor, rounds: int = 7
+) -> list[Measurement]:
     """Runs each model on x in turns, so that a slow moment of the machine meets all of them.
 
     Args:

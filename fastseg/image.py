@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +76,7 @@ def _to_8_bit(pixels: np.ndarray, mode: str) -> np.ndarray:
 
 def overlay(
     image: Image.Image,
-    labels: np.ndarray,
+    labelings: Mapping[str, np.ndarray],
     classes: Sequence[str],
     palette: Sequence[Sequence[int]],
     opacity: float = 0.55,
@@ -85,34 +85,67 @@ def overlay(
 
     Args:
         image: RGB.
-        labels: integers (H, W), class ids, of the image's size.
+        labelings: by their titles, integers (H, W), class ids, of the image's size. Of several,
+            the picture and each of them stand side by side, four in two rows, under their titles;
+            the legend's shares are the last one's.
         classes: names by id.
         palette: RGB colours by id.
         opacity: of the colours, 0 to 1.
 
     Returns:
-        RGB, wider than the image by the legend, and higher only if the legend is.
+        RGB, wider than its parts by the legend, and higher only if the legend is.
     """
     colours = np.asarray(palette, dtype=np.uint8)
-    blended = Image.blend(image, Image.fromarray(colours[labels]), opacity)
+    parts = {
+        title: Image.blend(image, Image.fromarray(colours[labels]), opacity)
+        for title, labels in labelings.items()
+    }
+    if len(parts) > 1:
+        parts = {"picture": image, **{title: _titled(part, title) for title, part in parts.items()}}
+    columns = 2 if len(parts) == 4 else len(parts)
+    rows = -(-len(parts) // columns)
+
+    legend = _legend(image, list(labelings.values())[-1], classes, palette)
+    width, height = columns * image.width, rows * image.height
+    canvas = Image.new("RGB", (width + legend.width, max(height, legend.height)), "white")
+    for k, part in enumerate(parts.values()):
+        canvas.paste(part, (k % columns * image.width, k // columns * image.height))
+    canvas.paste(legend, (width, 0))
+    return canvas
+
+
+def _legend(
+    image: Image.Image,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    palette: Sequence[Sequence[int]],
+) -> Image.Image:
     shares = class_shares(labels, len(classes))
     present = present_classes(shares)
-
-    size = max(12, min(image.size) // 28)
-    font = ImageFont.load_default(size)
     names = [f"{classes[k]} {shares[k]:.1%}" for k in present]
-    legend_width = 4 * size + max(int(font.getlength(name)) for name in names)
-    legend_height = (2 * len(names) + 1) * size
-    canvas = Image.new(
-        "RGB", (image.width + legend_width, max(image.height, legend_height)), "white"
-    )
-    canvas.paste(blended)
-    draw = ImageDraw.Draw(canvas)
+    size = _text_size(image)
+    font = ImageFont.load_default(size)
+    width = 4 * size + max(int(font.getlength(name)) for name in names)
+    legend = Image.new("RGB", (width, (2 * len(names) + 1) * size), "white")
+    draw = ImageDraw.Draw(legend)
     for row, (k, name) in enumerate(zip(present, names, strict=True)):
-        left, top = image.width + size, (2 * row + 1) * size
+        left, top = size, (2 * row + 1) * size
         draw.rectangle((left, top, left + size, top + size), tuple(palette[k]), outline="black")
         draw.text((left + 1.5 * size, top + size / 2), name, "black", font, anchor="lm")
-    return canvas
+    return legend
+
+
+def _titled(part: Image.Image, title: str) -> Image.Image:
+    size = _text_size(part)
+    font = ImageFont.load_default(size)
+    draw = ImageDraw.Draw(part)
+    draw.rectangle((0, 0, font.getlength(title) + size, 1.7 * size), "white")
+    draw.text((size / 2, 0.85 * size), title, "black", font, anchor="lm")
+    return part
+
+
+def _text_size(image: Image.Image) -> int:
+    return max(12, min(image.size) // 28)
 
 
 def class_shares(labels: np.ndarray, num_classes: int) -> np.ndarray:

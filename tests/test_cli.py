@@ -11,8 +11,9 @@ from PIL import Image
 
 from fastseg.checkpoint import save_model
 from fastseg.cli import main
-from fastseg.cli.segment import segment
+from fastseg.data import normalise
 from fastseg.models import build_model
+from fastseg.segmenter import Segmenter, highest_class, refine
 
 CLASSES = ["sky", "road", "tree"]
 
@@ -76,9 +77,9 @@ def test_every_shape_of_picture(tmp_path, weights, size):
         assert drawn.height >= size[1]
 
 
-def test_labels_are_the_argmax_of_the_resized_logits(monkeypatch):
+def test_labels_are_the_argmax_of_the_resized_logits():
     logits = torch.randn(1, 5, 9, 7)
-    labels = segment(lambda x: logits, torch.zeros(1, 3, 9, 7), (31, 20))
+    labels = highest_class(logits, (31, 20))
     resized = F.interpolate(logits, (31, 20), mode="bilinear", align_corners=False)
     np.testing.assert_array_equal(labels, resized.argmax(1)[0])
 
@@ -91,6 +92,91 @@ def test_shipped_weights_and_comparison(tmp_path, photo, capsys):
     shares = [float(line.split()[-1][:-1]) for line in out.splitlines() if line.endswith("%")]
     assert sum(shares) == pytest.approx(100, abs=0.6)
     assert "100.00% of the pixels get the same class" in out
+
+
+def test_crf_and_other_weights_stand_beside_the_first(tmp_path, photo, weights, capsys):
+    output = tmp_path / "out.png"
+    arguments = ["segment", str(photo), "-o", str(output), "--weights", str(weights), "--crf"]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "segnet_basic  segnet_basic and dense CRF" in out
+    assert "of the pixels changed" in out
+    with Image.open(output) as drawn:
+        in_a_row = drawn.width
+        assert in_a_row > 3 * 41
+    assert main([*arguments, "--beside", str(weights)]) == 0
+    assert "small  segnet_basic  segnet_basic and dense CRF" in capsys.readouterr().out
+    with Image.open(output) as drawn:
+        assert drawn.width == in_a_row - 41, "two rows of two"
+        assert drawn.height >= 2 * 30
+    assert "has other classes than" in refused(
+        capsys, *arguments[1:], "--beside", "segnet_basic_camvid"
+    )
+
+
+def test_the_crf_is_that_of_a_model_with_one():
+    """`crf="post"` of a builder refines at the input's size, as the command does at the photo's."""
+    torch.manual_seed(0)
+    options = {"width": 4, "kernel_size": 3}
+    plain = build_model("segnet_basic", 3, **options).eval()
+    with_crf = build_model("segnet_basic", 3, crf="post", **options).eval()
+    with_crf.load_state_dict(plain.state_dict(), strict=False)
+    picture = Image.effect_noise((41, 30), 50).convert("RGB")
+    x = normalise(picture)[None]
+    with torch.inference_mode():
+        expected = with_crf(x, torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None])
+        torch.testing.assert_close(refine(plain(x), picture), expected.softmax(1))
+
+
+def test_large_pictures_are_refined_at_a_megapixel(monkeypatch):
+    monkeypatch.setattr("fastseg.segmenter.MAX_CRF_PIXELS", 100)
+    refined = refine(torch.randn(1, 3, 8, 8), Image.new("RGB", (40, 10)))
+    assert refined.shape == (1, 3, 5, 20)
+
+
+@pytest.mark.parametrize("side", [1, 7, 64])
+def test_short_side(photo, weights, side):
+    segmenter = Segmenter.load(weights, short_side=side)
+    assert min(segmenter.prepare(Image.open(photo).convert("RGB")).shape[-2:]) == side
+
+
+def test_bad_short_side(photo, weights, capsys):
+    arguments = (photo, "--weights", weights, "--short-side", 0)
+    assert "short_side must be at least 1, got 0" in refused(capsys, *arguments)
+
+
+def test_a_file_of_another_model_or_source(photo, weights, capsys):
+    arguments = (photo, "--weights", weights)
+    message = refused(capsys, *arguments, "--model", "unet")
+    assert "is a segnet_basic of fastseg, not a unet" in message
+    message = refused(capsys, *arguments, "--source", "smp")
+    assert "is no checkpoint of segmentation_models_pytorch's" in message
+    message = refused(capsys, *arguments, "--option", "wide=3")
+    assert "unexpected keyword argument 'wide'" in message
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "recognised"])
+def test_checkpoint_of_another_project(tmp_path, photo, told, capsys):
+    """Its classes, here VOC's, are known by their number; an auxiliary head is left alone."""
+    torch.manual_seed(0)
+    model = build_model("fcn", 21, backbone="resnet50", output_stride=8, aux=True).eval()
+    torch.save(model.state_dict(), tmp_path / "fcn_resnet50.pth")
+    output = tmp_path / "out.png"
+    more = ["--model", "fcn", "--source", "torchvision", "--short-side", "64"] if told else []
+    weights = ["--weights", str(tmp_path / "fcn_resnet50.pth")]
+    assert main(["segment", str(photo), "-o", str(output), *weights, *more]) == 0
+    out = capsys.readouterr().out
+    assert f"{photo}: 41 x 30, fcn on cpu" in out
+
+    segmenter = Segmenter.load(tmp_path / "fcn_resnet50.pth", short_side=64)
+    x = segmenter.prepare(Image.open(photo).convert("RGB"))
+    torch.testing.assert_close(segmenter(x), model(x)["out"], rtol=1e-4, atol=1e-4)
+    message = refused(capsys, photo, *weights, "--option", "wide=3")
+    assert "unexpected keyword argument 'wide'" in message
+    if told:
+        labels = highest_class(segmenter(x), (30, 41))
+        names = {segmenter.classes[k] for k in np.unique(labels) if (labels == k).mean() > 0.001}
+        assert names == {line.split()[0] for line in out.splitlines() if line.endswith("%")}
 
 
 def png_that_claims(width, height):
@@ -152,7 +238,9 @@ def test_bad_weights(tmp_path, photo, weights, capsys):
     bad.write_bytes(weights.read_bytes()[:5000])
     assert "not a readable checkpoint" in refused(capsys, *arguments)
     torch.save({"a pickle": "of something else"}, bad)
-    assert "is not a fastseg weights file" in refused(capsys, *arguments)
+    assert "has no state_dict" in refused(capsys, *arguments)
+    torch.save({"some": torch.ones(1)}, bad)
+    assert "is no checkpoint of any of fastseg, torchvision" in refused(capsys, *arguments)
     contents = torch.load(weights, weights_only=True)
     palette = contents["metadata"].pop("palette")
     torch.save(contents, bad)

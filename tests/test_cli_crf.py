@@ -5,7 +5,7 @@ from PIL import Image
 
 import fastseg
 from fastseg.cli import main
-from fastseg.cli.crf import voc_palette
+from fastseg.data.label_sets import voc_palette
 from tests.densecrf_scripts import small_case
 
 H, W, L = 24, 31, 5

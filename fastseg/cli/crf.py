@@ -14,6 +14,7 @@ from torch import Tensor
 
 import fastseg
 from fastseg.cli.options import device as named_device
+from fastseg.data.label_sets import voc_palette
 from fastseg.densecrf.utils import unary_from_labels
 from fastseg.image import (
     ImageError,
@@ -124,7 +125,9 @@ def run(options: argparse.Namespace) -> int:
     write_png(picture, options.output)
     _print_shares(options, image, before, after, seconds)
     if options.compare:
-        write_png(before_and_after(image, before, after, palette), options.compare)
+        names = [f"label {k}" for k in range(MAX_LABELS)]
+        labelings = {"before": before, "after": after}
+        write_png(overlay(image, labelings, names, palette), options.compare)
         print(f"before and after in {options.compare}")
     return 0
 
@@ -250,25 +253,3 @@ def label_energies(
     return torch.from_numpy(unary_from_labels(counted_from_1, labels, gt_prob)).view(
         labels, *ids.shape
     )
-
-
-def voc_palette() -> list[tuple[int, int, int]]:
-    """The 256 colours of PASCAL VOC: bit 0, 3, 6 of an id make red from the top bit down, ..."""
-
-    def channel(k: int, first: int) -> int:
-        return sum((k >> 3 * bit + first & 1) << 7 - bit for bit in range(3))
-
-    return [(channel(k, 0), channel(k, 1), channel(k, 2)) for k in range(MAX_LABELS)]
-
-
-def before_and_after(
-    image: Image.Image, before: np.ndarray, after: np.ndarray, palette: list[tuple[int, int, int]]
-) -> Image.Image:
-    """The picture, the labels before over it, the labels after over it with a legend."""
-    names = [f"label {k}" for k in range(MAX_LABELS)]
-    first = overlay(image, before, names, palette).crop((0, 0, *image.size))
-    last = overlay(image, after, names, palette)
-    canvas = Image.new("RGB", (2 * image.width + last.width, last.height), "white")
-    for column, part in enumerate((image, first, last)):
-        canvas.paste(part, (column * image.width, 0))
-    return canvas

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from importlib.resources import as_file, files
+import time
 from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastseg.checkpoint import CheckpointError, load_model
 from fastseg.cli.options import device as named_device
+from fastseg.cli.options import model_option
 from fastseg.compare import compare, table
-from fastseg.data.transforms import normalise, resize_to_height
 from fastseg.image import (
     check_writable,
     class_shares,
@@ -24,10 +21,9 @@ from fastseg.image import (
     read_image,
     write_png,
 )
-
-DEFAULT_WEIGHTS = "segnet_basic_camvid.pt"
-MAX_ASPECT_RATIO = 8
-"""A picture longer than this, to its short side, is squeezed for the network to this."""
+from fastseg.models import list_models
+from fastseg.segmenter import DEFAULT_WEIGHTS, Segmenter, highest_class, refine, shipped_weights
+from fastseg.zoo import SOURCES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,8 +32,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("segmented.png"), help="default: %(default)s"
     )
+    shipped = ", ".join(shipped_weights())
     parser.add_argument(
-        "--weights", type=Path, help="file of python -m fastseg.train; default: the one shipped"
+        "--weights",
+        help=f"{shipped}, or a checkpoint of fastseg or another project "
+        f"(default: {DEFAULT_WEIGHTS})",
+    )
+    parser.add_argument(
+        "--model", choices=list_models(), help="that --weights are of (default: told by its keys)"
+    )
+    parser.add_argument(
+        "--source",
+        choices=("auto", "fastseg", *SOURCES),
+        default="auto",
+        help="project that --weights are of (default: told by its keys)",
+    )
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        type=model_option,
+        metavar="NAME=VALUE",
+        dest="options",
+        help="argument of the model's builder; may be given again",
+    )
+    parser.add_argument(
+        "--short-side",
+        type=int,
+        help="pixels it is resized to for the network (default: what the weights say, or 512)",
+    )
+    parser.add_argument(
+        "--crf", action="store_true", help="refine it along the picture's edges with a dense CRF"
+    )
+    parser.add_argument(
+        "--beside", metavar="WEIGHTS", help="segment it with these too, and show both"
     )
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
     parser.add_argument(
@@ -49,61 +77,73 @@ def run(options: argparse.Namespace) -> int:
     """Segments, writes the picture, prints the classes' shares."""
     device = named_device(options.device)
     check_writable(options.output)
-    image = read_image(options.image)
-    with as_file(files("fastseg") / "weights" / DEFAULT_WEIGHTS) as shipped:
-        weights = options.weights or shipped
-        model, metadata = load_model(weights)
-        torch_model = load_model(weights, backend="torch")[0] if options.compare else None
-    _check_metadata(metadata, weights)
+    picture = read_image(options.image)
+    size = (picture.height, picture.width)
+    segmenter = _load(options, device)
 
-    x = prepare(image, metadata).to(device, memory_format=torch.channels_last)
-    model = model.to(device, memory_format=torch.channels_last)
-    labels = segment(model, x, (image.height, image.width))
-    classes, palette = metadata["classes"], metadata["palette"]
-    write_png(overlay(image, labels, classes, palette), options.output)
+    labelings, notes = {}, []
+    if options.beside:
+        other = _on(device, Segmenter.load(options.beside))
+        if list(other.classes) != list(segmenter.classes):
+            raise ValueError(f"--beside {options.beside} has other classes than --weights")
+        title = other.name if other.name != segmenter.name else Path(options.beside).stem
+        labelings[title] = highest_class(other(_input(other, picture, device)), size)
+    x = _input(segmenter, picture, device)
+    logits = segmenter(x)
+    labelings[segmenter.name] = labels = highest_class(logits, size)
+    if options.crf:
+        start = time.perf_counter()
+        refined = highest_class(refine(logits, picture), size)
+        labelings[f"{segmenter.name} and dense CRF"] = refined
+        seconds = time.perf_counter() - start
+        notes = [
+            f"dense CRF: {seconds:.2f} s; {(labels != refined).mean():.1%} of the pixels changed"
+        ]
+    write_png(overlay(picture, labelings, segmenter.classes, segmenter.palette), options.output)
 
-    shares = class_shares(labels, len(classes))
-    print(f"{options.image}: {image.width} x {image.height}, {metadata['model']} on {device}")
-    for k in present_classes(shares):
-        print(f"  {classes[k]:<12} {shares[k]:6.1%}")
+    print(f"{options.image}: {picture.width} x {picture.height}, {segmenter.name} on {device}")
+    print("\n".join(_shares(labelings, segmenter.classes) + notes))
     print(f"written to {options.output}")
-    if torch_model is not None:
-        torch_model = torch_model.to(device, memory_format=torch.channels_last)
-        print(f"\n{metadata['model']} on {tuple(x.shape)}, {_threads(device)}:")
-        print(table(compare({"fastseg": model, "torch": torch_model}, x)))
+    if options.compare:
+        rival = _load(options, device, backend="torch")
+        print(f"\n{segmenter.name} on {tuple(x.shape)}, {_threads(device)}:")
+        print(table(compare({"fastseg": segmenter, "torch": rival}, x)))
     return 0
 
 
-def prepare(image: Image.Image, metadata: dict) -> Tensor:
-    """The network's input for a picture, float32 (1, 3, H, W), by the rule of its weights file."""
-    longest = MAX_ASPECT_RATIO * min(image.size)
-    if max(image.size) > longest:
-        image = image.resize((min(image.width, longest), min(image.height, longest)))
-    resized = resize_to_height(image, metadata["short_side"])
-    return normalise(resized, metadata["mean"], metadata["std"])[None]
+def _load(options: argparse.Namespace, device: torch.device, backend: str = "fastseg") -> Segmenter:
+    try:
+        segmenter = Segmenter.load(
+            options.weights,
+            model=options.model,
+            source=options.source,
+            options=dict(options.options),
+            short_side=options.short_side,
+            backend=backend,
+        )
+    except (ImportError, TypeError) as error:  # no safetensors; an --option that there is not
+        raise ValueError(error) from error
+    return _on(device, segmenter)
 
 
-@torch.inference_mode()
-def segment(model: nn.Module, x: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """Class ids (H, W) at ``size``: logits are resized bilinearly before the argmax."""
-    logits = model(x)
-    # One class at a time: the logits of a large photo would take gigabytes.
-    highest = F.interpolate(logits[:, :1], size, mode="bilinear", align_corners=False)
-    labels = torch.zeros_like(highest, dtype=torch.uint8)
-    for k in range(1, logits.shape[1]):
-        plane = F.interpolate(logits[:, k : k + 1], size, mode="bilinear", align_corners=False)
-        labels[plane > highest] = k
-        torch.maximum(highest, plane, out=highest)
-    return labels[0, 0].cpu().numpy()
+def _on(device: torch.device, segmenter: Segmenter) -> Segmenter:
+    segmenter.model.to(device, memory_format=torch.channels_last)
+    return segmenter
 
 
-def _check_metadata(metadata: dict, weights: Path) -> None:
-    missing = [k for k in ("palette", "mean", "std", "short_side") if k not in metadata]
-    if missing:
-        raise CheckpointError(f"{weights}: its metadata lacks {', '.join(missing)}")
-    colours, classes = len(metadata["palette"]), len(metadata["classes"])
-    if colours < classes:
-        raise CheckpointError(f"{weights}: a palette of {colours} colours for {classes} classes")
+def _input(segmenter: Segmenter, picture: Image.Image, device: torch.device) -> Tensor:
+    return segmenter.prepare(picture).to(device, memory_format=torch.channels_last)
+
+
+def _shares(labelings: dict, classes: list[str]) -> list[str]:
+    """A row a class with its share in each labelling."""
+    shares = [class_shares(labels, len(classes)) for labels in labelings.values()]
+    lines = [f"  {'':<12} " + "  ".join(labelings)] if len(labelings) > 1 else []
+    widths = [max(6, len(title)) for title in labelings] if len(labelings) > 1 else [6]
+    for k in present_classes(shares[-1]):
+        row = (f"{s[k]:>{w}.1%}" for s, w in zip(shares, widths, strict=True))
+        lines.append(f"  {classes[k]:<12} " + "  ".join(row))
+    return lines
 
 
 def _threads(device: torch.device) -> str:

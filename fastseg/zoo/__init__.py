@@ -1,7 +1,7 @@
 """Checkpoints of other projects, their keys and what makes their outputs equal."""
 
 from fastseg.zoo.backbone import load_backbone
-from fastseg.zoo.load import SOURCES, from_checkpoint, load_checkpoint
+from fastseg.zoo.load import SOURCES, from_checkpoint, load_checkpoint, recognise
 from fastseg.zoo.report import LoadReport
 from fastseg.zoo.source import Layout, Preprocessing, Source
 
@@ -14,4 +14,5 @@ __all__ = [
     "from_checkpoint",
     "load_backbone",
     "load_checkpoint",
+    "recognise",
 ]

@@ -117,6 +117,22 @@ def from_checkpoint(
     return built.eval()
 
 
+def recognise(path: str | Path, *, source: str = "auto") -> tuple[str, str]:
+    """Tell what a checkpoint is of: the source's name, or "fastseg", and the builder's name.
+
+    Args:
+        path: as in :func:`fastseg.load_checkpoint`.
+        source: as there; what is not of this one is an error.
+
+    Raises:
+        ValueError: an unknown source.
+        CheckpointError: as in :func:`fastseg.load_checkpoint`.
+    """
+    contents = read(path)
+    known, layout = _recognised(contents, source, path, None)
+    return known, (contents.metadata or {})["model"] if layout is None else layout.model
+
+
 def _check_model(path: str | Path, known: str, found: str, wanted: str | None) -> None:
     if wanted not in (None, found):
         raise CheckpointError(f"{path} is a {found} of {known}, not a {wanted}")
