@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from blocks import ASPP, BasicBlock, InvertedResidual
+from optimize_cases import close
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from zoo import with_statistics
@@ -30,10 +31,6 @@ def models(request):
     x = torch.randn(2, 4, 12, 16)
     with torch.no_grad():
         yield model, ours, x, model(x)
-
-
-def close(actual, expected, tolerance=1e-5):
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 def test_compile(models):
