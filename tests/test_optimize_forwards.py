@@ -175,3 +175,17 @@ def test_a_sequential_is_fused_whoever_calls_it():
         close(y, before)
     assert calls.names.count("atrous_conv2d") == 3
     assert "native_batch_norm" not in calls.names
+
+
+@pytest.mark.parametrize("mode", ["train", "infer"])
+def test_slices_of_a_sequential(mode):
+    layers = nn.Conv2d(8, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 4, 1)
+    model, x = with_statistics(nn.Sequential(*layers)), torch.randn(1, 8, 9, 9)
+    expected = run(model[:2], x), run(model[:3], x)
+    fastseg.optimize_(model, mode=mode)
+    slices = model[:2], model[:3]
+    for part, y in zip(slices, expected, strict=True):
+        close(run(part, x), y)
+    fastseg.restore_(slices[1])
+    assert type(slices[1]) is nn.Sequential
+    assert torch.equal(run(slices[1], x), expected[1])

@@ -26,7 +26,8 @@ class FoldedBatchNorm:
     """:func:`fastseg.fold_batch_norm` of a module, remembered where no gradient is needed.
 
     Forgotten when a tensor of the module is another one or has changed in place; a copy begins
-    empty. On a GPU, writes to ``tensor.data`` in place go unseen: `forget` after them.
+    empty. On a GPU, writes to ``tensor.data`` in place go unseen, and so do the values that
+    fully_shard gathers: `forget` after them.
     """
 
     def __init__(self):

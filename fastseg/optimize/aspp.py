@@ -15,11 +15,12 @@ from fastseg.ops._library import gradient_free
 from fastseg.optimize.chains import module_of
 from fastseg.optimize.eligible import (
     activation_of,
+    has_hooks,
     is_batch_norm,
     why_not_batch_norm,
     why_not_conv,
 )
-from fastseg.optimize.modules import Frozen
+from fastseg.optimize.modules import Frozen, must_be_called
 from fastseg.optimize.trace import NotTraceable, is_sequential, trace
 
 
@@ -39,7 +40,8 @@ class ASPPProgram:
 
     def __call__(self, module: nn.Module, x: Tensor) -> Tensor:
         """(N, Co, H, W) of x (N, Ci, H, W)."""
-        if isinstance(x, fx.Proxy):  # which of the two runs is not known
+        # With stand-ins for tensors which of the two runs is not known.
+        if isinstance(x, fx.Proxy) or _must_call(module):
             return module._base.forward(module, x)
         convs = [_parts(module.get_submodule(name)) for name in self.branches]
         pool = None if self.pool is None else _parts(module.get_submodule(self.pool))[1:]
@@ -58,6 +60,11 @@ class ASPPProgram:
         for dropout in after:
             y = dropout(y)
         return y
+
+
+def _must_call(module: nn.Module) -> bool:
+    """Whether a module inside has to be called, its tensors are not to be taken from it."""
+    return any(must_be_called(m) or _must_call(m) for m in module.children())
 
 
 def _tensors(branch: ASPPBranch) -> list[Tensor]:
@@ -165,7 +172,11 @@ def _is_projection(module: nn.Module) -> bool:
 
 def _only_sequential(module: nn.Module) -> bool:
     """Nothing happens but the leaves, one after the other."""
-    return all(is_sequential(m) for m in module.modules() if isinstance(m, nn.Sequential))
+    return all(
+        is_sequential(m) and not has_hooks(m)
+        for m in module.modules()
+        if isinstance(m, nn.Sequential)
+    )
 
 
 def _is_image_pooling(module: nn.Module) -> bool:
@@ -174,6 +185,8 @@ def _is_image_pooling(module: nn.Module) -> bool:
         return False
     average, *parts = module
     if not isinstance(average, nn.AdaptiveAvgPool2d) or average.output_size not in (1, (1, 1)):
+        return False
+    if has_hooks(module) or has_hooks(average):
         return False
     if not _is_conv_bn_relu(parts) or parts[0].kernel_size != (1, 1) or parts[0].groups != 1:
         return False

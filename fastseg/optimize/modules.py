@@ -23,21 +23,24 @@ class Fused(Swapped):
 
     Attributes:
         _program: called with the block and its arguments; for other numbers of them, or keywords,
-            the block's own forward runs.
+            the block's own forward runs. Slices of a Sequential are of its class, without one.
     """
+
+    _program = None
 
     @classmethod
     def _forward_for(cls, base):
         @functools.wraps(base.forward)
         def forward(self, *args, **kwargs):
-            if kwargs or len(args) != self._program.arguments:
+            program = self._program
+            if program is None or kwargs or len(args) != program.arguments:
                 return base.forward(self, *args, **kwargs)
-            return self._program(self, *args)
+            return program(self, *args)
 
         return forward
 
     def _before_restore(self):
-        del self._program
+        self.__dict__.pop("_program", None)
 
 
 class Atrous(Swapped):
@@ -71,7 +74,7 @@ class Folding(Swapped):
 
     def fold(self) -> tuple[Tensor, Tensor] | None:
         """Scale and shift, or None where the batch norm is to run on its own."""
-        if torch.compiler.is_compiling() or not can_fold(self):
+        if torch.compiler.is_compiling() or not can_fold(self) or must_be_called(self):
             return None
         return self._folded(self)
 
@@ -112,7 +115,7 @@ class Folded(Swapped):
         with torch.no_grad():
             folded = fold_batch_norm(
                 *(
-                    t if t is None else t.detach().to(torch.float32)
+                    t if t is None else _whole(t.detach()).to(torch.float32)
                     for t in (self.weight, self.bias, self.running_mean, self.running_var)
                 ),
                 self.eps,
@@ -138,6 +141,16 @@ class Codes(Swapped):
     @classmethod
     def _forward_for(cls, base):
         return {nn.MaxPool2d: MaxPool2d, nn.MaxUnpool2d: MaxUnpool2d}[base].forward
+
+
+def _whole(t: Tensor) -> Tensor:
+    """Of a tensor that fully_shard has spread over processes, all of it."""
+    return t.full_tensor() if hasattr(t, "full_tensor") else t
+
+
+def must_be_called(module: nn.Module) -> bool:
+    """Whether something is done before its forward, as fully_shard gathers its tensors there."""
+    return bool(module._forward_pre_hooks)
 
 
 def is_map(x: Tensor) -> bool:
@@ -233,7 +246,7 @@ def _traced(function, *arguments) -> fx.Proxy:
 
 def fuses(conv, bn, folded, x: Tensor, residual: Tensor | None) -> bool:
     """Whether one op stands for all."""
-    if not is_map(x) or (bn is not None and folded is None):
+    if not is_map(x) or (bn is not None and folded is None) or must_be_called(conv):
         return False
     if residual is not None:
         if not isinstance(residual, Tensor):

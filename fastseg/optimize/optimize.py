@@ -46,9 +46,9 @@ def optimize_(
 
     Modules stay the same objects with the same parameters and state_dict keys; their classes become
     subclasses. So a model can be copied, pickled, compiled, exported, packaged by AOTInductor (the
-    process that loads it imports fastseg), wrapped (DistributedDataParallel) and checkpointed as
-    before, and an optimizer goes on. Forward hooks that are put later on a module within what was
-    fused are not called.
+    process that loads it imports fastseg), wrapped (DistributedDataParallel; fully_shard, which
+    may also come first) and checkpointed as before, and an optimizer goes on. Forward hooks that
+    are put later on a module within what was fused are not called.
 
     Mode "train": gradients and batch statistics as before. Convolutions for which fastseg has the
     faster kernel run by it, forward and backward; the rest is fused while batch norm is in

@@ -60,4 +60,14 @@ def restore(module: nn.Module) -> None:
     """Undoes :func:`swap`, if it was."""
     if isinstance(module, Swapped):
         module._before_restore()
-        module.__class__ = module._base
+        swapped = subclass(module._mixin, module._base)
+        module.__class__ = _replaced(type(module), swapped, module._base)
+
+
+def _replaced(cls: type, old: type, new: type) -> type:
+    """cls, or what others such as fully_shard have derived from `old`, then derived from `new`."""
+    if cls is old:
+        return new
+    bases = tuple(_replaced(b, old, new) if issubclass(b, old) else b for b in cls.__bases__)
+    members = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__")}
+    return type(cls)(cls.__name__.replace(old.__name__, new.__name__), bases, members)
