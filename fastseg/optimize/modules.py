@@ -12,7 +12,13 @@ from fastseg._conv2d import Conv2d, resolve_padding
 from fastseg.nn import MaxPool2d, MaxUnpool2d
 from fastseg.nn._batch_norm import FoldedBatchNorm, can_fold
 from fastseg.nn.atrous_conv_bn_act import geometry
-from fastseg.ops import atrous_conv2d, batch_norm_relu_max_pool2d, fold_batch_norm
+from fastseg.ops import (
+    atrous_conv2d,
+    batch_norm_relu_max_pool2d,
+    fold_batch_norm,
+    max_pool2d,
+    max_unpool2d,
+)
 from fastseg.ops._library import gradient_free
 from fastseg.optimize.swap import Swapped
 from fastseg.reference import ACTIVATION
@@ -284,3 +290,17 @@ def bn_relu_pool(bn: nn.Module, relu, pool: nn.MaxPool2d, x: Tensor):
         x, *folded, pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode
     )
     return (values, codes) if pool.return_indices else values
+
+
+def pool_to_codes(x: Tensor, *arguments):
+    """``F.max_pool2d`` with byte codes for its indices."""
+    if isinstance(x, fx.Proxy):
+        return _traced(pool_to_codes, x, *arguments)
+    return max_pool2d(x, *arguments)
+
+
+def unpool_codes(values: Tensor, codes: Tensor, *arguments):
+    """``F.max_unpool2d`` of :func:`pool_to_codes`."""
+    if isinstance(values, fx.Proxy):
+        return _traced(unpool_codes, values, codes, *arguments)
+    return max_unpool2d(values, codes, *arguments)

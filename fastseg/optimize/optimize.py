@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import nn
+from torch import fx, nn
 
 from fastseg.optimize.aspp import ASPPProgram, find_aspp
 from fastseg.optimize.chains import find_chains, find_pooled, fuse, fuse_pooled
 from fastseg.optimize.eligible import is_batch_norm, why_not_batch_norm, why_not_conv
+from fastseg.optimize.functional_pooling import NAMES, find_functional, take_codes
 from fastseg.optimize.modules import Atrous, Codes, Folded, Folding, Frozen, Fused, may_own
 from fastseg.optimize.pooling import paired_pools
 from fastseg.optimize.report import Entry, Report
@@ -41,7 +42,8 @@ def optimize_(
       after it: one :func:`fastseg.atrous_conv2d` (odd kernels, any rate, stride and groups);
     - ASPP with its projection: one :func:`fastseg.aspp`;
     - MaxPool2d(return_indices=True) whose indices go to a MaxUnpool2d and nowhere else: byte codes.
-      The unpooled map must be as large as what was pooled was;
+      The unpooled map must be as large as what was pooled was. The same of F.max_pool2d and
+      F.max_unpool2d in one forward;
     - BatchNorm2d, ReLU and MaxPool2d: one :func:`fastseg.batch_norm_relu_max_pool2d`.
 
     Modules stay the same objects with the same parameters and state_dict keys; their classes become
@@ -62,8 +64,8 @@ def optimize_(
     Args:
         model: in place.
         mode: "train" or "infer".
-        filter_fn: called with a Conv2d, a pooling or an ASPP block and its name in the model; False
-            leaves it.
+        filter_fn: called with a Conv2d, a pooling, an ASPP block or one that calls pooling
+            functions, and its name in the model; False leaves it.
         dry_run: reports only.
 
     Returns:
@@ -111,6 +113,7 @@ class _Plan:
         in_chain: by convolution, what it is fused with.
         folded: the batch norms that are fused.
         codes: poolings and unpoolings.
+        functions: by block, the functions of pooling that it calls and what becomes of them.
         untraceable: by block, why.
     """
 
@@ -128,6 +131,7 @@ class _Plan:
         self.programs: dict[nn.Module, Program | ASPPProgram] = {}
         self.in_chain: dict[nn.Module, str] = {}
         self.folded: set[nn.Module] = set()
+        self.functions: dict[nn.Module, list[tuple[str, str | None]]] = {}
         self.untraceable: dict[nn.Module, str] = {}
         known: set[tuple] = set()
         # Inner Sequentials first: what they fuse needs no other forward around them.
@@ -155,7 +159,8 @@ class _Plan:
         chains = find_chains(block, graph, self.wanted)
         pooled = find_pooled(block, graph, chains)
         pooled = [p for p in pooled if self.wanted(block.get_submodule(p.pool.target))]
-        if not pooled and {c.key for c in chains} <= known:
+        functions = self._plan_functions(block, graph)
+        if not pooled and not functions and {c.key for c in chains} <= known:
             return
         for chain in chains:
             known.add(chain.key)
@@ -164,7 +169,18 @@ class _Plan:
         self.folded |= {block.get_submodule(p.bn.target) for p in pooled}
         fuse(block, graph, chains)
         fuse_pooled(graph, pooled)
+        take_codes(functions)
         self.programs[block] = Program.of(graph)
+
+    def _plan_functions(self, block: nn.Module, graph: fx.Graph) -> list[fx.Node]:
+        """The calls of pooling functions that take byte codes."""
+        found, left = find_functional(graph)
+        if found and not self.wanted(block):
+            left.update(dict.fromkeys(found, "filter_fn"))
+            found = []
+        calls = [n for n in graph.nodes if n in left or n in found]
+        self.functions[block] = [(NAMES[n.target], left.get(n)) for n in calls]
+        return found
 
     def apply(self) -> None:
         infer = self.mode == "infer"
@@ -195,6 +211,9 @@ class _Plan:
                 report.swapped.append(Entry(name, kind, swapped))
             elif left is not None:
                 report.left.append(Entry(name, kind, left))
+            for function, reason in self.functions.get(module, ()):
+                entries = report.swapped if reason is None else report.left
+                entries.append(Entry(name, function, reason or "byte codes"))
         return report
 
     def _swapped(self, module: nn.Module) -> str | None:

@@ -10,7 +10,7 @@ class Entry(NamedTuple):
     """A module and what happened to it."""
 
     name: str  # in the model, "" for the model itself
-    module: str  # the name of its class
+    module: str  # the name of its class, or of a function that it calls
     detail: str  # what it became, or why it was left
 
 
