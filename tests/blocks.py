@@ -58,11 +58,12 @@ class ConvModule(nn.Module):
 
     order = ("conv", "norm", "act")
 
-    def __init__(self, inputs: int, outputs: int):
+    def __init__(self, inputs: int, outputs: int, kernel=3, rate=1, groups=1, act=nn.LeakyReLU):
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        padding = rate * (kernel // 2)
+        self.conv = nn.Conv2d(inputs, outputs, kernel, 1, padding, rate, groups, bias=False)
         self.add_module("bn", nn.BatchNorm2d(outputs))
-        self.activate = nn.LeakyReLU(0.01, inplace=True)
+        self.activate = act(inplace=True)
 
     @property
     def norm(self):

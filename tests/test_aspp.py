@@ -169,23 +169,29 @@ def test_one_op_where_no_gradient_is_needed():
 # The function.
 
 
-def test_three_dimensions_and_pool():
+each_order = pytest.mark.parametrize("pool_first", [False, True], ids=["pool last", "pool first"])
+
+
+@each_order
+def test_three_dimensions_and_pool(pool_first):
     """The pooling's average against the formula, without a batch."""
     x = torch.randn(3, 6, 7)
     branch = ASPPBranch(torch.randn(4, 3, 3, 3), dilation=2)
     pool = ASPPBranch(torch.randn(5, 3, 1, 1), torch.randn(5), torch.randn(5))
     project = ASPPBranch(torch.randn(2, 9, 1, 1), shift=torch.randn(2))
-    y = fastseg.aspp(x, [branch], project, pool=pool, activation="relu6")
+    y = fastseg.aspp(x, [branch], project, pool=pool, pool_first=pool_first, activation="relu6")
     b = F.conv2d(x, branch.weight, padding=2, dilation=2).clamp(0, 6)
     p = (pool.weight[..., 0, 0] @ x.mean((1, 2)) * pool.scale + pool.shift).clamp(0, 6)
-    joined = torch.cat([b, p[:, None, None].expand(-1, 6, 7)])
+    parts = [b, p[:, None, None].expand(-1, 6, 7)]
+    joined = torch.cat(parts[::-1] if pool_first else parts)
     expected = F.conv2d(joined, project.weight, project.shift).clamp(0, 6)
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
+@each_order
 @each_dtype
-def test_separable_branches_and_kernels_of_the_projection(kernel, dtype):
+def test_separable_branches_and_kernels_of_the_projection(kernel, dtype, pool_first):
     t = lambda *size: torch.randn(size).to(dtype)  # noqa: E731
     x = t(2, 4, 8, 9)
     branches = [
@@ -194,7 +200,7 @@ def test_separable_branches_and_kernels_of_the_projection(kernel, dtype):
     ]
     pool = ASPPBranch(t(2, 4, 1, 1), t(2), t(2))
     project = ASPPBranch(t(6, 10, kernel, kernel), t(6), t(6))
-    y = fastseg.aspp(x, branches, project, pool=pool)
+    y = fastseg.aspp(x, branches, project, pool=pool, pool_first=pool_first)
     wide = [double(v) if torch.is_tensor(v) else v for v in branches[1]]
     x64 = x.double()
 
@@ -205,7 +211,8 @@ def test_separable_branches_and_kernels_of_the_projection(kernel, dtype):
     h = norm(F.conv2d(x64, wide[4], None, 1, 3, 3, 4), *wide[5:7]).clamp(0, 6)
     b = norm(F.conv2d(h, wide[0]), *wide[1:3]).relu()
     p = norm(F.conv2d(x64.mean((2, 3), True), pool.weight.double()), *pool[1:3]).relu()
-    joined = torch.cat([a, b, p.expand(-1, -1, 8, 9)], 1)
+    p = p.expand(-1, -1, 8, 9)
+    joined = torch.cat([p, a, b] if pool_first else [a, b, p], 1)
     expected = norm(F.conv2d(joined, project.weight.double(), padding=kernel // 2), *project[1:3])
     expected = expected.relu()
     assert y.dtype == dtype

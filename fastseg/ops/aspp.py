@@ -49,6 +49,7 @@ def aspp(
     project: ASPPBranch | None = None,
     *,
     pool: ASPPBranch | None = None,
+    pool_first: bool = False,
     activation: str | None = "relu",
 ) -> Tensor:
     """Parallel atrous convolutions at several rates, projected (v3, v3+) or summed (v2).
@@ -72,6 +73,8 @@ def aspp(
         project: weight (Co, sum of the branches' and pool's channels, kh, kw), in this order, its
             padding keeping the size; None for the sum.
         pool: weight (C, Ci, 1, 1) after the average over each map; needs a projection.
+        pool_first: whether the pool's channels are the first in project's weight, as in
+            mmsegmentation; else the last.
         activation: of the branches, pool and project: None, "relu", "relu6", "leaky_relu",
             "silu" or "hardswish". None for the sum.
 
@@ -82,20 +85,19 @@ def aspp(
         RuntimeError: an argument that does not fit, by its name.
     """
     if x.dim() == 3:
-        return aspp(x[None], branches, project, pool=pool, activation=activation)[0]
+        options = {"pool": pool, "pool_first": pool_first, "activation": activation}
+        return aspp(x[None], branches, project, **options)[0]
     _check_form(branches, project, pool, activation)
     separable = any(b.depthwise_weight is not None for b in branches)
     if separable or (project is not None and tuple(project.weight.shape[2:]) != (1, 1)):
-        return _by_branch(x, branches, project, pool, activation)
+        return _by_branch(x, branches, project, pool, pool_first, activation)
     weights = [b.weight for b in branches]
     project_weight = bias = None
     if project is not None:
         project_weight = project.weight
         if pool is not None:
-            n = sum(w.shape[0] for w in weights)
-            pooled = image_pooling(x, pool, activation)
-            bias = atrous_conv2d(pooled, project_weight[:, n:]).flatten(1)
-            project_weight = project_weight[:, :n]
+            project_weight, by_pool = _split(project_weight, pool, pool_first)
+            bias = atrous_conv2d(image_pooling(x, pool, activation), by_pool).flatten(1)
     if torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type):
         x, project_weight, *weights = _autocast(x, project_weight, *weights)
     return torch.ops.fastseg.aspp(
@@ -110,6 +112,14 @@ def aspp(
         bias,
         activation or "",
     )
+
+
+def _split(weight: Tensor, pool: ASPPBranch, pool_first: bool) -> tuple[Tensor, Tensor]:
+    """The projection's weight for the maps and for what is pooled."""
+    n = pool.weight.shape[0]
+    if pool_first:
+        return weight[:, n:], weight[:, :n]
+    return weight[:, :-n], weight[:, -n:]
 
 
 def image_pooling(x: Tensor, pool: ASPPBranch, activation: str | None) -> Tensor:
@@ -190,7 +200,7 @@ def _check_form(branches, project, pool, activation):
     )
 
 
-def _by_branch(x, branches, project, pool, activation):
+def _by_branch(x, branches, project, pool, pool_first, activation):
     """The composition for separable branches and for projections that are not 1x1."""
 
     def convolve(branch: ASPPBranch, residual: Tensor | None = None) -> Tensor:
@@ -216,8 +226,8 @@ def _by_branch(x, branches, project, pool, activation):
         return total
     residual, weight = None, project.weight
     if pool is not None:
-        n = weight.shape[1] - pool.weight.shape[0]
-        pooled, weight, by_pool = image_pooling(x, pool, activation), weight[:, :n], weight[:, n:]
+        weight, by_pool = _split(weight, pool, pool_first)
+        pooled = image_pooling(x, pool, activation)
         residual = project_pooled(pooled, by_pool, project.scale, x.shape[2:])
     maps = map(convolve, branches)
     return project_maps(maps, weight, project.scale, project.shift, activation, residual)
@@ -282,7 +292,7 @@ def _composition(
     """The op by atrous_conv2d: its reference, and its derivative where a gradient is needed."""
     branches = [ASPPBranch(*b) for b in zip(weights, scales, shifts, dilations, strict=True)]
     if project is None:
-        return _by_branch(x, branches, None, None, None)
+        return _by_branch(x, branches, None, None, False, None)
     residual = _pooled_share(x, bias, project_scale)
     maps = (
         atrous_conv2d(x, weight, scale=scale, shift=shift, dilation=dilation, activation=activation)

@@ -60,7 +60,7 @@ def find_chains(
             continue
         if len(node.args) != 1 or node.kwargs:
             continue
-        chain = _follow(root, node, conv, taken)
+        chain = follow(root, node, conv, taken)
         if len(chain.nodes) > 1:
             taken.update(chain.nodes)
             chains.append(chain)
@@ -72,14 +72,15 @@ def module_of(root: nn.Module, node: fx.Node) -> nn.Module | None:
     return root.get_submodule(node.target) if node.op == "call_module" else None
 
 
-def _follow(root, node: fx.Node, conv: nn.Conv2d, taken: set[fx.Node]) -> Chain:
+def follow(root, node: fx.Node, conv: nn.Conv2d, taken: set[fx.Node]) -> Chain:
+    """A convolution's call and what may be one op with it, which may be nothing."""
     nodes, bn, residual, activation = [node], None, None, ""
 
     def following() -> fx.Node | None:
-        user = _only_user(nodes[-1])
+        user = only_user(nodes[-1])
         while user is not None and type(module_of(root, user)) is nn.Identity:
             nodes.append(user)
-            user = _only_user(user)
+            user = only_user(user)
         return None if user in taken else user
 
     user, own = following(), ""
@@ -108,7 +109,8 @@ def _folds(module: nn.Module | None) -> bool:
     return module is not None and is_batch_norm(module) and why_not_batch_norm(module) is None
 
 
-def _only_user(node: fx.Node) -> fx.Node | None:
+def only_user(node: fx.Node) -> fx.Node | None:
+    """The node that uses it, if that is one."""
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
@@ -121,7 +123,7 @@ def _added(node: fx.Node, value: fx.Node) -> fx.Node | None:
     first, second = node.args
     if first is second or not isinstance(first, fx.Node) or not isinstance(second, fx.Node):
         return None
-    if second is value and _may_write(None, node):
+    if second is value and may_write(None, node):
         return None
     return second if first is value else first
 
@@ -144,13 +146,13 @@ def _written_before(root, chain: list[fx.Node], last: fx.Node, residual=None) ->
     """
     reads, node = {chain[0].args[0], residual}, chain[0].next
     while node is not last:
-        if node not in chain and reads & set(node.all_input_nodes) and _may_write(root, node):
+        if node not in chain and reads & set(node.all_input_nodes) and may_write(root, node):
             return True
         node = node.next
     return False
 
 
-def _may_write(root, node: fx.Node) -> bool:
+def may_write(root, node: fx.Node) -> bool:
     """Whether a node may write to its inputs."""
     module = module_of(root, node)
     if module is not None:
@@ -159,7 +161,7 @@ def _may_write(root, node: fx.Node) -> bool:
     name = node.target if isinstance(node.target, str) else node.target.__name__
     return (
         bool(node.kwargs.get("inplace"))
-        or True in node.args[1:]
+        or any(a is True for a in node.args[1:])  # 1 == True
         or name.endswith("_")
         or name in ("setitem", "iadd", "isub", "imul", "itruediv")
     )
@@ -171,7 +173,7 @@ def fuse(root: nn.Module, graph: fx.Graph, chains: list[Chain]) -> None:
         first, last = chain.nodes[0], chain.nodes[-1]
         with graph.inserting_before(last):
             conv = graph.get_attr(first.target)
-            bn = None if chain.bn is None else graph.get_attr(_target_of(root, chain))
+            bn = None if chain.bn is None else graph.get_attr(bn_target(root, chain))
             arguments = (conv, bn, chain.activation, first.args[0])
             if chain.residual is not None:
                 arguments += (chain.residual,)
@@ -181,7 +183,8 @@ def fuse(root: nn.Module, graph: fx.Graph, chains: list[Chain]) -> None:
             graph.erase_node(node)
 
 
-def _target_of(root, chain: Chain) -> str:
+def bn_target(root, chain: Chain) -> str:
+    """The name of its batch norm."""
     return next(n.target for n in chain.nodes if module_of(root, n) is chain.bn)
 
 
@@ -201,8 +204,8 @@ def find_pooled(root: nn.Module, graph: fx.Graph, chains: list[Chain]) -> list[P
         module = module_of(root, bn)
         if bn in taken or type(module) is not nn.BatchNorm2d or why_not_batch_norm(module):
             continue
-        relu = _only_user(bn)
-        pool = None if relu is None else _only_user(relu)
+        relu = only_user(bn)
+        pool = None if relu is None else only_user(relu)
         if pool is None or relu.op != "call_module" or pool.op != "call_module":
             continue
         is_relu = activation_of(module_of(root, relu)) == "relu"

@@ -230,7 +230,7 @@ def conv_bn_act(
 ) -> Tensor:
     """``act(bn(conv(x)) + residual)``, one op where that is faster and nothing is lost."""
     if isinstance(x, fx.Proxy):
-        return _traced(conv_bn_act, conv, bn, activation, x, residual)
+        return traced(conv_bn_act, conv, bn, activation, x, residual)
     folded = None if bn is None else bn.fold()
     if fuses(conv, bn, folded, x, residual):
         scale, shift = folded or (None, None)
@@ -244,7 +244,7 @@ def conv_bn_act(
     return ACTIVATION[activation](y if residual is None else y + residual)
 
 
-def _traced(function, *arguments) -> fx.Proxy:
+def traced(function, *arguments) -> fx.Proxy:
     """The function as one call in torch.fx's graph: it decides by its input's shape."""
     proxy = next(a for a in arguments if isinstance(a, fx.Proxy))
     return proxy.tracer.create_proxy("call_function", function, arguments, {})
@@ -281,7 +281,7 @@ def own_activation(bn: nn.Module | None) -> str:
 def bn_relu_pool(bn: nn.Module, relu, pool: nn.MaxPool2d, x: Tensor):
     """``pool(relu(bn(x)))``, one pass where no gradient is needed."""
     if isinstance(x, fx.Proxy):
-        return _traced(bn_relu_pool, bn, relu, pool, x)
+        return traced(bn_relu_pool, bn, relu, pool, x)
     folded = bn.fold()
     positions = pool.return_indices and not isinstance(pool, Codes)  # torch's indices
     if folded is None or positions or not gradient_free((x, bn.weight, bn.bias)):
@@ -295,12 +295,12 @@ def bn_relu_pool(bn: nn.Module, relu, pool: nn.MaxPool2d, x: Tensor):
 def pool_to_codes(x: Tensor, *arguments):
     """``F.max_pool2d`` with byte codes for its indices."""
     if isinstance(x, fx.Proxy):
-        return _traced(pool_to_codes, x, *arguments)
+        return traced(pool_to_codes, x, *arguments)
     return max_pool2d(x, *arguments)
 
 
 def unpool_codes(values: Tensor, codes: Tensor, *arguments):
     """``F.max_unpool2d`` of :func:`pool_to_codes`."""
     if isinstance(values, fx.Proxy):
-        return _traced(unpool_codes, values, codes, *arguments)
+        return traced(unpool_codes, values, codes, *arguments)
     return max_unpool2d(values, codes, *arguments)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import fx, nn
 
-from fastseg.optimize.aspp import ASPPProgram, find_aspp
+from fastseg.optimize.aspp import ASPPNodes, aspp_graph, find_aspp, fuse_aspp
 from fastseg.optimize.chains import find_chains, find_pooled, fuse, fuse_pooled
 from fastseg.optimize.eligible import is_batch_norm, why_not_batch_norm, why_not_conv
 from fastseg.optimize.functional_pooling import NAMES, find_functional, take_codes
@@ -40,7 +40,8 @@ def optimize_(
 
     - Conv2d, its BatchNorm2d, an added residual and ReLU, ReLU6, LeakyReLU(0.01), SiLU or Hardswish
       after it: one :func:`fastseg.atrous_conv2d` (odd kernels, any rate, stride and groups);
-    - ASPP with its projection: one :func:`fastseg.aspp`;
+    - ASPP with its projection, a block of its own or in the forward of a head: one
+      :func:`fastseg.aspp`;
     - MaxPool2d(return_indices=True) whose indices go to a MaxUnpool2d and nowhere else: byte codes.
       The unpooled map must be as large as what was pooled was. The same of F.max_pool2d and
       F.max_unpool2d in one forward;
@@ -64,8 +65,8 @@ def optimize_(
     Args:
         model: in place.
         mode: "train" or "infer".
-        filter_fn: called with a Conv2d, a pooling, an ASPP block or one that calls pooling
-            functions, and its name in the model; False leaves it.
+        filter_fn: called with a Conv2d, a pooling or a block whose forward has an ASPP or functions
+            of pooling, and its name in the model; False leaves it.
         dry_run: reports only.
 
     Returns:
@@ -110,6 +111,7 @@ class _Plan:
 
     Attributes:
         programs: by block, its new forward.
+        with_aspp: the blocks that are an ASPP or have one in their forward.
         in_chain: by convolution, what it is fused with.
         folded: the batch norms that are fused.
         codes: poolings and unpoolings.
@@ -128,7 +130,8 @@ class _Plan:
         }
         self.modules = [m for m in self.names if m not in of_fastseg]
         self.wanted = lambda m: filter_fn is None or bool(filter_fn(m, self.names[m]))
-        self.programs: dict[nn.Module, Program | ASPPProgram] = {}
+        self.programs: dict[nn.Module, Program] = {}
+        self.with_aspp: set[nn.Module] = set()
         self.in_chain: dict[nn.Module, str] = {}
         self.folded: set[nn.Module] = set()
         self.functions: dict[nn.Module, list[tuple[str, str | None]]] = {}
@@ -147,22 +150,21 @@ class _Plan:
 
     def _plan_block(self, block: nn.Module, known: set[tuple]) -> None:
         """Rewrites the block's forward if that fuses what Sequentials alone do not."""
-        aspp = find_aspp(block)
-        if aspp is not None and all(map(self.wanted, (block, *_convolutions(block)))):
-            self.programs[block] = aspp
-            return
         try:
-            graph = trace(block)
+            graph, aspps = self._graph(block)
         except NotTraceable as error:
             self.untraceable[block] = str(error)
             return
+        if aspps:
+            self.with_aspp.add(block)
+            fuse_aspp(graph, aspps)
         chains = find_chains(block, graph, self.wanted)
         pooled = find_pooled(block, graph, chains)
         pooled = [p for p in pooled if self.wanted(block.get_submodule(p.pool.target))]
         functions = self._plan_functions(block, graph)
-        if not pooled and not functions and {c.key for c in chains} <= known:
+        if not (aspps or pooled or functions) and {c.key for c in chains} <= known:
             return
-        for chain in chains:
+        for chain in (*chains, *(chain for aspp in aspps for chain in aspp.chains)):
             known.add(chain.key)
             self.in_chain[chain.conv] = str(chain)
             self.folded |= {chain.bn} - {None}
@@ -171,6 +173,23 @@ class _Plan:
         fuse_pooled(graph, pooled)
         take_codes(functions)
         self.programs[block] = Program.of(graph)
+
+    def _graph(self, block: nn.Module) -> tuple[fx.Graph, list[ASPPNodes]]:
+        """Of a block's forward, and the ASPPs in it."""
+        atrous = any(max(conv.dilation) > 1 for conv in _convolutions(block))
+        if atrous and not is_sequential(block):
+            try:
+                graph = aspp_graph(block)
+            except NotTraceable:
+                graph = fx.Graph()
+            aspps = [
+                aspp
+                for aspp in find_aspp(block, graph)
+                if all(self.wanted(chain.conv) for chain in aspp.chains)
+            ]
+            if aspps and self.wanted(block):
+                return graph, aspps
+        return trace(block), []
 
     def _plan_functions(self, block: nn.Module, graph: fx.Graph) -> list[fx.Node]:
         """The calls of pooling functions that take byte codes."""
@@ -217,7 +236,7 @@ class _Plan:
         return report
 
     def _swapped(self, module: nn.Module) -> str | None:
-        if isinstance(self.programs.get(module), ASPPProgram):
+        if module in self.with_aspp:
             return "fastseg.aspp"
         if module in self.codes:
             return "byte codes"

@@ -1,0 +1,113 @@
+"""The call that an ASPP becomes in its block's graph: one op, or the modules one by one."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from fastseg.ops import ASPPBranch, aspp
+from fastseg.ops._library import gradient_free
+from fastseg.optimize.modules import Frozen, conv_bn_act, must_be_called, traced
+
+
+class Branch(NamedTuple):
+    """A branch, the image pooling or the projection: its module, and what is in it.
+
+    In a graph its modules are the nodes that get them.
+    """
+
+    module: nn.Module | None  # None: the block itself calls conv, bn and the activation
+    conv: nn.Conv2d
+    bn: nn.Module | None
+    depthwise: nn.Conv2d | None = None  # before conv
+    depthwise_bn: nn.Module | None = None
+    depthwise_activation: str = ""
+    dropouts: tuple[nn.Module, ...] = ()  # after all
+
+    def folded(self) -> ASPPBranch | None:
+        """For :func:`fastseg.aspp`, or None where a batch norm is to run on its own."""
+        affine = _affine(self.conv, self.bn)
+        if self.depthwise is None:
+            return None if affine is None else ASPPBranch(self.conv.weight, *affine, self.rate)
+        depthwise = _affine(self.depthwise, self.depthwise_bn)
+        if affine is None or depthwise is None:
+            return None
+        return ASPPBranch(
+            self.conv.weight, *affine, self.rate,
+            self.depthwise.weight, *depthwise, self.depthwise_activation or None,
+        )  # fmt: skip
+
+    @property
+    def rate(self) -> int:
+        """Its dilation."""
+        return (self.depthwise or self.conv).dilation[0]
+
+    def must_be_called(self) -> bool:
+        """Whether its tensors are not to be taken from it."""
+        modules = (self.conv, self.bn) if self.module is None else (self.module,)
+        return any(m is not None and _must_be_called(m) for m in modules)
+
+
+def _must_be_called(module: nn.Module) -> bool:
+    return must_be_called(module) or any(map(_must_be_called, module.children()))
+
+
+def _affine(conv: nn.Conv2d, bn: nn.Module | None) -> tuple[Tensor | None, Tensor | None] | None:
+    """Scale and shift, the convolution's bias among them."""
+    if bn is None:
+        return None, conv.bias
+    folded = bn.fold()
+    if folded is None or conv.bias is None:
+        return folded
+    scale, shift = folded
+    return scale, shift + conv.bias * scale
+
+
+class Form(NamedTuple):
+    """How a block writes its ASPP."""
+
+    activation: str  # of all its parts
+    pool_first: bool  # the image pooling is concatenated before the maps
+    interpolation: str = ""  # the mode, where it is the block that interpolates what is pooled
+
+
+def aspp_call(
+    x: Tensor, branches: tuple[Branch, ...], pool: Branch | None, project: Branch, form: Form
+) -> Tensor:
+    """(N, Co, H, W) of x (N, Ci, H, W): one :func:`fastseg.aspp` where no gradient is needed."""
+    if isinstance(x, fx.Proxy):
+        return traced(aspp_call, x, branches, pool, project, form)
+    parts = (*branches, project) if pool is None else (*branches, pool, project)
+    folded = [None] if any(part.must_be_called() for part in parts) else [p.folded() for p in parts]
+    if x.dim() != 4 or any(b is None for b in folded) or not (
+        isinstance(project.conv, Frozen)
+        or gradient_free([x, *(t for b in folded for t in b if isinstance(t, Tensor))])
+    ):  # fmt: skip
+        return _by_module(x, branches, pool, project, form)
+    *maps, projection = folded
+    pooling = None if pool is None else maps.pop()
+    if isinstance(project.conv, Frozen) and x.device.type == "cpu":
+        x = x.contiguous(memory_format=torch.channels_last)
+    y = aspp(
+        x, maps, projection, pool=pooling, pool_first=form.pool_first,
+        activation=form.activation or None,
+    )  # fmt: skip
+    for dropout in project.dropouts:
+        y = dropout(y)
+    return y
+
+
+def _by_module(x, branches, pool, project, form: Form) -> Tensor:
+    maps = [branch.module(x) for branch in branches]
+    if pool is not None:
+        pooled = pool.module(x)
+        if form.interpolation:  # one pixel, the same at all pixels then
+            pooled = F.interpolate(pooled, x.shape[2:], mode=form.interpolation)
+        maps.insert(0 if form.pool_first else len(maps), pooled)
+    y = torch.cat(maps, 1)
+    if project.module is not None:
+        return project.module(y)
+    return conv_bn_act(project.conv, project.bn, form.activation, y)
