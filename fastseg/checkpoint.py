@@ -7,6 +7,7 @@ that is enough to build its model: see ``save_model`` and ``load_model``.
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,7 +71,7 @@ def load(path: str | Path) -> Any:
     except Exception as error:  # malformed bytes raise nearly anything inside torch.load
         raise CheckpointError(
             f"{path} ({len(data)} bytes) is not a readable checkpoint: truncated, corrupted or of "
-            f"another kind ({type(error).__name__}: {_first_line(error)})"
+            f"another kind ({type(error).__name__}: {_reason(error)})"
         ) from error
 
 
@@ -166,5 +167,9 @@ def _check_metadata(metadata: Mapping[str, Any], error: type[Exception], name: s
         raise error(f"{name} lacks {', '.join(missing)}; it has {', '.join(metadata) or 'nothing'}")
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]
+def _reason(error: Exception) -> str:
+    """The first line, and the class of an object that torch.load would have to run code for."""
+    reason = str(error).strip().split("\n")[0][:200]
+    if match := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
+        reason += f"; it holds a {match[1]}, not only tensors, numbers and texts"
+    return reason

@@ -116,10 +116,8 @@ def deeplabv3plus(
 ) -> DeepLabV3Plus:
     """DeepLab v3+. Chen et al., ECCV 2018, arXiv 1802.02611.
 
-    The defaults are the paper's decoder. VainF's DeepLabV3Plus has ``separable=False,
-    decoder_convs=1``; segmentation_models_pytorch's ``decoder_convs=1, aspp_conv=True,
-    atrous_rates=(12, 24, 36), dilation_style="paper", align_corners=True``, and its MobileNetV2
-    ``backbone_options={"last_conv": True}``.
+    The defaults are the paper's decoder. Those of VainF, segmentation_models_pytorch and
+    mmsegmentation differ: :func:`fastseg.from_checkpoint` knows how.
 
     Args:
         num_classes: channels of the output.

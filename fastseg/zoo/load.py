@@ -156,7 +156,7 @@ def _recognised(
     keys = contents.state
     if contents.metadata is not None and source in ("auto", OWN):
         return OWN, None
-    for known in SOURCES.values() if source == "auto" else filter(None, [SOURCES.get(source)]):
+    for known in (s for s in SOURCES.values() if source in ("auto", s.name)):
         refusal = known.refusal_of(keys)
         if refusal is not None:
             raise CheckpointError(f"{path} is of {known.what}, but {refusal}")

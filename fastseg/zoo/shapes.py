@@ -100,10 +100,9 @@ def _vgg(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _unet(state: Mapping[str, Tensor]) -> dict[str, Any]:
     transposed = "up.0.up.weight" in state
-    options = {
-        "depth": _count(r"up\.(\d+)\..*", state),
-        "upsampling": "transposed" if transposed else "bilinear",
-    }
+    options = {"upsampling": "transposed" if transposed else "bilinear"}
+    if depth := _count(r"up\.(\d+)\..*", state):
+        options["depth"] = depth
     first = state.get("down.0.conv1.0.weight")
     if first is not None:
         options |= {"width": first.shape[0], "in_channels": first.shape[1]}
