@@ -244,6 +244,7 @@ def test_a_weights_file_carries_its_options(tmp_path):
         assert not torch.allclose(fastseg.from_checkpoint(path, output_stride=8)(x), loaded(x))
     report = fastseg.load_checkpoint(build("deeplabv3plus"), path)
     assert (report.source, report.model) == ("fastseg", "deeplabv3plus")
+    assert fastseg.zoo.recognise(path)[0] == "fastseg"
     assert report.options == OPTIONS
     with pytest.raises(CheckpointError, match="is a deeplabv3plus of fastseg, not a unet"):
         fastseg.from_checkpoint(path, "unet")

@@ -11,7 +11,7 @@ import zoo_definitions as definitions
 
 import fastseg
 from fastseg.checkpoint import CheckpointError
-from fastseg.zoo import SOURCES
+from fastseg.zoo import SOURCES, recognise
 
 BLOCKS = (1, 1, 2, 1)
 MOBILE = {"backbone_options": {"width_mult": 0.25}}
@@ -83,6 +83,7 @@ def test_outputs_are_the_originals(name, tmp_path):
     ours = fastseg.from_checkpoint(path, **options)
     report = fastseg.load_checkpoint(copy.deepcopy(ours), path)
     assert (report.source, report.model) == (source, builder)
+    assert recognise(path)[0] == source
     assert not report.missing
     assert not report.unexpected
     assert set(report.loaded) == set(ours.state_dict())

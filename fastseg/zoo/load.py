@@ -73,9 +73,10 @@ def from_checkpoint(
 ) -> SegmentationModel:
     """Build the model of a checkpoint, with the options under which its outputs are the source's.
 
-    Classes, backbone, auxiliary head and widths are read from the checkpoint; what no shape tells,
-    such as rates and `align_corners`, is known of the source (``fastseg.zoo.SOURCES``), as it is by
-    default there. An image must be prepared as ``fastseg.zoo.SOURCES[source].preprocessing`` says.
+    Classes, backbone, auxiliary head and widths are read from the checkpoint. What no shape tells,
+    such as rates and `align_corners`, is what the source has by default (``fastseg.zoo.SOURCES``).
+    An image must be prepared as the `preprocessing` there says, for the source that
+    :func:`fastseg.zoo.recognise` names.
 
     Args:
         path: as in :func:`fastseg.load_checkpoint`.

@@ -9,19 +9,23 @@ multiply ``score_pool4.weight`` and ``score_pool3.weight`` by these factors firs
 from fastseg.models.backbones.vgg import BLOCKS
 from fastseg.zoo.source import CAFFE_STD, Layout, Preprocessing, Source, moved
 
+# torchvision's number of each block's first convolution; a ReLU follows each, a pooling the block.
+FIRST = (0, 5, 10, 17, 24)
 COMMON = {
+    **{
+        pattern: new
+        for block, (first, convolutions) in enumerate(zip(FIRST, BLOCKS, strict=True), start=1)
+        for i in range(convolutions)
+        for pattern, new in moved(
+            f"conv{block}_{i + 1}", f"backbone.features.{first + 2 * i}"
+        ).items()
+    },
     **moved("fc6", "fc.fc6"),
     **moved("fc7", "fc.fc7"),
     **moved("score_fr", "score"),
     **moved("score_pool4", "skip_scores.pool4"),
     **moved("score_pool3", "skip_scores.pool3"),
 }
-_number = 0  # torchvision's count: a convolution, its ReLU, and at a block's end its pooling
-for _block, _convolutions in enumerate(BLOCKS, start=1):
-    for _i in range(1, _convolutions + 1):
-        COMMON |= moved(f"conv{_block}_{_i}", f"backbone.features.{_number}")
-        _number += 2
-    _number += 1
 
 SOURCE = Source(
     name="wkentaro",
