@@ -83,7 +83,7 @@ def test_outputs_are_the_originals(name, tmp_path):
     ours = fastseg.from_checkpoint(path, **options)
     report = fastseg.load_checkpoint(copy.deepcopy(ours), path)
     assert (report.source, report.model) == (source, builder)
-    assert recognise(path)[0] == source
+    assert recognise(path) == (source, builder)
     assert not report.missing
     assert not report.unexpected
     assert set(report.loaded) == set(ours.state_dict())
