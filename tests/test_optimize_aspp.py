@@ -189,3 +189,32 @@ def test_filter_leaves_the_block():
     _, names = called(model, x)
     assert "cat" in names
     close(run(model, x), expected)
+
+
+class BatchNormAct2d(nn.BatchNorm2d):
+    """timm's: an activation of its own."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels)
+        self.drop, self.act = nn.Identity(), nn.SiLU()
+
+    def forward(self, x):
+        return self.act(self.drop(super().forward(x)))
+
+
+BatchNormAct2d.__module__ = "timm.layers.norm_act"
+
+
+@pytest.mark.parametrize("batch_statistics", [True, False])
+def test_batch_norms_with_an_activation(batch_statistics):
+    model, x = InlineASPP(), inputs_of("inline").requires_grad_()
+    for block in (model.aspp1, model.aspp2, model.aspp3):
+        block.bn, block.relu = BatchNormAct2d(8), nn.Identity()
+    model.global_avg_pool[2], model.global_avg_pool[3] = BatchNormAct2d(8), nn.Identity()
+    model.bn1, model.relu = BatchNormAct2d(8), nn.Identity()
+    ours = copy.deepcopy(with_statistics(model))
+    report = fastseg.optimize_(ours)
+    assert "fastseg.aspp" in [entry.detail for entry in report.swapped]
+    close(run(ours, x), run(model, x))
+    model.train(batch_statistics), ours.train(batch_statistics)
+    close(ours(x), model(x))

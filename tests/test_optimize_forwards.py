@@ -107,8 +107,8 @@ def detached(m, x):
 
 
 UNFUSED = {
-    written_before_read: "follows no convolution",
-    reads_twice: "follows no convolution",
+    written_before_read: "may be written to before",
+    reads_twice: "read elsewhere",
     steps: "differs between training and evaluation",
     draws: "draws random numbers",
     remembers: "writes attributes",
@@ -189,3 +189,22 @@ def test_slices_of_a_sequential(mode):
     fastseg.restore_(slices[1])
     assert type(slices[1]) is nn.Sequential
     assert torch.equal(run(slices[1], x), expected[1])
+
+
+def test_a_forward_that_slices_a_sequential():
+    class Encoder(Functional):
+        def __init__(self):
+            super().__init__(None)
+            conv, bn = nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32)
+            self.features = nn.Sequential(conv, bn, nn.ReLU(), nn.MaxPool2d(2))
+
+        def forward(self, x):
+            return F.relu(self.bn(self.conv(self.features[:3](x))))
+
+    model, x = with_statistics(Encoder()), torch.randn(1, 32, 9, 9)
+    expected = run(model, x)
+    report = fastseg.optimize_(model, mode="infer")
+    assert [entry.detail for entry in report.swapped] == ["conv + batch norm + relu"] * 2
+    with Calls() as calls:
+        close(run(model, x), expected)
+    assert calls.names.count("atrous_conv2d") == 2

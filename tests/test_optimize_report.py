@@ -41,6 +41,41 @@ def test_convolutions_that_are_left(conv, reason):
     assert torch.equal(run(model, x), expected)
 
 
+class BatchNorms(nn.Module):
+    """Five batch norms that no convolution takes in, and one that is not called."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.even = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 2)
+        self.up = nn.ConvTranspose2d(8, 8, 2)
+        self.first, self.after_even, self.after_up, self.read_twice, self.unused, self.unwanted = (
+            nn.BatchNorm2d(8) for _ in range(6)
+        )
+        self.unwanted_conv = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x):
+        x = self.first(x)
+        x = self.after_up(self.up(self.after_even(self.even(x))))
+        y = self.conv(x)
+        return self.unwanted(self.unwanted_conv(self.read_twice(y) + y))
+
+
+@pytest.mark.parametrize("mode", ["train", "infer"])
+def test_batch_norms_that_are_left(mode):
+    model, x = with_statistics(BatchNorms()), torch.randn(1, 8, 9, 9)
+    expected = run(model, x)
+    report = fastseg.optimize_(model, mode=mode, filter_fn=lambda m, name: name != "unwanted_conv")
+    close(run(model, x), expected)
+    assert {e.name: e.detail for e in report.left if e.module == "BatchNorm2d"} == {
+        "first": "follows no convolution",
+        "after_even": "follows a convolution that is left",
+        "after_up": "follows a transposed convolution",
+        "read_twice": "what it normalises is read elsewhere too",
+        "unused": "is not called",
+        "unwanted": "follows a convolution that is left",
+    }
+
+
 def test_filter_and_dry_run():
     model = with_statistics(BasicBlock(8, 32, dilation=2))
     x = torch.randn(2, 8, 19, 14)

@@ -16,7 +16,6 @@ from torch import fx, nn
 from fastseg.optimize.aspp_call import Branch, Form, aspp_call
 from fastseg.optimize.chains import Chain, bn_target, follow, may_write, module_of, only_user
 from fastseg.optimize.eligible import activation_of, has_hooks, is_batch_norm, why_not_conv
-from fastseg.optimize.modules import own_activation
 from fastseg.optimize.trace import NotTraceable, has_own_forward, trace
 
 DROPOUTS = (nn.Dropout, nn.Dropout2d)
@@ -178,15 +177,11 @@ def _projection(root, cat: fx.Node) -> tuple[_Part, list[fx.Node]] | None:
     if chain is None or not _suits(chain) or chain.conv.groups > 1:
         return None
     branch = Branch(None, node.target, _bn_name(root, chain))
-    return _Part([chain], False, "", [], branch, _activation(chain)), chain.nodes
+    return _Part([chain], False, "", [], branch, chain.ends_with), chain.nodes
 
 
 def _bn_name(root, chain: Chain) -> str | None:
     return None if chain.bn is None else bn_target(root, chain)
-
-
-def _activation(chain: Chain) -> str:
-    return chain.activation or own_activation(chain.bn)
 
 
 def _suits(chain: Chain) -> bool:
@@ -245,7 +240,7 @@ def _part(root: nn.Module, name: str) -> _Part | None:
     branch = _branch_of(module, name, chains, dropouts)
     if branch is None or (averages and chains[0].conv.kernel_size != (1, 1)):
         return None
-    return _Part(chains, averages, interpolation, dropouts, branch, _activation(chains[-1]))
+    return _Part(chains, averages, interpolation, dropouts, branch, chains[-1].ends_with)
 
 
 def _averages(module: nn.Module | None) -> bool:
@@ -267,4 +262,4 @@ def _branch_of(module, name: str, chains: list[Chain], dropouts: list[str]) -> B
     pointwise = chains[1].conv.kernel_size == (1, 1)
     if not pointwise or not conv.groups == conv.in_channels == conv.out_channels:
         return None
-    return Branch(name, *names, _activation(chains[0]), tuple(dropouts))
+    return Branch(name, *names, chains[0].ends_with, tuple(dropouts))

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from fastseg.ops import ASPPBranch, aspp
 from fastseg.ops._library import gradient_free
+from fastseg.optimize.eligible import own_activation
 from fastseg.optimize.modules import Frozen, conv_bn_act, must_be_called, traced
 
 
@@ -110,4 +111,5 @@ def _by_module(x, branches, pool, project, form: Form) -> Tensor:
     y = torch.cat(maps, 1)
     if project.module is not None:
         return project.module(y)
-    return conv_bn_act(project.conv, project.bn, form.activation, y)
+    activation = "" if own_activation(project.bn) else form.activation
+    return conv_bn_act(project.conv, project.bn, activation, y)

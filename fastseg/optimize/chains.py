@@ -20,6 +20,7 @@ from fastseg.optimize.eligible import (
     ADDITIONS,
     activation_of,
     is_batch_norm,
+    own_activation,
     why_not_batch_norm,
     why_not_conv,
 )
@@ -40,11 +41,16 @@ class Chain(NamedTuple):
         """The same for the same chain in another graph."""
         return id(self.conv), id(self.bn), self.activation, self.residual is not None
 
+    @property
+    def ends_with(self) -> str:
+        """The activation, that of timm's batch norm included."""
+        return self.activation or own_activation(self.bn)
+
     def __str__(self) -> str:
         parts = ["conv"]
         parts += ["batch norm"] if self.bn is not None else []
         parts += ["residual"] if self.residual is not None else []
-        parts += [self.activation] if self.activation else []
+        parts += [self.ends_with] if self.ends_with else []
         return " + ".join(parts)
 
 
@@ -88,7 +94,7 @@ def follow(root, node: fx.Node, conv: nn.Conv2d, taken: set[fx.Node]) -> Chain:
     if _folds(module) and not _written_before(root, nodes, user):
         bn = module
         nodes.append(user)
-        own = activation_of(bn.act) if hasattr(bn, "act") else ""
+        own = own_activation(bn)
         user = following()
     if user is not None and not own:
         other = _added(user, nodes[-1])
@@ -107,6 +113,24 @@ def follow(root, node: fx.Node, conv: nn.Conv2d, taken: set[fx.Node]) -> Chain:
 
 def _folds(module: nn.Module | None) -> bool:
     return module is not None and is_batch_norm(module) and why_not_batch_norm(module) is None
+
+
+NO_CONVOLUTION = "follows no convolution"
+
+
+def why_alone(root, node: fx.Node, wanted: Callable[[nn.Module], bool]) -> str:
+    """Why a batch norm is in no chain; its call in a graph."""
+    before = node.all_input_nodes[0]
+    conv = module_of(root, before)
+    if isinstance(conv, nn.ConvTranspose2d):
+        return "follows a transposed convolution"
+    if not isinstance(conv, nn.Conv2d):
+        return NO_CONVOLUTION
+    if why_not_conv(conv) or not wanted(conv):
+        return "follows a convolution that is left"
+    if only_user(before) is None:
+        return "what it normalises is read elsewhere too"
+    return "what its convolution reads may be written to before it"
 
 
 def only_user(node: fx.Node) -> fx.Node | None:

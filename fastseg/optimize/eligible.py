@@ -89,6 +89,12 @@ def activation_of(module: nn.Module) -> str | None:
     return "" if type(module) is nn.Identity else ACTIVATION_MODULES.get(type(module))
 
 
+def own_activation(bn: nn.Module | None) -> str:
+    """That of timm's BatchNormAct2d, which is part of it."""
+    act = getattr(bn, "act", None)
+    return "" if act is None else activation_of(act) or ""
+
+
 def why_not_pool(pool: nn.MaxPool2d) -> str | None:
     """A MaxPool2d(return_indices=True)."""
     if type(pool) is not nn.MaxPool2d:

@@ -20,6 +20,7 @@ from fastseg.ops import (
     max_unpool2d,
 )
 from fastseg.ops._library import gradient_free
+from fastseg.optimize.eligible import own_activation
 from fastseg.optimize.swap import Swapped
 from fastseg.reference import ACTIVATION
 
@@ -268,14 +269,6 @@ def fuses(conv, bn, folded, x: Tensor, residual: Tensor | None) -> bool:
         return False
     depthwise = conv.groups > 1 and may_own(conv)
     return owns(conv, x, False) if depthwise or not cpu else True
-
-
-def own_activation(bn: nn.Module | None) -> str:
-    """That of timm's BatchNormAct2d, which is part of it."""
-    from fastseg.optimize.eligible import activation_of
-
-    act = getattr(bn, "act", None)
-    return "" if act is None else activation_of(act) or ""
 
 
 def bn_relu_pool(bn: nn.Module, relu, pool: nn.MaxPool2d, x: Tensor):

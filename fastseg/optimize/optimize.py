@@ -7,7 +7,15 @@ from collections.abc import Callable
 from torch import fx, nn
 
 from fastseg.optimize.aspp import ASPPNodes, aspp_graph, find_aspp, fuse_aspp
-from fastseg.optimize.chains import find_chains, find_pooled, fuse, fuse_pooled
+from fastseg.optimize.chains import (
+    NO_CONVOLUTION,
+    find_chains,
+    find_pooled,
+    fuse,
+    fuse_pooled,
+    module_of,
+    why_alone,
+)
 from fastseg.optimize.eligible import is_batch_norm, why_not_batch_norm, why_not_conv
 from fastseg.optimize.functional_pooling import NAMES, find_functional, take_codes
 from fastseg.optimize.modules import Atrous, Codes, Folded, Folding, Frozen, Fused, may_own
@@ -117,6 +125,7 @@ class _Plan:
         codes: poolings and unpoolings.
         functions: by block, the functions of pooling that it calls and what becomes of them.
         untraceable: by block, why.
+        alone: by batch norm that is called on its own, why.
     """
 
     def __init__(self, model: nn.Module, mode: str, filter_fn):
@@ -136,6 +145,7 @@ class _Plan:
         self.folded: set[nn.Module] = set()
         self.functions: dict[nn.Module, list[tuple[str, str | None]]] = {}
         self.untraceable: dict[nn.Module, str] = {}
+        self.alone: dict[nn.Module, str] = {}
         known: set[tuple] = set()
         # Inner Sequentials first: what they fuse needs no other forward around them.
         inner_first = self.modules[::-1]
@@ -162,6 +172,7 @@ class _Plan:
         pooled = find_pooled(block, graph, chains)
         pooled = [p for p in pooled if self.wanted(block.get_submodule(p.pool.target))]
         functions = self._plan_functions(block, graph)
+        self._explain(block, graph)
         if not (aspps or pooled or functions) and {c.key for c in chains} <= known:
             return
         for chain in (*chains, *(chain for aspp in aspps for chain in aspp.chains)):
@@ -173,6 +184,14 @@ class _Plan:
         fuse_pooled(graph, pooled)
         take_codes(functions)
         self.programs[block] = Program.of(graph)
+
+    def _explain(self, block: nn.Module, graph: fx.Graph) -> None:
+        for node in graph.nodes:
+            module = module_of(block, node)
+            if module is not None and is_batch_norm(module):
+                reason = why_alone(block, node, self.wanted)
+                if reason != NO_CONVOLUTION or module not in self.alone:
+                    self.alone[module] = reason
 
     def _graph(self, block: nn.Module) -> tuple[fx.Graph, list[ASPPNodes]]:
         """Of a block's forward, and the ASPPs in it."""
@@ -261,10 +280,12 @@ class _Plan:
 
     def _why_alone(self, bn: nn.Module) -> str:
         """Why a batch norm is in no chain."""
+        if bn in self.alone:
+            return self.alone[bn]
         name = self.names[bn]
         while name:
             name = name.rpartition(".")[0]
             block = self.model.get_submodule(name)
             if block in self.untraceable:
                 return f"in {type(block).__name__}: {self.untraceable[block]}"
-        return "follows no convolution that is swapped and has no other reader"
+        return "is not called"

@@ -11,6 +11,7 @@ import importlib
 import inspect
 import operator
 import random
+import textwrap
 from types import ModuleType
 
 import torch
@@ -62,6 +63,14 @@ class BlockTracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, name: str) -> bool:  # noqa: D102
         return not self.inline(m)
+
+    def path_of_module(self, mod: nn.Module) -> str:  # noqa: D102
+        try:
+            return super().path_of_module(mod)
+        except NameError:  # a slice of a Sequential is none of the root's modules, its parts are
+            if self.inline(mod):
+                return ""
+            raise
 
     def create_args_for_root(self, root_fn, is_module, concrete_args=None):  # noqa: D102
         required = []
@@ -136,8 +145,9 @@ def _trace_once(module: nn.Module, inline) -> fx.Graph:
     except NotTraceable:
         raise
     except Exception as error:
-        message = str(error).strip().partition("\n")[0]
-        raise NotTraceable(f"torch.fx cannot trace its forward: {message[:120]}") from error
+        message = str(error).strip().partition("\n")[0].partition(". ")[0]
+        message = textwrap.shorten(message, 120, placeholder=" ...")
+        raise NotTraceable(f"torch.fx cannot trace its forward: {message}") from error
     finally:
         changed = [m for m in before if _state(m) != before[m]]
         for m in changed:
