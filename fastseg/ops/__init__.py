@@ -3,6 +3,7 @@
 from fastseg.ops import atrous_conv2d_grad as _atrous_conv2d_grad  # noqa: F401
 from fastseg.ops import dense_conv2d_weight_grad as _dense_conv2d_weight_grad  # noqa: F401
 from fastseg.ops import depthwise_conv2d as _depthwise_conv2d  # noqa: F401
+from fastseg.ops import im2col_conv2d as _im2col_conv2d  # noqa: F401
 from fastseg.ops import image_layout as _image_layout  # noqa: F401
 from fastseg.ops import lattice_mean_field as _lattice_mean_field  # noqa: F401
 from fastseg.ops import winograd_conv2d as _winograd_conv2d  # noqa: F401
