@@ -236,6 +236,17 @@ def check_epilogue(
     )
 
 
+def is_bare(
+    bias: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    residual: Tensor | None,
+    activation: str,
+) -> bool:
+    """Whether nothing follows the convolution."""
+    return not activation and bias is scale is shift is residual is None
+
+
 def empty_output(x: Tensor, channels: int, size: Sequence[int]) -> Tensor:
     """An empty (N, channels, h, w) in x's dtype; channels_last if x is, else contiguous."""
     return torch.empty(

@@ -3,6 +3,7 @@
 - Winograd's pieces (winograd_conv2d): 3x3, stride 1, "same" padding, one group; by the cost model
   of :mod:`fastseg._cpu_conv2d_costs`.
 - depthwise_conv2d, where oneDNN leaves its own depthwise kernel.
+- im2col_conv2d: maps of few pixels, for which oneDNN's search for its kernel takes longest.
 - oneDNN with prepared weights and a fused epilogue: everything else in float32.
 - float16, and bfloat16 where the processor has no instructions for it, are computed in float32,
   which is 7 to 26 times as fast as torch's convolution of them.
@@ -14,14 +15,15 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fastseg import _extension, reference
-from fastseg._conv2d import Conv2d, in_layout_of
+from fastseg._conv2d import Conv2d, in_layout_of, is_bare
 from fastseg._cpu_conv2d_costs import COSTS
 from fastseg._prepared_weights import prepared
 
@@ -29,44 +31,96 @@ ops = torch.ops.fastseg
 mkldnn = torch.ops.mkldnn
 
 
-def atrous_conv2d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    residual: Tensor | None,
-    conv: Conv2d,
-    activation: str,
-) -> Tensor:
-    """fastseg::atrous_conv2d on the CPU; the arguments are checked."""
-    epilogue = (bias, scale, shift, residual)
-    if is_depthwise(x.shape[1], weight, conv) and owns_depthwise(x, weight.shape[2:], conv):
-        return depthwise_conv2d(x, weight, *epilogue, conv, activation)
+def plan(
+    x: Tensor, weight: Tensor, conv: Conv2d, activation: str, bare: bool
+) -> Callable[..., Tensor]:
+    """How fastseg::atrous_conv2d is computed on the CPU; the arguments are checked.
+
+    Args:
+        x: whose shape and dtype count alone, as those of the weight.
+        weight: likewise.
+        conv: the geometry.
+        activation: the epilogue's.
+        bare: whether nothing follows the convolution, as in training.
+
+    Returns:
+        A function of x, weight, bias, scale, shift and residual.
+    """
+    depthwise = is_depthwise(x.shape[1], weight, conv)
+    if depthwise and owns_depthwise(x, weight.shape[2:], conv, bare):
+        return partial(depthwise_conv2d, conv=conv, activation=activation)
     if x.dtype == torch.float64:
-        out = reference.atrous_conv2d(x, weight, *epilogue, *conv, activation)
-        return in_layout_of(x, out)
+        return partial(_by_reference, conv=conv, activation=activation)
     winograd = prefers_winograd(x, weight, conv)
     if x.dtype != torch.float32:
         # Other depths oneDNN pads with zeros, which make infinities NaN.
-        if not winograd and has_native(x.dtype) and weight.shape[1] % 16 == 0:
-            y = F.conv2d(x, weight, None, *conv)
-            return reference.conv2d_epilogue(y.float(), *epilogue, activation).to(x.dtype)
-        wide = [None if t is None else t.float() for t in (x, residual)]
-        if not winograd:
-            weight = prepared(weight, (), "float32", weight.float)
-        epilogue = (bias, scale, shift, wide[1])
-        return _float32(wide[0], weight, epilogue, conv, activation, winograd).to(x.dtype)
-    return _float32(x, weight, epilogue, conv, activation, winograd)
-
-
-def _float32(x, weight, epilogue, conv, activation, winograd):
+        whole = depthwise or weight.shape[1] % 8 == 0
+        if not winograd and has_native(x.dtype) and whole:
+            return partial(_native, conv=conv, activation=activation, bare=bare)
+        return partial(_widened, conv=conv, activation=activation, winograd=winograd)
     if winograd:
-        packed = winograd_weight(weight, x.shape[2:], conv.dilation, adjoint=False)
-        return ops.winograd_conv2d(
-            x, packed, weight.shape[0], *epilogue, conv.dilation, fast(), activation
-        )
-    return onednn_conv2d(x, weight, *epilogue, conv, activation)
+        return partial(winograd_conv2d, conv=conv, activation=activation)
+    if prefers_im2col(x, weight, conv):
+        return partial(im2col_conv2d, conv=conv, activation=activation)
+    return partial(onednn_conv2d, conv=conv, activation=activation)
+
+
+def atrous_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activation) -> Tensor:
+    """fastseg::atrous_conv2d on the CPU; the arguments are checked."""
+    bare = is_bare(bias, scale, shift, residual, activation)
+    run = plan(x, weight, conv, activation, bare)
+    return run(x, weight, bias, scale, shift, residual)
+
+
+def _by_reference(x, weight, bias, scale, shift, residual, conv, activation):
+    y = reference.atrous_conv2d(x, weight, bias, scale, shift, residual, *conv, activation)
+    return in_layout_of(x, y)
+
+
+def _native(x, weight, bias, scale, shift, residual, conv, activation, bare):
+    y = F.conv2d(x, weight, None, *conv)
+    if bare:
+        return y
+    y = reference.conv2d_epilogue(y.float(), bias, scale, shift, residual, activation)
+    return y.to(x.dtype)
+
+
+def _widened(x, weight, bias, scale, shift, residual, conv, activation, winograd):
+    convolve = winograd_conv2d if winograd else onednn_conv2d
+    if not winograd:
+        weight = prepared(weight, (), "float32", weight.float)
+    wide = None if residual is None else residual.float()
+    y = convolve(x.float(), weight, bias, scale, shift, wide, conv, activation)
+    return y.to(x.dtype)
+
+
+def winograd_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activation) -> Tensor:
+    """By Winograd's pieces; x is float32."""
+    packed = winograd_weight(weight, x.shape[2:], conv.dilation, adjoint=False)
+    return ops.winograd_conv2d.default(
+        x, packed, weight.shape[0], bias, scale, shift, residual, conv.dilation, fast(), activation
+    )
+
+
+def im2col_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activation) -> Tensor:
+    """As one matrix product."""
+    packed = prepared(weight, (), "im2col", lambda: reference.pack_im2col(weight))
+    out_channels, _, *kernel_size = weight.shape
+    return ops.im2col_conv2d.default(
+        x, packed, out_channels, kernel_size, bias, scale, shift, residual, *conv[:3], activation
+    )
+
+
+def prefers_im2col(x: Tensor, weight: Tensor, conv: Conv2d) -> bool:
+    """Whether x, float32, is so small that a matrix product takes no longer than oneDNN's call."""
+    costs = COSTS.get(_extension.simd_level())
+    if costs is None or conv.groups != 1:
+        return False
+    out_channels, channels, *kernel = weight.shape
+    taps = math.prod(kernel)
+    pixels = x.shape[0] * math.prod(conv.output_size(x.shape[2:], kernel))
+    products = 2 * pixels * taps * channels * out_channels / costs.flops
+    return pixels * (6 + 3 * taps) + 0.08 * products < costs.overhead
 
 
 def fast() -> bool:
@@ -81,22 +135,35 @@ def has_native(dtype: torch.dtype) -> bool:
     return torch.backends.mkldnn.is_available() and mkldnn._is_mkldnn_fp16_supported()
 
 
+def is_native(dtype: torch.dtype) -> bool:
+    """Of 16 bits, which the processor multiplies itself, at twice the speed of float32."""
+    return dtype in (torch.bfloat16, torch.float16) and has_native(dtype)
+
+
 def is_depthwise(channels: int, weight: Tensor, conv: Conv2d) -> bool:
     """One filter a channel."""
     return conv.groups > 1 and conv.groups == channels == weight.shape[0]
 
 
-def owns_depthwise(x: Tensor, kernel_size: Sequence[int], conv: Conv2d) -> bool:
+def owns_depthwise(x: Tensor, kernel_size: Sequence[int], conv: Conv2d, bare: bool) -> bool:
     """Whether our depthwise kernel is the faster one.
 
     oneDNN's own refuses paddings wider than its registers reach, and what runs in its place takes
-    10 to 50 times as long. Below that, on maps that stay in the caches, it is 10 to 35 % faster.
+    10 to 50 times as long. Otherwise its kernels of other sizes than 3x3 are 10 to 35 % faster, but
+    for the time that a call of them takes; so are those of 3x3 with AVX2, on maps between what the
+    second-level cache holds and what no cache holds. In 16 bits it is the faster one where the
+    processor has instructions for them, but for an epilogue, which it would round before.
     """
     costs = COSTS.get(_extension.simd_level())
-    if x.dtype != torch.float32 or costs is None or conv.padding[1] > costs.depthwise_reach:
+    if costs is None or conv.padding[1] > costs.depthwise_reach:
         return True
-    large = x.numel() * x.element_size() >= 1 << 25
-    return large and tuple(kernel_size) == (3, 3)
+    if x.dtype != torch.float32 and not (bare and is_native(x.dtype)):
+        return True
+    size = conv.output_size(x.shape[2:], kernel_size)
+    outputs = x.shape[0] * x.shape[1] * math.prod(size)
+    if tuple(kernel_size) == (3, 3) and x.dtype == torch.float32:
+        return outputs < costs.depthwise_outputs or x.numel() * x.element_size() >= 1 << 25
+    return outputs * math.prod(kernel_size) < 800_000
 
 
 def depthwise_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activation) -> Tensor:
@@ -108,9 +175,9 @@ def depthwise_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, acti
         or tuple(weight.shape[2:]) == (3, 3)
         or x.is_contiguous(memory_format=torch.channels_last)
     ):
-        return ops.depthwise_conv2d(x, *arguments, residual, *geometry)
+        return ops.depthwise_conv2d.default(x, *arguments, residual, *geometry)
     residual = None if residual is None else in_layout(residual, True)
-    y = ops.depthwise_conv2d(in_layout(x, True), *arguments, residual, *geometry)
+    y = ops.depthwise_conv2d.default(in_layout(x, True), *arguments, residual, *geometry)
     last = is_channels_last(x)
     return y if last else in_layout(y, False)
 
@@ -196,7 +263,7 @@ def onednn_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activat
             name, scalars, activation = "hardswish", [], ""
         else:
             name, scalars = "none", []
-        y = mkldnn._convolution_pointwise(x, packed, offset, *geometry, name, scalars, "")
+        y = mkldnn._convolution_pointwise.default(x, packed, offset, *geometry, name, scalars, "")
     else:
         residual = in_layout(residual, True)
         y = mkldnn._convolution_pointwise.binary(

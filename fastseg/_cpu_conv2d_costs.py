@@ -7,6 +7,7 @@ with oneDNN, float32, channels_last, over 3x3 kernels of 3 to 512 channels on ma
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 
@@ -19,6 +20,7 @@ class ConvCosts(NamedTuple):
         transform: a product and channel, of the inputs and outputs, nanoseconds.
         overhead: of a call of oneDNN beyond one of ours, nanoseconds.
         depthwise_reach: the widest padding of oneDNN's own depthwise kernel in channels_last.
+        depthwise_outputs: of 3x3 kernels, for fewer than which ours is the faster one.
     """
 
     flops: float
@@ -26,10 +28,11 @@ class ConvCosts(NamedTuple):
     transform: float
     overhead: float
     depthwise_reach: int
+    depthwise_outputs: float
 
 
 COSTS = {
-    "avx512": ConvCosts(flops=280, bytes=30, transform=0.12, overhead=12_000, depthwise_reach=6),
-    "avx2": ConvCosts(flops=140, bytes=30, transform=0.14, overhead=12_000, depthwise_reach=4),
+    "avx512": ConvCosts(280, 30, 0.12, 12_000, 6, math.inf),
+    "avx2": ConvCosts(140, 30, 0.14, 12_000, 4, 1e6),
 }
 """By SIMD level. The portable level has no multiply-add: oneDNN is faster everywhere."""

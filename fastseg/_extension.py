@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from fastseg.ops._library import TRITON_NAMES, register_cpu_choices
+from fastseg.ops._library import CPU_PLANS, TRITON_NAMES, register_cpu_choices
 
 _FOLDER = Path(__file__).parent
 SIMD_LEVELS = ("portable", "avx2", "avx512")
@@ -120,8 +120,13 @@ def use_simd_level(level: str) -> Iterator[None]:
     if level not in available_simd_levels():
         raise ValueError(f"SIMD level {level!r} is not one of {available_simd_levels()}")
     before = _cpu.fastseg_simd_level()
-    _cpu.fastseg_set_simd_level(SIMD_LEVELS.index(level))
+    _set_simd_level(SIMD_LEVELS.index(level))
     try:
         yield
     finally:
-        _cpu.fastseg_set_simd_level(before)
+        _set_simd_level(before)
+
+
+def _set_simd_level(level: int) -> None:
+    _cpu.fastseg_set_simd_level(level)
+    CPU_PLANS.clear()

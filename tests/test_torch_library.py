@@ -72,6 +72,7 @@ OPCHECKED_ELSEWHERE = {  # in the tests of their own
     "depthwise_conv2d_weight_grad",
     "exact_gaussian_filter",
     "exact_gaussian_filter_backward",
+    "im2col_conv2d",
     "lattice_mean_field",
     "mean_field",
     "mean_field_backward",

@@ -13,6 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, is_grad_enabled
+from torch._C import (
+    _get_tracing_state,
+    _is_any_autocast_enabled,
+    _len_torch_dispatch_stack,
+    _len_torch_function_stack,
+)
+from torch._C._autograd import _profiler_enabled
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 from torch.compiler import is_dynamo_compiling
@@ -24,6 +31,9 @@ NAMES: list[str] = []
 
 CPU_CHOICES: dict[str, Callable] = {}
 """By name, what chooses among compiled ops on the CPU."""
+
+CPU_PLANS: dict[tuple, Callable] = {}
+"""By what a call looks like, how it is computed at the current level of SIMD."""
 
 TRITON_NAMES: list[str] = []
 """The ops that run as Triton kernels on an NVIDIA GPU here."""
@@ -107,6 +117,30 @@ def gradient_free(tensors: Sequence[Tensor | None]) -> bool:
             if t is not None and t.requires_grad:
                 return False
     return True
+
+
+PLAIN = (Tensor, torch.nn.Parameter)
+"""Classes of tensors whose ops are torch's own."""
+
+
+def plain_on_cpu(tensors: Sequence[Tensor | None]) -> bool:
+    """An op on these does no more than call its CPU kernel: so that may be called without the op.
+
+    On small maps the way through torch.library, Python on both sides, takes longer than the kernel.
+    """
+    if (
+        is_dynamo_compiling()
+        or _len_torch_dispatch_stack()
+        or _len_torch_function_stack()
+        or _is_any_autocast_enabled()
+        or _get_tracing_state() is not None
+        or _profiler_enabled()  # shows the op by its name
+    ):
+        return False
+    for t in tensors:
+        if t is not None and (type(t) not in PLAIN or not t.is_cpu or t.is_neg()):
+            return False
+    return gradient_free(tensors)
 
 
 def fold_vmap_batch(

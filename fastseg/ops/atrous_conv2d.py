@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from fastseg import reference
 from fastseg._conv2d import (
+    MOST_CALLS,
     Ints,
     check_conv2d,
     check_epilogue,
     check_image_and_weight,
     empty_output,
     in_layout_of,
+    is_bare,
     remember,
     resolve_padding,
 )
-from fastseg.ops._library import call, define, define_cpu, define_triton, gradient_free
+from fastseg.ops._library import (
+    CPU_PLANS,
+    call,
+    define,
+    define_cpu,
+    define_triton,
+    gradient_free,
+    plain_on_cpu,
+)
 
 ops = torch.ops.fastseg
 
@@ -68,6 +80,12 @@ def atrous_conv2d(
     Raises:
         RuntimeError: an argument that does not fit, by its name.
     """
+    tensors = (x, weight, bias, scale, shift, residual)
+    activation = activation or ""
+    if plain_on_cpu(tensors):
+        plan = _plan(tensors, stride, padding, dilation, groups, activation)
+        if plan is not None:
+            return plan(*tensors)
     if x.dim() == 3:
         out = atrous_conv2d(
             x[None], weight, bias, stride=stride, padding=padding, dilation=dilation,
@@ -78,15 +96,15 @@ def atrous_conv2d(
     device = x.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         x, weight, residual = _autocast(x, weight, residual)
+        tensors = (x, weight, bias, scale, shift, residual)
     op = "fastseg::atrous_conv2d"
     kernel_size = weight.shape[2:] if weight.dim() == 4 else (1, 1)  # the op refuses it
     padding = resolve_padding(op, padding, kernel_size, dilation)
-    tensors = (x, weight, bias, scale, shift, residual)
     geometry = (stride, padding, dilation, groups)
     if activation in ("silu", "hardswish") and not gradient_free(tensors):
         # Their derivatives need what goes in: kept here, where the op would compute it once more.
         return reference.ACTIVATION[activation](_atrous_conv2d(*tensors, *geometry, ""))
-    return call(_atrous_conv2d, tensors, *geometry, activation or "")
+    return call(_atrous_conv2d, tensors, *geometry, activation)
 
 
 def _autocast(*tensors: Tensor | None) -> list[Tensor | None]:
@@ -124,15 +142,51 @@ def _reference(*arguments):
     return in_layout_of(arguments[0], out)
 
 
-_check_once = remember(_check)
+def _plan(tensors, stride, padding, dilation, groups, activation) -> Callable[..., Tensor] | None:
+    """How the CPU computes this call, remembered: what it takes is ``plan(*tensors)``.
+
+    None where that is for the op to say: x is no image, nothing is compiled, or an argument cannot
+    be hashed. Checks and the choice look at no more than what is the key.
+    """
+    x, weight, bias, scale, shift, residual = tensors
+    key = (
+        x.shape, x.dtype, weight.shape, weight.dtype,
+        bias if bias is None else (bias.shape, bias.dtype),
+        scale if scale is None else (scale.shape, scale.dtype),
+        shift if shift is None else (shift.shape, shift.dtype),
+        residual if residual is None else (residual.shape, residual.dtype),
+        stride, padding, dilation, groups, activation, torch.get_float32_matmul_precision(),
+    )  # fmt: skip
+    try:
+        plan = CPU_PLANS.get(key)
+    except TypeError:
+        return None
+    if plan is None and x.dim() == weight.dim() == 4:
+        from fastseg import _cpu_conv2d, _extension
+
+        if _extension.CPU_MISSING:
+            return None
+        op = "fastseg::atrous_conv2d"
+        padding = resolve_padding(op, padding, weight.shape[2:], dilation)
+        conv, _ = _check(op, *tensors, stride, padding, dilation, groups, activation)
+        bare = is_bare(bias, scale, shift, residual, activation)
+        plan = _cpu_conv2d.plan(x, weight, conv, activation, bare)
+        if len(CPU_PLANS) >= MOST_CALLS:
+            CPU_PLANS.clear()
+        CPU_PLANS[key] = plan
+    return plan
 
 
 def _cpu(*arguments):
-    from fastseg import _cpu_conv2d
+    *tensors, stride, padding, dilation, groups, activation = arguments
+    geometry = tuple(stride), tuple(padding), tuple(dilation), groups
+    plan = _plan(tensors, *geometry, activation)
+    if plan is None:  # whose checks say why
+        _check("fastseg::atrous_conv2d", *arguments)
+    return plan(*tensors)
 
-    conv, _ = _check_once("fastseg::atrous_conv2d", *arguments)
-    *tensors, _, _, _, _, activation = arguments
-    return _cpu_conv2d.atrous_conv2d(*tensors, conv, activation)
+
+_check_once = remember(_check)
 
 
 def _triton(*arguments):

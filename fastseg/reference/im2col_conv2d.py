@@ -27,7 +27,7 @@ def im2col_conv2d(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> Tensor:
-    """``y[o, p] = sum_{t, i} weight[o // 16, t Ci + i, o % 16] x[i, p s - padding + t dilation]``."""
+    """``y[o, p] = sum_{t, i} weight[o // 16, t Ci + i, o % 16] x[i, p s - pad + t dilation]``."""
     rows = weight.transpose(0, 1).flatten(1)[:, :out_channels]  # (kh * kw * Ci, Co)
     taps = rows.unflatten(0, (*kernel_size, x.shape[1])).permute(3, 2, 0, 1)
     return F.conv2d(x, taps.contiguous(), None, stride, padding, dilation)
