@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -37,7 +38,7 @@ def prepared(
         form: names what prepare() makes.
         prepare: reads these tensors alone.
     """
-    state = (state_of(weight), *(None if t is None else state_of(t) for t in folded))
+    tensors = (weight, *folded)
     owner = weight if weight._base is None else weight._base
     key = (form, weight.storage_offset(), weight.shape, weight.stride())
     with _lock:
@@ -45,8 +46,9 @@ def prepared(
         if forms is None:
             forms = _forms[owner] = {}
         found = forms.get(key)
-    if found is not None and found[0] == state:
+    if found is not None and found[0].still_of(tensors):
         return found[1]
+    state = State(tensors)
     made = prepare()
     with _lock:
         forms.pop(key, None)
@@ -56,26 +58,61 @@ def prepared(
     return made
 
 
-def state_of(t: Tensor) -> tuple:
-    """Differs when the values do; on a GPU, writes through ``t.data`` go unseen."""
-    version = -1 if t.is_inference() else t._version
-    if t.device.type != "cpu":
-        return t.data_ptr(), version
-    size = t.numel() * t.element_size()
-    if not t.is_contiguous():  # expanded tensors have less memory than elements
-        room = t.untyped_storage().nbytes() - t.storage_offset() * t.element_size()
-        size = min(size, room)
-    return t.data_ptr(), version, _fingerprint()(t.data_ptr(), size)
+class State:
+    """Of tensors, or None: another when values are; on a GPU writes through ``t.data`` go unseen.
+
+    Attributes:
+        places: each tensor's place in memory and its version.
+        memory: the places and sizes of those on the CPU, as the fingerprint takes them.
+        fingerprint: of their values.
+    """
+
+    __slots__ = ("fingerprint", "memory", "places")
+
+    def __init__(self, tensors: Sequence[Tensor | None]):
+        self.places = _places(tensors)
+        pieces = [(t.data_ptr(), _size(t)) for t in tensors if t is not None and t.is_cpu]
+        count = len(pieces)
+        pointers, sizes = zip(*pieces, strict=True) if pieces else ((), ())
+        arrays = (ctypes.c_void_p * count)(*pointers), (ctypes.c_int64 * count)(*sizes)
+        self.memory = (*arrays, count)
+        self.fingerprint = _fingerprint()(*self.memory)
+
+    def still_of(self, tensors: Sequence[Tensor | None]) -> bool:
+        """Whether these are the same tensors, unchanged."""
+        return self.places == _places(tensors) and (
+            self.fingerprint == _fingerprint()(*self.memory)
+        )
+
+
+def _places(tensors: Sequence[Tensor | None]) -> list:
+    return [
+        t if t is None else (t.data_ptr(), -1 if t.is_inference() else t._version) for t in tensors
+    ]
+
+
+def _size(t: Tensor) -> int:
+    """Bytes that a tensor reaches over."""
+    if t.is_contiguous() or t.is_contiguous(memory_format=torch.channels_last):
+        return t.nbytes
+    # Expanded tensors have less memory than elements.
+    room = t.untyped_storage().nbytes() - t.storage_offset() * t.element_size()
+    return min(t.nbytes, room)
 
 
 @functools.cache
-def _fingerprint() -> Callable[[int, int], int]:
+def _fingerprint() -> Callable[[ctypes.Array, ctypes.Array, int], int]:
     from fastseg import _extension
 
     if _extension.CPU_MISSING:
-        return lambda pointer, size: 0
+        return lambda pointers, sizes, count: 0
     function = _extension._cpu.fastseg_fingerprint
-    function.argtypes, function.restype = (ctypes.c_void_p, ctypes.c_int64), ctypes.c_uint64
+    function.argtypes = (
+        ctypes.POINTER(ctypes.c_void_p),
+        ctypes.POINTER(ctypes.c_int64),
+        ctypes.c_int64,
+    )
+    function.restype = ctypes.c_uint64
     return function
 
 

@@ -21,15 +21,21 @@ uint64_t mix(uint64_t hash, const char* line, int64_t bytes) {
   return hash;
 }
 
-}  // namespace
-
-// For Python (fastseg/_prepared_weights.py), by ctypes.
-extern "C" __attribute__((visibility("default"))) uint64_t fastseg_fingerprint(const char* memory,
-                                                                               int64_t bytes) {
-  uint64_t hash = static_cast<uint64_t>(bytes);
+uint64_t fingerprint(uint64_t hash, const char* memory, int64_t bytes) {
+  hash = (hash ^ static_cast<uint64_t>(bytes)) * 0x9e3779b97f4a7c15u;
   const int64_t step = std::max(kLine, bytes / kLines / kLine * kLine);
   for (int64_t at = 0; at < bytes; at += step) {
     hash = mix(hash, memory + at, std::min(kLine, bytes - at));
   }
+  return hash;
+}
+
+}  // namespace
+
+// Of several pieces of memory. For Python (fastseg/_prepared_weights.py), by ctypes.
+extern "C" __attribute__((visibility("default"))) uint64_t
+fastseg_fingerprint(const char* const* memory, const int64_t* bytes, int64_t count) {
+  uint64_t hash = 0;
+  for (int64_t i = 0; i < count; ++i) hash = fingerprint(hash, memory[i], bytes[i]);
   return hash;
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastseg._prepared_weights import state_of
+from fastseg._prepared_weights import State
 from fastseg.ops import fold_batch_norm
 from fastseg.ops._library import gradient_free
 from fastseg.reference import compute_dtype
@@ -45,14 +45,12 @@ class FoldedBatchNorm:
         tensors = (bn.weight, bn.bias, bn.running_mean, bn.running_var)
         if torch.compiler.is_compiling() or not gradient_free(tensors) or not _has_version(tensors):
             return _fold(tensors, bn.eps)
-        present = [t for t in tensors if t is not None]
-        key = (bn.eps, *((*state_of(t), t.dtype, t.device) for t in present))
         entry = self._entry  # read once: replicas in other threads share it
-        if entry is None or entry[0] != key:
+        if entry is None or entry[0] != bn.eps or not entry[1].still_of(tensors):
             # The aliases keep the memory from being given to other tensors, at the same address.
-            aliases = [t.detach() for t in present]
-            entry = self._entry = (key, _fold(tensors, bn.eps), aliases)
-        return entry[1]
+            aliases = [t if t is None else t.detach() for t in tensors]
+            entry = self._entry = (bn.eps, State(tensors), _fold(tensors, bn.eps), aliases)
+        return entry[2]
 
 
 def _has_version(tensors) -> bool:
