@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from fastseg._conv2d import Conv2d
-from fastseg._cpu_conv2d import fast, is_depthwise, prefers_winograd, winograd_weight
+from fastseg._cpu_conv2d import (
+    atrous_conv2d,
+    fast,
+    is_depthwise,
+    is_native,
+    prefers_winograd,
+    winograd_weight,
+)
 
 ops = torch.ops.fastseg
 
@@ -29,6 +36,13 @@ def atrous_conv2d_input_grad(
         epilogue = (None, None, None, None, conv.dilation, fast(), "")
         out = ops.winograd_conv2d(grad.float(), packed, channels, *epilogue)
         return out.to(grad.dtype)
+    if conv.groups == 1 and conv.stride == (1, 1) and grad.dtype == torch.float32:
+        # torch's own gradient of a 1x1 convolution is by another library, at half the speed.
+        adjoint = weight.transpose(0, 1).flip(2, 3).contiguous()
+        reach = [d * (k - 1) for d, k in zip(conv.dilation, weight.shape[2:], strict=True)]
+        padding = tuple(r - p for r, p in zip(reach, conv.padding, strict=True))
+        geometry = Conv2d((1, 1), padding, conv.dilation, 1)
+        return atrous_conv2d(grad, adjoint, None, None, None, None, geometry, "")
     x = grad.new_empty((grad.shape[0], channels, *input_size))
     return convolution_backward(grad, x, weight, conv, 0)
 
@@ -40,7 +54,8 @@ def atrous_conv2d_weight_grad(
     weight = grad.new_empty((grad.shape[1], x.shape[1] // conv.groups, *kernel_size))
     if is_depthwise(x.shape[1], weight, conv):
         return ops.depthwise_conv2d_weight_grad(x, grad, kernel_size, *conv[:3])
-    if conv.groups == 1 and x.dtype != torch.float64 and x.shape[1] >= LEAST_CHANNELS:
+    dense = conv.groups == 1 and x.dtype != torch.float64 and x.shape[1] >= LEAST_CHANNELS
+    if dense and not (is_native(x.dtype) and conv.dilation == (1, 1)):
         out = ops.dense_conv2d_weight_grad(x.float(), grad.float(), kernel_size, *conv[:3])
         return out.to(x.dtype)
     return convolution_backward(grad, x, weight, conv, 1)
@@ -51,10 +66,12 @@ def convolution_backward(
 ) -> Tensor:
     """Torch's gradient of x (which 0; x is any of its size) or of the weight (which 1).
 
-    16-bit floats are computed in float32: torch's own are slow without instructions for them.
+    16-bit floats for which the processor has no instructions are computed in float32.
     """
-    wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
     layout = torch._prims_common.suggest_memory_format(grad)
+    wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
+    if is_native(grad.dtype):
+        wide = grad.dtype
     grads = torch.ops.aten.convolution_backward(
         *(t.to(wide, memory_format=layout) for t in (grad, x, weight)), None,
         conv.stride, conv.padding, conv.dilation, False, (0, 0), conv.groups,

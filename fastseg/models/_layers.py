@@ -83,9 +83,7 @@ def conv_bn_act(
     """
     folded = bn.folded() if conv.backend == "fastseg" else None
     if folded is None:
-        y = bn(F.conv2d(
-            x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups
-        ))  # fmt: skip
+        y = bn(conv(x))
         return ACTIVATION[activation or ""](y if residual is None else y + residual)
     scale, shift = folded
     return atrous_conv2d(
