@@ -91,7 +91,7 @@ def activation_of(module: nn.Module) -> str | None:
 
 def own_activation(bn: nn.Module | None) -> str:
     """That of timm's BatchNormAct2d, which is part of it."""
-    act = getattr(bn, "act", None)
+    act = None if bn is None else bn._modules.get("act")
     return "" if act is None else activation_of(act) or ""
 
 

@@ -161,8 +161,8 @@ def must_be_called(module: nn.Module) -> bool:
 
 
 def is_map(x: Tensor) -> bool:
-    """More than one pixel: for vectors, as of squeeze and excitation, torch's calls are shorter."""
-    return x.dim() == 4 and (x.shape[2] > 1 or x.shape[3] > 1)
+    """An image; on GPUs of more than one pixel: for vectors torch's calls are shorter there."""
+    return x.dim() == 4 and (x.is_cpu or x.shape[2] > 1 or x.shape[3] > 1)
 
 
 def owns(conv: nn.Conv2d, x: Tensor, gradient: bool) -> bool:
