@@ -1,4 +1,4 @@
-"""Models of torchvision and segmentation_models_pytorch, before and after, where installed."""
+"""Models of torchvision, segmentation_models_pytorch and timm, before and after, if installed."""
 
 import copy
 
@@ -17,11 +17,17 @@ FAST = {
     "DeepLabV3Plus": (64, "fastseg.aspp"),
     "Unet": (64, "conv + batch norm + residual + relu"),
     "PAN": (128, "conv + batch norm + residual + relu"),
+    "resnet50 os16": (64, "conv + batch norm + residual + silu"),
+    "resnet50 os8": (64, "conv + batch norm + residual + silu"),
+    "mobilenetv3_large_100 os16": (64, "conv + batch norm + hardswish"),
+    "efficientnet_b0": (64, "conv + batch norm + silu"),
 }
 
 
 def maps(y) -> list[torch.Tensor]:
-    return list(y.values()) if isinstance(y, dict) else [y]
+    if isinstance(y, torch.Tensor):
+        return [y]
+    return list(y.values() if isinstance(y, dict) else y)
 
 
 @pytest.mark.parametrize("name", FAST)

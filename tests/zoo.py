@@ -1,4 +1,4 @@
-"""Models of torchvision and segmentation_models_pytorch, where they are installed."""
+"""Models of torchvision, segmentation_models_pytorch and timm, where they are installed."""
 
 from __future__ import annotations
 
@@ -26,6 +26,15 @@ SMP = {
     "PAN": "resnet18",
 }
 """By architecture, the encoder."""
+# A ReLU near zero may go either way after rounding, which moves gradients of 50 layers by 1e-3 in
+# torch's own two layouts already: smooth activations show what is wrong and nothing else.
+TIMM = {
+    "resnet50 os16": {"output_stride": 16, "act_layer": torch.nn.SiLU},
+    "resnet50 os8": {"output_stride": 8, "act_layer": torch.nn.SiLU},
+    "mobilenetv3_large_100 os16": {"output_stride": 16},
+    "efficientnet_b0": {},
+}
+"""Backbones that return the maps of all levels, by timm's name and a label."""
 
 
 def import_or_skip(name: str):
@@ -40,12 +49,16 @@ def import_or_skip(name: str):
 
 
 def build(name: str, **arguments) -> torch.nn.Module:
-    """A model of random weights and statistics, in evaluation: a name of TORCHVISION or SMP."""
+    """A model of random weights and statistics, in evaluation: of TORCHVISION, SMP or TIMM."""
     if name in TORCHVISION:
         models = import_or_skip("torchvision").models.segmentation
         aux = {} if name.startswith("lraspp") else {"aux_loss": True}
         builder = getattr(models, name)
         model = builder(weights=None, weights_backbone=None, num_classes=21, **aux, **arguments)
+    elif name in TIMM:
+        import_or_skip("torchvision")
+        create = import_or_skip("timm").create_model
+        model = create(name.split()[0], features_only=True, **{**TIMM[name], **arguments})
     else:
         import_or_skip("torchvision")
         smp = import_or_skip("segmentation_models_pytorch")
