@@ -3,8 +3,9 @@
 - ``optimize.py``: the two functions.
 - ``trace.py``: what a module's forward does, by torch.fx, and when not to trust that.
 - ``chains.py``: convolution, batch norm, residual, activation in a graph, put into one call.
-- ``aspp.py``, ``pooling.py``: the two patterns that span several blocks;
-  ``functional_pooling.py``: pooling and unpooling as functions that one forward calls.
+- ``aspp.py``, ``aspp_call.py``: ASPP in a graph, and the call that it becomes.
+- ``pooling.py``, ``functional_pooling.py``: pooling and unpooling, as modules of the whole model
+  and as functions that one forward calls.
 - ``eligible.py``: which modules fastseg's ops can stand for, and why not the others.
 - ``swap.py``, ``modules.py``: a module becomes one of a subclass of its class and nothing else of
   it changes, so that keys, parameters and hooks stay, and undoing it is exact.
