@@ -3,7 +3,7 @@
 #
 #   OUT=benchmarks/results PYTHON=python3 benchmarks/gpu.sh [SECTION...]
 #
-# Sections, in the order in which they run; all but the last without arguments:
+# Sections, in the order in which they run; all but the last two without arguments:
 #   build          the compiled libraries; "conv" and "autotune" need none
 #   tests          on the GPU, of the compiled ops
 #   sanitize       the compiled ops under compute-sanitizer
@@ -11,6 +11,7 @@
 #   pooling        benchmark
 #   dense-crf      benchmark
 #   tests-cpu      on the CPU
+#   models         SegNet after fastseg.optimize_, and fastseg's own models, beside torch's ops
 #   autotune       measures block shapes of atrous convolution, then the benchmark with the fastest
 #
 # Tests and sanitizers run side by side, since most of their time goes to compilers on the CPU;
@@ -22,10 +23,11 @@ cd "$(dirname "$0")/.." || exit
 python=${PYTHON:-python3}
 out=${OUT:-benchmarks/results}
 all="build tests sanitize conv pooling dense-crf tests-cpu"
+more="models autotune"
 sections=" ${*:-$all} "
 for section in $sections; do
-  if [[ " $all autotune " != *" $section "* ]]; then
-    echo "gpu.sh: no section '$section'; there are: $all autotune" >&2
+  if [[ " $all $more " != *" $section "* ]]; then
+    echo "gpu.sh: no section '$section'; there are: $all $more" >&2
     exit 2
   fi
 done
@@ -138,6 +140,11 @@ if wants dense-crf; then
 fi
 if wants tests-cpu; then
   step tests-cpu 180 "$python" -m pytest -q -m "not gpu"
+fi
+if wants models; then
+  step models 240 "$python" -m benchmarks.optimize --device cuda --dtype bfloat16 --model SegNet \
+    --own --seconds 1 --csv "$out/optimize-$device-bfloat16.csv"
+  tail -n 20 "$out/models.log"
 fi
 if wants autotune; then
   step autotune 520 "${conv[@]/bfloat16.csv/bfloat16-tuned.csv}" --autotune --compile-seconds 0
