@@ -106,28 +106,33 @@ def test_segnet_basic_is_the_paper_written_out(size, training):
     torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_decoder_of_segnet_has_relu_and_that_of_basic_has_not():
-    def relus(model):
-        return sum(isinstance(module, nn.ReLU) for module in model.decoder.modules())
+@pytest.mark.parametrize("backend", ["fastseg", "torch"])
+def test_the_decoder_of_segnet_has_relu_and_that_of_basic_has_not(backend):
+    def lowest(model):
+        y = torch.randn(1, model.decoder[0].convolutions[0].in_channels, 4, 4)
+        for stage in model.decoder:
+            y = stage.convolutions(y)
+            yield y.min()
 
-    assert relus(segnet(2, backend="torch")) == 12
-    assert relus(segnet_basic(2, backend="torch")) == 0
+    assert all(low == 0 for low in lowest(segnet(2, backend=backend)))
+    assert all(low < 0 for low in lowest(segnet_basic(2, backend=backend)))
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("size", SIZES)
-def test_backends_are_bit_equal_in_training(size, memory_format):
+def test_backends_are_as_exact_as_each_other_in_training(size, memory_format):
     plain, fast = (model.to(memory_format=memory_format) for model in basic_pair())
+    exact = copy.deepcopy(plain).double()
     x = torch.randn(2, 3, *size).to(memory_format=memory_format)
-    outputs, gradients = [], []
-    for model in (plain, fast):
-        y = model(x)
+    results = []
+    for model in (exact, plain, fast):
+        y = model(x.to(model.classifier.weight.dtype))
         y.square().mean().backward()
-        outputs.append(y)
-        gradients.append({name: p.grad for name, p in model.named_parameters()})
-    torch.testing.assert_close(*outputs, rtol=0, atol=0)
-    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(plain.state_dict(), fast.state_dict(), rtol=0, atol=0)
+        gradients = {name: p.grad for name, p in model.named_parameters()}
+        results.append({"output": y.detach(), **gradients, **dict(model.named_buffers())})
+    for name, expected in results[0].items():
+        theirs, ours = ((result[name] - expected).abs().max() for result in results[1:])
+        assert ours <= 4 * theirs + 1e-6 * expected.abs().max(), name
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -144,7 +149,9 @@ def test_backends_of_the_full_segnet_agree():
     plain, fast = segnet(4, backend="torch"), segnet(4, backend="fastseg")
     fast.load_state_dict(plain.state_dict())
     x = torch.randn(2, 3, 45, 67)
-    torch.testing.assert_close(fast(x), plain(x), rtol=0, atol=0)
+    exact = copy.deepcopy(plain).double()(x.double())
+    theirs, ours = ((model(x) - exact).abs().max() for model in (plain, fast))
+    assert ours <= 4 * theirs
     with torch.inference_mode():
         expected, got = plain.eval()(x), fast.eval()(x)
     assert got.shape == (2, 4, 45, 67)

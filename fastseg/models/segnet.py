@@ -4,18 +4,21 @@ Badrinarayanan, Kendall, Cipolla, "SegNet: A Deep Convolutional Encoder-Decoder 
 Image Segmentation", PAMI 2017. Each 2x2 max pooling of the encoder remembers where its maxima
 were, and the decoder puts its values back there: no learned upsampling.
 
-The backends run the same weights. "fastseg" fuses batch norm, ReLU and pooling in evaluation and
-remembers a position in one byte; "torch" is plain PyTorch with int64 indices.
+The backends run the same weights. "fastseg" fuses convolutions with what follows them, and batch
+norm, ReLU and pooling, in evaluation, and remembers a position in one byte; "torch" is plain
+PyTorch with int64 indices.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastseg.models._layers import BatchNorm2d, Conv2d, conv_bn_act
 from fastseg.models._model import FCNHead, SegmentationModel, finish
 from fastseg.nn import BatchNormReLUMaxPool2d, DenseCRF, MaxUnpool2d
 
@@ -72,7 +75,7 @@ class SegNet(SegmentationModel):
         for widths in decoder:
             self.decoder.append(_DecoderStage(channels, widths, kernel_size, decoder_relu, unpool))
             channels = widths[-1]
-        self.classifier = nn.Conv2d(
+        self.classifier = Conv2d(
             channels, num_classes, classifier_kernel_size, padding=classifier_kernel_size // 2
         )
         for module in self.modules():
@@ -107,9 +110,7 @@ class _EncoderStage(nn.Module):
     ) -> None:
         super().__init__()
         *inner, last = widths
-        layers = _convolutions(channels, inner, kernel_size, relu=True)
-        layers.append(_convolution(inner[-1] if inner else channels, last, kernel_size))
-        self.convolutions = nn.Sequential(*layers)
+        self.convolutions = _Convolutions(channels, inner, kernel_size, relu=True, bare=last)
         self.pool = pool(last)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, torch.Size]:
@@ -131,7 +132,7 @@ class _DecoderStage(nn.Module):
     ) -> None:
         super().__init__()
         self.unpool = unpool(2)
-        self.convolutions = nn.Sequential(*_convolutions(channels, widths, kernel_size, relu))
+        self.convolutions = _Convolutions(channels, widths, kernel_size, relu)
 
     def forward(self, x: Tensor, positions: Tensor, size: Sequence[int]) -> Tensor:
         return self.convolutions(self.unpool(x, positions, output_size=size))
@@ -151,21 +152,46 @@ _POOLING = {
 }
 
 
-def _convolution(channels: int, width: int, kernel_size: int) -> nn.Conv2d:
-    # The batch norm that follows removes any bias.
-    return nn.Conv2d(channels, width, kernel_size, padding=kernel_size // 2, bias=False)
+class _Convolutions(nn.Sequential):
+    """Convolutions, each followed by batch norm and perhaps a ReLU; after them perhaps a bare one.
 
+    Args:
+        channels: of the input.
+        widths: output channels of the convolutions with batch norm.
+        kernel_size: of all, odd.
+        relu: whether a ReLU follows each batch norm.
+        bare: output channels of the last convolution, without batch norm; None for none.
+    """
 
-def _convolutions(
-    channels: int, widths: Sequence[int], kernel_size: int, relu: bool
-) -> list[nn.Module]:
-    layers: list[nn.Module] = []
-    for width in widths:
-        layers += [_convolution(channels, width, kernel_size), nn.BatchNorm2d(width)]
-        if relu:
-            layers.append(nn.ReLU(inplace=True))
-        channels = width
-    return layers
+    def __init__(
+        self,
+        channels: int,
+        widths: Sequence[int],
+        kernel_size: int,
+        relu: bool,
+        bare: int | None = None,
+    ) -> None:
+        super().__init__()
+        self._activation = "relu" if relu else None
+        for width in widths:
+            self.append(self._convolution(channels, width, kernel_size))
+            self.append(BatchNorm2d(width))
+            if relu:
+                self.append(nn.Identity())  # the ReLU, which runs with the batch norm
+            channels = width
+        if bare is not None:
+            self.append(self._convolution(channels, bare, kernel_size))
+
+    @staticmethod
+    def _convolution(channels: int, width: int, kernel_size: int) -> Conv2d:
+        # The batch norm that follows, here or in the pooling, removes any bias.
+        return Conv2d(channels, width, kernel_size, padding=kernel_size // 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        layers = [layer for layer in self if not isinstance(layer, nn.Identity)]
+        for conv, bn in zip_longest(layers[::2], layers[1::2]):
+            x = conv(x) if bn is None else conv_bn_act(x, conv, bn, self._activation)
+        return x
 
 
 def segnet(
