@@ -43,7 +43,7 @@ def atrous_conv2d_input_grad(
         padding = tuple(r - p for r, p in zip(reach, conv.padding, strict=True))
         geometry = Conv2d((1, 1), padding, conv.dilation, 1)
         return atrous_conv2d(grad, adjoint, None, None, None, None, geometry, "")
-    x = grad.new_empty((grad.shape[0], channels, *input_size))
+    x = _empty_in_layout_of(grad, (grad.shape[0], channels, *input_size))
     return convolution_backward(grad, x, weight, conv, 0)
 
 
@@ -51,7 +51,7 @@ def atrous_conv2d_weight_grad(
     x: Tensor, grad: Tensor, kernel_size: Sequence[int], conv: Conv2d
 ) -> Tensor:
     """fastseg::atrous_conv2d_weight_grad on the CPU; the arguments are checked."""
-    weight = grad.new_empty((grad.shape[1], x.shape[1] // conv.groups, *kernel_size))
+    weight = _empty_in_layout_of(x, (grad.shape[1], x.shape[1] // conv.groups, *kernel_size))
     if is_depthwise(x.shape[1], weight, conv):
         return ops.depthwise_conv2d_weight_grad(x, grad, kernel_size, *conv[:3])
     dense = conv.groups == 1 and x.dtype != torch.float64 and x.shape[1] >= LEAST_CHANNELS
@@ -59,6 +59,12 @@ def atrous_conv2d_weight_grad(
         out = ops.dense_conv2d_weight_grad(x.float(), grad.float(), kernel_size, *conv[:3])
         return out.to(x.dtype)
     return convolution_backward(grad, x, weight, conv, 1)
+
+
+def _empty_in_layout_of(x: Tensor, size: Sequence[int]) -> Tensor:
+    """For torch's gradient, which reads no more than its shape: another layout would be copied."""
+    layout = torch._prims_common.suggest_memory_format(x)
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=layout)
 
 
 def convolution_backward(

@@ -197,9 +197,12 @@ def _triton(*arguments):
     return kernels.atrous_conv2d(*tensors, *conv, activation)
 
 
+_conv2d_once = remember(check_conv2d)
+
+
 def _setup_context(ctx, inputs, output):
     x, weight, bias, scale, shift, residual, stride, padding, dilation, groups, act = inputs
-    ctx.conv = check_conv2d(
+    ctx.conv = _conv2d_once(
         "fastseg::atrous_conv2d", weight.shape[2:], stride, padding, dilation, groups
     )
     ctx.activation = act
@@ -245,15 +248,16 @@ def _backward(ctx, grad):
     by_weight = None
     if needs[1] or needs[3]:
         op = ops.atrous_conv2d_weight_grad.default
-        by_weight = call(op, (x, grad), weight.shape[2:], *ctx.conv).to(wide)
+        by_weight = call(op, (x, grad), weight.shape[2:], *ctx.conv)
     if needs[1]:
-        grads[1] = (by_weight if factor is None else by_weight * factor).to(weight.dtype)
+        # Without a factor as it is: wide and back it would be two copies of a network's weights.
+        grads[1] = by_weight if factor is None else (by_weight * factor).to(weight.dtype)
     if needs[2] or needs[3] or needs[4]:
         total = grad.sum((0, 2, 3), dtype=wide)
         if needs[2]:
             grads[2] = (total if scale is None else total * scale.to(wide)).to(ctx.dtypes[0])
         if needs[3]:
-            by_scale = (by_weight * weight).sum((1, 2, 3))
+            by_scale = (by_weight.to(wide) * weight).sum((1, 2, 3))
             if bias is not None:
                 by_scale = by_scale + bias.to(wide) * total
             grads[3] = by_scale.to(ctx.dtypes[1])

@@ -12,6 +12,7 @@ from fastseg._conv2d import (
     check_float,
     empty_output,
     in_layout_of,
+    remember,
 )
 from fastseg.ops._library import call, define, define_cpu, define_triton
 
@@ -64,10 +65,13 @@ def _reference_input_grad(grad, weight, input_size, *geometry):
     return in_layout_of(grad, reference.atrous_conv2d_input_grad(grad, weight, input_size, *conv))
 
 
+_check_input_grad_once = remember(_check_input_grad)
+
+
 def _cpu_input_grad(grad, weight, input_size, *geometry):
     from fastseg import _cpu_conv2d_grad
 
-    conv = _check_input_grad(grad, weight, input_size, *geometry)
+    conv = _check_input_grad_once(grad, weight, input_size, *geometry)
     return _cpu_conv2d_grad.atrous_conv2d_input_grad(grad, weight, input_size, conv)
 
 
@@ -168,10 +172,13 @@ def _reference_weight_grad(x, grad, kernel_size, *geometry):
     return in_layout_of(x, reference.atrous_conv2d_weight_grad(x, grad, kernel_size, *conv))
 
 
+_check_weight_grad_once = remember(_check_weight_grad)
+
+
 def _cpu_weight_grad(x, grad, kernel_size, *geometry):
     from fastseg import _cpu_conv2d_grad
 
-    conv = _check_weight_grad(x, grad, kernel_size, *geometry)
+    conv = _check_weight_grad_once(x, grad, kernel_size, *geometry)
     return _cpu_conv2d_grad.atrous_conv2d_weight_grad(x, grad, kernel_size, conv)
 
 
