@@ -39,8 +39,8 @@ class Segmenter:
         name: of the network.
         classes: names by id.
         palette: RGB colours, 0 to 255, by id.
-        mean: of R, G, B, of an image in 0 to 1.
-        std: of R, G, B, of an image in 0 to 1.
+        mean: of the channels, in their order, of an image in 0 to 1.
+        std: likewise.
         channels: "RGB", or "BGR" for weights that come from Caffe.
         short_side: pixels that the short side of a picture is resized to.
     """
@@ -111,8 +111,10 @@ class Segmenter:
         longest = MAX_ASPECT_RATIO * min(picture.size)
         if max(picture.size) > longest:
             picture = picture.resize((min(picture.width, longest), min(picture.height, longest)))
-        x = normalise(resize_to_height(picture, self.short_side), self.mean, self.std)
-        return (x if self.channels == "RGB" else x.flip(0))[None]
+        picture = resize_to_height(picture, self.short_side)
+        if self.channels == "RGB":
+            return normalise(picture, self.mean, self.std)[None]
+        return normalise(picture, self.mean[::-1], self.std[::-1]).flip(0)[None]
 
     @torch.inference_mode()
     def __call__(self, x: Tensor) -> Tensor:

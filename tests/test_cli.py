@@ -14,6 +14,7 @@ from fastseg.cli import main
 from fastseg.data import normalise
 from fastseg.models import build_model
 from fastseg.segmenter import Segmenter, highest_class, refine
+from fastseg.zoo import SOURCES
 
 CLASSES = ["sky", "road", "tree"]
 
@@ -132,6 +133,16 @@ def test_large_pictures_are_refined_at_a_megapixel(monkeypatch):
     monkeypatch.setattr("fastseg.segmenter.MAX_CRF_PIXELS", 100)
     refined = refine(torch.randn(1, 3, 8, 8), Image.new("RGB", (40, 10)))
     assert refined.shape == (1, 3, 5, 20)
+
+
+@pytest.mark.parametrize("name", ["kazuto", "tensorflow", "torchvision"])
+def test_a_picture_is_prepared_as_its_source_says(photo, name):
+    rule = SOURCES[name].preprocessing
+    segmenter = Segmenter(None, "", [], [], rule.mean, rule.std, rule.channels, short_side=30)
+    picture = Image.open(photo).convert("RGB")
+    pixels = np.asarray(picture)[..., :: 1 if rule.channels == "RGB" else -1]
+    expected = ((pixels / 255 - rule.mean) / rule.std).transpose(2, 0, 1)
+    np.testing.assert_allclose(segmenter.prepare(picture)[0], expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("side", [1, 7, 64])
