@@ -65,7 +65,10 @@ def remember(check: Callable[..., _T]) -> Callable[..., _T]:
     @functools.wraps(check)
     def remembering(*arguments):
         key = _known_by(arguments)
-        found = known.get(key)
+        try:
+            found = known.get(key)
+        except TypeError:  # symbolic sizes, while a graph is traced, cannot be hashed
+            return check(*arguments)
         if found is None:
             found = check(*arguments)
             if len(known) >= MOST_CALLS:

@@ -155,7 +155,7 @@ def highest_class(scores: Tensor, size: tuple[int, int]) -> np.ndarray:
 
 def shipped_weights() -> list[str]:
     """Names of the weights that fastseg brings along; their card is fastseg/weights/README.md."""
-    return sorted(path.name[:-3] for path in _weights().iterdir() if path.name.endswith(".pt"))
+    return sorted(path.stem for path in _weights().glob("*.pt"))
 
 
 def _weights() -> Path:
