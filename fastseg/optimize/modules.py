@@ -66,7 +66,9 @@ class Frozen(Swapped):
 
     def forward(self, x: Tensor) -> Tensor:
         """As torch's."""
-        return convolve(self, x) if is_map(x) else self._base.forward(self, x)
+        if is_map(x) and not is_left_to_inductor(self, x):
+            return convolve(self, x)
+        return self._base.forward(self, x)
 
 
 class Folding(Swapped):
@@ -163,6 +165,23 @@ def must_be_called(module: nn.Module) -> bool:
 def is_map(x: Tensor) -> bool:
     """An image; on GPUs of more than one pixel: for vectors torch's calls are shorter there."""
     return x.dim() == 4 and (x.is_cpu or x.shape[2] > 1 or x.shape[3] > 1)
+
+
+def is_left_to_inductor(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether torch.compile with freezing is as fast: it fuses oneDNN's kernels with more around.
+
+    Without freezing it neither prepares weights nor fuses anything into a convolution.
+    """
+    if not (x.is_cpu and torch.compiler.is_compiling() and _freezes()):
+        return False
+    return not may_own(conv) or (conv.groups > 1 and max(conv.dilation) == 1)
+
+
+@torch.compiler.assume_constant_result
+def _freezes() -> bool:
+    from torch._inductor import config  # the compiler has it loaded; others need not
+
+    return config.freezing
 
 
 def owns(conv: nn.Conv2d, x: Tensor, gradient: bool) -> bool:
@@ -263,6 +282,8 @@ def fuses(conv, bn, folded, x: Tensor, residual: Tensor | None) -> bool:
             return False  # broadcast
     cpu = x.device.type == "cpu"
     if isinstance(conv, Frozen):
+        if is_left_to_inductor(conv, x):
+            return False
         return cpu or owns(conv, x, False)
     affine = () if bn is None else (bn.weight, bn.bias)
     if not gradient_free((x, conv.weight, conv.bias, residual, *affine)):
