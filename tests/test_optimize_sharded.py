@@ -128,6 +128,7 @@ def check_all(rank: int, world_size: int, folder: str) -> None:
         check_inference(sharded_first=True)
         check_inference(sharded_first=False, inner=("0.conv2", "0.bn2", "2.convs.1"))
         check_restore()
+        dist.barrier()  # or the first to end would close what the other still reads from
     finally:
         dist.destroy_process_group()
 
