@@ -110,6 +110,9 @@ def own_pair(name: str) -> tuple[nn.Module, nn.Module]:
     """One of fastseg's models with torch's ops and with fastseg's."""
     options = OWN[name][0]
     theirs = zoo.with_statistics(build_model(name, 21, backend="torch", **options))
+    for parameter in theirs.parameters():
+        if not parameter.any():  # as FCN's scores begin
+            torch.nn.init.normal_(parameter, std=0.01)
     ours = build_model(name, 21, **options)
     ours.load_state_dict(theirs.state_dict())
     return theirs, ours.eval()
@@ -152,12 +155,13 @@ def case_of(
 
         def error(run) -> Tensor:
             # Not the maximum: where a rounding tells a near-tie in a pooling otherwise, SegNet puts
-            # a value into the pixel beside, torch's own layouts differ so.
+            # a value into the pixel beside. So do torch's two layouts.
             errors = (run() - exact).abs()
             assert errors.max() < 0.05 * scale
-            return errors.flatten().kthvalue(int(0.99 * errors.numel())).values
+            return errors.flatten().kthvalue(int(0.9 * errors.numel())).values
 
-        bound = max(1e-4 * scale, 2 * error(runs["eager"]))
+        theirs = [error(runs[name]) for name in ("eager", "channels_last")]
+        bound = max(1e-4 * scale, *(2 * e for e in theirs))
         for candidate, run in runs.items():
             off = error(run)
             assert off <= bound, f"{name}: {candidate} is {off:.1e} off, at most {bound:.1e}"
@@ -210,8 +214,8 @@ def main() -> None:
         case = without_tensors(case)
         cases.append(case)
         print(line(case), flush=True)
-    if arguments.csv:
-        write_csv(arguments.csv, arguments.device, cases)
+        if arguments.csv:  # after each, for it takes long
+            write_csv(arguments.csv, arguments.device, cases)
 
 
 if __name__ == "__main__":
