@@ -28,7 +28,7 @@ endif
 run: $(BUILT) $(if $(IMAGE),,$(VENV)/.photo)
 	@$(BIN)/fastseg info
 	@echo
-	@$(BIN)/fastseg segment --compare -o "$(OUTPUT)" \
+	@$(BIN)/fastseg segment --crf --beside segnet_basic_camvid --compare -o "$(OUTPUT)" \
 	  "$(or $(IMAGE),$(shell cat $(VENV)/.photo 2>/dev/null || true))"
 
 test: $(BUILT) $(VENV)/.test
@@ -57,7 +57,7 @@ $(BUILT): $(VENV)/.torch $(SOURCES)
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.torch pyproject.toml
-	$(PIP) pytest pytest-benchmark ruff clang-format triton
+	$(PIP) pytest pytest-benchmark ruff clang-format safetensors triton
 	@touch $@
 
 # A photo under a free licence (CC BY 2.0, by valse): china.jpg of scikit-learn.

@@ -21,7 +21,7 @@ from fastseg.models import CRF_ITERATIONS, CRF_TERMS, main_logits
 from fastseg.ops import dense_crf
 from fastseg.zoo import SOURCES, from_checkpoint, recognise
 
-DEFAULT_WEIGHTS = "segnet_basic_camvid"
+DEFAULT_WEIGHTS = "deeplabv3plus_mobilenet_v2_camvid"
 SHORT_SIDE = 512
 """Pixels to which a picture is resized for weights that do not say: what most were trained at."""
 MAX_ASPECT_RATIO = 8
@@ -69,7 +69,7 @@ class Segmenter:
 
         Args:
             weights: a name of :func:`shipped_weights`, or a file; default:
-                "segnet_basic_camvid".
+                "deeplabv3plus_mobilenet_v2_camvid".
             model: the network's name, of ``fastseg.models.list_models()``; default: what the file
                 is of.
             source: "auto", "fastseg" or a name of ``fastseg.zoo.SOURCES``.

@@ -3,13 +3,17 @@
 import re
 from pathlib import Path
 
+import torch
+
 README = Path(__file__).parent.parent / "README.md"
 
 
 def test_examples_run():
     examples = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
     assert len(examples) >= 3
-    namespace = {}
+    conv = torch.nn.Conv2d(3, 8, 3, padding=2, dilation=2, bias=False)
+    model = torch.nn.Sequential(conv, torch.nn.BatchNorm2d(8), torch.nn.ReLU()).eval()
+    namespace = {"model": model}  # of the page's first example: the reader's
     for example in examples:
         exec(compile(example, str(README), "exec"), namespace)
     assert namespace["logits"].shape == (1, 19, 65, 97)
