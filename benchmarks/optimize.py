@@ -157,7 +157,6 @@ def case_of(
             # Not the maximum: where a rounding tells a near-tie in a pooling otherwise, SegNet puts
             # a value into the pixel beside. So do torch's two layouts.
             errors = (run() - exact).abs()
-            assert errors.max() < 0.05 * scale
             return errors.flatten().kthvalue(int(0.9 * errors.numel())).values
 
         theirs = [error(runs[name]) for name in ("eager", "channels_last")]
