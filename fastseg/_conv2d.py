@@ -158,6 +158,34 @@ def check_float(op: str, name: str, t: Tensor) -> None:
     )
 
 
+def check_float32(op: str, name: str, t: Tensor) -> None:
+    """The dtype of kernels that have no other."""
+    torch._check(t.dtype == torch.float32, lambda: f"{op}: {name} must be float32, got {t.dtype}")
+
+
+def check_float32_image(op: str, x: Tensor) -> None:
+    """(N, C, H, W), float32."""
+    torch._check(
+        x.dim() == 4, lambda: f"{op}: x must have the shape (N, C, H, W), got {tuple(x.shape)}"
+    )
+    check_float32(op, "x", x)
+
+
+def check_output_size(
+    op: str, name: str, size: Sequence[int], kernel_size: Sequence[int], conv: Conv2d
+) -> tuple[int, int]:
+    """The output's (h, w) for an input of that size (H, W), which must hold a kernel."""
+    height, width = conv.output_size(size, kernel_size)
+    torch._check(
+        height > 0 and width > 0,
+        lambda: (
+            f"{op}: {name} of {size[0]} x {size[1]} is too small for a kernel of"
+            f" {tuple(kernel_size)}, padding {conv.padding} and dilation {conv.dilation}"
+        ),
+    )
+    return height, width
+
+
 def check_alike(op: str, name: str, t: Tensor, x_name: str, x: Tensor) -> None:
     """The device and dtype of x."""
     torch._check(

@@ -93,8 +93,7 @@ inline Tensor empty_like_unary(const Tensor& unary, bool last) {
 
 inline void check_kernel(const Tensor& kernel, const LatticeMeanFieldCall& call) {
   const char* op = call.kOp;
-  FASTSEG_CHECK(kernel.scalar_type() == ScalarType::Float, op, ": kernels must be float32, got ",
-                kernel.scalar_type());
+  check_float32(kernel, op, "kernels");
   check_same_device(call.unary, "unary", kernel, "kernels", op);
   const std::vector<int64_t> size(kernel.sizes().begin(), kernel.sizes().end());
   if (size.size() == 1) {
@@ -112,8 +111,7 @@ inline void check_kernel(const Tensor& kernel, const LatticeMeanFieldCall& call)
 
 inline void check_compatibility(const Tensor& mu, const LatticeMeanFieldCall& call) {
   const char* op = call.kOp;
-  FASTSEG_CHECK(mu.scalar_type() == ScalarType::Float, op, ": compatibility must be float32, got ",
-                mu.scalar_type());
+  check_float32(mu, op, "compatibility");
   check_same_device(call.unary, "unary", mu, "compatibility", op);
   const std::vector<int64_t> size(mu.sizes().begin(), mu.sizes().end());
   bool fits = size.size() <= 2;
@@ -131,8 +129,7 @@ Tensor lattice_mean_field(const Tensor& unary, std::vector<Tensor> kernels,
   FASTSEG_CHECK(unary.dim() >= 3 && unary.dim() <= 5, op,
                 ": unary must be (B, L, *spatial) of one to three axes, got shape ",
                 to_string(unary.sizes()));
-  FASTSEG_CHECK(unary.scalar_type() == ScalarType::Float, op, ": unary must be float32, got ",
-                unary.scalar_type());
+  check_float32(unary, op, "unary");
   FASTSEG_CHECK(unary.size(1) > 0, op, ": unary must have a label, got shape ",
                 to_string(unary.sizes()));
   FASTSEG_CHECK(kernels.size() == compatibility.size() && kernels.size() == normalization.size(),

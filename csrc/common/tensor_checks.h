@@ -118,6 +118,11 @@ inline void check_float(const Tensor& x, const char* op, const char* name) {
                 " must be float32, float64, float16 or bfloat16, got ", x.scalar_type());
 }
 
+inline void check_float32(const Tensor& x, const char* op, const char* name) {
+  FASTSEG_CHECK(x.scalar_type() == ScalarType::Float, op, ": ", name, " must be float32, got ",
+                x.scalar_type());
+}
+
 inline void check_same_device(const Tensor& a, const char* a_name, const Tensor& b,
                               const char* b_name, const char* op) {
   FASTSEG_CHECK(a.device() == b.device(), op, ": ", a_name, " and ", b_name,

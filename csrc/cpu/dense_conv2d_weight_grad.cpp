@@ -19,8 +19,7 @@ constexpr const char* kOp = "fastseg::dense_conv2d_weight_grad";
 
 WeightGradShape check(const Tensor& x, const Tensor& grad, const Conv2dArgs& args) {
   check_conv2d_image(kOp, "x", x);
-  FASTSEG_CHECK(x.scalar_type() == ScalarType::Float, kOp, ": x must be float32, got ",
-                x.scalar_type());
+  check_float32(x, kOp, "x");
   const auto plane = args.output_size(kOp, "x", x.size(2), x.size(3));
   check_conv2d_image(kOp, "grad", grad);
   const Ints output{x.size(0), grad.size(1), plane[0], plane[1]};

@@ -1,11 +1,14 @@
 #pragma once
-// A stretch of the depth of a matrix product whose operands lie in one piece.
+// What the callers of matrix products (cpu/gemm_tile.h) say of their operands.
 
 #include <cstdint>
 
 namespace fastseg::cpu {
 
-// Steps [a, a + count) of A's depth against the steps [b, b + count) of B's.
+inline constexpr int kPanel = 16;  // columns of a packed panel of B: output channels of weights
+
+// A stretch of the depth whose operands lie in one piece: steps [a, a + count) of A's depth against
+// the steps [b, b + count) of B's.
 struct GemmRun {
   int64_t a, b, count;
 };

@@ -15,8 +15,6 @@
 
 namespace fastseg::cpu::FASTSEG_SIMD {
 
-inline constexpr int kPanel = 16;  // columns of a packed panel of B
-
 #if defined(__AVX512F__)
 inline constexpr int kTileRows = 14, kTilePanels = 2;
 #elif defined(__AVX2__)

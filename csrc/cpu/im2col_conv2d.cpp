@@ -26,7 +26,7 @@ constexpr const char* kOp = "fastseg::im2col_conv2d";
 void run(const Im2colConv2d& op, int64_t pixels) {
   constexpr int64_t kLeastProducts = 1 << 20;              // of a thread: some ten microseconds
   constexpr int64_t kLeastPixels = 28, kMostPixels = 168;  // of a stretch: the tiles are full
-  const int64_t products = pixels * op.depth() * op.panels() * kIm2colPanel;
+  const int64_t products = pixels * op.depth() * op.panels() * kPanel;
   const int64_t threads =
       std::clamp<int64_t>(products / kLeastProducts, 1, torch::stable::get_num_threads());
   const auto stretches_of = [&](int64_t most) { return (pixels + most - 1) / most; };
@@ -55,8 +55,7 @@ Tensor im2col_conv2d(const Tensor& x, const Tensor& weight, int64_t out_channels
                      Optional bias, Optional scale, Optional shift, Optional residual, Ints stride,
                      Ints padding, Ints dilation, std::string activation) {
   check_conv2d_image(kOp, "x", x);
-  FASTSEG_CHECK(x.scalar_type() == ScalarType::Float, kOp, ": x must be float32, got ",
-                x.scalar_type());
+  check_float32(x, kOp, "x");
   const Conv2dArgs args(kOp, Conv2dArgs::pair(kOp, "kernel_size", kernel_size), stride, padding,
                         dilation);
   const auto plane = args.output_size(kOp, "x", x.size(2), x.size(3));
@@ -72,7 +71,7 @@ Tensor im2col_conv2d(const Tensor& x, const Tensor& weight, int64_t out_channels
                   nullptr,
                   nullptr,
                   {}};
-  const Ints packed{op.panels(), op.depth(), kIm2colPanel};
+  const Ints packed{op.panels(), op.depth(), kPanel};
   FASTSEG_CHECK(out_channels > 0 && has_shape(weight, packed) && weight.is_contiguous(), kOp,
                 ": weight must be packed for these channels and this kernel_size, ",
                 to_string(packed), ", got ", to_string(weight.sizes()));

@@ -11,11 +11,11 @@
 #include <cstdint>
 
 #include "common/conv2d_epilogue.h"
+#include "cpu/gemm_run.h"
 #include "cpu/simd_level.h"
 
 namespace fastseg::cpu {
 
-inline constexpr int64_t kIm2colPanel = 16;        // output channels of a panel of packed weights
 inline constexpr int64_t kIm2colDepth = 256;       // of a sum that starts from zero, for accuracy
 inline constexpr int64_t kIm2colFloats = 1 << 16;  // of a task's rows, about: 256 KB
 
@@ -32,7 +32,7 @@ struct Im2colConv2d {
   Conv2dEpilogue<float> epilogue;
 
   int64_t depth() const { return kernel_size[0] * kernel_size[1] * in_channels; }
-  int64_t panels() const { return (out_channels + kIm2colPanel - 1) / kIm2colPanel; }
+  int64_t panels() const { return (out_channels + kPanel - 1) / kPanel; }
 };
 
 // Output pixels, counted through the batch, and panels of output channels.

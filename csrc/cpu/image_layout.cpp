@@ -14,8 +14,7 @@ Tensor image_layout(const Tensor& x, bool channels_last) {
   constexpr const char* op = "fastseg::image_layout";
   FASTSEG_CHECK(x.dim() == 4, op, ": x must have the shape (N, C, H, W), got ",
                 fastseg::to_string(x.sizes()));
-  FASTSEG_CHECK(x.scalar_type() == fastseg::ScalarType::Float, op, ": x must be float32, got ",
-                x.scalar_type());
+  fastseg::check_float32(x, op, "x");
   const Tensor out = fastseg::cpu::in_layout(x, channels_last);
   return out.data_ptr() == x.data_ptr() ? torch::stable::clone(x) : out;
 }

@@ -31,7 +31,7 @@ void run(const std::vector<WinogradConv2d>& ops, int64_t images) {
   std::vector<Work> work;
   int64_t floats = 0;
   for (const WinogradConv2d& op : ops) {
-    const int64_t panels = (op.out_channels + kWinogradPanel - 1) / kWinogradPanel;
+    const int64_t panels = (op.out_channels + kPanel - 1) / kPanel;
     for (const WinogradTask& task : winograd_tasks(op.y_axis, op.x_axis, images, panels, threads)) {
       work.push_back({&op, task});
       floats = std::max(floats, winograd_task_memory(task, op.in_channels));
@@ -51,14 +51,9 @@ void run(const std::vector<WinogradConv2d>& ops, int64_t images) {
   });
 }
 
-void check_float32(const char* op, const char* name, const Tensor& t) {
-  FASTSEG_CHECK(t.scalar_type() == ScalarType::Float, op, ": ", name, " must be float32, got ",
-                t.scalar_type());
-}
-
 void check_image(const char* op, const Tensor& x) {
   check_conv2d_image(op, "x", x);
-  check_float32(op, "x", x);
+  check_float32(x, op, "x");
 }
 
 // The convolution of x, dense in channels_last, to y.
@@ -68,9 +63,9 @@ WinogradConv2d make_conv(const char* op, const Tensor& x, const Tensor& weight,
   const Conv2dArgs args(op, {3, 3}, {1}, dilation, dilation);
   const WinogradAxis y_axis(x.size(2), args.dilation[0], fast);
   const WinogradAxis x_axis(x.size(3), args.dilation[1], fast);
-  const int64_t panels = (out_channels + kWinogradPanel - 1) / kWinogradPanel;
+  const int64_t panels = (out_channels + kPanel - 1) / kPanel;
   const Ints packed{static_cast<int64_t>(y_axis.rows.size() * x_axis.rows.size()), panels,
-                    x.size(1), kWinogradPanel};
+                    x.size(1), kPanel};
   FASTSEG_CHECK(out_channels > 0 && has_shape(weight, packed) && weight.is_contiguous(), op,
                 ": weight must be winograd_conv2d_weight's for this size, dilation and channels, ",
                 to_string(packed), ", got ", to_string(weight.sizes()));
@@ -147,7 +142,7 @@ Tensor winograd_conv2d_weight(const Tensor& weight, Ints size, Ints dilation, bo
   FASTSEG_CHECK(weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3 &&
                     weight.size(0) > 0 && weight.size(1) > 0,
                 op, ": weight must have the shape (Co, Ci, 3, 3), got ", to_string(weight.sizes()));
-  check_float32(op, "weight", weight);
+  check_float32(weight, op, "weight");
   const Conv2dArgs args(op, {3, 3}, {1}, dilation, dilation);
   const auto plane = Conv2dArgs::pair(op, "size", size);
   FASTSEG_CHECK(plane[0] > 0 && plane[1] > 0, op, ": size must be positive, got ",
@@ -156,10 +151,9 @@ Tensor winograd_conv2d_weight(const Tensor& weight, Ints size, Ints dilation, bo
   const WinogradAxis x_axis(plane[1], args.dilation[1], fast);
   const int out_axis = adjoint ? 1 : 0;
   const int64_t out = weight.size(out_axis), in = weight.size(1 - out_axis);
-  const int64_t panels = (out + kWinogradPanel - 1) / kWinogradPanel;
+  const int64_t panels = (out + kPanel - 1) / kPanel;
   const int64_t slots = static_cast<int64_t>(y_axis.rows.size() * x_axis.rows.size());
-  Tensor packed =
-      empty_like_layout(weight, {slots, panels, in, kWinogradPanel}, ScalarType::Float, false);
+  Tensor packed = empty_like_layout(weight, {slots, panels, in, kPanel}, ScalarType::Float, false);
   advise_large_pages(packed.mutable_data_ptr(), packed.numel() * sizeof(float));
   const auto stride = weight.strides();
   const WinogradWeight job{y_axis.rows,

@@ -10,12 +10,12 @@
 #include <vector>
 
 #include "common/conv2d_epilogue.h"
+#include "cpu/gemm_run.h"
 #include "cpu/simd_level.h"
 #include "cpu/winograd_plan.h"
 
 namespace fastseg::cpu {
 
-inline constexpr int64_t kWinogradPanel = 16;   // output channels of a panel of packed weights
 inline constexpr int64_t kWinogradDepth = 512;  // input channels of a block
 
 // How far apart the rows of transformed inputs are: never a multiple of 4 KB, and close where there

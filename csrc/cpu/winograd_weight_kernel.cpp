@@ -14,12 +14,11 @@ namespace {
 constexpr int64_t kStretch = 32;  // input channels at a time
 
 // lines[i] (16 lanes each) to sum_k taps[k] * lines[k].
-inline void combine(const double* taps, const float (*lines)[kWinogradPanel], int64_t step,
-                    float* to) {
+inline void combine(const double* taps, const float (*lines)[kPanel], int64_t step, float* to) {
   const float a = static_cast<float>(taps[0]), b = static_cast<float>(taps[1]);
   const float c = static_cast<float>(taps[2]);
   FASTSEG_UNROLL
-  for (int lane = 0; lane < kWinogradPanel; ++lane) {
+  for (int lane = 0; lane < kPanel; ++lane) {
     to[lane] = a * lines[0][lane] + b * lines[step][lane] + c * lines[2 * step][lane];
   }
 }
@@ -27,12 +26,12 @@ inline void combine(const double* taps, const float (*lines)[kWinogradPanel], in
 }  // namespace
 
 void winograd_weight_panel(const WinogradWeight& op, int64_t panel) {
-  const int64_t panels = (op.out_channels + kWinogradPanel - 1) / kWinogradPanel;
-  const int64_t first = panel * kWinogradPanel;
-  const int64_t lanes = std::min<int64_t>(kWinogradPanel, op.out_channels - first);
-  const int64_t slot_step = panels * op.in_channels * kWinogradPanel;
+  const int64_t panels = (op.out_channels + kPanel - 1) / kPanel;
+  const int64_t first = panel * kPanel;
+  const int64_t lanes = std::min<int64_t>(kPanel, op.out_channels - first);
+  const int64_t slot_step = panels * op.in_channels * kPanel;
   const int64_t columns = static_cast<int64_t>(op.x_rows.size());
-  float taps[kStretch][9][kWinogradPanel] = {};
+  float taps[kStretch][9][kPanel] = {};
   for (int64_t begin = 0; begin < op.in_channels; begin += kStretch) {
     const int64_t count = std::min(kStretch, op.in_channels - begin);
     for (int64_t lane = 0; lane < lanes; ++lane) {
@@ -44,9 +43,9 @@ void winograd_weight_panel(const WinogradWeight& op, int64_t panel) {
       }
     }
     for (int64_t i = 0; i < count; ++i) {
-      float* to = op.packed + (panel * op.in_channels + begin + i) * kWinogradPanel;
+      float* to = op.packed + (panel * op.in_channels + begin + i) * kPanel;
       for (size_t y = 0; y < op.y_rows.size(); ++y) {
-        float line[3][kWinogradPanel];
+        float line[3][kPanel];
         for (int j = 0; j < 3; ++j) combine(kTaps[op.y_rows[y]], taps[i] + j, 3, line[j]);
         for (int64_t x = 0; x < columns; ++x) {
           combine(kTaps[op.x_rows[x]], line, 1, to + (y * columns + x) * slot_step);

@@ -7,10 +7,8 @@ from torch import Tensor, nn
 
 from fastseg._prepared_weights import State
 from fastseg.ops import fold_batch_norm
-from fastseg.ops._library import gradient_free
+from fastseg.ops._library import PLAIN, gradient_free
 from fastseg.reference import compute_dtype
-
-PLAIN = (Tensor, nn.Parameter, nn.Buffer)
 
 
 def can_fold(bn: nn.Module) -> bool:

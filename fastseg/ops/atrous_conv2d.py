@@ -14,6 +14,7 @@ from fastseg._conv2d import (
     check_conv2d,
     check_epilogue,
     check_image_and_weight,
+    check_output_size,
     empty_output,
     in_layout_of,
     is_bare,
@@ -117,17 +118,14 @@ def _check(op, x, weight, bias, scale, shift, residual, stride, padding, dilatio
     """The geometry and the output's (N, Co, h, w)."""
     check_image_and_weight(op, x, weight, groups)
     conv = check_conv2d(op, weight.shape[2:], stride, padding, dilation, groups)
-    size = conv.output_size(x.shape[2:], weight.shape[2:])
-    torch._check(
-        size[0] > 0 and size[1] > 0,
-        lambda: (
-            f"{op}: x of {x.shape[2]} x {x.shape[3]} is too small for a kernel of"
-            f" {tuple(weight.shape[2:])}, padding {conv.padding} and dilation {conv.dilation}"
-        ),
-    )
+    size = check_output_size(op, "x", x.shape[2:], weight.shape[2:], conv)
     vectors = {"bias": bias, "scale": scale, "shift": shift}
     check_epilogue(op, x, (x.shape[0], weight.shape[0], *size), vectors, residual, act)
     return conv, size
+
+
+_check_once = remember(_check)
+_conv2d_once = remember(check_conv2d)
 
 
 def _fake(x, weight, *others):
@@ -186,18 +184,12 @@ def _cpu(*arguments):
     return plan(*tensors)
 
 
-_check_once = remember(_check)
-
-
 def _triton(*arguments):
     from fastseg.kernels import atrous_conv2d as kernels
 
     conv, _ = _check_once("fastseg::atrous_conv2d", *arguments)
     *tensors, _, _, _, _, activation = arguments
     return kernels.atrous_conv2d(*tensors, *conv, activation)
-
-
-_conv2d_once = remember(check_conv2d)
 
 
 def _setup_context(ctx, inputs, output):

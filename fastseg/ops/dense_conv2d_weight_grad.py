@@ -9,7 +9,14 @@ from __future__ import annotations
 import torch
 
 from fastseg import reference
-from fastseg._conv2d import check_alike, check_conv2d, in_layout_of, pair
+from fastseg._conv2d import (
+    check_alike,
+    check_conv2d,
+    check_float32,
+    check_output_size,
+    in_layout_of,
+    pair,
+)
 from fastseg.ops._library import define
 from fastseg.ops.atrous_conv2d_grad import empty_weight
 
@@ -28,7 +35,7 @@ def _check(x, grad, kernel_size, stride, padding, dilation):
                 f"{op}: {n} must not be empty but for the batch, got shape {tuple(t.shape)}"
             ),
         )
-    torch._check(x.dtype == torch.float32, lambda: f"{op}: x must be float32, got {x.dtype}")
+    check_float32(op, "x", x)
     check_alike(op, "grad", grad, "x", x)
     kernel_size = pair(op, "kernel_size", kernel_size)
     torch._check(
@@ -36,14 +43,8 @@ def _check(x, grad, kernel_size, stride, padding, dilation):
         lambda: f"{op}: weight must have an odd kernel height and width, got {kernel_size}",
     )
     conv = check_conv2d(op, kernel_size, stride, padding, dilation, 1)
-    expected = (x.shape[0], grad.shape[1], *conv.output_size(x.shape[2:], kernel_size))
-    torch._check(
-        expected[2] > 0 and expected[3] > 0,
-        lambda: (
-            f"{op}: x of {x.shape[2]} x {x.shape[3]} is too small for a kernel of"
-            f" {kernel_size}, padding {conv.padding} and dilation {conv.dilation}"
-        ),
-    )
+    size = check_output_size(op, "x", x.shape[2:], kernel_size, conv)
+    expected = (x.shape[0], grad.shape[1], *size)
     torch._check(
         all(a == b for a, b in zip(grad.shape, expected, strict=True)),
         lambda: f"{op}: grad must have the output's shape {expected}, got {tuple(grad.shape)}",

@@ -13,6 +13,7 @@ from fastseg._conv2d import (
     check_conv2d,
     check_epilogue,
     check_float,
+    check_output_size,
     empty_output,
     in_layout_of,
     pair,
@@ -45,15 +46,7 @@ def _check_weight(op, name, x, weight):
 def _check_geometry(op, name, size, kernel_size, stride, padding, dilation):
     """The geometry and the output's (h, w) for an input of `size`."""
     conv = check_conv2d(op, kernel_size, stride, padding, dilation, 1)
-    height, width = conv.output_size(size, kernel_size)
-    torch._check(
-        height > 0 and width > 0,
-        lambda: (
-            f"{op}: {name} of {size[0]} x {size[1]} is too small for a kernel of"
-            f" {tuple(kernel_size)}, padding {conv.padding} and dilation {conv.dilation}"
-        ),
-    )
-    return conv[:3], (height, width)
+    return conv[:3], check_output_size(op, name, size, kernel_size, conv)
 
 
 def _check_grad(op, grad, output):

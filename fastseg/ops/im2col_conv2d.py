@@ -8,7 +8,15 @@ from __future__ import annotations
 import torch
 
 from fastseg import reference
-from fastseg._conv2d import check_conv2d, check_epilogue, empty_output, in_layout_of, pair
+from fastseg._conv2d import (
+    check_conv2d,
+    check_epilogue,
+    check_float32_image,
+    check_output_size,
+    empty_output,
+    in_layout_of,
+    pair,
+)
 from fastseg.ops._library import define
 
 OP = "fastseg::im2col_conv2d"
@@ -18,22 +26,12 @@ def _check(
     x, weight, out_channels, kernel_size, bias, scale, shift, residual, stride, padding, dilation,
     activation,
 ):  # fmt: skip
-    torch._check(
-        x.dim() == 4, lambda: f"{OP}: x must have the shape (N, C, H, W), got {tuple(x.shape)}"
-    )
-    torch._check(x.dtype == torch.float32, lambda: f"{OP}: x must be float32, got {x.dtype}")
+    check_float32_image(OP, x)
     kernel = pair(OP, "kernel_size", kernel_size)
     conv = check_conv2d(OP, kernel, stride, padding, dilation, 1)
-    size = conv.output_size(x.shape[2:], kernel)
-    torch._check(
-        size[0] > 0 and size[1] > 0,
-        lambda: (
-            f"{OP}: x of {x.shape[2]} x {x.shape[3]} is too small for a kernel of {kernel},"
-            f" padding {conv.padding} and dilation {conv.dilation}"
-        ),
-    )
-    panels = -(-out_channels // reference.IM2COL_PANEL)
-    expected = (panels, kernel[0] * kernel[1] * x.shape[1], reference.IM2COL_PANEL)
+    size = check_output_size(OP, "x", x.shape[2:], kernel, conv)
+    panels = -(-out_channels // reference.PANEL)
+    expected = (panels, kernel[0] * kernel[1] * x.shape[1], reference.PANEL)
     torch._check(
         weight.dim() == 3 and all(a == b for a, b in zip(weight.shape, expected, strict=True)),
         lambda: (

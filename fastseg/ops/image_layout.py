@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastseg._conv2d import check_float32_image
 from fastseg.ops._library import define
 
 
@@ -13,11 +14,7 @@ def _layout(channels_last: bool) -> torch.memory_format:
 
 
 def _fake(x: Tensor, channels_last: bool) -> Tensor:
-    op = "fastseg::image_layout"
-    torch._check(
-        x.dim() == 4, lambda: f"{op}: x must have the shape (N, C, H, W), got {tuple(x.shape)}"
-    )
-    torch._check(x.dtype == torch.float32, lambda: f"{op}: x must be float32, got {x.dtype}")
+    check_float32_image("fastseg::image_layout", x)
     return torch.empty_like(x, memory_format=_layout(channels_last))
 
 

@@ -8,23 +8,28 @@ from __future__ import annotations
 import torch
 
 from fastseg import reference
-from fastseg._conv2d import check_conv2d, check_epilogue, empty_output, in_layout_of, pair
+from fastseg._conv2d import (
+    check_conv2d,
+    check_epilogue,
+    check_float32,
+    check_float32_image,
+    empty_output,
+    in_layout_of,
+    pair,
+)
 from fastseg.ops._library import define
 
 
 def _check(op, x, weight, out_channels, bias, scale, shift, residual, dilation, fast, activation):
-    torch._check(
-        x.dim() == 4, lambda: f"{op}: x must have the shape (N, C, H, W), got {tuple(x.shape)}"
-    )
-    torch._check(x.dtype == torch.float32, lambda: f"{op}: x must be float32, got {x.dtype}")
+    check_float32_image(op, x)
     conv = check_conv2d(op, (3, 3), 1, dilation, dilation, 1)
     axes = [
         reference.winograd_axis(int(n), d, fast)
         for n, d in zip(x.shape[2:], conv.dilation, strict=True)
     ]
     slots = len(axes[0].rows) * len(axes[1].rows)
-    panels = -(-out_channels // reference.WINOGRAD_PANEL)
-    expected = (slots, panels, x.shape[1], reference.WINOGRAD_PANEL)
+    panels = -(-out_channels // reference.PANEL)
+    expected = (slots, panels, x.shape[1], reference.PANEL)
     torch._check(
         weight.dim() == 4 and all(a == b for a, b in zip(weight.shape, expected, strict=True)),
         lambda: (
@@ -107,9 +112,7 @@ def _check_weight(weight, size, dilation):
         weight.dim() == 4 and tuple(weight.shape[2:]) == (3, 3),
         lambda: f"{op}: weight must have the shape (Co, Ci, 3, 3), got {tuple(weight.shape)}",
     )
-    torch._check(
-        weight.dtype == torch.float32, lambda: f"{op}: weight must be float32, got {weight.dtype}"
-    )
+    check_float32(op, "weight", weight)
     conv = check_conv2d(op, (3, 3), 1, dilation, dilation, 1)
     sizes = pair(op, "size", size)
     torch._check(min(sizes) > 0, lambda: f"{op}: size must be positive, got {sizes}")
@@ -120,9 +123,9 @@ def _fake_weight(weight, size, dilation, fast, adjoint):
     sizes, dilations = _check_weight(weight, size, dilation)
     axes = [reference.winograd_axis(n, d, fast) for n, d in zip(sizes, dilations, strict=True)]
     outs, ins = weight.shape[:2] if not adjoint else weight.shape[:2][::-1]
-    panels = -(-outs // reference.WINOGRAD_PANEL)
+    panels = -(-outs // reference.PANEL)
     slots = len(axes[0].rows) * len(axes[1].rows)
-    return weight.new_empty((slots, panels, ins, reference.WINOGRAD_PANEL))
+    return weight.new_empty((slots, panels, ins, reference.PANEL))
 
 
 def _reference_weight(weight, size, dilation, fast, adjoint):

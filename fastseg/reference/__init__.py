@@ -22,7 +22,6 @@ from fastseg.reference.exact_gaussian_filter import (
     exact_gaussian_filter,
     exact_gaussian_filter_backward,
 )
-from fastseg.reference.im2col_conv2d import PANEL as IM2COL_PANEL
 from fastseg.reference.im2col_conv2d import im2col_conv2d, pack_im2col
 from fastseg.reference.lattice_mean_field import lattice_mean_field
 from fastseg.reference.max_pool2d import max_pool2d, max_pool2d_backward
@@ -40,8 +39,8 @@ from fastseg.reference.pool_codes import (
     unpack_codes,
 )
 from fastseg.reference.spatial_gaussian_filter import spatial_gaussian_filter
-from fastseg.reference.winograd_conv2d import PANEL as WINOGRAD_PANEL
 from fastseg.reference.winograd_conv2d import (
+    PANEL,
     winograd_axis,
     winograd_conv2d,
     winograd_conv2d_weight,
@@ -49,8 +48,7 @@ from fastseg.reference.winograd_conv2d import (
 
 __all__ = [
     "ACTIVATION",
-    "IM2COL_PANEL",
-    "WINOGRAD_PANEL",
+    "PANEL",
     "PermutohedralTensors",
     "aspp",
     "atrous_conv2d",

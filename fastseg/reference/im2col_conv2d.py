@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-PANEL = 16
-"""Output channels of a panel."""
+from fastseg.reference.winograd_conv2d import PANEL
 
 
 def pack_im2col(weight: Tensor) -> Tensor:
