@@ -149,6 +149,24 @@ def load_model(
     if not isinstance(contents, dict) or contents.get("format") != WEIGHTS_FORMAT:
         raise CheckpointError(f"{path} is not a fastseg weights file (no {WEIGHTS_FORMAT!r} mark)")
     metadata, state = (contents.get(key) for key in ("metadata", "state_dict"))
+    return build_saved(path, state, metadata, backend=backend, **options), metadata
+
+
+def build_saved(
+    path: str | Path, state: Any, metadata: Any, *, backend: str = "fastseg", **options: Any
+) -> nn.Module:
+    """Build the model of what was read from a weights file.
+
+    Args:
+        path: the file, for errors.
+        state: its state_dict.
+        metadata: its metadata.
+        backend: as in :func:`load_model`.
+        **options: likewise.
+
+    Raises:
+        CheckpointError: these are none, or do not fit each other.
+    """
     if not isinstance(metadata, dict) or not isinstance(state, dict):
         raise CheckpointError(f"{path} lacks a dict 'metadata' or a dict 'state_dict'")
     _check_metadata(metadata, CheckpointError, f"metadata of {path}")
@@ -158,7 +176,7 @@ def load_model(
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path} does not describe a model: {error}") from error
     load_state_dict(model, state, source=str(path))
-    return model.eval(), metadata
+    return model.eval()
 
 
 def _check_metadata(metadata: Mapping[str, Any], error: type[Exception], name: str) -> None:

@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from fastseg.checkpoint import CheckpointError, load_model
+from fastseg.checkpoint import CheckpointError
 from fastseg.data.label_sets import label_set
 from fastseg.data.transforms import normalise, resize_to_height
 from fastseg.models import CRF_ITERATIONS, CRF_TERMS, main_logits
 from fastseg.ops import dense_crf
-from fastseg.zoo import SOURCES, from_checkpoint, recognise
+from fastseg.zoo import SOURCES
+from fastseg.zoo.load import build
 
 DEFAULT_WEIGHTS = "deeplabv3plus_mobilenet_v2_camvid"
 SHORT_SIDE = 512
@@ -81,24 +82,22 @@ class Segmenter:
 
         Raises:
             FileNotFoundError: neither a file nor a shipped name.
-            CheckpointError: a file that cannot be read, of no known source, or that does not fit.
-            ValueError: an argument out of range, a file of another model.
+            CheckpointError: a file that cannot be read, of no known source, of another model, or
+                that does not fit.
+            ValueError: an argument out of range.
         """
         if short_side is not None and short_side < 1:
             raise ValueError(f"short_side must be at least 1, got {short_side}")
         path = _weights_file(weights)
-        known, name = recognise(path, source=source)
-        if model not in (None, name):
-            raise ValueError(f"{path} is a {name} of {known}, not a {model}")
-        given = {"backend": backend, **(options or {})}
-        if known == "fastseg":
-            network, metadata = load_model(path, **given)
+        network, known, name, metadata = build(
+            path, model, source=source, **{"backend": backend, **(options or {})}
+        )
+        if metadata is not None:
             _check_metadata(metadata, path)
             return cls(
                 network, name, metadata["classes"], metadata["palette"], metadata["mean"],
                 metadata["std"], "RGB", short_side or metadata["short_side"],
             )  # fmt: skip
-        network = from_checkpoint(path, source=source, **given)
         labels = label_set(network.num_classes)
         rule = SOURCES[known].preprocessing
         return cls(

@@ -24,6 +24,19 @@ def model_option(text: str) -> tuple[str, Any]:
         return name, value
 
 
+def add_model_option(parser: argparse.ArgumentParser) -> None:
+    """``--option``, whose values are pairs in ``options``."""
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        type=model_option,
+        metavar="NAME=VALUE",
+        dest="options",
+        help="argument of the model's builder, such as output_stride=8; may be given again",
+    )
+
+
 def device(name: str) -> torch.device:
     """The device of ``--device NAME``.
 

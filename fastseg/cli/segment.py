@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fastseg.cli.options import add_model_option
 from fastseg.cli.options import device as named_device
-from fastseg.cli.options import model_option
 from fastseg.compare import compare, table
 from fastseg.image import (
     check_writable,
@@ -47,15 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="project that --weights are of (default: told by its keys)",
     )
-    parser.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        type=model_option,
-        metavar="NAME=VALUE",
-        dest="options",
-        help="argument of the model's builder; may be given again",
-    )
+    add_model_option(parser)
     parser.add_argument(
         "--short-side",
         type=int,
@@ -138,8 +130,9 @@ def _input(segmenter: Segmenter, picture: Image.Image, device: torch.device) -> 
 def _shares(labelings: dict, classes: list[str]) -> list[str]:
     """A row a class with its share in each labelling."""
     shares = [class_shares(labels, len(classes)) for labels in labelings.values()]
-    lines = [f"  {'':<12} " + "  ".join(labelings)] if len(labelings) > 1 else []
-    widths = [max(6, len(title)) for title in labelings] if len(labelings) > 1 else [6]
+    titles = list(labelings) if len(labelings) > 1 else [""]
+    lines = [f"  {'':<12} " + "  ".join(titles)] if len(titles) > 1 else []
+    widths = [max(6, len(title)) for title in titles]
     for k in present_classes(shares[-1]):
         row = (f"{s[k]:>{w}.1%}" for s, w in zip(shares, widths, strict=True))
         lines.append(f"  {classes[k]:<12} " + "  ".join(row))

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastseg.cli.options import model_option
+from fastseg.cli.options import add_model_option
 from fastseg.models import list_models
 
 # Settings that a resumed run may change.
@@ -68,15 +68,7 @@ def parse_arguments(
             default=value,
             help=f"{text} (default {'none' if value == '' else value})",
         )
-    parser.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        type=model_option,
-        metavar="NAME=VALUE",
-        dest="options",
-        help="argument of the model's builder, such as output_stride=8; may be given again",
-    )
+    add_model_option(parser)
     parser.add_argument(
         "--crop",
         type=int,

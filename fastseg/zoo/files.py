@@ -41,7 +41,7 @@ def read(path: str | Path) -> Contents:
         return Contents(_without_prefixes(_safetensors(path)), None)
     found, metadata = checkpoint.load(path), None
     if isinstance(found, Mapping) and found.get("format") == WEIGHTS_FORMAT:
-        metadata = found.get("metadata")
+        metadata = found["metadata"] if isinstance(found.get("metadata"), dict) else None
     while isinstance(found, Mapping):
         state = {k: v for k, v in found.items() if isinstance(k, str) and isinstance(v, Tensor)}
         inner = next((found[k] for k in WRAPPERS if isinstance(found.get(k), Mapping)), None)

@@ -10,7 +10,7 @@ others (3, 6, 9, 12) and would be another network.
 import re
 from collections.abc import Callable
 
-from fastseg.zoo.source import CAFFE_STD, Layout, Preprocessing, Source, aspp, moved
+from fastseg.zoo.source import Layout, Source, aspp, caffe, moved
 
 
 def _block(theirs: str, ours: str) -> tuple[str, Callable[[re.Match], str]]:
@@ -44,9 +44,7 @@ RENAMES = {
 SOURCE = Source(
     name="kazuto",
     what="kazuto1011's DeepLab v2",
-    preprocessing=Preprocessing(
-        tuple(m / 255 for m in (104.008, 116.669, 122.675)), CAFFE_STD, "BGR"
-    ),
+    preprocessing=caffe(104.008, 116.669, 122.675),
     layouts=tuple(
         Layout(
             model="deeplabv2",

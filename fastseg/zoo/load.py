@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -93,16 +93,33 @@ def from_checkpoint(
         CheckpointError: as in :func:`fastseg.load_checkpoint`; the checkpoint is of another model;
             its backbone is none of fastseg's.
     """
+    return build(path, model, source=source, **options).model
+
+
+class Built(NamedTuple):
+    """The model of a checkpoint, and what it was taken for."""
+
+    model: SegmentationModel
+    source: str  # a name of SOURCES or "fastseg"
+    builder: str
+    metadata: dict[str, Any] | None  # of fastseg's weights files
+
+
+def build(
+    path: str | Path, model: str | None = None, *, source: str = "auto", **options: Any
+) -> Built:
+    """:func:`fastseg.from_checkpoint`, which has the arguments, with what it found."""
     if model is not None and model not in list_models():
         raise ValueError(f"model must be None or one of {list_models()}, got {model!r}")
     contents = read(path)
     known, layout = _recognised(contents, source, path, None)
+    builder = _builder(contents, layout)
+    if model not in (None, builder):
+        raise CheckpointError(f"{path} is a {builder} of {known}, not a {model}")
     if layout is None:
-        built, metadata = checkpoint.load_model(path, **options)
-        _check_model(path, known, metadata["model"], model)
-        return built
-    builder, name = layout.model, _called(path, known, layout)
-    _check_model(path, known, builder, model)
+        built = checkpoint.build_saved(path, contents.state, contents.metadata, **options)
+        return Built(built, known, builder, contents.metadata)
+    name = _called(path, known, layout)
     converted = layout.converted(contents.state)
     options = _merged(_options(layout, converted.state), options)
     if builder in ON_BACKBONES and "backbone" not in options:
@@ -115,7 +132,7 @@ def from_checkpoint(
     if options.get("aux") is False:
         converted = _without(converted, "aux_classifier.")
     fill(built, converted, name, strict=True, source=known, model=builder)
-    return built.eval()
+    return Built(built.eval(), known, builder, None)
 
 
 def recognise(path: str | Path, *, source: str = "auto") -> tuple[str, str]:
@@ -131,12 +148,11 @@ def recognise(path: str | Path, *, source: str = "auto") -> tuple[str, str]:
     """
     contents = read(path)
     known, layout = _recognised(contents, source, path, None)
-    return known, (contents.metadata or {})["model"] if layout is None else layout.model
+    return known, _builder(contents, layout)
 
 
-def _check_model(path: str | Path, known: str, found: str, wanted: str | None) -> None:
-    if wanted not in (None, found):
-        raise CheckpointError(f"{path} is a {found} of {known}, not a {wanted}")
+def _builder(contents: Contents, layout: Layout | None) -> str | None:
+    return (contents.metadata or {}).get("model") if layout is None else layout.model
 
 
 def _recognised(

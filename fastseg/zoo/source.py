@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from fastseg.models._model import MEAN, STD
 from fastseg.nn.aspp_keys import RENAMES, Replacement, number_pooling, rename
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -24,12 +23,14 @@ class Preprocessing:
         channels: "RGB" or "BGR".
     """
 
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
     channels: str = "RGB"
 
 
-CAFFE_STD = (1 / 255,) * 3
+def caffe(*mean: float) -> Preprocessing:
+    """Of Caffe's networks: blue, green and red in 0 to 255 less their mean."""
+    return Preprocessing(tuple(m / 255 for m in mean), (1 / 255,) * 3, "BGR")
 
 
 class Converted(NamedTuple):

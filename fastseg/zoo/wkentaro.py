@@ -7,7 +7,7 @@ multiply ``score_pool4.weight`` and ``score_pool3.weight`` by these factors firs
 """
 
 from fastseg.models.backbones.vgg import BLOCKS
-from fastseg.zoo.source import CAFFE_STD, Layout, Preprocessing, Source, moved
+from fastseg.zoo.source import Layout, Source, caffe, moved
 
 # torchvision's number of each block's first convolution; a ReLU follows each, a pooling the block.
 FIRST = (0, 5, 10, 17, 24)
@@ -30,9 +30,7 @@ COMMON = {
 SOURCE = Source(
     name="wkentaro",
     what="wkentaro's pytorch-fcn",
-    preprocessing=Preprocessing(
-        tuple(m / 255 for m in (104.00698793, 116.66876762, 122.67891434)), CAFFE_STD, "BGR"
-    ),
+    preprocessing=caffe(104.00698793, 116.66876762, 122.67891434),
     layouts=tuple(
         Layout(
             model=model,
