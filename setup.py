@@ -30,7 +30,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
-STABLE_ABI = "2.10"  # the oldest torch whose stable ABI has all that csrc/ uses
+STABLE_ABI = "2.11"  # the oldest torch whose stable ABI has all that csrc/ uses
 OLDEST_TORCH = "2.11"  # as in pyproject.toml
 OLDEST_CUDA = "12.0"  # C++20
 CUDA = os.environ.get("FASTSEG_CUDA", "auto")

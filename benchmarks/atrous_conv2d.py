@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 import torch._inductor.config
 
+from benchmarks import allocators
 from benchmarks.atrous_cases import (
     LAST,
     Pair,
@@ -40,7 +41,6 @@ from benchmarks.harness import (
     copy_bandwidth,
     machine,
     measure,
-    reuse_freed_pages,
     write_csv,
 )
 
@@ -206,12 +206,14 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose line has this text")
     parser.add_argument("--fast", action="store_true", help="admit F(4, 3); errors may be 3e-5")
     parser.add_argument("--csv", type=Path)
+    allocators.add_option(parser)
     options = parser.parse_args()
+    if not allocators.measures_here(options):
+        return
     torch.manual_seed(0)
     if options.fast:
         torch.set_float32_matmul_precision("high")
     torch._inductor.config.freezing = True
-    reuse_freed_pages()
     bandwidth, speed = copy_bandwidth("cpu"), product_speed()
     print(
         f"{machine('cpu')}: copy {bandwidth / 1e9:.1f} GB/s,"

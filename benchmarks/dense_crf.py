@@ -34,13 +34,13 @@ from PIL import Image
 
 import fastseg
 import fastseg.densecrf
+from benchmarks import allocators
 from benchmarks.harness import (
     Candidate,
     Case,
     copy_bandwidth,
     machine,
     measure,
-    reuse_freed_pages,
     write_csv,
 )
 
@@ -280,13 +280,15 @@ def main() -> None:
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
     parser.add_argument("--csv", type=Path, help="write all medians here")
     parser.add_argument("--peak", nargs=2, metavar=("ROW", "CANDIDATE"), help=argparse.SUPPRESS)
+    allocators.add_option(parser)
     options = parser.parse_args()
     torch.set_grad_enabled(False)
     image = Image.open(options.image) if options.image else synthetic_image()
     if options.peak:
         print_peak(options, image)
         return
-    reuse_freed_pages()
+    if not allocators.measures_here(options):
+        return
     cases = run(options, image)
     if options.csv:
         write_csv(options.csv, options.device, cases)

@@ -7,7 +7,6 @@ the median of each counts. A case whose check fails is not timed: the run ends w
 from __future__ import annotations
 
 import csv
-import ctypes
 import platform
 import statistics
 import time
@@ -60,19 +59,6 @@ class Case:
     def median(self, name: str) -> float:
         """Seconds of the candidate's median run."""
         return statistics.median(self.seconds[name])
-
-
-def reuse_freed_pages() -> None:
-    """Lets freed tensors' pages be used again, as a caching allocator does.
-
-    By default glibc returns every large buffer to the system, and the page faults of the next one
-    (about 0.25 us for 4 KB) then outweigh the kernels, in torch's ops and in ours alike.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        m_trim_threshold, m_mmap_max = -1, -4
-        libc.mallopt(m_mmap_max, 0)
-        libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
 def _seconds_on_cpu(run: Callable[[], object]) -> float:

@@ -23,12 +23,12 @@ import torch._inductor.config as inductor
 from torch import Tensor, nn
 
 import fastseg
+from benchmarks import allocators
 from benchmarks.harness import (
     Candidate,
     Case,
     machine,
     measure,
-    reuse_freed_pages,
     without_tensors,
     write_csv,
 )
@@ -194,8 +194,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="at least, for each model")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--csv", type=Path, help="write all medians here")
+    allocators.add_option(parser)
     arguments = parser.parse_args()
-    reuse_freed_pages()
+    if not allocators.measures_here(arguments):
+        return
     torch.set_num_threads(arguments.threads)
     torch.set_grad_enabled(False)
     inductor.freezing = arguments.device == "cpu"

@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fastseg
+from benchmarks import allocators
 from benchmarks.harness import (
     Candidate,
     Case,
     copy_bandwidth,
     machine,
     measure,
-    reuse_freed_pages,
     summary_row,
     write_csv,
 )
@@ -206,8 +206,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="at least, for each case")
     parser.add_argument("--op", action="append", choices=OPS, help="default: all")
     parser.add_argument("--csv", type=Path, help="write all medians here")
+    allocators.add_option(parser)
     arguments = parser.parse_args()
-    reuse_freed_pages()
+    if not allocators.measures_here(arguments):
+        return
     torch.set_num_threads(arguments.threads)
     torch.set_grad_enabled(False)
     dtype = getattr(torch, arguments.dtype)

@@ -22,6 +22,7 @@ from fastseg.pairwise import PairwiseBilateral, PairwiseFeatures, PairwiseGaussi
 # Loads the compiled libraries, whose kernels belong to the ops defined above.
 from fastseg import _extension  # noqa: F401  isort: skip
 from fastseg import nn  # isort: skip
+from fastseg._memory import empty_cache  # isort: skip
 from fastseg.optimize import optimize_, restore_  # isort: skip
 from fastseg.zoo import from_checkpoint, load_backbone, load_checkpoint  # isort: skip
 
@@ -42,6 +43,7 @@ __all__ = [
     "batch_norm_relu_max_pool2d",
     "codes_to_indices",
     "dense_crf",
+    "empty_cache",
     "fold_batch_norm",
     "from_checkpoint",
     "indices_to_codes",

@@ -93,19 +93,14 @@ inline Tensor dense(const Tensor& x, bool channels_last) {
       x, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
-// Through the C shim: torch::stable::empty goes through the dispatcher, boxed.
+// An empty tensor on the device of `like`: where outputs come from (cpu/outputs.cpp,
+// cuda/outputs.cpp).
+Tensor empty_strided_like(const Tensor& like, const std::vector<int64_t>& size,
+                          const std::vector<int64_t>& strides, ScalarType dtype);
+
 inline Tensor empty_like_layout(const Tensor& like, const std::vector<int64_t>& size,
                                 ScalarType dtype, bool channels_last) {
-  const std::vector<int64_t> strides = dense_strides(size, channels_last);
-  int32_t device_type, device_index;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
-  AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      static_cast<int64_t>(size.size()), size.data(), strides.data(),
-      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), device_type,
-      device_index, &handle));
-  return Tensor(handle);
+  return empty_strided_like(like, size, dense_strides(size, channels_last), dtype);
 }
 
 inline bool is_supported_float(ScalarType dtype) {

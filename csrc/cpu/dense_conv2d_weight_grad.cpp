@@ -31,9 +31,7 @@ WeightGradShape check(const Tensor& x, const Tensor& grad, const Conv2dArgs& arg
 }
 
 Tensor allocate(const Tensor& like, const Ints& size, bool channels_last) {
-  Tensor memory = empty_like_layout(like, size, ScalarType::Float, channels_last);
-  advise_large_pages(memory.mutable_data_ptr(), memory.numel() * sizeof(float));
-  return memory;
+  return empty_like_layout(like, size, ScalarType::Float, channels_last);
 }
 
 PackImage pack_image(const Tensor& image, int64_t column_stride, const Tensor& packed) {

@@ -10,7 +10,6 @@
 
 #include "common/depthwise_conv2d_ops.h"
 #include "cpu/folded_epilogue.h"
-#include "cpu/large_pages.h"
 #include "cpu/parallel.h"
 
 namespace fastseg::cpu {
@@ -39,7 +38,6 @@ int64_t output_bytes(const DepthwiseConv2d<T>& job, int64_t batch) {
 template <class T>
 void run_contiguous(const DepthwiseConv2d<T>& job, int64_t batch) {
   constexpr int64_t kBand = 1 << 16;  // elements: large planes are shared among threads
-  advise_large_pages(job.y, output_bytes(job, batch));
   const int64_t plane = job.rows.size * job.columns.size;
   const int64_t bands = std::clamp<int64_t>(plane / kBand, 1, job.rows.size);
   const ContiguousDepthwiseConv2d<T> op{job, bands};
@@ -54,7 +52,6 @@ void run_channels_last(const DepthwiseConv2d<T>& job, int64_t batch, bool chains
                        int64_t dilation) {
   constexpr int64_t kBlock = 256;  // channels of which a few rows stay in the second-level cache
   const int64_t size = output_bytes(job, batch);
-  advise_large_pages(job.y, size);
   // Pixels are written in pieces, whose lines a plain store would fetch first. From here on the op
   // and a reader of its output are together faster past the caches: 17 % on 65 x 65 x 256. Only
   // whole lines can be streamed.

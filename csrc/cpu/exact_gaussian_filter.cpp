@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "common/exact_gaussian_filter_ops.h"
+#include "cpu/buffer.h"
 #include "cpu/exact_gaussian_filter_order.h"
 #include "cpu/parallel.h"
 #include "cpu/torch_tasks.h"
@@ -22,8 +23,8 @@ namespace {
 template <class T>
 struct SortedImage {
   int64_t dims, row, points, padded;  // a row: what the kernel reads of each point
-  std::vector<int32_t> order;
-  std::vector<T> features, lower, upper, rows;
+  LargeVector<int32_t> order;
+  LargeVector<T> features, lower, upper, rows;
 
   SortedImage(const T* from, int64_t dims, int64_t row, int64_t points)
       : dims(dims),
@@ -35,7 +36,7 @@ struct SortedImage {
         lower(padded / kLeaf * dims),
         upper(padded / kLeaf * dims),
         rows(padded * row) {
-    std::vector<T> by_point(points * dims);
+    LargeVector<T> by_point(points * dims);
     for (int64_t i = 0; i < points; ++i) {
       for (int64_t a = 0; a < dims; ++a) by_point[i * dims + a] = from[a * points + i];
     }

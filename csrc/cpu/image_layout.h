@@ -2,7 +2,6 @@
 // Images of floats between layouts, several times as fast as torch's copy does it.
 
 #include "common/tensor_checks.h"
-#include "cpu/large_pages.h"
 #include "cpu/torch_tasks.h"
 #include "cpu/transpose.h"
 
@@ -14,7 +13,6 @@ inline Tensor in_layout(const Tensor& x, bool channels_last) {
   if (!is_dense(x, !channels_last)) return dense(x, channels_last);
   const std::vector<int64_t> size(x.sizes().begin(), x.sizes().end());
   Tensor out = empty_like_layout(x, size, ScalarType::Float, channels_last);
-  advise_large_pages(out.mutable_data_ptr(), out.numel() * sizeof(float));
   const int64_t plane = size[2] * size[3];
   const Transpose op{static_cast<const float*>(x.const_data_ptr()),
                      static_cast<float*>(out.mutable_data_ptr()), size[0],

@@ -70,7 +70,7 @@ void MeanField::add_positions(const float* sigma, Normalization normalization,
                               Compatibility compatibility, LatticeOptions options) {
   State& s = *state_;
   const int axes = static_cast<int>(s.size.size());
-  std::vector<float> features(axes * s.points);
+  LargeVector<float> features(axes * s.points);
   for (int a = 0; a < axes; ++a) {
     s.check(sigma[a] > 0, "sigma must be positive");
     // The order that the lattice of pydensecrf has: x, y, but z, y, x in volumes.

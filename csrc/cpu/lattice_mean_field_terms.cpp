@@ -2,10 +2,6 @@
 
 #include "cpu/lattice_mean_field_terms.h"
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -13,18 +9,6 @@
 #include <utility>
 
 namespace fastseg::cpu {
-
-void* allocate_buffer(size_t bytes) {
-  constexpr size_t kLine = 64, kPage = size_t{1} << 21;
-  bytes = (bytes + kLine) / kLine * kLine;
-  const bool large = bytes >= 2 * kPage;
-  void* memory = nullptr;
-  if (posix_memalign(&memory, large ? kPage : kLine, bytes) != 0) throw std::bad_alloc();
-#if defined(__linux__)
-  if (large) madvise(memory, bytes / kPage * kPage, MADV_HUGEPAGE);
-#endif
-  return memory;
-}
 
 Mixing::Mixing(const Compatibility& compatibility, int64_t labels, int64_t pitch)
     : scale(pitch), natural_scale(pitch) {
@@ -47,7 +31,7 @@ Mixing::Mixing(const Compatibility& compatibility, int64_t labels, int64_t pitch
   }
 }
 
-PointFactors::PointFactors(Normalization normalization, std::vector<float> response, double gain,
+PointFactors::PointFactors(Normalization normalization, LargeVector<float> response, double gain,
                            const TaskRunner& tasks)
     : same_on_both_sides(normalization == Normalization::symmetric) {
   constexpr float kTiny = 1e-20f;
@@ -88,7 +72,7 @@ LatticeTerm::LatticeTerm(const LatticeInput<float>& input, const BlurOptions& op
     return static_cast<void*>(memory.get());
   };
   view = build_lattice(input, tasks, allocate, vertex_count.data(), name);
-  std::vector<float> response(input.batch * input.points);
+  LargeVector<float> response(input.batch * input.points);
   filter_ones(view, options, 1.f, response.data(), tasks);
   factors = PointFactors(normalization, std::move(response), gain, tasks);
 }
@@ -124,7 +108,7 @@ SeparableTerm::SeparableTerm(const std::vector<int64_t>& size, const double* sig
   const int axes = static_cast<int>(size.size());
   const auto ones_gaussian = spatial_gaussian<float>(size.data(), sigma, axes, -1, 1);
   const int64_t points = ones_gaussian.volume();
-  std::vector<float> ones(points, 1.f), response(points), space(points);
+  LargeVector<float> ones(points, 1.f), response(points), space(points);
   spatial_gaussian_filter(ones_gaussian, 1, ones.data(), response.data(), space.data(), tasks);
   factors = PointFactors(normalization, std::move(response), 1, tasks);
   gaussian = spatial_gaussian<float>(size.data(), sigma, axes, -1, pitch);
@@ -187,7 +171,7 @@ CommonTiles::CommonTiles(std::vector<LatticeTerm>& terms, int64_t all_images, in
     const int d1 = view.d + 1;
     const bool shared = view.batch == 1;
     // The row of a tile in the common numbering for each of the lattice's own.
-    std::vector<int32_t> common(shared ? images * view.rows : view.rows);
+    LargeVector<int32_t> common(shared ? images * view.rows : view.rows);
     tasks.run(images * per_image, [&](int64_t t) {
       const int64_t k = t % per_image, image = t / per_image, tile = shared ? k : t;
       const int64_t own = view.tile_starts[tile], rows = view.tile_starts[tile + 1] - own;

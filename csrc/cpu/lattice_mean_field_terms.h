@@ -3,38 +3,15 @@
 // compatibility; and the one local numbering of a tile's vertices over all lattices.
 
 #include <cstdint>
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <vector>
 
+#include "cpu/buffer.h"
 #include "cpu/lattice_mean_field_kernel.h"
 #include "cpu/permutohedral_blur.h"
 #include "cpu/permutohedral_lattice.h"
 #include "cpu/spatial_gaussian_filter.h"
 
 namespace fastseg::cpu {
-
-// Memory that is not initialised, in whole cache lines; in large pages where it holds any: rows are
-// read in an order that outruns the few hundred pages whose addresses a processor remembers. Throws
-// std::bad_alloc; std::free gives it back.
-void* allocate_buffer(size_t bytes);
-
-template <class T>
-class Buffer {
- public:
-  Buffer() = default;
-  explicit Buffer(int64_t size) : data_(static_cast<T*>(allocate_buffer(size * sizeof(T)))) {}
-  T* get() const { return data_.get(); }
-  T& operator[](int64_t i) const { return data_.get()[i]; }
-  explicit operator bool() const { return data_ != nullptr; }
-
- private:
-  struct Free {
-    void operator()(T* p) const { std::free(p); }
-  };
-  std::unique_ptr<T, Free> data_;
-};
 
 // The factors of the logits: scale (pitch) or, where a matrix mixes labels, matrix (labels, pitch),
 // column after column. Logits are in units of log 2; natural_scale is scale without that.
@@ -50,11 +27,11 @@ struct Mixing {
 struct PointFactors {
   PointFactors() = default;
   // gain: of the filter, which `response` lacks.
-  PointFactors(Normalization normalization, std::vector<float> response, double gain,
+  PointFactors(Normalization normalization, LargeVector<float> response, double gain,
                const TaskRunner& tasks);
 
   bool same_on_both_sides = false;  // `before` then serves for `after` too
-  std::vector<float> before, after;
+  LargeVector<float> before, after;
 
   const float* before_or_null() const { return before.empty() ? nullptr : before.data(); }
   const float* after_or_null() const {
@@ -81,7 +58,7 @@ struct LatticeTerm {
   PointFactors factors;                   // (batch, points)
 
   struct Copy {
-    std::vector<int32_t> vertex_rows;  // in the tiles' common numbering
+    LargeVector<int32_t> vertex_rows;  // in the tiles' common numbering
     Buffer<float> blurred;             // (vertices + 1, pitch)
   };
   std::vector<Copy> copies;  // one for each image where all images share the lattice, else one

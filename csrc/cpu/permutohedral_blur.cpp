@@ -3,7 +3,8 @@
 #include "cpu/permutohedral_blur.h"
 
 #include <algorithm>
-#include <memory>
+
+#include "cpu/buffer.h"
 
 namespace fastseg::cpu {
 namespace {
@@ -54,7 +55,7 @@ template <class T>
 void filter_ones(const LatticeView<T>& lattice, const BlurOptions& options, T gain, T* out,
                  const TaskRunner& tasks) {
   const int64_t d1 = lattice.d + 1, buffer = lattice.vertices + 1;
-  std::unique_ptr<T[]> rows(new T[lattice.rows]);
+  const Buffer<T> rows(lattice.rows);
   tasks.run(lattice.tiles, [&](int64_t t) {
     const auto tile = lattice.tile(t);
     T* sums = rows.get() + lattice.tile_starts[t];
@@ -64,7 +65,7 @@ void filter_ones(const LatticeView<T>& lattice, const BlurOptions& options, T ga
       sums[lattice.slots[k]] += lattice.barycentric[k];
     }
   });
-  std::unique_ptr<T[]> buffers(new T[buffer * (1 + blur_buffers(options))]);
+  const Buffer<T> buffers(buffer * (1 + blur_buffers(options)));
   T* const scratch[] = {buffers.get() + buffer, buffers.get() + 2 * buffer};
   reduce(lattice, 1, rows.get(), buffers.get(), tasks);
   const T* blurred = blur(lattice, options, 1, buffers.get(), scratch, tasks);

@@ -50,14 +50,14 @@ void dilate(KeyIndex<Key>& index, const KeySteps<Key>& steps, bool joining,
 
   size_t total = 0;
   for (const KeyList<Key>& list : around) total += list.keys.size();
-  std::vector<int32_t> numbers(total);
+  LargeVector<int32_t> numbers(total);
   KeyIndex<Key> added;
   added.build(around, numbers.data(), tasks,
               [joining](uint16_t marks) { return !joining || std::popcount(marks) > 1; });
 
   // One index of both, so that a look-up asks one table.
   std::vector<KeyList<Key>> all;
-  const auto append = [&](const std::vector<Key>& keys) {
+  const auto append = [&](const LargeVector<Key>& keys) {
     for (size_t i = 0; i < keys.size(); i += kPerTask) {
       const size_t end = std::min(keys.size(), i + kPerTask);
       all.emplace_back().keys.assign(keys.begin() + i, keys.begin() + end);

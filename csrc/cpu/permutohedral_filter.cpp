@@ -3,13 +3,11 @@
 #include "cpu/permutohedral_filter.h"
 
 #include <algorithm>
-#include <memory>
+
+#include "cpu/buffer.h"
 
 namespace fastseg::cpu {
 namespace {
-
-template <class T>
-using Rows = std::unique_ptr<T[]>;
 
 template <class T>
 class Filter {
@@ -18,14 +16,14 @@ class Filter {
       : lattice_(lattice), channels_(channels), stride_(row_stride(channels)), tasks_(tasks) {}
 
   // Splat and blur: a row for each vertex, at `result` within the memory that is returned.
-  Rows<T> blurred(const BlurOptions& options, const T* values, const T*& result) const {
+  Buffer<T> blurred(const BlurOptions& options, const T* values, const T*& result) const {
     const int64_t size = (lattice_.vertices + 1) * stride_;
-    Rows<T> rows(new T[lattice_.rows * stride_]);
+    const Buffer<T> rows(lattice_.rows * stride_);
     const auto splat = FASTSEG_SIMD_DISPATCH(splat_tile<T>);
     tasks_.run(lattice_.tiles, [&](int64_t t) {
       splat(tile(t), values + first(t), rows.get() + lattice_.tile_starts[t] * stride_);
     });
-    Rows<T> buffers(new T[size * (1 + blur_buffers(options))]);
+    Buffer<T> buffers(size * (1 + blur_buffers(options)));
     T* const scratch[] = {buffers.get() + size, buffers.get() + 2 * size};
     reduce(lattice_, stride_, rows.get(), buffers.get(), tasks_);
     result = blur(lattice_, options, stride_, buffers.get(), scratch, tasks_);
@@ -84,7 +82,7 @@ void filter(const LatticeView<T>& lattice, const BlurOptions& options, T gain, i
   if (channels == 0) return;
   const Filter<T> op(lattice, channels, tasks);
   const T* rows;
-  const Rows<T> memory = op.blurred(options, values, rows);
+  const Buffer<T> memory = op.blurred(options, values, rows);
   op.slice(rows, gain, out);
 }
 
@@ -100,8 +98,8 @@ void filter_backward(const LatticeView<T>& lattice, const BlurOptions& options, 
   BlurOptions transposed = options;
   transposed.reverse = !options.reverse;
   const T *grad_rows = nullptr, *value_rows = nullptr;
-  const Rows<T> grad_memory = op.blurred(transposed, grad, grad_rows);
-  const Rows<T> value_memory = op.blurred(options, values, value_rows);
+  const Buffer<T> grad_memory = op.blurred(transposed, grad, grad_rows);
+  const Buffer<T> value_memory = op.blurred(options, values, value_rows);
   op.slice(grad_rows, gain, grad_values);
   op.weight_gradient({grad, values, grad_rows, value_rows, gain, grad_barycentric});
 }

@@ -16,9 +16,9 @@ namespace fastseg::cpu {
 // Keys that may appear in other lists, but once in this one.
 template <class Key>
 struct KeyList {
-  std::vector<Key> keys;
-  std::vector<uint16_t> marks;      // of each key, or empty
-  std::vector<int32_t> by_bucket;   // its keys' indices, bucket by bucket, ascending in each
+  LargeVector<Key> keys;
+  LargeVector<uint16_t> marks;      // of each key, or empty
+  LargeVector<int32_t> by_bucket;   // its keys' indices, bucket by bucket, ascending in each
   std::vector<int32_t> bucket_end;  // within by_bucket
   int64_t first = 0;                // the keys of all lists before
   int64_t new_keys = 0;             // those that did not appear before
@@ -40,7 +40,7 @@ class KeyIndex {
     tables_.resize(size_t{1} << bucket_bits_);
     const int64_t count = static_cast<int64_t>(lists.size());
     tasks.run(count, [&](int64_t l) { deal(lists[l]); });
-    std::vector<uint16_t> marks(lists.empty() || lists[0].marks.empty() ? 0 : total);
+    LargeVector<uint16_t> marks(lists.empty() || lists[0].marks.empty() ? 0 : total);
     tasks.run(static_cast<int64_t>(tables_.size()),
               [&](int64_t b) { find_first_appearances(lists, b, numbers, marks); });
     // Until here a key's number is the position of its first appearance.
@@ -54,7 +54,7 @@ class KeyIndex {
     std::vector<int64_t> before(lists.size() + 1);
     for (int64_t l = 0; l < count; ++l) before[l + 1] = before[l] + lists[l].new_keys;
     keys_.resize(before[count]);
-    std::vector<int32_t> number_of(total);  // of first appearances
+    LargeVector<int32_t> number_of(total);  // of first appearances
     tasks.run(count, [&](int64_t l) {
       int32_t next = static_cast<int32_t>(before[l]);
       for (int64_t i = lists[l].first, end = end_of(lists[l]); i < end; ++i) {
@@ -82,7 +82,7 @@ class KeyIndex {
     build(lists, numbers, tasks, [](uint16_t) { return true; });
   }
 
-  const std::vector<Key>& keys() const { return keys_; }  // by number
+  const LargeVector<Key>& keys() const { return keys_; }  // by number
 
   // The number of a key, or KeyTable::kNone.
   int32_t find(Key key, uint64_t hashed) const {
@@ -105,7 +105,7 @@ class KeyIndex {
   const KeyTable& table(uint64_t hashed) const { return tables_[bucket(hashed)]; }
 
   void deal(KeyList<Key>& list) const {
-    const std::vector<Key>& keys = list.keys;
+    const LargeVector<Key>& keys = list.keys;
     list.bucket_end.assign(tables_.size() + 1, 0);
     for (const Key key : keys) ++list.bucket_end[bucket(hash(key)) + 1];
     for (size_t b = 0; b < tables_.size(); ++b) list.bucket_end[b + 1] += list.bucket_end[b];
@@ -117,14 +117,14 @@ class KeyIndex {
   }
 
   void find_first_appearances(const std::vector<KeyList<Key>>& lists, int64_t b, int32_t* numbers,
-                              std::vector<uint16_t>& marks) {
+                              LargeVector<uint16_t>& marks) {
     const auto start = [b](const KeyList<Key>& list) { return b ? list.bucket_end[b - 1] : 0; };
     int64_t total = 0;
     for (const KeyList<Key>& list : lists) total += list.bucket_end[b] - start(list);
     KeyTable& table = tables_[b];
     table.reset(total);
-    std::vector<Key> keys;  // by what the table's entries hold meanwhile
-    std::vector<int32_t> positions;
+    LargeVector<Key> keys;  // by what the table's entries hold meanwhile
+    LargeVector<int32_t> positions;
     for (const KeyList<Key>& list : lists) {
       for (int32_t k = start(list); k < list.bucket_end[b]; ++k) {
         const int32_t i = list.by_bucket[k];
@@ -149,7 +149,7 @@ class KeyIndex {
 
   int bucket_bits_ = 0;
   std::vector<KeyTable> tables_;
-  std::vector<Key> keys_;
+  LargeVector<Key> keys_;
 };
 
 }  // namespace fastseg::cpu

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <type_traits>
-#include <vector>
 
+#include "cpu/buffer.h"
 #include "cpu/permutohedral_simplex.h"
 
 namespace fastseg::cpu {
@@ -85,12 +85,12 @@ class KeyTable {
   }
 
   const Entry& first_entry(uint64_t hashed) const { return entries_[place(hashed)]; }
-  std::vector<Entry>& entries() { return entries_; }
+  LargeVector<Entry>& entries() { return entries_; }
 
  private:
   size_t place(uint64_t hashed) const { return (hashed >> 32) & mask_; }
 
-  std::vector<Entry> entries_;
+  LargeVector<Entry> entries_;
   size_t mask_ = 0;
 };
 
@@ -115,7 +115,7 @@ class KeyNumbers {
     return entry.number;
   }
 
-  const std::vector<Key>& keys() const { return keys_; }
+  const LargeVector<Key>& keys() const { return keys_; }
 
  private:
   KeyTable::Entry& find(Key key, uint64_t hashed) {
@@ -129,7 +129,7 @@ class KeyNumbers {
     }
   }
 
-  std::vector<Key> keys_;
+  LargeVector<Key> keys_;
   KeyTable table_;
 };
 

@@ -301,7 +301,7 @@ class Builder {
     std::fill_n(starts, out_.vertices + 1, 0);
     for (int64_t r = 0; r < out_.rows; ++r) ++starts[out_.tile_vertices[r] + 1];
     std::partial_sum(starts, starts + out_.vertices + 1, starts);
-    std::vector<int32_t> next(starts, starts + out_.vertices);
+    LargeVector<int32_t> next(starts, starts + out_.vertices);
     for (int64_t r = 0; r < out_.rows; ++r) {
       rows[next[out_.tile_vertices[r]]++] = static_cast<int32_t>(r);
     }

@@ -4,10 +4,10 @@
 
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <vector>
 
 #include "common/permutohedral.h"
+#include "cpu/buffer.h"
 #include "cpu/tasks.h"
 
 namespace fastseg::cpu {
@@ -90,7 +90,7 @@ class Lattice {
       : vertex_count(input.batch) {
     const auto allocate = [this](LatticeArray array, int64_t elements) {
       const size_t size = array == LatticeArray::barycentric ? sizeof(T) : sizeof(int32_t);
-      arrays_.emplace_back(new std::byte[elements * size]);  // not initialised
+      arrays_.emplace_back(elements * size);
       return static_cast<void*>(arrays_.back().get());
     };
     view_ = build_lattice(input, tasks, allocate, vertex_count.data(), name);
@@ -102,7 +102,7 @@ class Lattice {
 
  private:
   LatticeView<T> view_;
-  std::vector<std::unique_ptr<std::byte[]>> arrays_;
+  std::vector<Buffer<std::byte>> arrays_;
 };
 
 }  // namespace fastseg::cpu

@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "common/spatial_gaussian_filter_ops.h"
+#include "cpu/buffer.h"
 #include "cpu/parallel.h"
 #include "cpu/torch_tasks.h"
 
@@ -32,14 +33,9 @@ void filter_as(const SpatialGaussianCall& call) {
   const auto sigma = bandwidths(call.sigma);
   const auto op = spatial_gaussian<T>(call.values.sizes().data() + 2, sigma.data(), call.axes(),
                                       call.derivative, call.lanes());
-  Tensor scratch;
-  T* slices = nullptr;
-  if (op.has_depth()) {
-    scratch = torch::stable::new_empty(call.out, {op.volume()});
-    slices = static_cast<T*>(scratch.mutable_data_ptr());
-  }
+  const Buffer<T> slices(op.has_depth() ? op.volume() : 0);
   spatial_gaussian_filter(op, call.images(), static_cast<const T*>(call.values.const_data_ptr()),
-                          static_cast<T*>(call.out.mutable_data_ptr()), slices, TorchTasks());
+                          static_cast<T*>(call.out.mutable_data_ptr()), slices.get(), TorchTasks());
 }
 
 void filter(const SpatialGaussianCall& call) {

@@ -10,7 +10,6 @@
 #include "common/conv2d_args.h"
 #include "cpu/folded_epilogue.h"
 #include "cpu/image_layout.h"
-#include "cpu/large_pages.h"
 #include "cpu/scratch.h"
 #include "cpu/torch_tasks.h"
 
@@ -83,10 +82,7 @@ WinogradConv2d make_conv(const char* op, const Tensor& x, const Tensor& weight,
 
 // An empty (N, channels, H, W) like x, channels_last.
 Tensor empty_map(const Tensor& x, int64_t channels) {
-  Tensor out =
-      empty_like_layout(x, {x.size(0), channels, x.size(2), x.size(3)}, ScalarType::Float, true);
-  advise_large_pages(out.mutable_data_ptr(), out.numel() * sizeof(float));
-  return out;
+  return empty_like_layout(x, {x.size(0), channels, x.size(2), x.size(3)}, ScalarType::Float, true);
 }
 
 Tensor winograd_conv2d(const Tensor& x, const Tensor& weight, int64_t out_channels, Optional bias,
@@ -154,7 +150,6 @@ Tensor winograd_conv2d_weight(const Tensor& weight, Ints size, Ints dilation, bo
   const int64_t panels = (out + kPanel - 1) / kPanel;
   const int64_t slots = static_cast<int64_t>(y_axis.rows.size() * x_axis.rows.size());
   Tensor packed = empty_like_layout(weight, {slots, panels, in, kPanel}, ScalarType::Float, false);
-  advise_large_pages(packed.mutable_data_ptr(), packed.numel() * sizeof(float));
   const auto stride = weight.strides();
   const WinogradWeight job{y_axis.rows,
                            x_axis.rows,

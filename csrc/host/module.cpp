@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 
+#include "cpu/kept_memory.h"
 #include "host/confusion_matrix.h"
 #include "host/densecrf_module.h"
 
@@ -95,5 +96,7 @@ Returns:
 Raises:
     TypeError: an array that is not of integers.
     ValueError: the shapes differ, or an id outside 0 to C - 1 that is not ignored.)");
+  m.def("release_memory", &fastseg::cpu::release_memory,
+        "Returns the memory that this module keeps for its next buffers to the system.");
   fastseg::host::add_densecrf(m);
 }

@@ -11,6 +11,7 @@
 #include "cuda/lattice_mean_field.cpp"
 #include "cuda/max_pool2d.cpp"
 #include "cuda/max_unpool2d.cpp"
+#include "cuda/outputs.cpp"
 #include "cuda/pack_codes.cpp"
 #include "cuda/permutohedral_filter.cpp"
 #include "cuda/permutohedral_lattice.cpp"
