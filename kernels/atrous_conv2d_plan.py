@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import heapq
 import itertools
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -232,6 +233,10 @@ class PlanCache:
         self.plans: OrderedDict = OrderedDict()
         self.captured: list = []
 
+    def renew_lock(self) -> None:
+        """Makes a lock that nobody holds."""
+        self.lock = threading.Lock()
+
     def get(
         self,
         sizes: Sizes,
@@ -271,3 +276,5 @@ class PlanCache:
 
 
 cache = PlanCache()
+# Another thread may hold it while the process forks, and is not there in the child.
+os.register_at_fork(after_in_child=cache.renew_lock)

@@ -30,19 +30,18 @@ SimdLevel requested() {
   return top;
 }
 
-std::atomic<SimdLevel>& current() {
-  static std::atomic<SimdLevel> level{requested()};
-  return level;
-}
+// Set as the library is loaded, not by whichever thread comes first: its guard would stay locked in
+// a child that another thread forks meanwhile.
+std::atomic<SimdLevel> current{requested()};
 
 }  // namespace
 
-SimdLevel simd_level() { return current().load(std::memory_order_relaxed); }
+SimdLevel simd_level() { return current.load(std::memory_order_relaxed); }
 
 bool simd_level_available(SimdLevel level) { return level <= widest(); }
 
 void set_simd_level(SimdLevel level) {
-  current().store(simd_level_available(level) ? level : widest(), std::memory_order_relaxed);
+  current.store(simd_level_available(level) ? level : widest(), std::memory_order_relaxed);
 }
 
 }  // namespace fastseg::cpu

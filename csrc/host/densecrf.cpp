@@ -27,7 +27,7 @@ DenseCrf::DenseCrf(std::vector<int64_t> size, int64_t labels)
       strides_{labels_ * points_, points_, 1},
       field_(runner_, 1, labels_, size_, "densecrf") {}
 
-std::unique_lock<std::mutex> DenseCrf::enter(int threads) {
+std::unique_lock<ProcessMutex> DenseCrf::enter(int threads) {
   std::unique_lock lock(mutex_);
   runner_.set_threads(std::max(1, threads));
   return lock;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cpu/lattice_mean_field.h"
+#include "host/process_mutex.h"
 #include "host/thread_pool.h"
 
 namespace fastseg::host {
@@ -62,7 +63,7 @@ class DenseCrf {
                                         const uint8_t* image) const;
 
   // Locks and sets the threads of all that follows.
-  std::unique_lock<std::mutex> enter(int threads);
+  std::unique_lock<ProcessMutex> enter(int threads);
   // Before an iteration: without a unary its energies are zero.
   void prepare();
 
@@ -70,7 +71,7 @@ class DenseCrf {
   int64_t labels_, points_;
   cpu::LabelStrides strides_;
   PoolRunner runner_;
-  std::mutex mutex_;
+  ProcessMutex mutex_;
   std::vector<std::function<void()>> terms_;
   bool has_unary_ = false, started_ = false;
   cpu::MeanField field_;
