@@ -104,11 +104,8 @@ def winograd_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activ
 
 def im2col_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activation) -> Tensor:
     """As one matrix product."""
-    packed = prepared(weight, (), "im2col", lambda: reference.pack_im2col(weight))
-    out_channels, _, *kernel_size = weight.shape
-    return ops.im2col_conv2d.default(
-        x, packed, out_channels, kernel_size, bias, scale, shift, residual, *conv[:3], activation
-    )
+    epilogue = (bias, scale, shift, residual)
+    return ops.im2col_conv2d.default(x, weight, *epilogue, *conv[:3], activation)
 
 
 def prefers_im2col(x: Tensor, weight: Tensor, conv: Conv2d) -> bool:

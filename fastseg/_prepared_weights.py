@@ -1,27 +1,41 @@
 """Weights in the form that a kernel wants, kept for as long as the weights live and do not change.
 
 To prepare weights can take as long as to use them once. What was prepared is found again by the
-weights' place in memory; torch counts their changes (tensor._version), and a fingerprint catches
-most of those that it does not count, through ``tensor.data``.
+weights' storage and their place in it. Torch counts changes (tensor._version), but not those
+through ``tensor.data``, numpy or shared memory: so every call also compares a fingerprint of all
+their bytes, which costs what it costs to read them, and a kernel reads as many or more.
+
+There are no locks, which a fork could leave locked for ever in the child: what several threads read
+is never changed but replaced, and two that prepare the same at once do so twice.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import threading
+import weakref
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
+from torch import Tensor, UntypedStorage
 
 MOST_FORMS = 8
-"""Of one weight, for inputs of several sizes; the oldest goes."""
+"""Number of forms that are kept of one weight, for inputs of several sizes; the oldest goes."""
 
-_forms: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-_lock = threading.Lock()
+MOST_WEIGHTS = 1024
+"""Number of weights in one storage whose forms are kept; the oldest goes."""
+
+
+class _Kept(NamedTuple):
+    """What is prepared of the weights in a storage."""
+
+    storage: weakref.ref[UntypedStorage]
+    weights: dict[Hashable, dict[Hashable, tuple[State, Any]]]
+
+
+# By the storage's id. To tensors themselves there are no weak references: torch's swap_tensors, and
+# with it Module.double() and load_state_dict(), refuses tensors that have one.
+_kept: dict[int, _Kept] = {}
 
 
 def prepared(
@@ -33,29 +47,44 @@ def prepared(
     """``prepare()``, or what it returned before for these tensors and this form.
 
     Args:
-        weight: on the CPU; what is prepared lives as long as it does.
+        weight: on the CPU; what is prepared lives as long as its storage does.
         folded: other tensors that prepare() reads, or None.
         form: names what prepare() makes.
         prepare: reads these tensors alone.
     """
     tensors = (weight, *folded)
-    owner = weight if weight._base is None else weight._base
-    key = (form, weight.storage_offset(), weight.shape, weight.stride())
-    with _lock:
-        forms = _forms.get(owner)
-        if forms is None:
-            forms = _forms[owner] = {}
-        found = forms.get(key)
+    weights = _weights_in(weight.untyped_storage())
+    place = (weight.storage_offset(), weight.shape, weight.stride(), weight.dtype)
+    forms = weights.get(place, {})
+    found = forms.get(form)
     if found is not None and found[0].still_of(tensors):
         return found[1]
     state = State(tensors)
     made = prepare()
-    with _lock:
-        forms.pop(key, None)
-        forms[key] = (state, made)
-        if len(forms) > MOST_FORMS:
-            del forms[next(iter(forms))]
+    weights.pop(place, None)
+    weights[place] = _with(forms, form, (state, made))
+    if len(weights) > MOST_WEIGHTS:
+        weights.pop(next(iter(tuple(weights))), None)
     return made
+
+
+def _weights_in(storage: UntypedStorage) -> dict[Hashable, dict[Hashable, tuple[State, Any]]]:
+    key = id(storage)
+    kept = _kept.get(key)
+    if kept is None or kept.storage() is not storage:
+
+        def forget_storage(reference: weakref.ref) -> None:
+            if (dead := _kept.get(key)) is not None and dead.storage is reference:
+                del _kept[key]
+
+        kept = _kept[key] = _Kept(weakref.ref(storage, forget_storage), {})
+    return kept.weights
+
+
+def _with(forms: dict, form: Hashable, entry: tuple[State, Any]) -> dict:
+    """A new dictionary with one form more, and the newest MOST_FORMS at the most."""
+    others = [(f, e) for f, e in forms.items() if f != form]
+    return dict([*others[1 - MOST_FORMS :], (form, entry)])
 
 
 class State:
@@ -71,7 +100,7 @@ class State:
 
     def __init__(self, tensors: Sequence[Tensor | None]):
         self.places = _places(tensors)
-        pieces = [(t.data_ptr(), _size(t)) for t in tensors if t is not None and t.is_cpu]
+        pieces = [(t.data_ptr(), _reach(t)) for t in tensors if t is not None and t.is_cpu]
         count = len(pieces)
         pointers, sizes = zip(*pieces, strict=True) if pieces else ((), ())
         arrays = (ctypes.c_void_p * count)(*pointers), (ctypes.c_int64 * count)(*sizes)
@@ -87,17 +116,19 @@ class State:
 
 def _places(tensors: Sequence[Tensor | None]) -> list:
     return [
-        t if t is None else (t.data_ptr(), -1 if t.is_inference() else t._version) for t in tensors
+        t
+        if t is None
+        else (t.data_ptr(), -1 if t.is_inference() else t._version, t.shape, t.stride(), t.dtype)
+        for t in tensors
     ]
 
 
-def _size(t: Tensor) -> int:
-    """Bytes that a tensor reaches over."""
-    if t.is_contiguous() or t.is_contiguous(memory_format=torch.channels_last):
-        return t.nbytes
-    # Expanded tensors have less memory than elements.
-    room = t.untyped_storage().nbytes() - t.storage_offset() * t.element_size()
-    return min(t.nbytes, room)
+def _reach(t: Tensor) -> int:
+    """Bytes from a tensor's first element to its last, gaps of a strided one included."""
+    if t.numel() == 0:
+        return 0
+    last = sum((n - 1) * step for n, step in zip(t.shape, t.stride(), strict=True))
+    return (last + 1) * t.element_size()
 
 
 @functools.cache
@@ -118,6 +149,4 @@ def _fingerprint() -> Callable[[ctypes.Array, ctypes.Array, int], int]:
 
 def forget() -> None:
     """Drops all that is prepared."""
-    with _lock:
-        for forms in list(_forms.values()):
-            forms.clear()
+    _kept.clear()

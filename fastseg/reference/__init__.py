@@ -22,7 +22,6 @@ from fastseg.reference.exact_gaussian_filter import (
     exact_gaussian_filter,
     exact_gaussian_filter_backward,
 )
-from fastseg.reference.im2col_conv2d import im2col_conv2d, pack_im2col
 from fastseg.reference.lattice_mean_field import lattice_mean_field
 from fastseg.reference.max_pool2d import max_pool2d, max_pool2d_backward
 from fastseg.reference.max_unpool2d import max_unpool2d, max_unpool2d_backward
@@ -63,7 +62,6 @@ __all__ = [
     "depthwise_conv2d_weight_grad",
     "exact_gaussian_filter",
     "exact_gaussian_filter_backward",
-    "im2col_conv2d",
     "indices_to_codes",
     "kl_divergence",
     "lattice_mean_field",
@@ -73,7 +71,6 @@ __all__ = [
     "max_unpool2d_backward",
     "mean_field",
     "pack_codes",
-    "pack_im2col",
     "permutohedral_filter",
     "permutohedral_filter_backward",
     "permutohedral_lattice",
