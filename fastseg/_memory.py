@@ -10,11 +10,12 @@ from fastseg import _extension, _prepared_weights
 def empty_cache() -> None:
     """Returns the memory that fastseg keeps on the CPU for later calls to the system.
 
-    That is memory of large outputs that were freed, at most 1 GiB and a sixteenth of the machine's
-    memory, for the next outputs of about their size, since to get fresh pages from the system takes
-    longer than many an op that fills them (the system may take it back itself when it is short of
-    memory); and weights in the form that a kernel wants, which otherwise go with the weights. Later
-    calls make both anew.
+    That is memory of large outputs that were freed, for the next outputs of about their size: to
+    get fresh pages from the system takes longer than many an op that fills them. It is at most
+    1 GiB, and at most a sixteenth of the memory of the machine or the container; what nobody has
+    wanted for a second the system may take back itself where it is short of memory. And it is
+    weights in the form that a kernel wants, which otherwise go with the weights. Later calls make
+    both anew.
     """
     _prepared_weights.forget()
     if _extension._cpu is not None:

@@ -16,9 +16,9 @@ namespace {
 // by Wang Yi): one chain would wait for its products, 4 cycles each.
 constexpr int kChains = 8;
 constexpr int64_t kStep = 16 * kChains;
-constexpr uint64_t kKeys[kChains] = {
-    0xa0761d6478bd642f, 0xe7037ed1a0b428db, 0x8ebc6af09c88c6e3, 0x589965cc75374cc3,
-    0x1d8e4e27c47d124f, 0xeb44accab455d165, 0x9e3779b97f4a7c15, 0xc2b2ae3d27d4eb4f};
+constexpr uint64_t kKeys[kChains] = {0xa0761d6478bd642f, 0xe7037ed1a0b428db, 0x8ebc6af09c88c6e3,
+                                     0x589965cc75374cc3, 0x1d8e4e27c47d124f, 0xeb44accab455d165,
+                                     0x9e3779b97f4a7c15, 0xc2b2ae3d27d4eb4f};
 
 // Blocks have fingerprints of their own, so that these do not depend on the number of threads.
 constexpr int64_t kBlock = int64_t{1} << 18;

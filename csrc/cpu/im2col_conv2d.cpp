@@ -38,10 +38,9 @@ void run(const Im2colConv2d& op, int64_t pixels) {
   const auto body = [&](int64_t i) {
     static thread_local Scratch scratch;
     const int64_t stretch = i / parts, part = i % parts;
-    const Im2colTask task{
-        pixels * stretch / stretches, pixels * (stretch + 1) / stretches,
-        groups * part / parts * kIm2colChannels,
-        std::min(groups * (part + 1) / parts * kIm2colChannels, op.out_channels)};
+    const Im2colTask task{pixels * stretch / stretches, pixels * (stretch + 1) / stretches,
+                          groups * part / parts * kIm2colChannels,
+                          std::min(groups * (part + 1) / parts * kIm2colChannels, op.out_channels)};
     kernel(op, task, scratch.get(im2col_task_memory(op, task.end - task.begin)));
   };
   const int64_t tasks = stretches * parts;

@@ -1,7 +1,9 @@
 #include "cpu/kept_memory.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
+#include <fstream>
 #include <mutex>
 #include <new>
 #include <vector>
@@ -21,9 +23,13 @@ namespace {
 
 constexpr int64_t kLine = 64, kPage = int64_t{1} << 16, kLargePage = int64_t{2} << 20;
 
+using Clock = std::chrono::steady_clock;
+
 struct Block {
   void* memory;
   int64_t bytes;
+  Clock::time_point since{};  // it has been kept
+  bool offered = false;       // to the system
 };
 
 // Whole large pages where those waste little.
@@ -37,30 +43,36 @@ int64_t most_kept() {
 #if defined(__unix__)
   most = std::min(most, int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGE_SIZE) / 16);
 #endif
+  // Of a container, in either version of control groups; "max" is no number.
+  for (const char* path :
+       {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
+    int64_t limit;
+    if (std::ifstream(path) >> limit) most = std::min(most, limit / 16);
+  }
   return most;
 }
 
 // The system may take the pages of a block that holds nothing; those that it leaves can be written
-// to without a fault.
-void offer_to_system(const Block& block) {
+// to without a fault. They are slower to write to, by a third: not for blocks in steady use.
+void offer_to_system(Block& block) {
 #if defined(__linux__) && defined(MADV_FREE)
   if (block.bytes >= kLargePage) madvise(block.memory, block.bytes / kPage * kPage, MADV_FREE);
-#else
-  (void)block;
 #endif
+  block.offered = true;
 }
 
 class Keeper {
  public:
   Keeper();
 
-  // The smallest block that serves and wastes no more than a quarter, or null.
+  // The smallest block that serves and wastes no more than a quarter, the newest of those, which
+  // caches may still hold; or null.
   void* take(int64_t bytes) {
     const std::lock_guard lock(mutex_);
     auto best = blocks_.end();
     for (auto block = blocks_.begin(); block != blocks_.end(); ++block) {
       const bool serves = block->bytes >= bytes && block->bytes <= bytes + bytes / 4;
-      if (serves && (best == blocks_.end() || block->bytes < best->bytes)) best = block;
+      if (serves && (best == blocks_.end() || block->bytes <= best->bytes)) best = block;
     }
     if (best == blocks_.end()) return nullptr;
     void* const memory = best->memory;
@@ -70,10 +82,15 @@ class Keeper {
   }
 
   // The oldest blocks go where this one is too much.
-  void give(const Block& block) {
+  void give(void* memory, int64_t bytes) {
+    const auto now = Clock::now();
     const std::lock_guard lock(mutex_);
-    blocks_.push_back(block);
-    bytes_ += block.bytes;
+    blocks_.push_back({memory, bytes, now});
+    bytes_ += bytes;
+    for (Block& block : blocks_) {
+      if (now - block.since < std::chrono::seconds(1)) break;  // nor are those that came later
+      if (!block.offered) offer_to_system(block);
+    }
     auto end = blocks_.begin();
     for (; bytes_ > most_; ++end) {
       std::free(end->memory);
@@ -140,11 +157,10 @@ void* take_memory(int64_t bytes) {
 }
 
 void give_memory(void* memory, int64_t bytes) noexcept {
-  const Block block{memory, block_size(std::max<int64_t>(bytes, 1))};
-  if (block.bytes < kLeastKept) return std::free(memory);
-  offer_to_system(block);
+  const int64_t size = block_size(std::max<int64_t>(bytes, 1));
+  if (size < kLeastKept) return std::free(memory);
   try {
-    keeper->give(block);
+    keeper->give(memory, size);
   } catch (const std::bad_alloc&) {  // of the list, before the block is in it
     std::free(memory);
   }

@@ -2,9 +2,10 @@
 // Memory of large outputs and buffers, kept when it is freed for the next of about its size.
 //
 // The C library returns every large block to the system, and the system hands out pages one by one,
-// cleared: to fault 44 MB in takes 15 ms or more, in large pages 3, where an op fills them in 2. What
-// is kept here is the system's to take back whenever it is short of memory (MADV_FREE), which costs
-// next to nothing in large pages; it is bounded, and release_memory() frees it at once.
+// cleared: to fault 44 MB in takes 15 ms or more, in large pages 3, where an op fills them in 2.
+// What is kept here is bounded, by 1 GiB and a sixteenth of the memory that there is; blocks that
+// nobody has wanted for a second are the system's to take back when it is short of memory, from the
+// next time on that one is given back; and release_memory() frees all at once.
 //
 // Safe under threads; a forked child begins with what its parent had kept, pages that are copied
 // when somebody writes to them.
@@ -13,7 +14,8 @@
 
 namespace fastseg::cpu {
 
-inline constexpr int64_t kLeastKept = int64_t{1} << 19;  // smaller blocks the C library reuses itself
+// Smaller blocks the C library uses again itself.
+inline constexpr int64_t kLeastKept = int64_t{1} << 19;
 
 // Memory of any content for at least so many bytes, aligned to 64; throws std::bad_alloc. It is
 // returned by give_memory with the same number of bytes, or by nobody.
