@@ -3,7 +3,8 @@
 - Winograd's pieces (winograd_conv2d): 3x3, stride 1, "same" padding, one group; by the cost model
   of :mod:`fastseg._cpu_conv2d_costs`.
 - depthwise_conv2d, where oneDNN leaves its own depthwise kernel.
-- im2col_conv2d: maps of few pixels, for which oneDNN's search for its kernel takes longest.
+- im2col_conv2d: maps of few pixels, whose weights it reads as they are. The others' are prepared,
+  and compared with what was prepared from them in each call.
 - oneDNN with prepared weights and a fused epilogue: everything else in float32.
 - float16, and bfloat16 where the processor has no instructions for it, are computed in float32,
   which is 7 to 26 times as fast as torch's convolution of them.
@@ -58,10 +59,10 @@ def plan(
         if not winograd and has_native(x.dtype) and whole:
             return partial(_native, conv=conv, activation=activation, bare=bare)
         return partial(_widened, conv=conv, activation=activation, winograd=winograd)
-    if winograd:
-        return partial(winograd_conv2d, conv=conv, activation=activation)
     if prefers_im2col(x, weight, conv):
         return partial(im2col_conv2d, conv=conv, activation=activation)
+    if winograd:
+        return partial(winograd_conv2d, conv=conv, activation=activation)
     return partial(onednn_conv2d, conv=conv, activation=activation)
 
 
@@ -109,15 +110,28 @@ def im2col_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activat
 
 
 def prefers_im2col(x: Tensor, weight: Tensor, conv: Conv2d) -> bool:
-    """Whether x, float32, is so small that a matrix product takes no longer than oneDNN's call."""
-    costs = COSTS.get(_extension.simd_level())
+    """Whether x, float32, has so few pixels that weights are read rather than prepared."""
+    level = _extension.simd_level()
+    return im2col_wins(tuple(x.shape), tuple(weight.shape), conv, fast(), level)
+
+
+@functools.lru_cache(4096)
+def im2col_wins(
+    shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    conv: Conv2d,
+    fast: bool,
+    level: str | None,
+) -> bool:
+    """By the measured costs; arguments as of :func:`winograd_wins`."""
+    costs = COSTS.get(level)
     if costs is None or conv.groups != 1:
         return False
-    out_channels, channels, *kernel = weight.shape
-    taps = math.prod(kernel)
-    pixels = x.shape[0] * math.prod(conv.output_size(x.shape[2:], kernel))
-    products = 2 * pixels * taps * channels * out_channels / costs.flops
-    return pixels * (6 + 3 * taps) + 0.08 * products < costs.overhead
+    others = costs.overhead + costs.onednn(shape, weight_shape, conv, 1)
+    if suits_winograd(weight_shape, conv):
+        winograd = costs.winograd(shape, weight_shape[0], conv.dilation, fast)
+        others = min(others, winograd)
+    return costs.im2col(shape, weight_shape, conv) < others + costs.comparing(weight_shape)
 
 
 def fast() -> bool:
@@ -190,11 +204,15 @@ def winograd_weight(weight: Tensor, size, dilation, adjoint: bool) -> Tensor:
     return prepared(weight, (), form, pack)
 
 
+def suits_winograd(weight_shape: Sequence[int], conv: Conv2d) -> bool:
+    """3x3 taps of one group that keep the map's size."""
+    one = conv.groups == 1 and conv.stride == (1, 1) and conv.padding == conv.dilation
+    return one and tuple(weight_shape[2:]) == (3, 3)
+
+
 def prefers_winograd(x: Tensor, weight: Tensor, conv: Conv2d) -> bool:
-    """Whether Winograd's pieces are eligible and cheaper."""
-    if x.dtype == torch.float64 or conv.groups != 1 or tuple(weight.shape[2:]) != (3, 3):
-        return False
-    if conv.stride != (1, 1) or conv.padding != conv.dilation:
+    """Whether Winograd's pieces are eligible, and cheaper than oneDNN."""
+    if x.dtype == torch.float64 or not suits_winograd(weight.shape, conv):
         return False
     rate = 2 if x.dtype != torch.float32 and has_native(x.dtype) else 1
     level = _extension.simd_level()
@@ -216,25 +234,16 @@ def winograd_wins(
         shape: (N, Ci, H, W).
         out_channels: Co.
         dilation: also the padding.
-        fast: F(4, 3) is admitted.
+        fast: whether F(4, 3) is admitted.
         level: of SIMD.
         rate: of oneDNN's products, from those in float32.
     """
     costs = COSTS.get(level)
     if costs is None:
         return False
-    n, channels, *size = shape
-    axes = [reference.winograd_axis(s, d, fast) for s, d in zip(size, dilation, strict=True)]
-    products = n * axes[0].products * axes[1].products
-    slots = len(axes[0].rows) * len(axes[1].rows)
-    live = n
-    for s, d in zip(size, dilation, strict=True):
-        live *= s + 2 * max(0, s - d)
-    pairs = channels * out_channels
-    ours = products * (2 * pairs / costs.flops + costs.transform * (channels + out_channels))
-    ours += slots * pairs * 4 / costs.bytes
-    theirs = live * 2 * pairs / (costs.flops * rate) + 9 * pairs * 4 / costs.bytes / rate
-    return ours < theirs + costs.overhead
+    conv = Conv2d((1, 1), dilation, dilation, 1)
+    theirs = costs.onednn(shape, (out_channels, shape[1], 3, 3), conv, rate)
+    return costs.winograd(shape, out_channels, dilation, fast) < theirs + costs.overhead
 
 
 def onednn_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activation) -> Tensor:

@@ -13,6 +13,7 @@ import fastseg
 from fastseg import _extension
 from fastseg._conv2d import Conv2d
 from fastseg._cpu_conv2d import plan
+from fastseg._cpu_conv2d_costs import live_taps
 from fastseg.ops._library import CPU_PLANS
 
 pytestmark = needs_kernel("atrous_conv2d")
@@ -143,3 +144,27 @@ def test_choice_by_size():
     taps = torch.empty(64, 1, 5, 5)
     assert planned(torch.empty(1, 64, 17, 17), taps, each) == "depthwise_conv2d"
     assert planned(torch.empty(1, 64, 129, 129), taps, each) == "onednn_conv2d"
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [(9, 3, 1, 1, 1), (9, 3, 2, 1, 1), (10, 5, 3, 2, 2), (7, 3, 1, 6, 6), (4, 1, 2, 0, 1)],
+)
+def test_live_taps_are_counted(geometry):
+    size, kernel, stride, padding, dilation = geometry
+    ones = torch.ones(1, 1, size)
+    taps = F.conv1d(ones, torch.ones(1, 1, kernel), None, stride, padding, dilation)
+    assert live_taps(*geometry) == taps.sum()
+
+
+@pytest.mark.skipif(_extension.simd_level() != "avx512", reason="the choice measured for AVX-512")
+def test_weights_that_are_used_few_times_are_not_prepared():
+    """To compare them with what was prepared would take longer than to multiply by them."""
+    wide = torch.empty(256, 2048, 1, 1)
+    point = Conv2d((1, 1), (0, 0), (1, 1), 1)
+    same = Conv2d((1, 1), (1, 1), (1, 1), 1)
+    assert planned(torch.empty(1, 2048, 1, 1), wide, point) == "im2col_conv2d"
+    assert planned(torch.empty(1, 2048, 33, 33), wide, point) == "onednn_conv2d"
+    taps = torch.empty(512, 512, 3, 3)
+    assert planned(torch.empty(1, 512, 2, 2), taps, same) == "im2col_conv2d"
+    assert planned(torch.empty(1, 512, 16, 16), taps, same) == "winograd_conv2d"
