@@ -110,7 +110,7 @@ def live_taps(size: int, kernel: int, stride: int, padding: int, dilation: int) 
 
 
 COSTS = {
-    "avx512": ConvCosts(280, 30, 4_000, 25, 0.12, 12_000, (6, 3, 0.8), 260, 16_000, 6, math.inf),
-    "avx2": ConvCosts(140, 30, 4_000, 25, 0.14, 12_000, (6, 3, 1.6), 120, 16_000, 4, 1e6),
+    "avx512": ConvCosts(280, 30, 4_000, 25, 0.12, 16_000, (6, 3, 0.7), 260, 16_000, 6, math.inf),
+    "avx2": ConvCosts(140, 30, 4_000, 25, 0.14, 16_000, (6, 3, 1.4), 120, 16_000, 4, 1e6),
 }
 """By SIMD level. The portable level has no multiply-add: oneDNN is faster everywhere."""
