@@ -72,7 +72,7 @@ Tensor im2col_conv2d(const Tensor& x, const Tensor& weight, int64_t out_channels
                   nullptr,
                   {}};
   const Ints packed{op.panels(), op.depth(), kPanel};
-  FASTSEG_CHECK(out_channels > 0 && has_shape(weight, packed) && weight.is_contiguous(), kOp,
+  FASTSEG_CHECK(out_channels > 0 && has_shape(weight, packed), kOp,
                 ": weight must be packed for these channels and this kernel_size, ",
                 to_string(packed), ", got ", to_string(weight.sizes()));
   check_alike(kOp, "weight", weight, "x", x);
@@ -81,11 +81,11 @@ Tensor im2col_conv2d(const Tensor& x, const Tensor& weight, int64_t out_channels
   if (residual) residual = in_layout(*residual, true);
   const FoldedEpilogue<float> epilogue(bias, scale, shift, residual,
                                        parse_activation(kOp, activation));
-  const Tensor in = in_layout(x, true);
+  const Tensor in = in_layout(x, true), panels = dense(weight, false);
   const Tensor out = empty_like_layout(x, size, ScalarType::Float, true);
   advise_large_pages(out.mutable_data_ptr(), out.numel() * sizeof(float));
   op.x = static_cast<const float*>(in.const_data_ptr());
-  op.weights = static_cast<const float*>(weight.const_data_ptr());
+  op.weights = static_cast<const float*>(panels.const_data_ptr());
   op.y = static_cast<float*>(out.mutable_data_ptr());
   op.epilogue = epilogue.get();
   if (x.size(0) > 0) run(op, x.size(0) * plane[0] * plane[1]);
