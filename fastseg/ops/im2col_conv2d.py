@@ -18,6 +18,7 @@ from fastseg._conv2d import (
     pair,
 )
 from fastseg.ops._library import define
+from fastseg.ops._vmap import by_batch
 
 OP = "fastseg::im2col_conv2d"
 
@@ -62,4 +63,5 @@ define(
     " int[2] dilation, str activation) -> Tensor",
     reference=_reference,
     fake=_fake,
+    vmap=by_batch(0, 7),
 )
