@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fastseg._conv2d import Conv2d
-from fastseg._cpu_conv2d import atrous_conv2d, fast, prefers_winograd, winograd_weight
+from fastseg._cpu_conv2d import atrous_conv2d, prefers_winograd, reading, winograd_weight
+from fastseg._float32_precision import reduced_on_cpu
 from fastseg._prepared_weights import prepared
 
 
@@ -56,16 +57,16 @@ def aspp(
     if project is None or len(suited) < 2 or suited[-1] - suited[0] != len(suited) - 1:
         return None
     chosen = slice(suited[0], suited[-1] + 1)
-    channels = [w.shape[0] for w in weights]
+    channels, fast = [w.shape[0] for w in weights], reduced_on_cpu()
     maps = torch.ops.fastseg.winograd_branches(
         x,
-        [winograd_weight(w, x.shape[2:], (d, d), adjoint=False)
+        [winograd_weight(w, x.shape[2:], (d, d), fast)
          for w, d in zip(weights[chosen], dilations[chosen], strict=True)],
         channels[chosen],
         _side_by_side(weights[chosen], scales[chosen], 1.0),
         _side_by_side(weights[chosen], shifts[chosen], 0.0),
         dilations[chosen],
-        fast(),
+        fast,
         activation,
     )  # fmt: skip
     point = Conv2d((1, 1), (0, 0), (1, 1), 1)
@@ -95,4 +96,5 @@ def _side_by_side(
             [w.new_full((w.shape[0],), missing) if v is None else v.float() for w, v in parts]
         )
 
-    return prepared(weights[0], vectors, ("side by side", missing), concatenate)
+    form = ("side by side", missing, *(w.shape[0] for w in weights), *map(reading, vectors))
+    return prepared(weights[0], vectors, form, concatenate)

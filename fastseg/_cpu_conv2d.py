@@ -26,10 +26,25 @@ from torch import Tensor
 from fastseg import _extension, reference
 from fastseg._conv2d import Conv2d, in_layout_of, is_bare
 from fastseg._cpu_conv2d_costs import COSTS
+from fastseg._float32_precision import reduced_on_cpu
 from fastseg._prepared_weights import prepared
+from fastseg.ops._library import cpu_kernel
 
 ops = torch.ops.fastseg
 mkldnn = torch.ops.mkldnn
+run_depthwise = cpu_kernel(ops.depthwise_conv2d.default)
+run_im2col = cpu_kernel(ops.im2col_conv2d.default)
+run_layout = cpu_kernel(ops.image_layout.default)
+run_winograd = cpu_kernel(ops.winograd_conv2d.default)
+run_winograd_weight = cpu_kernel(ops.winograd_conv2d_weight.default)
+if torch.backends.mkldnn.is_available():
+    run_onednn = cpu_kernel(mkldnn._convolution_pointwise.default)
+    run_onednn_add = cpu_kernel(mkldnn._convolution_pointwise.binary)
+
+
+def has_onednn() -> bool:
+    """Whether torch has oneDNN and the user has not turned it off."""
+    return torch._C._has_mkldnn and torch._C._get_mkldnn_enabled()
 
 
 def plan(
@@ -97,22 +112,23 @@ def _widened(x, weight, bias, scale, shift, residual, conv, activation, winograd
 
 def winograd_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activation) -> Tensor:
     """By Winograd's pieces; x is float32."""
-    packed = winograd_weight(weight, x.shape[2:], conv.dilation, adjoint=False)
-    return ops.winograd_conv2d.default(
-        x, packed, weight.shape[0], bias, scale, shift, residual, conv.dilation, fast(), activation
+    fast = reduced_on_cpu()
+    packed = winograd_weight(weight, x.shape[2:], conv.dilation, fast)
+    return run_winograd(
+        x, packed, weight.shape[0], bias, scale, shift, residual, conv.dilation, fast, activation
     )
 
 
 def im2col_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activation) -> Tensor:
     """As one matrix product."""
     epilogue = (bias, scale, shift, residual)
-    return ops.im2col_conv2d.default(x, weight, *epilogue, *conv[:3], activation)
+    return run_im2col(x, weight, *epilogue, *conv[:3], activation)
 
 
 def prefers_im2col(x: Tensor, weight: Tensor, conv: Conv2d) -> bool:
     """Whether x, float32, has so few pixels that weights are read rather than prepared."""
     level = _extension.simd_level()
-    return im2col_wins(tuple(x.shape), tuple(weight.shape), conv, fast(), level)
+    return im2col_wins(tuple(x.shape), tuple(weight.shape), conv, reduced_on_cpu(), level)
 
 
 @functools.lru_cache(4096)
@@ -134,16 +150,13 @@ def im2col_wins(
     return costs.im2col(shape, weight_shape, conv) < others + costs.comparing(weight_shape)
 
 
-def fast() -> bool:
-    """Whether the user gave up float32's last digits: F(4, 3) is 2 to 3 times oneDNN's speed."""
-    return torch.get_float32_matmul_precision() != "highest"
-
-
 def has_native(dtype: torch.dtype) -> bool:
     """Whether oneDNN has instructions for the dtype."""
+    if not torch._C._has_mkldnn:
+        return False
     if dtype == torch.bfloat16:
-        return torch.backends.mkldnn.is_available() and mkldnn._is_mkldnn_bf16_supported()
-    return torch.backends.mkldnn.is_available() and mkldnn._is_mkldnn_fp16_supported()
+        return mkldnn._is_mkldnn_bf16_supported()
+    return mkldnn._is_mkldnn_fp16_supported()
 
 
 def is_native(dtype: torch.dtype) -> bool:
@@ -186,20 +199,28 @@ def depthwise_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, acti
         or tuple(weight.shape[2:]) == (3, 3)
         or x.is_contiguous(memory_format=torch.channels_last)
     ):
-        return ops.depthwise_conv2d.default(x, *arguments, residual, *geometry)
+        return run_depthwise(x, *arguments, residual, *geometry)
     residual = None if residual is None else in_layout(residual, True)
-    y = ops.depthwise_conv2d.default(in_layout(x, True), *arguments, residual, *geometry)
+    y = run_depthwise(in_layout(x, True), *arguments, residual, *geometry)
     last = is_channels_last(x)
     return y if last else in_layout(y, False)
 
 
-def winograd_weight(weight: Tensor, size, dilation, adjoint: bool) -> Tensor:
-    """Packed for maps of that size, from a float dtype of the CPU."""
-    axes = [reference.winograd_axis(n, d, fast()) for n, d in zip(size, dilation, strict=True)]
+def winograd_weight(weight: Tensor, size, dilation, fast: bool, adjoint: bool = False) -> Tensor:
+    """Packed for maps of that size, from a float dtype of the CPU; kept.
+
+    Args:
+        weight: (Co, Ci, 3, 3).
+        size: (H, W) of the maps.
+        dilation: of the convolution.
+        fast: whether F(4, 3) is admitted.
+        adjoint: whether it is for the gradient of the input.
+    """
+    axes = [reference.winograd_axis(n, d, fast) for n, d in zip(size, dilation, strict=True)]
     form = ("winograd", tuple(axes[0].rows), tuple(axes[1].rows), adjoint)
 
     def pack():
-        return ops.winograd_conv2d_weight(weight.float(), size, dilation, fast(), adjoint)
+        return run_winograd_weight(weight.float(), size, dilation, fast, adjoint)
 
     return prepared(weight, (), form, pack)
 
@@ -216,7 +237,9 @@ def prefers_winograd(x: Tensor, weight: Tensor, conv: Conv2d) -> bool:
         return False
     rate = 2 if x.dtype != torch.float32 and has_native(x.dtype) else 1
     level = _extension.simd_level()
-    return winograd_wins(tuple(x.shape), weight.shape[0], conv.dilation, fast(), level, rate)
+    return winograd_wins(
+        tuple(x.shape), weight.shape[0], conv.dilation, reduced_on_cpu(), level, rate
+    )
 
 
 @functools.lru_cache(4096)
@@ -254,7 +277,7 @@ def onednn_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activat
     activations run after it, in place.
     """
     channels_last = is_channels_last(x)
-    if not torch.backends.mkldnn.is_available() or x.numel() == 0:
+    if not has_onednn() or x.numel() == 0:
         y = reference.atrous_conv2d(x, weight, bias, scale, shift, residual, *conv, activation)
         return in_layout_of(x, y)
     packed, offset, finite = onednn_weight(x, weight, bias, scale, shift, conv)
@@ -269,12 +292,10 @@ def onednn_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activat
             name, scalars, activation = "hardswish", [], ""
         else:
             name, scalars = "none", []
-        y = mkldnn._convolution_pointwise.default(x, packed, offset, *geometry, name, scalars, "")
+        y = run_onednn(x, packed, offset, *geometry, name, scalars, "")
     else:
         residual = in_layout(residual, True)
-        y = mkldnn._convolution_pointwise.binary(
-            x, residual, packed, offset, *geometry, "add", 1.0, None, [], ""
-        )
+        y = run_onednn_add(x, residual, packed, offset, *geometry, "add", 1.0, None, [], "")
     if activation:
         y = ACTIVATE_[activation](y)
     return y if channels_last else in_layout(y, False)
@@ -304,11 +325,17 @@ def onednn_weight(
         offset = bias if bias is None or scale is None else bias.float() * scale.float()
         if shift is not None:
             offset = shift if offset is None else offset.float() + shift.float()
-        offset = None if offset is None else offset.float()
+        offset = None if offset is None else offset.float().contiguous()
         finite = all(is_finite(t) for t in (folded, offset) if t is not None)
         return packed, offset, finite
 
-    return prepared(weight, (bias, scale, shift), ("oneDNN", *conv), prepare)
+    vectors = (bias, scale, shift)
+    return prepared(weight, vectors, ("oneDNN", conv, *map(reading, vectors)), prepare)
+
+
+def reading(vector: Tensor | None) -> tuple | None:
+    """How a vector's values lie in memory: others may begin at the same address."""
+    return None if vector is None else (vector.dtype, vector.stride(0))
 
 
 def is_finite(t: Tensor) -> bool:
@@ -328,4 +355,4 @@ def is_channels_last(x: Tensor) -> bool:
 def in_layout(x: Tensor, channels_last: bool) -> Tensor:
     """x, float32, in channels_last or contiguous layout: itself where it has it."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    return x if x.is_contiguous(memory_format=layout) else ops.image_layout(x, channels_last)
+    return x if x.is_contiguous(memory_format=layout) else run_layout(x, channels_last)

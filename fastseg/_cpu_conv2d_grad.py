@@ -2,63 +2,106 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from fastseg._conv2d import Conv2d
 from fastseg._cpu_conv2d import (
-    atrous_conv2d,
-    fast,
     is_depthwise,
     is_native,
+    plan,
     prefers_winograd,
+    run_winograd,
+    run_winograd_weight,
     winograd_weight,
 )
+from fastseg._float32_precision import reduced_on_cpu
+from fastseg.ops._library import cpu_kernel
 
 ops = torch.ops.fastseg
+run_dense_weight_grad = cpu_kernel(ops.dense_conv2d_weight_grad.default)
+run_depthwise_input_grad = cpu_kernel(ops.depthwise_conv2d_input_grad.default)
+run_depthwise_weight_grad = cpu_kernel(ops.depthwise_conv2d_weight_grad.default)
 
 LEAST_CHANNELS = 16
 """Of x, from which on our kernel of the weight's gradient is the faster one: it takes 16 at a time.
 With 3 it takes 4 times as long as torch's, from 64 on it is 1.1 to 5 times as fast."""
 
 
-def atrous_conv2d_input_grad(
+def plan_input_grad(
     grad: Tensor, weight: Tensor, input_size: Sequence[int], conv: Conv2d
-) -> Tensor:
-    """fastseg::atrous_conv2d_input_grad on the CPU; the arguments are checked."""
+) -> Callable[[Tensor, Tensor, bool], Tensor]:
+    """How fastseg::atrous_conv2d_input_grad is computed on the CPU; the arguments are checked.
+
+    Args:
+        grad: whose shape and dtype count alone, as those of the weight.
+        weight: the convolution's.
+        input_size: (H, W).
+        conv: the geometry.
+
+    Returns:
+        A function of grad, the weight, and whether to keep what is prepared of the weight.
+    """
     channels = weight.shape[1] * conv.groups
     if is_depthwise(channels, weight, conv):
-        return ops.depthwise_conv2d_input_grad(grad, weight, input_size, *conv[:3])
+        return lambda grad, weight, keep: run_depthwise_input_grad(
+            grad, weight, input_size, *conv[:3]
+        )
     if prefers_winograd(grad, weight.transpose(0, 1), conv):
-        packed = winograd_weight(weight, grad.shape[2:], conv.dilation, adjoint=True)
-        epilogue = (None, None, None, None, conv.dilation, fast(), "")
-        out = ops.winograd_conv2d(grad.float(), packed, channels, *epilogue)
-        return out.to(grad.dtype)
+        return partial(_winograd_input_grad, conv=conv)
     if conv.groups == 1 and conv.stride == (1, 1) and grad.dtype == torch.float32:
         # torch's own gradient of a 1x1 convolution is by another library, at half the speed.
-        adjoint = weight.transpose(0, 1).flip(2, 3).contiguous()
         reach = [d * (k - 1) for d, k in zip(conv.dilation, weight.shape[2:], strict=True)]
         padding = tuple(r - p for r, p in zip(reach, conv.padding, strict=True))
         geometry = Conv2d((1, 1), padding, conv.dilation, 1)
-        return atrous_conv2d(grad, adjoint, None, None, None, None, geometry, "")
-    x = _empty_in_layout_of(grad, (grad.shape[0], channels, *input_size))
-    return convolution_backward(grad, x, weight, conv, 0)
+        convolve = plan(grad, weight.transpose(0, 1), geometry, "", bare=True)
+        return partial(_adjoint_input_grad, convolve=convolve)
+    size = (grad.shape[0], channels, *input_size)
+    return lambda grad, weight, keep: convolution_backward(
+        grad, _empty_in_layout_of(grad, size), weight, conv, 0
+    )
 
 
-def atrous_conv2d_weight_grad(
+def _winograd_input_grad(grad: Tensor, weight: Tensor, keep: bool, conv: Conv2d) -> Tensor:
+    fast, size = reduced_on_cpu(), grad.shape[2:]
+    if keep:
+        packed = winograd_weight(weight, size, conv.dilation, fast, adjoint=True)
+    else:
+        packed = run_winograd_weight(weight.float(), size, conv.dilation, fast, True)
+    epilogue = (None, None, None, None, conv.dilation, fast, "")
+    return run_winograd(grad.float(), packed, weight.shape[1], *epilogue).to(grad.dtype)
+
+
+def _adjoint_input_grad(grad: Tensor, weight: Tensor, keep: bool, convolve: Callable) -> Tensor:
+    adjoint = weight.transpose(0, 1).flip(2, 3).contiguous()
+    return convolve(grad, adjoint, None, None, None, None)
+
+
+def plan_weight_grad(
     x: Tensor, grad: Tensor, kernel_size: Sequence[int], conv: Conv2d
-) -> Tensor:
-    """fastseg::atrous_conv2d_weight_grad on the CPU; the arguments are checked."""
-    weight = _empty_in_layout_of(x, (grad.shape[1], x.shape[1] // conv.groups, *kernel_size))
-    if is_depthwise(x.shape[1], weight, conv):
-        return ops.depthwise_conv2d_weight_grad(x, grad, kernel_size, *conv[:3])
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """How fastseg::atrous_conv2d_weight_grad is computed on the CPU; the arguments are checked.
+
+    Args:
+        x: whose shape and dtype count alone, as those of grad.
+        grad: of the output.
+        kernel_size: the weight's.
+        conv: the geometry.
+
+    Returns:
+        A function of x and grad.
+    """
+    size = (grad.shape[1], x.shape[1] // conv.groups, *kernel_size)
+    geometry = (kernel_size, *conv[:3])
+    if conv.groups > 1 and conv.groups == x.shape[1] == grad.shape[1]:
+        return lambda x, grad: run_depthwise_weight_grad(x, grad, *geometry)
     dense = conv.groups == 1 and x.dtype != torch.float64 and x.shape[1] >= LEAST_CHANNELS
     if dense and not (is_native(x.dtype) and conv.dilation == (1, 1)):
-        out = ops.dense_conv2d_weight_grad(x.float(), grad.float(), kernel_size, *conv[:3])
-        return out.to(x.dtype)
-    return convolution_backward(grad, x, weight, conv, 1)
+        return lambda x, grad: run_dense_weight_grad(x.float(), grad.float(), *geometry).to(x.dtype)
+    return lambda x, grad: convolution_backward(grad, x, _empty_in_layout_of(x, size), conv, 1)
 
 
 def _empty_in_layout_of(x: Tensor, size: Sequence[int]) -> Tensor:

@@ -19,6 +19,8 @@ from fastseg.kernels.atrous_conv2d_kernel import atrous_conv2d_kernel, reduce_ke
 from fastseg.kernels.atrous_conv2d_tiles import Branch, Sizes
 from torch import Tensor
 
+from fastseg._float32_precision import tf32_in_convolutions
+
 REDUCED_ROWS = 16
 """Rows of a tile that one program of reduce_kernel adds up."""
 
@@ -123,7 +125,7 @@ def precision_of(dtype: torch.dtype) -> str:
     """Of products: float32 takes one TF32 term where torch's own convolution may, else three."""
     if dtype != torch.float32:
         return "16"
-    return "tf32" if torch.backends.cudnn.conv.fp32_precision == "tf32" else "tf32x3"
+    return "tf32" if tf32_in_convolutions() else "tf32x3"
 
 
 def input_precision(precision: str) -> str:

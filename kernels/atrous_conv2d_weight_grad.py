@@ -42,6 +42,8 @@ from fastseg.kernels.atrous_conv2d_weight_grad_plan import (
 from fastseg.kernels.depthwise_conv2d import depthwise_conv2d_weight_grad
 from torch import Tensor
 
+from fastseg._float32_precision import tf32_in_convolutions
+
 WORTHWHILE_SHARE = 0.95
 """Above this live share torch's kernel, which multiplies all pairs, is called."""
 
@@ -208,7 +210,7 @@ def product_precision(dtype: torch.dtype) -> str:
     """What a matrix product of that dtype takes: a key of TILES."""
     if dtype != torch.float32:
         return "16 bit"
-    return "tf32" if torch.backends.cudnn.conv.fp32_precision == "tf32" else "tf32x3"
+    return "tf32" if tf32_in_convolutions() else "tf32x3"
 
 
 def atrous_conv2d_weight_grad(

@@ -11,7 +11,7 @@ even float32 would lose the digits that matter, and a few units after centring; 
 three TF32 terms ("tf32x3"), which keep float32's accuracy.
 
 Values: for float16 and bfloat16 the weights, in [0, 1], are rounded to that dtype; for float32 the
-product takes three TF32 terms, or one where torch.set_float32_matmul_precision is not "highest".
+product takes three TF32 terms, or one where torch's settings admit it for matrix products.
 Sums are float32 throughout.
 
 Floor: one exp2 a pair. 500 x 375 pixels have 3.5e10 pairs: at 16 a clock on each of an H100's 132
@@ -42,6 +42,7 @@ from fastseg.kernels.exact_gaussian_filter_blocks import (
 from torch import Tensor
 
 from fastseg import reference
+from fastseg._float32_precision import tf32_in_products
 
 MOST_DIMS = 32
 
@@ -201,7 +202,7 @@ def tile(dtype: torch.dtype, dims: int, channels: int, gradient: bool) -> Tile:
     """
     single = dtype == torch.float32
     # 16-bit values make more than one TF32 term pointless.
-    exact = single and torch.get_float32_matmul_precision() == "highest"
+    exact = single and not tf32_in_products()
     return Tile(
         BLOCK=BLOCK,
         DIMS=dims,

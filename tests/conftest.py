@@ -24,6 +24,12 @@ def _same_start():
 
 
 @pytest.fixture
+def one_thread(_same_start):
+    """For many calls on a few numbers each: two threads would wait for each other."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
 def ieee_convolutions():
     """float32 convolutions without TF32, which torch takes on GPUs by default."""
     kept = torch.backends.cudnn.conv.fp32_precision

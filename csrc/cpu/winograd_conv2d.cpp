@@ -55,7 +55,7 @@ void check_image(const char* op, const Tensor& x) {
   check_float32(x, op, "x");
 }
 
-// The convolution of x, dense in channels_last, to y.
+// The convolution of x, dense in channels_last, to y, by a weight that is contiguous.
 WinogradConv2d make_conv(const char* op, const Tensor& x, const Tensor& weight,
                          int64_t out_channels, const Ints& dilation, bool fast, float* y,
                          int64_t y_step) {
@@ -65,7 +65,7 @@ WinogradConv2d make_conv(const char* op, const Tensor& x, const Tensor& weight,
   const int64_t panels = (out_channels + kPanel - 1) / kPanel;
   const Ints packed{static_cast<int64_t>(y_axis.rows.size() * x_axis.rows.size()), panels,
                     x.size(1), kPanel};
-  FASTSEG_CHECK(out_channels > 0 && has_shape(weight, packed) && weight.is_contiguous(), op,
+  FASTSEG_CHECK(out_channels > 0 && has_shape(weight, packed), op,
                 ": weight must be winograd_conv2d_weight's for this size, dilation and channels, ",
                 to_string(packed), ", got ", to_string(weight.sizes()));
   check_alike(op, "weight", weight, "x", x);
@@ -91,9 +91,9 @@ Tensor winograd_conv2d(const Tensor& x, const Tensor& weight, int64_t out_channe
   constexpr const char* op = "fastseg::winograd_conv2d";
   check_image(op, x);
   const bool channels_last = is_channels_last(x);
-  const Tensor in = in_layout(x, true);
+  const Tensor in = in_layout(x, true), packed = dense(weight, false);
   WinogradConv2d conv =
-      make_conv(op, in, weight, out_channels, dilation, fast, nullptr, out_channels);
+      make_conv(op, in, packed, out_channels, dilation, fast, nullptr, out_channels);
   check_epilogue(op, x, bias, scale, shift, residual,
                  {x.size(0), out_channels, x.size(2), x.size(3)});
   if (residual) residual = in_layout(*residual, true);
@@ -123,6 +123,7 @@ Tensor winograd_branches(const Tensor& x, std::vector<Tensor> weights, Ints chan
   std::vector<WinogradConv2d> convs;
   int64_t first = 0;
   for (size_t i = 0; i < weights.size(); ++i) {
+    weights[i] = dense(weights[i], false);
     float* y = static_cast<float*>(out.mutable_data_ptr()) + first;
     convs.push_back(make_conv(op, in, weights[i], channels[i], {dilations[i]}, fast, y, total));
     convs.back().epilogue = epilogue.get().channels_from(first);

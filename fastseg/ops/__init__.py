@@ -19,6 +19,8 @@ from fastseg.ops.pool_codes import codes_to_indices, indices_to_codes
 from fastseg.ops.separable_atrous_conv2d import separable_atrous_conv2d
 from fastseg.ops.spatial_gaussian_filter import spatial_gaussian_filter
 
+from fastseg.ops import _flops  # noqa: F401  isort: skip
+
 __all__ = [
     "ASPPBranch",
     "MeanField",

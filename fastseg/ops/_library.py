@@ -1,7 +1,7 @@
 """How an op is made: one schema, the reference as the fallback of every device, one fake.
 
-The compiled libraries register their kernels for the same names, which then come before the
-reference. Autograd and vmap rules are registered beside the op that they belong to.
+With its derivative and its behaviour under vmap. The compiled libraries register their kernels for
+the same names, which then come before the reference.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, is_grad_enabled
 from torch._C import (
+    _AutoDispatchBelowAutograd,
+    _dispatch_keys,
     _get_tracing_state,
     _is_any_autocast_enabled,
     _len_torch_dispatch_stack,
@@ -24,33 +26,70 @@ from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 from torch.compiler import is_dynamo_compiling
 
+from fastseg._conv2d import MOST_CALLS
+from fastseg.ops._autograd import Backward, Derivative, SetupContext, refuse_tangents
+from fastseg.ops._vmap import Rule, by_slices
+
 LIBRARY = torch.library.Library("fastseg", "DEF")
+CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 
 NAMES: list[str] = []
 """The names of all ops, in the order of their definition."""
 
+DERIVATIVES: dict[torch._ops.OpOverload, Derivative] = {}
+"""The derivatives of the ops that :func:`define` makes one for."""
+
 CPU_CHOICES: dict[str, Callable] = {}
 """By name, what chooses among compiled ops on the CPU."""
 
-CPU_PLANS: dict[tuple, Callable] = {}
+DIRECT: dict[torch._ops.OpOverload, Callable] = {}
+"""CPU_CHOICES by op, once they are registered."""
+
+CPU_PLANS: dict[tuple, Any] = {}
 """By what a call looks like, how it is computed at the current level of SIMD."""
 
 TRITON_NAMES: list[str] = []
 """The ops that run as Triton kernels on an NVIDIA GPU here."""
 
 
-def define(schema: str, *, reference: Callable, fake: Callable) -> None:
+def define(
+    schema: str,
+    *,
+    reference: Callable,
+    fake: Callable,
+    setup_context: SetupContext | None = None,
+    backward: Backward | None = None,
+    autograd: Callable | None = None,
+    vmap: Rule = by_slices,
+) -> None:
     """Defines ``torch.ops.fastseg.<name>``.
 
     Args:
         schema: the op's schema, beginning with its name.
         reference: its plain PyTorch implementation, which runs where no compiled one does.
         fake: the shapes, dtypes and layouts of its outputs, for tracing.
+        setup_context: keeps what the gradient needs, see :class:`Derivative`.
+        backward: the gradient; None: to ask for one is an error.
+        autograd: takes the place of both: computes the op by differentiable ones.
+        vmap: the rule for torch.vmap.
     """
     name = schema.partition("(")[0]
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastseg::{name}", fake, lib=LIBRARY)
+    op = getattr(torch.ops.fastseg, name).default
+    if autograd is None:
+        DERIVATIVES[op] = Derivative(op, setup_context, backward)
+        LIBRARY.impl(name, DERIVATIVES[op].kernel, "Autograd", with_keyset=True)
+    else:
+        LIBRARY.impl(name, autograd, "Autograd")
+    defaults = [argument.default_value for argument in op._schema.arguments]
+
+    def rule(info, in_dims, *arguments):
+        missing = defaults[len(arguments) :]  # the dispatcher leaves out those at the end
+        return vmap(op, info, (*in_dims, *[None] * len(missing)), *arguments, *missing)
+
+    torch.library.register_vmap(f"fastseg::{name}", rule, lib=LIBRARY)
     NAMES.append(name)
 
 
@@ -68,6 +107,22 @@ def register_cpu_choices() -> None:
     """Once the compiled library is loaded."""
     for name, function in CPU_CHOICES.items():
         LIBRARY.impl(name, function, "CPU")
+        DIRECT[getattr(torch.ops.fastseg, name).default] = function
+
+
+def keep_plan(key: tuple, plan: Any) -> None:
+    """Puts a plan into CPU_PLANS."""
+    if len(CPU_PLANS) >= MOST_CALLS:
+        CPU_PLANS.clear()
+    CPU_PLANS[key] = plan
+
+
+def cpu_kernel(op: torch._ops.OpOverload) -> Callable:
+    """What computes an op on the CPU, without what the dispatcher does before: a third of a call.
+
+    For tensors of the CPU that nothing is to be recorded of.
+    """
+    return functools.partial(op._handle.redispatch_boxed, CPU)
 
 
 def define_triton(name: str, function: Callable) -> None:
@@ -92,35 +147,69 @@ def define_triton(name: str, function: Callable) -> None:
 
 
 def call(op: torch._ops.OpOverload, tensors: Sequence[Tensor | None], *arguments) -> Any:
-    """``op(*tensors, *arguments)``, without the op's autograd layer where nobody can need it.
+    """``op(*tensors, *arguments)``, with as little on the way to its kernel as the tensors allow.
 
-    The layer that torch.library puts before an op is Python and costs more than a small kernel.
+    The dispatcher's way through Python costs more than a small kernel.
+
+    Args:
+        op: the op.
+        tensors: its first arguments, all its tensors.
+        arguments: all the others.
     """
-    if gradient_free(tensors):
-        with torch._C._AutoDispatchBelowAutograd():
-            return op(*tensors, *arguments)
+    if not is_dynamo_compiling():
+        if not needs_gradient(tensors):
+            direct = DIRECT.get(op)
+            if direct is not None and plain_on_cpu(tensors):
+                return direct(*tensors, *arguments)
+            if peek_interpreter_stack() is None:
+                refuse_tangents(op.name(), tensors)
+                with _AutoDispatchBelowAutograd():
+                    return op(*tensors, *arguments)
+        elif plain_on_cpu(tensors):
+            return DERIVATIVES[op](
+                (*tensors, *arguments), functools.partial(_below_autograd, op, tensors, arguments)
+            )
     return op(*tensors, *arguments)
+
+
+def _below_autograd(op, tensors, arguments):
+    direct = DIRECT.get(op)
+    if direct is not None:
+        return direct(*tensors, *arguments)
+    with _AutoDispatchBelowAutograd():
+        return op(*tensors, *arguments)
+
+
+def needs_gradient(tensors: Sequence[Tensor | None]) -> bool:
+    """Autograd would record an op on these, in eager mode."""
+    if is_grad_enabled():
+        for t in tensors:  # a generator in any() would take longer
+            if t is not None and t.requires_grad:
+                return True
+    return False
 
 
 def gradient_free(tensors: Sequence[Tensor | None]) -> bool:
     """No gradient can be asked for: eager, outside of functorch's transforms."""
-    if is_dynamo_compiling():
+    if is_dynamo_compiling() or peek_interpreter_stack() is not None or needs_gradient(tensors):
         return False
-    if forward_ad._current_level >= 0:
-        for t in tensors:  # torch.library's autograd layer would drop the tangent silently
-            if t is not None and forward_ad.unpack_dual(t).tangent is not None:
-                raise NotImplementedError("fastseg: ops have no forward-mode derivative")
-    if peek_interpreter_stack() is not None:
-        return False
-    if is_grad_enabled():
-        for t in tensors:  # a generator in any() would take longer than the rest
-            if t is not None and t.requires_grad:
-                return False
+    refuse_tangents("fastseg", tensors)
     return True
 
 
 PLAIN = (Tensor, torch.nn.Parameter)
 """Classes of tensors whose ops are torch's own."""
+
+
+def _plain_keys() -> frozenset[int]:
+    with torch.inference_mode():
+        inference = torch.empty(0, device="cpu")
+    return frozenset(_dispatch_keys(t).raw_repr() for t in (inference, inference.clone()))
+
+
+PLAIN_KEYS = _plain_keys()
+"""Dispatch keys of dense tensors on the CPU: sparse and quantised ones, those of a transform, and
+those whose values are another tensor's but for the sign have others."""
 
 
 def plain_on_cpu(tensors: Sequence[Tensor | None]) -> bool:
@@ -135,33 +224,13 @@ def plain_on_cpu(tensors: Sequence[Tensor | None]) -> bool:
         or _is_any_autocast_enabled()
         or _get_tracing_state() is not None
         or _profiler_enabled()  # shows the op by its name
+        or peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
     ):
         return False
     for t in tensors:
-        if t is not None and (type(t) not in PLAIN or not t.is_cpu or t.is_neg()):
+        if t is None:
+            continue
+        if type(t) not in PLAIN or _dispatch_keys(t).raw_repr() not in PLAIN_KEYS:
             return False
-    return gradient_free(tensors)
-
-
-def fold_vmap_batch(
-    batch_size: int, in_dims: Sequence[int | None], tensors: Sequence[Tensor]
-) -> tuple[list[Tensor], Callable[[Tensor], Tensor]]:
-    """Makes vmap's batch part of N, which no op looks at.
-
-    Args:
-        batch_size: the size of vmap's dimension.
-        in_dims: where each tensor has it; None: it has not.
-        tensors: (..., C, H, W) without vmap's dimension.
-
-    Returns:
-        The tensors with vmap's dimension folded into N, and the function that unfolds an output,
-        vmap's dimension first.
-    """
-    front = [
-        t.expand(batch_size, *t.shape) if d is None else t.movedim(d, 0)
-        for t, d in zip(tensors, in_dims, strict=True)
-    ]
-    if front[0].dim() == 4:  # of (C, H, W) each: vmap's dimension is N itself
-        return front, lambda out: out
-    n = front[0].shape[1]
-    return [t.flatten(0, 1) for t in front], lambda out: out.unflatten(0, (batch_size, n))
+    return True

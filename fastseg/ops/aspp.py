@@ -18,7 +18,8 @@ from fastseg._conv2d import (
     empty_output,
     remember,
 )
-from fastseg.ops._library import LIBRARY, define, define_cpu, define_triton, gradient_free
+from fastseg.ops._library import define, define_cpu, define_triton, gradient_free
+from fastseg.ops._vmap import by_batch
 from fastseg.ops.atrous_conv2d import _autocast, atrous_conv2d
 from fastseg.ops.separable_atrous_conv2d import separable_atrous_conv2d
 
@@ -350,8 +351,8 @@ define(
     " str activation) -> Tensor",
     reference=_reference,
     fake=_fake,
+    autograd=_autograd,
+    vmap=by_batch(0, 8),
 )
 define_cpu("aspp", _cpu)
 define_triton("aspp", _triton)
-LIBRARY.impl("aspp", _autograd, "Autograd")
-LIBRARY.impl("aspp", _composition, "FuncTorchBatched")  # its parts have rules of their own

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastseg import reference
 from fastseg._conv2d import (
-    MOST_CALLS,
+    Conv2d,
     Ints,
     check_conv2d,
     check_epilogue,
@@ -21,15 +23,21 @@ from fastseg._conv2d import (
     remember,
     resolve_padding,
 )
+from fastseg._float32_precision import reduced_on_cpu
 from fastseg.ops._library import (
     CPU_PLANS,
+    DERIVATIVES,
     call,
     define,
     define_cpu,
     define_triton,
     gradient_free,
+    keep_plan,
+    needs_gradient,
     plain_on_cpu,
 )
+from fastseg.ops._vmap import by_batch
+from fastseg.ops.atrous_conv2d_grad import input_grad
 
 ops = torch.ops.fastseg
 
@@ -86,7 +94,12 @@ def atrous_conv2d(
     if plain_on_cpu(tensors):
         plan = _plan(tensors, stride, padding, dilation, groups, activation)
         if plan is not None:
-            return plan(*tensors)
+            if not needs_gradient(tensors):
+                return plan.run(*tensors)
+            if activation not in RECOMPUTED:
+                arguments = (*tensors, *plan.conv, activation)
+                run = functools.partial(plan.run, *tensors)
+                return DERIVATIVES[_atrous_conv2d](arguments, run)
     if x.dim() == 3:
         out = atrous_conv2d(
             x[None], weight, bias, stride=stride, padding=padding, dilation=dilation,
@@ -102,10 +115,14 @@ def atrous_conv2d(
     kernel_size = weight.shape[2:] if weight.dim() == 4 else (1, 1)  # the op refuses it
     padding = resolve_padding(op, padding, kernel_size, dilation)
     geometry = (stride, padding, dilation, groups)
-    if activation in ("silu", "hardswish") and not gradient_free(tensors):
+    if activation in RECOMPUTED and not gradient_free(tensors):
         # Their derivatives need what goes in: kept here, where the op would compute it once more.
         return reference.ACTIVATION[activation](_atrous_conv2d(*tensors, *geometry, ""))
     return call(_atrous_conv2d, tensors, *geometry, activation)
+
+
+RECOMPUTED = ("silu", "hardswish")
+"""The activations whose derivative needs what goes in."""
 
 
 def _autocast(*tensors: Tensor | None) -> list[Tensor | None]:
@@ -125,7 +142,6 @@ def _check(op, x, weight, bias, scale, shift, residual, stride, padding, dilatio
 
 
 _check_once = remember(_check)
-_conv2d_once = remember(check_conv2d)
 
 
 def _fake(x, weight, *others):
@@ -140,8 +156,15 @@ def _reference(*arguments):
     return in_layout_of(arguments[0], out)
 
 
-def _plan(tensors, stride, padding, dilation, groups, activation) -> Callable[..., Tensor] | None:
-    """How the CPU computes this call, remembered: what it takes is ``plan(*tensors)``.
+class _Plan(NamedTuple):
+    """How the CPU computes a call, ``run(*tensors)``, and its geometry."""
+
+    run: Callable[..., Tensor]
+    conv: Conv2d
+
+
+def _plan(tensors, stride, padding, dilation, groups, activation) -> _Plan | None:
+    """How the CPU computes this call, remembered.
 
     None where that is for the op to say: x is no image, nothing is compiled, or an argument cannot
     be hashed. Checks and the choice look at no more than what is the key.
@@ -153,7 +176,7 @@ def _plan(tensors, stride, padding, dilation, groups, activation) -> Callable[..
         scale if scale is None else (scale.shape, scale.dtype),
         shift if shift is None else (shift.shape, shift.dtype),
         residual if residual is None else (residual.shape, residual.dtype),
-        stride, padding, dilation, groups, activation, torch.get_float32_matmul_precision(),
+        stride, padding, dilation, groups, activation, reduced_on_cpu(),
     )  # fmt: skip
     try:
         plan = CPU_PLANS.get(key)
@@ -168,10 +191,8 @@ def _plan(tensors, stride, padding, dilation, groups, activation) -> Callable[..
         padding = resolve_padding(op, padding, weight.shape[2:], dilation)
         conv, _ = _check(op, *tensors, stride, padding, dilation, groups, activation)
         bare = is_bare(bias, scale, shift, residual, activation)
-        plan = _cpu_conv2d.plan(x, weight, conv, activation, bare)
-        if len(CPU_PLANS) >= MOST_CALLS:
-            CPU_PLANS.clear()
-        CPU_PLANS[key] = plan
+        plan = _Plan(_cpu_conv2d.plan(x, weight, conv, activation, bare), conv)
+        keep_plan(key, plan)
     return plan
 
 
@@ -181,7 +202,7 @@ def _cpu(*arguments):
     plan = _plan(tensors, *geometry, activation)
     if plan is None:  # whose checks say why
         _check("fastseg::atrous_conv2d", *arguments)
-    return plan(*tensors)
+    return plan.run(*tensors)
 
 
 def _triton(*arguments):
@@ -194,12 +215,10 @@ def _triton(*arguments):
 
 def _setup_context(ctx, inputs, output):
     x, weight, bias, scale, shift, residual, stride, padding, dilation, groups, act = inputs
-    ctx.conv = _conv2d_once(
-        "fastseg::atrous_conv2d", weight.shape[2:], stride, padding, dilation, groups
-    )
+    ctx.conv = Conv2d(tuple(stride), tuple(padding), tuple(dilation), groups)
     ctx.activation = act
     ctx.dtypes = [None if t is None else t.dtype for t in (bias, scale, shift)]
-    recompute = act in ("silu", "hardswish")
+    recompute = act in RECOMPUTED
     ctx.save_for_backward(
         x, weight, bias, scale, *((shift, residual) if recompute else (None, None)),
         None if recompute or act == "" else output,
@@ -226,7 +245,7 @@ def _backward(ctx, grad):
     """
     x, weight, bias, scale, shift, residual, y = ctx.saved_tensors
     needs = ctx.needs_input_grad
-    if ctx.activation in ("silu", "hardswish"):
+    if ctx.activation in RECOMPUTED:
         y = ops.atrous_conv2d(x, weight, bias, scale, shift, residual, *ctx.conv, "")
     if ctx.activation:
         grad = ACTIVATION_BACKWARD[ctx.activation](grad, y)
@@ -235,8 +254,7 @@ def _backward(ctx, grad):
     grads = [None] * 6
     if needs[0]:
         scaled = weight if factor is None else (weight * factor).to(weight.dtype)
-        op = ops.atrous_conv2d_input_grad.default
-        grads[0] = call(op, (grad, scaled), x.shape[2:], *ctx.conv)
+        grads[0] = input_grad(grad, scaled, x.shape[2:], ctx.conv, factor is not None)
     by_weight = None
     if needs[1] or needs[3]:
         op = ops.atrous_conv2d_weight_grad.default
@@ -257,25 +275,7 @@ def _backward(ctx, grad):
             grads[4] = total.to(ctx.dtypes[2])
     if needs[5]:
         grads[5] = grad
-    return (*grads, None, None, None, None, None)
-
-
-def _vmap(info, in_dims, x, weight, bias, scale, shift, residual, *geometry):
-    tensors = (x, weight, bias, scale, shift, residual)
-    size = info.batch_size
-    if any(d is not None for d in in_dims[1:5]):  # a convolution of its own for each
-        slices = [
-            [t] * size if d is None else t.unbind(d) for t, d in zip(tensors, in_dims, strict=False)
-        ]
-        return torch.stack([ops.atrous_conv2d(*s, *geometry) for s in zip(*slices, strict=True)]), 0
-    x, residual = (
-        t
-        if t is None
-        else (t.expand(size, *t.shape) if d is None else t.movedim(d, 0)).flatten(0, 1)
-        for t, d in ((x, in_dims[0]), (residual, in_dims[5]))
-    )
-    out = ops.atrous_conv2d(x, weight, bias, scale, shift, residual, *geometry)
-    return out.unflatten(0, (size, -1)), 0
+    return grads
 
 
 define(
@@ -284,9 +284,10 @@ define(
     " str activation) -> Tensor",
     reference=_reference,
     fake=_fake,
+    setup_context=_setup_context,
+    backward=_backward,
+    vmap=by_batch(0, 5),
 )
 define_cpu("atrous_conv2d", _cpu)
 define_triton("atrous_conv2d", _triton)
-torch.library.register_autograd("fastseg::atrous_conv2d", _backward, setup_context=_setup_context)
-torch.library.register_vmap("fastseg::atrous_conv2d", _vmap)
 _atrous_conv2d = ops.atrous_conv2d.default

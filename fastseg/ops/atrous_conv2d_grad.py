@@ -7,14 +7,26 @@ from torch import Tensor
 
 from fastseg import reference
 from fastseg._conv2d import (
+    Conv2d,
     check_alike,
     check_conv2d,
     check_float,
     empty_output,
     in_layout_of,
-    remember,
 )
-from fastseg.ops._library import call, define, define_cpu, define_triton
+from fastseg._float32_precision import reduced_on_cpu
+from fastseg.ops._library import (
+    CPU_PLANS,
+    DIRECT,
+    call,
+    define,
+    define_cpu,
+    define_triton,
+    keep_plan,
+    needs_gradient,
+    plain_on_cpu,
+)
+from fastseg.ops._vmap import by_batch
 
 ops = torch.ops.fastseg
 
@@ -65,14 +77,29 @@ def _reference_input_grad(grad, weight, input_size, *geometry):
     return in_layout_of(grad, reference.atrous_conv2d_input_grad(grad, weight, input_size, *conv))
 
 
-_check_input_grad_once = remember(_check_input_grad)
+def _cpu_input_grad(grad, weight, input_size, stride, padding, dilation, groups, keeps_weight=True):
+    geometry = tuple(stride), tuple(padding), tuple(dilation), groups
+    key = (
+        "input_grad", grad.shape, grad.dtype, weight.shape, weight.dtype, *input_size, geometry,
+        reduced_on_cpu(),
+    )  # fmt: skip
+    run = CPU_PLANS.get(key)
+    if run is None:
+        from fastseg import _cpu_conv2d_grad
+
+        conv = _check_input_grad(grad, weight, input_size, *geometry)
+        run = _cpu_conv2d_grad.plan_input_grad(grad, weight, tuple(input_size), conv)
+        keep_plan(key, run)
+    return run(grad, weight, keeps_weight)
 
 
-def _cpu_input_grad(grad, weight, input_size, *geometry):
-    from fastseg import _cpu_conv2d_grad
-
-    conv = _check_input_grad_once(grad, weight, input_size, *geometry)
-    return _cpu_conv2d_grad.atrous_conv2d_input_grad(grad, weight, input_size, conv)
+def input_grad(grad: Tensor, weight: Tensor, input_size, conv: Conv2d, temporary: bool) -> Tensor:
+    """The op atrous_conv2d_input_grad; what is prepared of a temporary weight is not kept."""
+    op = ops.atrous_conv2d_input_grad.default
+    tensors = grad, weight
+    if temporary and op in DIRECT and plain_on_cpu(tensors) and not needs_gradient(tensors):
+        return _cpu_input_grad(*tensors, input_size, *conv, keeps_weight=False)
+    return call(op, tensors, input_size, *conv)
 
 
 def _triton_input_grad(grad, weight, input_size, *geometry):
@@ -97,19 +124,7 @@ def _backward_input_grad(ctx, grad_x):
     if ctx.needs_input_grad[1]:
         op = ops.atrous_conv2d_weight_grad.default
         grad_weight = call(op, (grad_x, grad), weight.shape[2:], *ctx.geometry)
-    return grad_grad, grad_weight, None, None, None, None, None
-
-
-def _vmap_input_grad(info, in_dims, grad, weight, *rest):
-    return _vmap_slices(ops.atrous_conv2d_input_grad, info, in_dims, grad, weight, *rest)
-
-
-def _vmap_slices(op, info, in_dims, a, b, *rest):
-    slices = [
-        [t] * info.batch_size if d is None else t.unbind(d)
-        for t, d in zip((a, b), in_dims, strict=False)
-    ]
-    return torch.stack([op(*s, *rest) for s in zip(*slices, strict=True)]), 0
+    return grad_grad, grad_weight
 
 
 define(
@@ -117,15 +132,12 @@ define(
     " int[2] padding, int[2] dilation, int groups) -> Tensor",
     reference=_reference_input_grad,
     fake=_fake_input_grad,
+    setup_context=_setup_context_input_grad,
+    backward=_backward_input_grad,
+    vmap=by_batch(0),
 )
 define_cpu("atrous_conv2d_input_grad", _cpu_input_grad)
 define_triton("atrous_conv2d_input_grad", _triton_input_grad)
-torch.library.register_autograd(
-    "fastseg::atrous_conv2d_input_grad",
-    _backward_input_grad,
-    setup_context=_setup_context_input_grad,
-)
-torch.library.register_vmap("fastseg::atrous_conv2d_input_grad", _vmap_input_grad)
 
 
 def _check_weight_grad(x, grad, kernel_size, stride, padding, dilation, groups):
@@ -172,14 +184,17 @@ def _reference_weight_grad(x, grad, kernel_size, *geometry):
     return in_layout_of(x, reference.atrous_conv2d_weight_grad(x, grad, kernel_size, *conv))
 
 
-_check_weight_grad_once = remember(_check_weight_grad)
+def _cpu_weight_grad(x, grad, kernel_size, stride, padding, dilation, groups):
+    geometry = tuple(stride), tuple(padding), tuple(dilation), groups
+    key = ("weight_grad", x.shape, x.dtype, grad.shape, grad.dtype, *kernel_size, geometry)
+    run = CPU_PLANS.get(key)
+    if run is None:
+        from fastseg import _cpu_conv2d_grad
 
-
-def _cpu_weight_grad(x, grad, kernel_size, *geometry):
-    from fastseg import _cpu_conv2d_grad
-
-    conv = _check_weight_grad_once(x, grad, kernel_size, *geometry)
-    return _cpu_conv2d_grad.atrous_conv2d_weight_grad(x, grad, kernel_size, conv)
+        conv = _check_weight_grad(x, grad, kernel_size, *geometry)
+        run = _cpu_conv2d_grad.plan_weight_grad(x, grad, tuple(kernel_size), conv)
+        keep_plan(key, run)
+    return run(x, grad)
 
 
 def _triton_weight_grad(x, grad, kernel_size, *geometry):
@@ -204,11 +219,7 @@ def _backward_weight_grad(ctx, grad_weight):
     if ctx.needs_input_grad[1]:
         op, tensors = ops.atrous_conv2d.default, (x, grad_weight, None, None, None, None)
         grad_grad = call(op, tensors, *ctx.geometry, "")
-    return grad_x, grad_grad, None, None, None, None, None
-
-
-def _vmap_weight_grad(info, in_dims, x, grad, *rest):
-    return _vmap_slices(ops.atrous_conv2d_weight_grad, info, in_dims, x, grad, *rest)
+    return grad_x, grad_grad
 
 
 define(
@@ -216,12 +227,8 @@ define(
     " int[2] padding, int[2] dilation, int groups) -> Tensor",
     reference=_reference_weight_grad,
     fake=_fake_weight_grad,
+    setup_context=_setup_context_weight_grad,
+    backward=_backward_weight_grad,
 )
 define_cpu("atrous_conv2d_weight_grad", _cpu_weight_grad)
 define_triton("atrous_conv2d_weight_grad", _triton_weight_grad)
-torch.library.register_autograd(
-    "fastseg::atrous_conv2d_weight_grad",
-    _backward_weight_grad,
-    setup_context=_setup_context_weight_grad,
-)
-torch.library.register_vmap("fastseg::atrous_conv2d_weight_grad", _vmap_weight_grad)

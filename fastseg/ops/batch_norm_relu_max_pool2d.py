@@ -7,7 +7,8 @@ from torch import Tensor
 
 from fastseg import reference
 from fastseg._pool2d import Ints, pool2d
-from fastseg.ops._library import call, define, fold_vmap_batch
+from fastseg.ops._library import call, define
+from fastseg.ops._vmap import fold_planes, in_front
 from fastseg.ops.max_pool2d import codes_to_save, fake_pooled
 
 ops = torch.ops.fastseg
@@ -119,21 +120,20 @@ def _backward(ctx, grad_values, grad_codes):
         grad_scale = (grad * picked).sum(but_channels).to(scale.dtype)
     if ctx.needs_input_grad[2]:
         grad_shift = grad.sum(but_channels).to(ctx.shift_dtype)
-    return grad_x, grad_scale, grad_shift, None, None, None, None, None
+    return grad_x, grad_scale, grad_shift
 
 
-def _vmap(info, in_dims, x, scale, shift, *args):
+def _vmap(op, info, in_dims, x, scale, shift, *args):
     if in_dims[1] is None and in_dims[2] is None:
-        (x,), unfold = fold_vmap_batch(info.batch_size, in_dims[:1], (x,))
-        return tuple(map(unfold, ops.batch_norm_relu_max_pool2d(x, scale, shift, *args))), (0, 0)
+        (x,), unfold = fold_planes(info.batch_size, in_dims[:1], (x,))
+        return tuple(map(unfold, op(x, scale, shift, *args))), (0, 0)
     # Every element of the batch has a scale of its own: vmap's dimension becomes part of C.
     x, scale, shift = (
-        t.expand(info.batch_size, *t.shape) if d is None else t.movedim(d, 0)
-        for t, d in zip((x, scale, shift), in_dims, strict=False)
+        in_front(info.batch_size, d, t) for t, d in zip((x, scale, shift), in_dims, strict=False)
     )
     channels = x.shape[-3]
     x = x.movedim(0, -4).flatten(-4, -3)
-    outputs = ops.batch_norm_relu_max_pool2d(x, scale.flatten(), shift.flatten(), *args)
+    outputs = op(x, scale.flatten(), shift.flatten(), *args)
     return tuple(t.unflatten(-3, (-1, channels)).movedim(-4, 0) for t in outputs), (0, 0)
 
 
@@ -143,9 +143,8 @@ define(
     " -> (Tensor values, Tensor codes)",
     reference=reference.batch_norm_relu_max_pool2d,
     fake=_fake,
+    setup_context=_setup_context,
+    backward=_backward,
+    vmap=_vmap,
 )
-torch.library.register_autograd(
-    "fastseg::batch_norm_relu_max_pool2d", _backward, setup_context=_setup_context
-)
-torch.library.register_vmap("fastseg::batch_norm_relu_max_pool2d", _vmap)
 _batch_norm_relu_max_pool2d = ops.batch_norm_relu_max_pool2d.default

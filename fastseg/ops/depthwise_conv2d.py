@@ -19,6 +19,7 @@ from fastseg._conv2d import (
     pair,
 )
 from fastseg.ops._library import define, define_triton
+from fastseg.ops._vmap import by_batch
 
 
 def _check_image(op, name, x):
@@ -83,6 +84,7 @@ define(
     " Tensor? residual, int[2] stride, int[2] padding, int[2] dilation, str activation) -> Tensor",
     reference=_reference,
     fake=_fake,
+    vmap=by_batch(0, 5),
 )
 
 
@@ -122,6 +124,7 @@ define(
     " int[2] padding, int[2] dilation) -> Tensor",
     reference=_reference_input_grad,
     fake=_fake_input_grad,
+    vmap=by_batch(0),
 )
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastseg import reference
 from fastseg.ops._library import call, define, define_triton
+from fastseg.ops._vmap import in_front
 
 ops = torch.ops.fastseg
 
@@ -109,37 +110,31 @@ def _backward(ctx, grad):
     values, features = ctx.saved_tensors
     if not ctx.needs_input_grad[1]:  # linear, and its own adjoint
         out = call(_exact_gaussian_filter, (grad, features), ctx.cutoff)
-        return out, None, None
+        return out, None
     op = ops.exact_gaussian_filter_backward.default
-    grad_values, grad_features = call(op, (grad, values, features), ctx.cutoff)
-    return grad_values, grad_features, None
+    return call(op, (grad, values, features), ctx.cutoff)
 
 
 def _fold(info, in_dims, tensors):
-    """Makes vmap's batch part of B."""
-    size = info.batch_size
-    folded = [
-        (t.expand(size, *t.shape) if d is None else t.movedim(d, 0)).flatten(0, 1)
-        for t, d in zip(tensors, in_dims, strict=True)
-    ]
-    return folded, lambda out: out.unflatten(0, (size, out.shape[0] // size))
+    """Makes vmap's dimension part of B."""
+    fronts = [in_front(info.batch_size, d, t) for t, d in zip(tensors, in_dims, strict=True)]
+    return [t.flatten(0, 1) for t in fronts], lambda out: out.unflatten(0, fronts[0].shape[:2])
 
 
-def _vmap(info, in_dims, values, features, cutoff=DEFAULT_CUTOFF):
+def _vmap(op, info, in_dims, values, features, cutoff=DEFAULT_CUTOFF):
     tensors, unfold = _fold(info, in_dims[:2], (values, features))
-    return unfold(ops.exact_gaussian_filter(*tensors, cutoff)), 0
+    return unfold(op(*tensors, cutoff)), 0
 
 
 define(
     "exact_gaussian_filter(Tensor values, Tensor features, float cutoff=3e-5) -> Tensor",
     reference=_reference,
     fake=_fake,
+    setup_context=_setup_context,
+    backward=_backward,
+    vmap=_vmap,
 )
 define_triton("exact_gaussian_filter", _triton)
-torch.library.register_autograd(
-    "fastseg::exact_gaussian_filter", _backward, setup_context=_setup_context
-)
-torch.library.register_vmap("fastseg::exact_gaussian_filter", _vmap)
 _exact_gaussian_filter = ops.exact_gaussian_filter.default
 
 
@@ -178,9 +173,9 @@ def _backward_backward(ctx, *grads):
     )
 
 
-def _vmap_backward(info, in_dims, grad, values, features, cutoff):
+def _vmap_backward(op, info, in_dims, grad, values, features, cutoff):
     tensors, unfold = _fold(info, in_dims[:3], (grad, values, features))
-    grads = ops.exact_gaussian_filter_backward(*tensors, cutoff)
+    grads = op(*tensors, cutoff)
     return tuple(map(unfold, grads)), (0, 0)
 
 
@@ -189,7 +184,7 @@ define(
     " -> (Tensor, Tensor)",
     reference=_reference_backward,
     fake=_fake_backward,
+    backward=_backward_backward,
+    vmap=_vmap_backward,
 )
 define_triton("exact_gaussian_filter_backward", _triton_backward)
-torch.library.register_autograd("fastseg::exact_gaussian_filter_backward", _backward_backward)
-torch.library.register_vmap("fastseg::exact_gaussian_filter_backward", _vmap_backward)

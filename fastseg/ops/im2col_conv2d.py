@@ -16,6 +16,7 @@ from fastseg._conv2d import (
     in_layout_of,
 )
 from fastseg.ops._library import define
+from fastseg.ops._vmap import by_batch
 
 OP = "fastseg::im2col_conv2d"
 
@@ -46,4 +47,5 @@ define(
     " Tensor? residual, int[2] stride, int[2] padding, int[2] dilation, str activation) -> Tensor",
     reference=_reference,
     fake=_fake,
+    vmap=by_batch(0, 5),
 )

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastseg._conv2d import check_float32_image
 from fastseg.ops._library import define
+from fastseg.ops._vmap import by_batch
 
 
 def _layout(channels_last: bool) -> torch.memory_format:
@@ -22,4 +23,9 @@ def _reference(x: Tensor, channels_last: bool) -> Tensor:
     return x.clone(memory_format=_layout(channels_last))
 
 
-define("image_layout(Tensor x, bool channels_last) -> Tensor", reference=_reference, fake=_fake)
+define(
+    "image_layout(Tensor x, bool channels_last) -> Tensor",
+    reference=_reference,
+    fake=_fake,
+    vmap=by_batch(0),
+)

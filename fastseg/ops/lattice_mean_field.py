@@ -6,6 +6,7 @@ import torch
 
 from fastseg import reference
 from fastseg.ops._library import define
+from fastseg.ops._mean_field_vmap import by_images
 
 OP = "fastseg::lattice_mean_field"
 
@@ -71,5 +72,6 @@ define(
     " int passes=1, bool symmetric=False, float side=0.5) -> Tensor",
     reference=reference.lattice_mean_field,
     fake=_fake,
+    backward=_refuse,
+    vmap=by_images,
 )
-torch.library.register_autograd(OP, _refuse)

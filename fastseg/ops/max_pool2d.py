@@ -17,7 +17,8 @@ from fastseg._pool2d import (
     memory_format,
     pool2d,
 )
-from fastseg.ops._library import call, define, fold_vmap_batch
+from fastseg.ops._library import call, define
+from fastseg.ops._vmap import fold_planes
 
 ops = torch.ops.fastseg
 
@@ -95,13 +96,12 @@ def _setup_context(ctx, inputs, output):
 def _backward(ctx, grad_values, grad_codes):
     (codes,) = ctx.saved_tensors
     op, tensors = ops.max_pool2d_backward.default, (grad_values, codes)
-    grad = call(op, tensors, ctx.input_size, *ctx.pool, ctx.packed_dim)
-    return grad, None, None, None, None, None
+    return (call(op, tensors, ctx.input_size, *ctx.pool, ctx.packed_dim),)
 
 
-def _vmap(info, in_dims, x, *args):
-    (x,), unfold = fold_vmap_batch(info.batch_size, in_dims[:1], (x,))
-    return tuple(map(unfold, ops.max_pool2d(x, *args))), (0, 0)
+def _vmap(op, info, in_dims, x, *args):
+    (x,), unfold = fold_planes(info.batch_size, in_dims[:1], (x,))
+    return tuple(map(unfold, op(x, *args))), (0, 0)
 
 
 define(
@@ -109,9 +109,10 @@ define(
     " int[2] dilation=1, bool ceil_mode=False) -> (Tensor values, Tensor codes)",
     reference=reference.max_pool2d,
     fake=_fake,
+    setup_context=_setup_context,
+    backward=_backward,
+    vmap=_vmap,
 )
-torch.library.register_autograd("fastseg::max_pool2d", _backward, setup_context=_setup_context)
-torch.library.register_vmap("fastseg::max_pool2d", _vmap)
 _max_pool2d = ops.max_pool2d.default
 
 
@@ -128,13 +129,12 @@ def _setup_context_backward(ctx, inputs, output):
 def _backward_backward(ctx, grad):
     (codes,) = ctx.saved_tensors
     op, tensors = ops.max_unpool2d_backward.default, (grad, codes)
-    out = call(op, tensors, ctx.pooled_size, *ctx.pool, ctx.packed_dim)
-    return out, None, None, None, None, None, None, None
+    return call(op, tensors, ctx.pooled_size, *ctx.pool, ctx.packed_dim), None
 
 
-def _vmap_backward(info, in_dims, grad, codes, *args):
-    (grad, codes), unfold = fold_vmap_batch(info.batch_size, in_dims[:2], (grad, codes))
-    return unfold(ops.max_pool2d_backward(grad, codes, *args)), 0
+def _vmap_backward(op, info, in_dims, grad, codes, *args):
+    (grad, codes), unfold = fold_planes(info.batch_size, in_dims[:2], (grad, codes))
+    return unfold(op(grad, codes, *args)), 0
 
 
 define(
@@ -142,8 +142,7 @@ define(
     " int[2] stride, int[2] padding, int[2] dilation, int packed_dim=0) -> Tensor",
     reference=reference.max_pool2d_backward,
     fake=_fake_backward,
+    setup_context=_setup_context_backward,
+    backward=_backward_backward,
+    vmap=_vmap_backward,
 )
-torch.library.register_autograd(
-    "fastseg::max_pool2d_backward", _backward_backward, setup_context=_setup_context_backward
-)
-torch.library.register_vmap("fastseg::max_pool2d_backward", _vmap_backward)

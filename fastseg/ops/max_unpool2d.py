@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fastseg import reference
 from fastseg._pool2d import Ints, check_image, codes_layout, empty_plane, memory_format, pool2d
-from fastseg.ops._library import call, define, fold_vmap_batch
+from fastseg.ops._library import call, define
+from fastseg.ops._vmap import fold_planes
 from fastseg.ops.max_pool2d import codes_to_save
 
 ops = torch.ops.fastseg
@@ -120,13 +121,12 @@ def _setup_context(ctx, inputs, output):
 def _backward(ctx, grad):
     (indices,) = ctx.saved_tensors
     op, tensors = ops.max_unpool2d_backward.default, (grad, indices)
-    out = call(op, tensors, ctx.pooled_size, *ctx.pool, ctx.packed_dim)
-    return out, None, None, None, None, None
+    return call(op, tensors, ctx.pooled_size, *ctx.pool, ctx.packed_dim), None
 
 
-def _vmap(info, in_dims, values, indices, *args):
-    (values, indices), unfold = fold_vmap_batch(info.batch_size, in_dims[:2], (values, indices))
-    return unfold(ops.max_unpool2d(values, indices, *args)), 0
+def _vmap(op, info, in_dims, values, indices, *args):
+    (values, indices), unfold = fold_planes(info.batch_size, in_dims[:2], (values, indices))
+    return unfold(op(values, indices, *args)), 0
 
 
 define(
@@ -134,9 +134,10 @@ define(
     " int[2] stride=[], int[2] padding=0) -> Tensor",
     reference=reference.max_unpool2d,
     fake=_fake,
+    setup_context=_setup_context,
+    backward=_backward,
+    vmap=_vmap,
 )
-torch.library.register_autograd("fastseg::max_unpool2d", _backward, setup_context=_setup_context)
-torch.library.register_vmap("fastseg::max_unpool2d", _vmap)
 _max_unpool2d = ops.max_unpool2d.default
 
 
@@ -161,12 +162,12 @@ def _backward_backward(ctx, grad):
         plane = grad.new_zeros((*grad.shape[:-2], ctx.size[0] * ctx.size[1]))
         out = plane.scatter_add(-1, indices.flatten(-2), grad.flatten(-2))
         out = out.unflatten(-1, ctx.size)
-    return out, None, None, None, None, None, None, None
+    return out, None
 
 
-def _vmap_backward(info, in_dims, grad, indices, *args):
-    (grad, indices), unfold = fold_vmap_batch(info.batch_size, in_dims[:2], (grad, indices))
-    return unfold(ops.max_unpool2d_backward(grad, indices, *args)), 0
+def _vmap_backward(op, info, in_dims, grad, indices, *args):
+    (grad, indices), unfold = fold_planes(info.batch_size, in_dims[:2], (grad, indices))
+    return unfold(op(grad, indices, *args)), 0
 
 
 define(
@@ -174,8 +175,7 @@ define(
     " int[2] stride, int[2] padding, int[2] dilation, int packed_dim=0) -> Tensor",
     reference=reference.max_unpool2d_backward,
     fake=_fake_backward,
+    setup_context=_setup_context_backward,
+    backward=_backward_backward,
+    vmap=_vmap_backward,
 )
-torch.library.register_autograd(
-    "fastseg::max_unpool2d_backward", _backward_backward, setup_context=_setup_context_backward
-)
-torch.library.register_vmap("fastseg::max_unpool2d_backward", _vmap_backward)

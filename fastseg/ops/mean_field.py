@@ -15,6 +15,7 @@ from fastseg._lattice_quality import LATTICE_QUALITY
 from fastseg.ops._checkpoints import reversed_states
 from fastseg.ops._library import define, gradient_free
 from fastseg.ops._mean_field_model import DenseCRFModel, softmax_backward
+from fastseg.ops._mean_field_vmap import by_images
 from fastseg.ops._pairwise_kernels import QUALITIES
 from fastseg.pairwise import NORMALIZATIONS
 
@@ -229,19 +230,20 @@ def _setup_context(ctx, inputs, output):
 def _backward(ctx, grad):
     unary, q, *parameters = ctx.saved_tensors
     kernels, compatibility = parameters[: ctx.terms], parameters[ctx.terms :]
-    needs = [bool(n) for n in (*ctx.needs_input_grad[1], *ctx.needs_input_grad[2])]
+    needs = list(ctx.needs_input_grad[1 : 1 + len(parameters)])
     grads = ops.mean_field_backward(grad, q, unary, kernels, compatibility, *ctx.arguments, needs)
     of_parameters = [g if n else None for g, n in zip(grads[1:], needs, strict=True)]
-    return (
-        grads[0] if ctx.needs_input_grad[0] else None,
-        of_parameters[: ctx.terms],
-        of_parameters[ctx.terms :],
-        *(None,) * (len(ctx.needs_input_grad) - 3),  # the dispatcher drops arguments of defaults
-    )
+    return grads[0] if ctx.needs_input_grad[0] else None, *of_parameters
 
 
-define(f"mean_field({SCHEMA}=3) -> Tensor", reference=_mean_field, fake=_fake)
-torch.library.register_autograd("fastseg::mean_field", _backward, setup_context=_setup_context)
+define(
+    f"mean_field({SCHEMA}=3) -> Tensor",
+    reference=_mean_field,
+    fake=_fake,
+    setup_context=_setup_context,
+    backward=_backward,
+    vmap=by_images,
+)
 
 
 def _mean_field_backward(
@@ -309,5 +311,5 @@ define(
     f"mean_field_backward(Tensor grad, Tensor q, {SCHEMA}, bool[] needs) -> Tensor[]",
     reference=_mean_field_backward,
     fake=_fake_mean_field_backward,
+    backward=_no_second_derivative,
 )
-torch.library.register_autograd("fastseg::mean_field_backward", _no_second_derivative)

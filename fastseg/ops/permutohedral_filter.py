@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastseg import reference
 from fastseg.ops._library import call, define
+from fastseg.ops._vmap import by_slices
 from fastseg.reference.permutohedral_lattice import PermutohedralTensors
 
 ops = torch.ops.fastseg
@@ -86,7 +87,7 @@ def _fake(
 def _setup_context(ctx, inputs, output):
     values, *lattice, passes, symmetric, reverse, gain, side = inputs
     ctx.options = passes, symmetric, reverse, gain, side
-    needs_values = ctx.needs_input_grad[2]
+    needs_values = ctx.needs_input_grad[2]  # for the gradient of barycentric
     ctx.save_for_backward(*lattice, *([values] if needs_values else []))
 
 
@@ -96,10 +97,18 @@ def _backward(ctx, grad):
     if values:
         op = ops.permutohedral_filter_backward.default
         out = call(op, (grad, *values, *lattice), *ctx.options)
-        return out[0], None, out[1], *[None] * 10
+        return out[0], None, out[1], *[None] * 5
     tensors = (grad, *lattice)
     out = call(_permutohedral_filter, tensors, passes, symmetric, not reverse, gain, side)
-    return out, *[None] * 12
+    return out, *[None] * 7
+
+
+def _vmap(op, info, in_dims, values, *others):
+    """Values alone: vmap's dimension becomes part of C, whose channels the lattice treats alike."""
+    if any(d is not None for d in in_dims[1:]):
+        return by_slices(op, info, in_dims, values, *others)
+    front = values.movedim(in_dims[0], 1)  # (B, vmap's, C, N)
+    return op(front.flatten(1, 2), *others).unflatten(1, front.shape[1:3]), 1
 
 
 _LATTICE = (
@@ -112,9 +121,9 @@ define(
     f"permutohedral_filter(Tensor values, {_LATTICE}) -> Tensor",
     reference=reference.permutohedral_filter,
     fake=_fake,
-)
-torch.library.register_autograd(
-    "fastseg::permutohedral_filter", _backward, setup_context=_setup_context
+    setup_context=_setup_context,
+    backward=_backward,
+    vmap=_vmap,
 )
 _permutohedral_filter = ops.permutohedral_filter.default
 
@@ -134,5 +143,5 @@ define(
     f"permutohedral_filter_backward(Tensor grad, Tensor values, {_LATTICE}) -> (Tensor, Tensor)",
     reference=reference.permutohedral_filter_backward,
     fake=_fake_backward,
+    backward=_refuse,
 )
-torch.library.register_autograd("fastseg::permutohedral_filter_backward", _refuse)

@@ -8,7 +8,8 @@ from torch import Tensor
 from fastseg import reference
 from fastseg._lattice_quality import LATTICE_QUALITY
 from fastseg.ops import permutohedral_filter as _filter
-from fastseg.ops._library import call, define
+from fastseg.ops._library import call, define, gradient_free
+from fastseg.ops._vmap import by_slices, slice_of
 from fastseg.pairwise import NORMALIZATIONS
 from fastseg.reference.permutohedral_lattice import (
     MAX_DIMENSIONS,
@@ -68,7 +69,6 @@ class PermutohedralLattice:
 
     Attributes:
         tensors: the lattice itself, see :class:`fastseg.reference.PermutohedralTensors`.
-        num_vertices: int, or for a batch a list of ints: the vertices that points touch.
 
     Raises:
         ValueError: an unknown quality, features with less than two dimensions.
@@ -97,9 +97,13 @@ class PermutohedralLattice:
         self.quality = LATTICE_QUALITY[quality]
         self.dimensions = features.shape[1]
         self.tensors = permutohedral_lattice(features, self.quality.refine, self.quality.dilation)
-        counts = self.tensors.vertex_count.tolist()
-        self.num_vertices = counts if self.batched else counts[0]
         self._ones: Tensor | None = None
+
+    @property
+    def num_vertices(self) -> int | list[int]:
+        """The vertices that points touch; for a batch, of each image."""
+        counts = self.tensors.vertex_count.tolist()
+        return counts if self.batched else counts[0]
 
     def filter(self, values: Tensor, normalization: str | None = None) -> Tensor:
         """Filters every channel.
@@ -159,7 +163,7 @@ class PermutohedralLattice:
             return self._ones
         b, n, _ = barycentric.shape
         ones = self._sums(barycentric.new_ones(b, 1, n))
-        if not (ones.requires_grad or torch.compiler.is_compiling()):
+        if gradient_free((ones,)):
             self._ones = ones
         return ones
 
@@ -207,14 +211,44 @@ def _fake(features, refine=1.0, dilation=0):
 def _setup_context(ctx, inputs, output):
     features, ctx.refine, _ = inputs
     ctx.save_for_backward(features)
-    ctx.set_materialize_grads(False)
 
 
 def _backward(ctx, *grads):
-    if grads[1] is None:
-        return None, None, None
     (features,) = ctx.saved_tensors
-    return barycentric_backward(features, ctx.refine, grads[1]), None, None
+    return (barycentric_backward(features, ctx.refine, grads[1]),)
+
+
+def _vmap(op, info, in_dims, *arguments):
+    """A lattice for each slice, all of them with as many rows and vertices."""
+    if info.batch_size == 0:
+        return by_slices(op, info, in_dims, *arguments)
+    slices = [
+        PermutohedralTensors(*op(*slice_of(arguments, in_dims, i))) for i in range(info.batch_size)
+    ]
+    rows = max(s.tile_vertices.shape[0] for s in slices)
+    vertices = max(s.neighbors.shape[2] + rows - s.tile_vertices.shape[0] for s in slices)
+    padded = [_padded(s, rows, vertices) for s in slices]
+    return tuple(torch.stack(parts) for parts in zip(*padded, strict=True)), (0,) * len(slices[0])
+
+
+def _padded(lattice: PermutohedralTensors, rows: int, vertices: int) -> PermutohedralTensors:
+    """The lattice with more rows, in its last tile, and vertices, each row's own; no point's."""
+    old_rows, old_vertices = lattice.tile_vertices.shape[0], lattice.neighbors.shape[2]
+    more_rows, more_vertices = rows - old_rows, vertices - old_vertices
+    if more_vertices == 0:
+        return lattice
+    steps = torch.arange(more_vertices, dtype=torch.int32, device=lattice.slots.device)
+    own = steps[:more_rows]
+    none = lattice.neighbors == old_vertices
+    return lattice._replace(
+        tile_starts=torch.cat([lattice.tile_starts[:-1], lattice.tile_starts[-1:] + more_rows]),
+        tile_vertices=torch.cat([lattice.tile_vertices, own + old_vertices]),
+        vertex_rows=torch.cat([lattice.vertex_rows, own + old_rows]),
+        vertex_starts=torch.cat([lattice.vertex_starts, (steps + old_rows + 1).clamp(max=rows)]),
+        neighbors=torch.nn.functional.pad(
+            lattice.neighbors.masked_fill(none, vertices), (0, more_vertices), value=vertices
+        ),
+    )
 
 
 define(
@@ -223,8 +257,8 @@ define(
     " Tensor vertex_starts, Tensor neighbors, Tensor vertex_count)",
     reference=reference.permutohedral_lattice,
     fake=_fake,
-)
-torch.library.register_autograd(
-    "fastseg::permutohedral_lattice", _backward, setup_context=_setup_context
+    setup_context=_setup_context,
+    backward=_backward,
+    vmap=_vmap,
 )
 _lattice = torch.ops.fastseg.permutohedral_lattice.default

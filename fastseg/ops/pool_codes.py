@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fastseg import reference
 from fastseg._pool2d import Ints, memory_format, packed_layout, pool2d
-from fastseg.ops._library import define, fold_vmap_batch
+from fastseg.ops._library import define
+from fastseg.ops._vmap import fold_planes
 
 ops = torch.ops.fastseg
 
@@ -92,17 +93,17 @@ def _conversion(name: str, source: torch.dtype, target: torch.dtype, convert) ->
         layout = memory_format(positions)
         return torch.empty_like(positions, dtype=target, memory_format=layout)
 
-    def vmap(info, in_dims, positions, *args):
-        (positions,), unfold = fold_vmap_batch(info.batch_size, in_dims[:1], (positions,))
-        return unfold(getattr(ops, name)(positions, *args)), 0
+    def vmap(op, info, in_dims, positions, *args):
+        (positions,), unfold = fold_planes(info.batch_size, in_dims[:1], (positions,))
+        return unfold(op(positions, *args)), 0
 
     define(
         f"{name}(Tensor positions, SymInt[2] input_size, int[2] kernel_size, int[2] stride=[],"
         " int[2] padding=0, int[2] dilation=1) -> Tensor",
         reference=run,
         fake=fake,
+        vmap=vmap,
     )
-    torch.library.register_vmap(f"fastseg::{name}", vmap)
 
 
 _conversion("codes_to_indices", torch.uint8, torch.int64, reference.codes_to_indices)
@@ -116,14 +117,14 @@ def _fake_pack(codes, packed_dim):
     return torch.empty(size, dtype=torch.uint8, device=codes.device, memory_format=layout)
 
 
-def _vmap_pack(info, in_dims, codes, packed_dim):
-    (codes,), unfold = fold_vmap_batch(info.batch_size, in_dims[:1], (codes,))
-    return unfold(ops.pack_codes(codes, packed_dim)), 0
+def _vmap_pack(op, info, in_dims, codes, packed_dim):
+    (codes,), unfold = fold_planes(info.batch_size, in_dims[:1], (codes,))
+    return unfold(op(codes, packed_dim)), 0
 
 
 define(
     "pack_codes(Tensor codes, int packed_dim) -> Tensor",
     reference=reference.pack_codes,
     fake=_fake_pack,
+    vmap=_vmap_pack,
 )
-torch.library.register_vmap("fastseg::pack_codes", _vmap_pack)

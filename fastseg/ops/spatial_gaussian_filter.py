@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastseg import reference
 from fastseg.ops._library import call, define
+from fastseg.ops._vmap import in_front
 
 ops = torch.ops.fastseg
 
@@ -101,29 +102,24 @@ def _backward(ctx, grad):
                 for axis in range(len(sigma))
             ]
         )
-    return of_values, of_sigma, None
+    return of_values, of_sigma
 
 
-def _vmap(info, in_dims, values, sigma, derivative=-1):
-    values = (
-        values.expand(info.batch_size, *values.shape)
-        if in_dims[0] is None
-        else values.movedim(in_dims[0], 0)
-    )
+def _vmap(op, info, in_dims, values, sigma, derivative=-1):
+    values = in_front(info.batch_size, in_dims[0], values)
     if in_dims[1] is None:
-        out = ops.spatial_gaussian_filter(values.flatten(0, 1), sigma, derivative)
+        out = op(values.flatten(0, 1), sigma, derivative)
         return out.unflatten(0, values.shape[:2]), 0
     pairs = zip(values, sigma.movedim(in_dims[1], 0), strict=True)
-    return torch.stack([ops.spatial_gaussian_filter(v, s, derivative) for v, s in pairs]), 0
+    return torch.stack([op(v, s, derivative) for v, s in pairs]), 0
 
 
 define(
     "spatial_gaussian_filter(Tensor values, Tensor sigma, int derivative=-1) -> Tensor",
     reference=_reference,
     fake=_fake,
+    setup_context=_setup_context,
+    backward=_backward,
+    vmap=_vmap,
 )
-torch.library.register_autograd(
-    "fastseg::spatial_gaussian_filter", _backward, setup_context=_setup_context
-)
-torch.library.register_vmap("fastseg::spatial_gaussian_filter", _vmap)
 _spatial_gaussian_filter = ops.spatial_gaussian_filter.default

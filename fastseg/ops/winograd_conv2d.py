@@ -18,6 +18,7 @@ from fastseg._conv2d import (
     pair,
 )
 from fastseg.ops._library import define
+from fastseg.ops._vmap import by_batch
 
 
 def _check(op, x, weight, out_channels, bias, scale, shift, residual, dilation, fast, activation):
@@ -63,6 +64,7 @@ define(
     " Tensor? shift, Tensor? residual, int[2] dilation, bool fast, str activation) -> Tensor",
     reference=_reference,
     fake=_fake,
+    vmap=by_batch(0, 6),
 )
 
 
@@ -103,6 +105,7 @@ define(
     " int[] dilations, bool fast, str activation) -> Tensor",
     reference=_reference_branches,
     fake=_fake_branches,
+    vmap=by_batch(0),
 )
 
 

@@ -1,0 +1,153 @@
+"""The derivative of an op: one autograd.Function, made from the op's schema.
+
+It stands in the place of torch.library.register_autograd, whose Function functorch's transforms
+(torch.func.grad, vjp, jacrev) refuse and whose call takes several times as long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._C import _any_requires_grad, _AutoDispatchBelowAutograd
+from torch._C._functorch import peek_interpreter_stack
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
+
+TENSOR_LISTS = ("List[Tensor]", "List[Optional[Tensor]]")
+TENSORS = ("Tensor", "Optional[Tensor]", *TENSOR_LISTS)
+
+SetupContext = Callable[[Any, Sequence, Any], None]
+"""``setup_context(ctx, arguments, output)``: keeps what the gradient needs. All arguments of the
+schema are there, defaults too."""
+
+Backward = Callable[..., Sequence[Tensor | None]]
+"""``backward(ctx, *grads)``: the gradients of the op's tensors, those of lists one by one; like
+``ctx.needs_input_grad``. At least one of the grads is not None."""
+
+
+class _Call(NamedTuple):
+    """What a Function computes: the op's arguments, and the call that returns its output."""
+
+    arguments: Sequence
+    run: Callable[[], Any]
+
+
+class Derivative:
+    """Differentiates an op, in eager mode, under autograd's own modes and functorch's transforms.
+
+    Args:
+        op: the op.
+        setup_context: see :data:`SetupContext`.
+        backward: see :data:`Backward`; None: the op has no gradient, and asking for one is an
+            error.
+    """
+
+    def __init__(
+        self,
+        op: torch._ops.OpOverload,
+        setup_context: SetupContext | None,
+        backward: Backward | None,
+    ):
+        schema = op._schema
+        self._op = op
+        self._defaults = [a.default_value for a in schema.arguments]
+        kinds = [str(a.type) for a in schema.arguments]
+        self._tensors = sum(kind in TENSORS for kind in kinds)
+        self._has_lists = any(kind in TENSOR_LISTS for kind in kinds)
+        self._returns_list = [str(r.type) for r in schema.returns] == ["List[Tensor]"]
+        # Function.apply binds its arguments by inspect.signature, in as much time as all the rest.
+        function = _make_function(op, setup_context, backward or _no_gradient(op))
+        self._apply = super(torch.autograd.Function, function).apply
+
+    def __call__(self, arguments: Sequence, run: Callable[[], Any]) -> Any:
+        """``run()``, recorded by autograd as the op of these arguments.
+
+        Args:
+            arguments: of the op, without defaults at the end or with them.
+            run: the op without its derivative; called with gradients off.
+        """
+        arguments = (*arguments, *self._defaults[len(arguments) :])
+        tensors = arguments[: self._tensors]
+        if self._has_lists:
+            tensors = flat_tensors(arguments)
+        output = self._apply(*tensors, _Call(arguments, run))
+        return list(output) if self._returns_list else output
+
+    def kernel(self, keyset: torch._C.DispatchKeySet, *arguments) -> Any:
+        """What the dispatcher calls for the op at the key Autograd.
+
+        Args:
+            keyset: of the call.
+            arguments: of the op, without defaults at the end.
+        """
+        below = keyset & torch._C._after_autograd_keyset
+        refuse_tangents(self._op.name(), arguments)
+
+        def run():
+            with _AutoDispatchBelowAutograd():
+                return self._op.redispatch(below, *arguments)
+
+        if not (torch.is_grad_enabled() and _any_requires_grad(*arguments)):
+            return run()
+        if peek_interpreter_stack() is None:
+            return self(arguments, run)
+
+        def run_lower_level():  # whose own gradients are no business of this level
+            with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
+                return run()
+
+        with enable_single_level_autograd_function():
+            return self(arguments, run_lower_level)
+
+
+def _make_function(op, setup_context, backward) -> type[torch.autograd.Function]:
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *inputs):
+            arguments, run = inputs[-1]
+            output = run()
+            if isinstance(output, list):
+                output = tuple(output)
+            ctx.set_materialize_grads(False)
+            if setup_context is not None:
+                setup_context(ctx, arguments, output)
+            return output
+
+        @staticmethod
+        def backward(ctx, *grads):
+            if all(g is None for g in grads):
+                return (None,) * len(ctx.needs_input_grad)
+            return (*backward(ctx, *grads), None)
+
+    Function.__name__ = Function.__qualname__ = op._opname
+    return Function
+
+
+def _no_gradient(op) -> Backward:
+    def backward(ctx, *grads):
+        raise NotImplementedError(f"{op.name()} has no gradient of its own")
+
+    return backward
+
+
+def flat_tensors(arguments: Sequence) -> list[Tensor | None]:
+    """The tensors among an op's arguments, those of lists one by one."""
+    flat: list[Tensor | None] = []
+    for a in arguments:
+        if a is None or isinstance(a, Tensor):
+            flat.append(a)
+        elif isinstance(a, (list, tuple)):
+            flat.extend(t for t in a if t is None or isinstance(t, Tensor))
+    return flat
+
+
+def refuse_tangents(name: str, arguments: Sequence) -> None:
+    """Raises NotImplementedError where forward-mode AD would lose its tangents."""
+    if forward_ad._current_level < 0:
+        return
+    for t in flat_tensors(arguments):
+        if t is not None and forward_ad.unpack_dual(t).tangent is not None:
+            raise NotImplementedError(f"{name}: there is no forward-mode derivative")
