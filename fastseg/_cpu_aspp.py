@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastseg._conv2d import Conv2d
-from fastseg._cpu_conv2d import atrous_conv2d, prefers_winograd, reading, winograd_weight
+from fastseg._cpu_conv2d import atrous_conv2d, prefers_winograd, winograd_weight
 from fastseg._float32_precision import reduced_on_cpu
 from fastseg._prepared_weights import prepared
 
@@ -96,5 +96,5 @@ def _side_by_side(
             [w.new_full((w.shape[0],), missing) if v is None else v.float() for w, v in parts]
         )
 
-    form = ("side by side", missing, *(w.shape[0] for w in weights), *map(reading, vectors))
+    form = ("side by side", missing, *(w.shape[0] for w in weights))
     return prepared(weights[0], vectors, form, concatenate)

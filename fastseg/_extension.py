@@ -101,6 +101,11 @@ def simd_level() -> str | None:
     return None if _cpu is None else SIMD_LEVELS[_cpu.fastseg_simd_level()]
 
 
+def is_intel() -> bool:
+    """Whether the processor is one of Intel's; False without compiled kernels."""
+    return _cpu is not None and bool(_cpu.fastseg_is_intel())
+
+
 def available_simd_levels() -> list[str]:
     """The instruction sets that were built and that this processor has."""
     if _cpu is None:

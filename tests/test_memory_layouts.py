@@ -110,8 +110,9 @@ WAYS = [
     Way("onednn_conv2d", (1, 32, 40, 40), (32, 1, 5, 5), geometry(1, 2, groups=32)),
     Way("depthwise_conv2d", (2, 8, 9, 9), (8, 1, 3, 3), geometry(1, 12, 12, groups=8)),
     Way("_by_reference", (1, 4, 9, 9), (4, 4, 3, 3), geometry(1, 1), torch.float64),
-    Way("_widened", (1, 6, 20, 20), (8, 6, 1, 1), geometry(), torch.bfloat16),
-    Way("_native", (1, 8, 20, 20), (8, 8, 1, 1), geometry(), torch.bfloat16),
+    Way("onednn_conv2d", (1, 6, 20, 20), (8, 6, 1, 1), geometry(), torch.bfloat16),
+    Way("onednn_conv2d", (1, 8, 20, 20), (8, 8, 1, 1), geometry(), torch.bfloat16),
+    Way("_widened_winograd", (1, 32, 24, 24), (32, 32, 3, 3), geometry(1, 1), torch.bfloat16),
 ]
 
 
@@ -122,8 +123,6 @@ def test_every_way_of_a_convolution(way, only):
     """Through the public function, whose shortcut calls kernels without the op."""
     if _extension.simd_level() == "portable":
         pytest.skip("other ways are taken")
-    if way.name == "_native" and not _cpu_conv2d.has_native(way.dtype):
-        pytest.skip("the processor has no instructions for bfloat16")
     x, weight = torch.randn(way.x).to(way.dtype), torch.randn(way.weight).to(way.dtype)
     plan = _cpu_conv2d.plan(x, weight, way.conv, "relu", bare=False)
     assert plan.func.__name__ == way.name

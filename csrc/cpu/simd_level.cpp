@@ -57,4 +57,12 @@ __attribute__((visibility("default"))) int fastseg_simd_level_available(int leve
 __attribute__((visibility("default"))) void fastseg_set_simd_level(int level) {
   fastseg::cpu::set_simd_level(static_cast<fastseg::cpu::SimdLevel>(level));
 }
+__attribute__((visibility("default"))) int fastseg_is_intel() {
+#if defined(FASTSEG_X86)
+  __builtin_cpu_init();
+  return __builtin_cpu_is("intel") ? 1 : 0;
+#else
+  return 0;
+#endif
+}
 }
