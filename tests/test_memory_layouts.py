@@ -14,6 +14,7 @@ from torch import Tensor
 import fastseg
 from fastseg import _cpu_conv2d, _extension
 from fastseg._conv2d import Conv2d
+from fastseg.ops._library import CPU_PLANS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -88,6 +89,7 @@ class Way(NamedTuple):
         weight: the sizes of the weight.
         conv: its geometry.
         dtype: of both.
+        native: whether the processor is taken for one that multiplies 16 bits the fastest.
     """
 
     name: str
@@ -95,6 +97,7 @@ class Way(NamedTuple):
     weight: tuple[int, ...]
     conv: Conv2d
     dtype: torch.dtype = torch.float32
+    native: bool = False
 
 
 def geometry(stride=1, padding=0, dilation=1, groups=1) -> Conv2d:
@@ -112,6 +115,7 @@ WAYS = [
     Way("_by_reference", (1, 4, 9, 9), (4, 4, 3, 3), geometry(1, 1), torch.float64),
     Way("onednn_conv2d", (1, 6, 20, 20), (8, 6, 1, 1), geometry(), torch.bfloat16),
     Way("onednn_conv2d", (1, 8, 20, 20), (8, 8, 1, 1), geometry(), torch.bfloat16),
+    Way("onednn_conv2d", (1, 8, 20, 20), (8, 8, 1, 1), geometry(), torch.bfloat16, native=True),
     Way("_widened_winograd", (1, 32, 24, 24), (32, 32, 3, 3), geometry(1, 1), torch.bfloat16),
 ]
 
@@ -119,10 +123,15 @@ WAYS = [
 @needs_kernels
 @pytest.mark.parametrize("only", ["bias", "scale", "shift", "residual", "all"])
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way.name}-{way.x}")
-def test_every_way_of_a_convolution(way, only):
+def test_every_way_of_a_convolution(way, only, monkeypatch, request):
     """Through the public function, whose shortcut calls kernels without the op."""
     if _extension.simd_level() == "portable":
         pytest.skip("other ways are taken")
+    if way.native and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("the processor has no instructions for bfloat16")
+    monkeypatch.setattr(_cpu_conv2d, "is_native", lambda dtype: way.native)
+    CPU_PLANS.clear()
+    request.addfinalizer(CPU_PLANS.clear)
     x, weight = torch.randn(way.x).to(way.dtype), torch.randn(way.weight).to(way.dtype)
     plan = _cpu_conv2d.plan(x, weight, way.conv, "relu", bare=False)
     assert plan.func.__name__ == way.name
