@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from numbers import Integral
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 
+from fastseg._ordinary_tensors import ordinary_tensors
 from fastseg.ops._mean_field_model import DenseCRFModel
 from fastseg.ops._pairwise_kernels import QUALITIES
 from fastseg.ops.mean_field import check_energies, mean_field, memory_format
@@ -31,6 +34,7 @@ def dense_crf(
     iterations: int = 10,
     quality: str = "high",
     checkpoints: int = 3,
+    log: bool = False,
 ) -> Tensor:
     """Mean-field inference in a fully connected CRF: label probabilities that respect the image.
 
@@ -41,6 +45,10 @@ def dense_crf(
 
     A network's logits make a unary in one step: ``dense_crf(-logits, image)``. Whatever is added to
     all labels of a pixel, such as log-softmax adds, changes nothing.
+
+    A loss takes ``log=True``: ``nll_loss(dense_crf(-logits, image, log=True), labels)``. The
+    logarithm of Q itself is -infinity where Q underflows, and clamped it has no gradient there,
+    at the pixels that are wrong with confidence.
 
     float32 on a lattice ("compat", "high") runs as one fused C++ kernel on the CPU and one of CUDA
     C++ on a GPU, where these are compiled. Everything else (float64, "exact", a gradient) is a
@@ -67,9 +75,11 @@ def dense_crf(
             pixels, O(N^2).
         checkpoints: the gradient's compromise: how many label volumes it keeps; 10 iterations are
             repeated at most twice with 3. 0: keep all, repeat none.
+        log: whether to return log Q, the log-softmax of the last update's logits.
 
     Returns:
-        Q, of unary's shape, dtype and memory format; the labels of a pixel sum to 1.
+        Q, of unary's shape, dtype and memory format; the labels of a pixel sum to 1. log Q is
+        contiguous, as torch.log_softmax's is: nll_loss has no gradient in another format.
 
     Raises:
         ValueError: wrong shapes, dtypes or devices; an image missing; unknown names.
@@ -81,20 +91,24 @@ def dense_crf(
     iterations = _count("dense_crf: iterations", iterations)
     checkpoints = _count("dense_crf: checkpoints", checkpoints)
     *model, quality_code = problem.arguments
-    return problem.result(mean_field(*model, iterations, quality_code, checkpoints))
+    q = mean_field(*model, iterations, quality_code, checkpoints, bool(log))
+    return problem.as_unary(q)
 
 
 class MeanField:
     """Mean-field inference step by step; the lattices are built once.
 
     The steps are those of :func:`fastseg.dense_crf`, to rounding. In grad mode autograd keeps
-    every step; dense_crf's gradient needs less memory.
+    every step; dense_crf's gradient needs less memory. Where gradients are off, a step's Q is a
+    constant for all that follows; where they are off as the object is made, all its arguments are.
+    Of the arguments copies are kept: what happens to them later changes nothing.
 
     Args:
         unary: as in :func:`fastseg.dense_crf`.
         image: as in :func:`fastseg.dense_crf`.
         pairwise: as in :func:`fastseg.dense_crf`.
         quality: as in :func:`fastseg.dense_crf`.
+        log: whether `step` returns log Q, as in :func:`fastseg.dense_crf`.
 
     Raises:
         ValueError: as :func:`fastseg.dense_crf`, like all errors.
@@ -107,30 +121,46 @@ class MeanField:
         pairwise: Sequence[Pairwise] | None = None,
         *,
         quality: str = "high",
+        log: bool = False,
     ):
-        self._problem = _problem("MeanField", unary, image, pairwise, quality)
-        energies, *terms = self._problem.arguments
+        self.log = log
+        self._problem = problem = _problem("MeanField", unary, image, pairwise, quality)
+        energies, kernels, compatibility, *codes = problem.arguments
         check_energies("MeanField", energies)
-        with torch.autocast(energies.device.type, enabled=False):
-            self._model = DenseCRFModel(energies.contiguous(), *terms)
-            self._q = self._model.start()
+        self._layout = memory_format(energies)
+        with _uncast(energies):
+            self._model = DenseCRFModel(
+                _or_constant(energies.contiguous()),
+                [_or_constant(kernel).clone() for kernel in kernels],
+                [_or_constant(mu).clone() for mu in compatibility],
+                *codes,
+            )
+            self._logits = self._model.unary_logits
 
     @property
     def q(self) -> Tensor:
         """Q after the steps so far, of unary's shape, dtype and memory format."""
-        return self._problem.result(self._q)
+        q = torch.softmax(self._logits, 1)
+        if not is_functorch_wrapped_tensor(q):  # vmap has contiguous tensors alone
+            q = q.contiguous(memory_format=self._layout)
+        return self._problem.as_unary(q)
+
+    @property
+    def log_q(self) -> Tensor:
+        """Its logarithm, of unary's shape and dtype, contiguous."""
+        return self._problem.as_unary(torch.log_softmax(self._logits, 1))
 
     def step(self, n: int = 1) -> Tensor:
-        """Makes n updates; returns Q.
+        """Makes n updates; returns Q, or log Q if the object was made with ``log=True``.
 
         Raises:
             ValueError: a negative n.
             TypeError: n is no integer.
         """
-        with torch.autocast(self._q.device.type, enabled=False):
+        with _uncast(self._logits):
             for _ in range(_count("MeanField.step: n", n)):
-                self._q = self._model.step(self._q)
-        return self.q
+                self._logits = self._model.logits(torch.softmax(self._logits, 1))
+        return self.log_q if self.log else self.q
 
     def kl_divergence(self) -> Tensor:
         """How far Q is from the CRF's distribution, up to a constant: (B,), or () unbatched.
@@ -138,8 +168,8 @@ class MeanField:
         ``sum Q log Q + sum U Q + sum_m <Q, mu_m F_m>`` in float64, with F_m the normalised filter
         of Q and mu = -w for Potts: pydensecrf's function, whose pairwise part has no factor 1/2.
         """
-        with torch.autocast(self._q.device.type, enabled=False):
-            divergence = self._model.kl_divergence(self._q)
+        with _uncast(self._logits):
+            divergence = self._model.kl_divergence(self._logits)
         return divergence if self._problem.batched else divergence[0]
 
 
@@ -151,11 +181,26 @@ class _Problem(NamedTuple):
     dtype: torch.dtype
     batched: bool
 
-    def result(self, q: Tensor) -> Tensor:
-        """Q as the caller's unary is."""
-        layout = memory_format(self.arguments[0])
-        q = q.to(self.dtype).contiguous(memory_format=layout)
+    def as_unary(self, q: Tensor) -> Tensor:
+        """Q with the dtype and the dimensions of the caller's unary."""
+        q = q.to(self.dtype)
         return q if self.batched else q[0]
+
+
+@contextmanager
+def _uncast(t: Tensor) -> Iterator[None]:
+    """For a part of a MeanField: in t's dtype, and what is kept is ordinary tensors."""
+    with torch.autocast(t.device.type, enabled=False), ordinary_tensors():
+        yield
+
+
+def _or_constant(t: Tensor) -> Tensor:
+    """An argument of a MeanField, as a constant where gradients are off.
+
+    Else steps in grad mode would have the part of its gradient that does not go through what was
+    computed of it without.
+    """
+    return t if torch.is_grad_enabled() else t.detach()
 
 
 def _problem(
