@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastseg import reference
 from fastseg._lattice_quality import LATTICE_QUALITY
+from fastseg._ordinary_tensors import ordinary_tensors
 from fastseg.ops import permutohedral_filter as _filter
 from fastseg.ops._library import call, define
 from fastseg.pairwise import NORMALIZATIONS
@@ -61,6 +62,9 @@ class PermutohedralLattice:
     ``filter`` can be compiled by ``torch.compile(fullgraph=True)``. Building allocates by what the
     features hold; build outside.
 
+    Where gradients are off as it is built (``no_grad``, ``inference_mode``), its features are
+    constants; values have a gradient all the same.
+
     Args:
         features: (d, N), (B, d, N) or (B, d, *spatial); d from 1 to 8; float32 or float64; in
             units of the Gaussian's standard deviation. Points of different images never meet.
@@ -68,7 +72,6 @@ class PermutohedralLattice:
 
     Attributes:
         tensors: the lattice itself, see :class:`fastseg.reference.PermutohedralTensors`.
-        num_vertices: int, or for a batch a list of ints: the vertices that points touch.
 
     Raises:
         ValueError: an unknown quality, features with less than two dimensions.
@@ -96,10 +99,19 @@ class PermutohedralLattice:
         features = features.flatten(2) if self.batched else features[None]
         self.quality = LATTICE_QUALITY[quality]
         self.dimensions = features.shape[1]
-        self.tensors = permutohedral_lattice(features, self.quality.refine, self.quality.dilation)
+        with ordinary_tensors():
+            self.tensors = permutohedral_lattice(
+                features, self.quality.refine, self.quality.dilation
+            )
+            # As the lattice and with its gradient: of a later call it could be without.
+            barycentric = self.tensors.barycentric
+            self._ones = self._sums(barycentric.new_ones(features.shape[0], 1, features.shape[2]))
+
+    @property
+    def num_vertices(self) -> int | list[int]:
+        """The vertices that points touch; for a batch those of each image."""
         counts = self.tensors.vertex_count.tolist()
-        self.num_vertices = counts if self.batched else counts[0]
-        self._ones: Tensor | None = None
+        return counts if self.batched else counts[0]
 
     def filter(self, values: Tensor, normalization: str | None = None) -> Tensor:
         """Filters every channel.
@@ -154,14 +166,7 @@ class PermutohedralLattice:
 
     def ones(self) -> Tensor:
         """K 1, (B, 1, N): the sums of all ones."""
-        barycentric = self.tensors.barycentric
-        if self._ones is not None:
-            return self._ones
-        b, n, _ = barycentric.shape
-        ones = self._sums(barycentric.new_ones(b, 1, n))
-        if not (ones.requires_grad or torch.compiler.is_compiling()):
-            self._ones = ones
-        return ones
+        return self._ones
 
     def _sums(self, values: Tensor) -> Tensor:
         """K values, (B, C, N)."""
