@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 
 import torch
 
 from fastseg.checkpoint import CheckpointError
 from fastseg.cli import crf, info, segment
+from fastseg.image import ImageWarning
 
 COMMANDS = (segment, crf, info)
 
@@ -31,10 +33,26 @@ def main(arguments: list[str] | None = None) -> int:
         subparser.set_defaults(run=command.run)
     options = parser.parse_args(arguments)
     try:
-        return options.run(options)
+        with warnings.catch_warnings():
+            _show_image_warnings()
+            return options.run(options)
     except (OSError, ValueError, CheckpointError, torch.OutOfMemoryError) as error:
         print(f"fastseg: {str(error).partition(chr(10))[0]}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("fastseg: interrupted", file=sys.stderr)
         return 130
+
+
+def _show_image_warnings() -> None:
+    """Prints warnings about pictures as errors are, without the line of code they come from."""
+    show = warnings.showwarning
+
+    def show_in_one_line(message, category, *where, **options):
+        if issubclass(category, ImageWarning):
+            print(f"fastseg: {message}", file=sys.stderr)
+        else:
+            show(message, category, *where, **options)
+
+    warnings.showwarning = show_in_one_line
+    warnings.simplefilter("always", ImageWarning)
