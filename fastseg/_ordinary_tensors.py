@@ -15,7 +15,7 @@ def ordinary_tensors() -> Iterator[None]:
     What is made under ``torch.inference_mode`` cannot be saved for a backward pass, ever. So what
     an object keeps from one call to the next is made in here.
     """
-    if not torch.is_inference_mode_enabled():
+    if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
         yield
         return
     with torch.inference_mode(False), torch.no_grad():

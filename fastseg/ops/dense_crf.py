@@ -141,7 +141,8 @@ class MeanField:
     def q(self) -> Tensor:
         """Q after the steps so far, of unary's shape, dtype and memory format."""
         q = torch.softmax(self._logits, 1)
-        if not is_functorch_wrapped_tensor(q):  # vmap has contiguous tensors alone
+        # Under vmap torch knows of no other layout than the contiguous.
+        if torch.compiler.is_compiling() or not is_functorch_wrapped_tensor(q):
             q = q.contiguous(memory_format=self._layout)
         return self._problem.as_unary(q)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch._C import _len_torch_dispatch_stack
 
 from fastseg import reference
 from fastseg._lattice_quality import LATTICE_QUALITY
 from fastseg._ordinary_tensors import ordinary_tensors
 from fastseg.ops import permutohedral_filter as _filter
-from fastseg.ops._library import call, define
+from fastseg.ops._library import call, define, gradient_free
 from fastseg.pairwise import NORMALIZATIONS
 from fastseg.reference.permutohedral_lattice import (
     MAX_DIMENSIONS,
@@ -103,9 +104,7 @@ class PermutohedralLattice:
             self.tensors = permutohedral_lattice(
                 features, self.quality.refine, self.quality.dilation
             )
-            # As the lattice and with its gradient: of a later call it could be without.
-            barycentric = self.tensors.barycentric
-            self._ones = self._sums(barycentric.new_ones(features.shape[0], 1, features.shape[2]))
+        self._ones: Tensor | None = None
 
     @property
     def num_vertices(self) -> int | list[int]:
@@ -166,7 +165,17 @@ class PermutohedralLattice:
 
     def ones(self) -> Tensor:
         """K 1, (B, 1, N): the sums of all ones."""
-        return self._ones
+        if self._ones is not None:
+            return self._ones
+        barycentric = self.tensors.barycentric
+        b, n, _ = barycentric.shape
+        with ordinary_tensors():
+            ones = self._sums(barycentric.new_ones(b, 1, n))
+        # Not where it has a gradient, or would have in another call; nor a transform's or a fake.
+        constant = gradient_free((barycentric,)) and not barycentric.requires_grad
+        if constant and not _len_torch_dispatch_stack():
+            self._ones = ones
+        return ones
 
     def _sums(self, values: Tensor) -> Tensor:
         """K values, (B, C, N)."""
