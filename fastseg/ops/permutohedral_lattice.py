@@ -9,6 +9,7 @@ from torch._C import _len_torch_dispatch_stack
 from fastseg import reference
 from fastseg._lattice_quality import LATTICE_QUALITY
 from fastseg._ordinary_tensors import ordinary_tensors
+from fastseg._readable import readable
 from fastseg.ops import permutohedral_filter as _filter
 from fastseg.ops._library import call, define, gradient_free
 from fastseg.pairwise import NORMALIZATIONS
@@ -108,9 +109,20 @@ class PermutohedralLattice:
 
     @property
     def num_vertices(self) -> int | list[int]:
-        """The vertices that points touch; for a batch those of each image."""
-        counts = self.tensors.vertex_count.tolist()
-        return counts if self.batched else counts[0]
+        """The vertices that points touch; for a batch those of each image.
+
+        Raises:
+            RuntimeError: the lattice is vmap's, and the number another one for each sample.
+        """
+        counts = readable(self.tensors.vertex_count)
+        if counts is None:
+            counts = self.tensors.vertex_count
+        elif counts.dim() > 1:
+            raise RuntimeError(
+                "PermutohedralLattice: num_vertices differs between the samples of vmap and "
+                "cannot be read in it"
+            )
+        return counts.tolist() if self.batched else counts.item()
 
     def filter(self, values: Tensor, normalization: str | None = None) -> Tensor:
         """Filters every channel.
