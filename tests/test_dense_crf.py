@@ -299,6 +299,25 @@ RIGHT = {
 }
 
 
+@pytest.mark.parametrize("quality", ["compat", "high", "exact"])
+@pytest.mark.parametrize("shape", [(), (4,), (4, 4)])
+def test_compatibilities_are_numbers_lists_arrays_or_tensors_of_any_strides(shape, quality):
+    unary, image = random_problem()
+    mu = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    strided = torch.zeros([2 * n for n in shape])[(slice(None, None, 2),) * len(shape)]
+    strided.copy_(mu)
+    given = [mu.tolist(), mu.numpy(), mu.double(), strided]
+    given += [mu.mT.contiguous().mT] if len(shape) == 2 else []
+
+    def refined(mu):
+        terms = [PairwiseGaussian(2, mu), PairwiseBilateral(5, 60, mu)]
+        return dense_crf(unary, image, terms, iterations=2, quality=quality)
+
+    expected = refined(mu)
+    for other in given:
+        assert torch.equal(refined(other), expected)
+
+
 def by_reference(unary, image, terms, iterations, quality):
     """The same by the plain programs: all pairs for "exact", a lattice else."""
     gaussian, bilateral = terms

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from numbers import Integral
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import torch
@@ -342,10 +342,10 @@ def _weights(where: str, term: Pairwise, unary: Tensor) -> Tensor:
                 f"{where}.compatibility must be on unary's device {unary.device}, got {mu.device}"
             )
         mu = mu.to(unary.dtype)
-    elif isinstance(mu, Sequence):
-        mu = torch.tensor(mu, dtype=unary.dtype, device=unary.device)
-    else:
+    elif isinstance(mu, Real):
         mu = unary.new_full((), mu)  # filled on the device: nothing to wait for
+    else:
+        mu = torch.tensor(mu, dtype=unary.dtype, device=unary.device)
     if any(n != labels for n in mu.shape):
         raise ValueError(
             f"{where}.compatibility must be a number, ({labels},) or ({labels}, {labels}) for "
