@@ -323,7 +323,7 @@ def test_a_mean_field_stepped_in_a_mode(normalization, quality, mode):
     fresh = field_of(others, quality, normalization)
     fresh.step(2)
     if mode != "enable_grad":
-        fresh._logits = fresh._logits.detach()
+        fresh._logits, fresh._q = fresh._logits.detach(), fresh._q.detach()
     same(field_gradients(field, tensors), field_gradients(fresh, others))
 
 
@@ -351,6 +351,22 @@ def test_a_mean_field_is_of_what_it_was_made_of(changed, quality):
     field.step()
     tensors[changed].fill_(0.5)
     same([field.step(2)], [expected])
+
+
+@pytest.mark.parametrize("quality", FIELD_QUALITIES)
+def test_what_is_returned_is_nothing_that_is_kept(quality):
+    tensors = {name: t.detach() for name, t in field_arguments().items()}
+    field, fresh = field_of(tensors, quality), field_of(tensors, quality)
+    for out in (field.q, field.log_q, field.step(), field.kl_divergence()):
+        out.zero_()
+    fresh.step()
+    same([field.q, field.step(), field.log_q], [fresh.q, fresh.step(), fresh.log_q])
+    if quality in LATTICE_QUALITY:
+        values = random(2, 3, 5, 6, dtype=torch.float64)
+        lattice = PermutohedralLattice(tensors["image"] / 9, quality=quality)
+        expected = lattice.filter(values, "symmetric")
+        lattice.ones().zero_()
+        same([lattice.filter(values, "symmetric")], [expected])
 
 
 @pytest.mark.parametrize("quality", FIELD_QUALITIES)

@@ -175,9 +175,8 @@ class DenseCRFModel:
             for term, wanted in zip(self.terms, needs, strict=True)
         )
 
-    def kl_divergence(self, logits: Tensor) -> Tensor:
-        """Sum Q log Q + sum U Q + sum_m <Q, mu_m F_m> of each image, (B,), Q being the softmax."""
-        q = torch.softmax(logits, 1)
+    def kl_divergence(self, q: Tensor, logits: Tensor) -> Tensor:
+        """Sum Q log Q + sum U Q + sum_m <Q, mu_m F_m> of each image, (B,); Q is of these logits."""
         # An infinite energy times a probability of 0 is 0.
         terms = torch.where(q > 0, torch.log_softmax(logits, 1) - self.unary_logits, 0)
         for term in self.terms:

@@ -136,15 +136,15 @@ class MeanField:
                 *codes,
             )
             self._logits = self._model.unary_logits
+            self._q = self._model.start()
 
     @property
     def q(self) -> Tensor:
         """Q after the steps so far, of unary's shape, dtype and memory format."""
-        q = torch.softmax(self._logits, 1)
-        # Under vmap torch knows of no other layout than the contiguous.
-        if torch.compiler.is_compiling() or not is_functorch_wrapped_tensor(q):
-            q = q.contiguous(memory_format=self._layout)
-        return self._problem.as_unary(q)
+        layout = self._layout
+        if not torch.compiler.is_compiling() and is_functorch_wrapped_tensor(self._q):
+            layout = torch.contiguous_format  # vmap knows of no other
+        return self._problem.as_unary(self._q.clone(memory_format=layout))
 
     @property
     def log_q(self) -> Tensor:
@@ -160,7 +160,8 @@ class MeanField:
         """
         with _uncast(self._logits):
             for _ in range(_count("MeanField.step: n", n)):
-                self._logits = self._model.logits(torch.softmax(self._logits, 1))
+                self._logits = self._model.logits(self._q)
+                self._q = torch.softmax(self._logits, 1)
         return self.log_q if self.log else self.q
 
     def kl_divergence(self) -> Tensor:
@@ -170,7 +171,7 @@ class MeanField:
         of Q and mu = -w for Potts: pydensecrf's function, whose pairwise part has no factor 1/2.
         """
         with _uncast(self._logits):
-            divergence = self._model.kl_divergence(self._logits)
+            divergence = self._model.kl_divergence(self._q, self._logits)
         return divergence if self._problem.batched else divergence[0]
 
 

@@ -166,7 +166,7 @@ class PermutohedralLattice:
         flat = values.flatten(2) if self.batched else values[None]
         if normalization in (None, "none"):
             return self._sums(flat).view(values.shape)
-        ones = self.ones()
+        ones = self._kernel_sums()
         if normalization == "symmetric":
             factor = (ones + 1e-20).rsqrt()
             return (self._sums(flat * factor) * factor).view(values.shape)
@@ -177,6 +177,10 @@ class PermutohedralLattice:
 
     def ones(self) -> Tensor:
         """K 1, (B, 1, N): the sums of all ones."""
+        return self._kernel_sums().clone()
+
+    def _kernel_sums(self) -> Tensor:
+        """K 1 itself."""
         if self._ones is not None:
             return self._ones
         barycentric = self.tensors.barycentric
