@@ -148,6 +148,20 @@ def test_grey_labels_of_any_depth_are_ids(files, capsys, bits):
     assert "label 85" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("ids", [64, 65, 200])
+def test_shades_in_place_of_labels_are_told(files, capsys, ids):
+    labels = Image.fromarray((np.arange(H * W) % ids).astype(np.uint8).reshape(H, W))
+    labels.save(files / "shades.png")
+    arguments = ("--labels", files / "shades.png", "-o", files / "out.png", "--iterations", 1)
+    assert run(files, *arguments) == 0
+    told = (
+        f"shades.png: holds {ids} different ids, as a picture of shades" in capsys.readouterr().err
+    )
+    assert told == (ids > 64)
+    assert run(files, *arguments, "--num-labels", ids) == 0
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_labels_and_their_picture_are_turned_alike(files, capsys, orientation):
     exif = Image.Exif()

@@ -33,6 +33,9 @@ from fastseg.image import (
 MAX_LABELS = 256
 """What a label PNG can hold."""
 
+MOST_IDS = 64
+"""More different ones than this in one picture are hardly labels."""
+
 UPRIGHT = " when it is turned upright, as its orientation tag says"
 
 DEFAULT_IGNORE = 255
@@ -115,6 +118,8 @@ def run(options: argparse.Namespace) -> int:
         if options.ignore is None:
             check_no_mask(options.labels, before)
             options.ignore = DEFAULT_IGNORE
+        if options.num_labels is None:
+            _warn_of_shades(options.labels, before)
         energies = label_energies(
             options.labels, before, options.gt_prob, options.ignore, options.num_labels
         )
@@ -259,6 +264,18 @@ def check_no_mask(path: Path, ids: np.ndarray) -> None:
         raise ValueError(
             f"{path}: holds {' and '.join(map(str, found))} alone: write 1 for the 255 of a mask; "
             "where 255 are unsure pixels, give --ignore 255"
+        )
+
+
+def _warn_of_shades(path: Path, ids: np.ndarray) -> None:
+    """A palette or grey picture of anything else can be read as ids too."""
+    found = len(np.unique(ids))
+    if found > MOST_IDS:
+        warnings.warn(
+            f"{path}: holds {found} different ids, as a picture of shades or colours would; "
+            "--num-labels says how many labels there are",
+            ImageWarning,
+            stacklevel=3,
         )
 
 
