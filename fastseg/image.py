@@ -15,7 +15,10 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from fastseg.atomic import atomic_write
 
 ORIENTATION = 0x0112
+"""The number of EXIF's tag."""
+
 LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "JPEG2000")
+"""Pillow's names of formats that keep no exact values, as a rule."""
 
 
 class ImageError(ValueError):
@@ -167,7 +170,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _to_rgb(image: Image.Image, stored: _Stored) -> tuple[Image.Image, str]:
     """A picture as RGB, and what was guessed."""
-    guess = ""
+    guess, colours_of_16_bits = "", ";16" in stored.mode and image.mode.startswith("RGB")
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         pixels, guess = _to_8_bit(np.asarray(image, dtype=np.float64), image.mode, stored)
         image = Image.fromarray(pixels)
@@ -176,8 +179,8 @@ def _to_rgb(image: Image.Image, stored: _Stored) -> tuple[Image.Image, str]:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     rgb = image.convert("RGB")
-    if ";16" in stored.mode and max(high for _, high in rgb.getextrema()) < 64:
-        guess = guess or (
+    if colours_of_16_bits and max(high for _, high in rgb.getextrema()) < 64:
+        guess = (
             "its colours of 16 bits end below a quarter of their range; of data of fewer bits the "
             "lowest are lost here: scale it to 16 bits before"
         )

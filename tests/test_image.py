@@ -124,6 +124,13 @@ def test_files_of_16_bits_are_as_bright_as_their_values(tmp_path, bits):
         np.testing.assert_array_equal(pixels[0], np.repeat(expected, 3).reshape(-1, 3))
 
 
+def test_a_black_picture_is_black(tmp_path, recwarn):
+    for pixels in (np.zeros((2, 3), np.uint16), np.zeros((2, 3), np.float32)):
+        Image.fromarray(pixels).save(tmp_path / "black.tiff")
+        assert not np.asarray(read_image(tmp_path / "black.tiff")).any()
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("highest", [3, 100, 255, 1000, 4095, 65535])
 def test_pgm_says_what_white_is(tmp_path, highest, plain):
