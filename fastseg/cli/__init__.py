@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 
 import torch
 
 from fastseg.checkpoint import CheckpointError
 from fastseg.cli import crf, info, segment
-from fastseg.image import ImageWarning
+from fastseg.cli.warned import image_warnings_in_one_line
 
 COMMANDS = (segment, crf, info)
 
@@ -33,8 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         subparser.set_defaults(run=command.run)
     options = parser.parse_args(arguments)
     try:
-        with warnings.catch_warnings():
-            _show_image_warnings()
+        with image_warnings_in_one_line():
             return options.run(options)
     except (OSError, ValueError, CheckpointError, torch.OutOfMemoryError) as error:
         print(f"fastseg: {str(error).partition(chr(10))[0]}", file=sys.stderr)
@@ -42,17 +40,3 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fastseg: interrupted", file=sys.stderr)
         return 130
-
-
-def _show_image_warnings() -> None:
-    """Prints warnings about pictures as errors are, without the line of code they come from."""
-    show = warnings.showwarning
-
-    def show_in_one_line(message, category, *where, **options):
-        if issubclass(category, ImageWarning):
-            print(f"fastseg: {message}", file=sys.stderr)
-        else:
-            show(message, category, *where, **options)
-
-    warnings.showwarning = show_in_one_line
-    warnings.simplefilter("always", ImageWarning)
