@@ -2,7 +2,7 @@
 //
 //   x_i = unary_i + sum_c slice_ic table[slot_ic]       c: the corners of the point's simplices
 //   q_i = 2^x_i / sum 2^x_i                             rows of `pitch` labels
-//   log q_i = log 2 (x_i - log2 sum 2^x_i)              instead, in the last pass, where it is wanted
+//   log q_i = log 2 (x_i - log2 sum 2^x_i)              instead, where log Q is wanted
 //   sums[slot_ic] += splat_ic q_i                       point after point
 //
 // A task is a tile. Its table and its sums stay in the L2 cache, Q never leaves the L1 cache:
