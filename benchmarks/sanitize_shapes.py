@@ -51,7 +51,8 @@ def dense_crf() -> None:
             unary = unary.contiguous(memory_format=layout)
         image = torch.rand(shape[0], 3, *shape[2:], device="cuda")
         terms = [fastseg.PairwiseGaussian(2), fastseg.PairwiseBilateral(4, 0.2)]
-        fastseg.dense_crf(unary, image, terms, iterations=2, quality=quality)
+        for log in (False, True):
+            fastseg.dense_crf(unary, image, terms, iterations=2, quality=quality, log=log)
         image.requires_grad_()
         fastseg.dense_crf(
             unary.double(), image, terms, iterations=1, quality=quality

@@ -4,29 +4,129 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from fastseg.atomic import atomic_write
 
+ORIENTATION = 0x0112
+"""The number of EXIF's tag."""
+
+LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "JPEG2000")
+"""Pillow's names of formats that keep no exact values, as a rule."""
+
 
 class ImageError(ValueError):
     """A picture that cannot be read or written, said in one line."""
+
+
+class ImageWarning(UserWarning):
+    """A picture whose reading rests on a guess, said in one line."""
 
 
 def read_image(path: str | Path) -> Image.Image:
     """Reads a picture as 8-bit RGB, upright; of an animation, the first frame.
 
     Grey, 16-bit, palette, CMYK and floating-point images are converted; transparent pixels become
-    white; a camera's orientation tag is applied.
+    white; a camera's orientation tag is applied. Integers of more than 8 bits are taken to have as
+    many of 8, 10, 12, 14, 16, 24 or 32 as hold the largest: where files of 16 bits hold fewer, an
+    ImageWarning says so. Floats, and integers below zero, are stretched to the values they hold.
 
     Raises:
-        ImageError: there is no such file, it is empty, truncated, not an image, or larger than
-            Pillow's limit against decompression bombs (twice ``PIL.Image.MAX_IMAGE_PIXELS``).
+        ImageError: there is no such file, it is empty, truncated, not an image, of a mode that
+            cannot be converted, or larger than Pillow's limit against decompression bombs (twice
+            ``PIL.Image.MAX_IMAGE_PIXELS``).
     """
+    with _opened(path) as (image, stored):
+        try:
+            rgb, guess = _to_rgb(_upright(image), stored)
+        except ValueError:
+            raise ImageError(f"{path}: cannot be converted to RGB from {image.mode}") from None
+    if guess:
+        warnings.warn(f"{path}: {guess}", ImageWarning, stacklevel=2)
+    return rgb
+
+
+class LabelImage(NamedTuple):
+    """A picture of class ids."""
+
+    ids: np.ndarray
+    """uint8 (H, W)."""
+    palette: list[tuple[int, int, int]] | None
+    """RGB colours of the ids from 0 on, as many as the file has; None of a grey picture."""
+
+
+def read_labels(path: str | Path) -> LabelImage:
+    """Reads a picture of class ids, upright: as `read_image`, its orientation tag is applied.
+
+    The ids are the indices of a palette picture or the grey values of a file of 1, 2, 4, 8, 16 or
+    32 bits as they are stored: Pillow spreads those of 2 and 4 bits over 0 to 255.
+
+    Raises:
+        ImageError: as `read_image`; a picture in colour, with transparency or of floats, of several
+            frames, in a format that changes values (JPEG, WebP), or with ids beyond 255.
+    """
+    with _opened(path) as (image, stored):
+        if image.format in LOSSY:
+            raise ImageError(
+                f"{path}: {image.format} does not keep ids as they are; give a PNG of labels"
+            )
+        if image.mode not in ("P", "L", "1", "I") and not image.mode.startswith("I;16"):
+            raise ImageError(
+                f"{path}: labels are a palette or grey picture of ids, this is {image.mode}"
+            )
+        if getattr(image, "is_animated", False):
+            raise ImageError(f"{path}: holds several pictures; give one of labels")
+        palette = image.getpalette("RGB")
+        ids = np.asarray(_upright(image)).astype(np.int64)
+    if stored.highest is not None:
+        spread = 255 if image.mode == "L" else 65535
+        ids = (ids * stored.highest + spread // 2) // spread
+    low, high = ids.min(), ids.max()
+    if low < 0 or high > 255:
+        raise ImageError(f"{path}: ids must be 0 to 255, got {low if low < 0 else high}")
+    colours = palette and list(zip(palette[::3], palette[1::3], palette[2::3], strict=True))
+    return LabelImage(ids.astype(np.uint8), colours)
+
+
+def is_turned(path: str | Path) -> bool:
+    """Whether a picture that can be read has an orientation tag by which it is turned."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(path) as image:
+            try:
+                return image.getexif().get(ORIENTATION) in range(2, 9)
+            except Exception:  # as _upright
+                return False
+
+
+class _Stored(NamedTuple):
+    """How a file holds its values, where Pillow gives others."""
+
+    mode: str
+    """Pillow's "raw mode", such as "L;4", or ""."""
+    highest: int | None
+    """The grey value that Pillow gives as 255, or as 65535 in its mode "I"; None: that itself."""
+
+
+def _stored(image: Image.Image) -> _Stored:
+    """Of a picture that is not loaded yet."""
+    codec, *_, options = image.tile[0] if image.tile else ("", "")
+    options = options if isinstance(options, tuple) else (options,)
+    if codec.startswith("ppm") and len(options) == 2:
+        return _Stored(*options)
+    mode = options[0] if options and isinstance(options[0], str) else ""
+    return _Stored(mode, {"L;2": 3, "L;4": 15}.get(mode[:3]))
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[tuple[Image.Image, _Stored]]:
+    """A picture, loaded, and how its file holds it; what is wrong with the file: an ImageError."""
     path = Path(path)
     if not path.exists():
         raise ImageError(f"{path}: no such file")
@@ -37,11 +137,20 @@ def read_image(path: str | Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged files, which raise as well, or are usable
-            with Image.open(path) as image:
+            # By a file, not by its name: of a name Pillow maps plain TIFFs of 8 and 16 bits into
+            # memory, and mixes up the rows of those that are turned by 90 degrees.
+            with path.open("rb") as file, Image.open(file) as image:
+                if 0 in image.size:
+                    raise ImageError(f"{path}: has no pixels")
+                stored = _stored(image)
                 image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
+                yield image, stored
+    except ImageError:
+        raise
     except UnidentifiedImageError:
-        raise ImageError(f"{path}: not an image, or of a kind that Pillow does not know") from None
+        raise ImageError(
+            f"{path}: not an image, or not a picture of a kind that Pillow knows"
+        ) from None
     except PermissionError:
         raise ImageError(f"{path}: no permission to read it") from None
     except Image.DecompressionBombError as error:
@@ -52,26 +161,48 @@ def read_image(path: str | Path) -> Image.Image:
         ) from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # Pillow raises nearly anything at malformed tags; the pixels are there
+        return image
+
+
+def _to_rgb(image: Image.Image, stored: _Stored) -> tuple[Image.Image, str]:
+    """A picture as RGB, and what was guessed."""
+    guess, colours_of_16_bits = "", ";16" in stored.mode and image.mode.startswith("RGB")
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = Image.fromarray(_to_8_bit(np.asarray(image, dtype=np.float64), image.mode))
+        pixels, guess = _to_8_bit(np.asarray(image, dtype=np.float64), image.mode, stored)
+        image = Image.fromarray(pixels)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+    rgb = image.convert("RGB")
+    if colours_of_16_bits and max(high for _, high in rgb.getextrema()) < 64:
+        guess = (
+            "its colours of 16 bits end below a quarter of their range; of data of fewer bits the "
+            "lowest are lost here: scale it to 16 bits before"
+        )
+    return rgb, guess
 
 
-def _to_8_bit(pixels: np.ndarray, mode: str) -> np.ndarray:
-    """Integer files are taken to fill 16 bits; floats are stretched to the values they hold."""
-    low, high = 0.0, 65535.0
+def _to_8_bit(pixels: np.ndarray, mode: str, stored: _Stored) -> tuple[np.ndarray, str]:
+    """Grey values of 0 to 255, and what was guessed."""
+    guess, low, high = "", 0.0, 65535.0
     finite = pixels[np.isfinite(pixels)]
-    if mode == "F" and finite.size:
+    if finite.size and (mode == "F" or finite.min() < 0):
         low, high = finite.min(), finite.max()
+    elif finite.size and stored.highest is None:
+        largest = int(finite.max())
+        bits = next(b for b in (8, 10, 12, 14, 16, 24, 32) if largest < 1 << b)
+        high = (1 << bits) - 1
+        if bits < 16 and largest > 0:
+            guess = f"its grey values end at {largest} and are taken to be of {bits} bits"
     scaled = (np.nan_to_num(pixels, nan=low, posinf=high, neginf=low) - low) / max(
         high - low, 1e-12
     )
-    return (scaled * 255).round().clip(0, 255).astype(np.uint8)
+    return (scaled * 255).round().clip(0, 255).astype(np.uint8), guess
 
 
 def overlay(

@@ -15,6 +15,8 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from fastseg._readable import readable
+
 NORMALIZATIONS = ("none", "before", "after", "symmetric")
 """The names; an op takes the position in this tuple, which is pydensecrf's enumeration."""
 
@@ -182,8 +184,9 @@ def _checked_bandwidth(term: Pairwise, name: str, value: Bandwidth) -> Bandwidth
                 f"{where} must be a floating-point tensor of shape () or (n,), "
                 f"got {value.dtype} of shape {tuple(value.shape)}"
             )
-        if _can_be_read(value) and not bool((value > 0).logical_and(value.isfinite()).all()):
-            raise ValueError(f"{where} must be positive and finite, got {value.tolist()}")
+        values = readable(value)
+        if values is not None and not bool(((values > 0) & values.isfinite()).all()):
+            raise ValueError(f"{where} must be positive and finite, got {values.tolist()}")
         return value
     numbers = (value,) if _is_number(value) else value
     if not isinstance(numbers, Sequence) or isinstance(numbers, str) or not len(numbers):
@@ -211,8 +214,11 @@ def _check_weights(term: Pairwise) -> None:
         raise ValueError(
             f"{name}: compatibility must be a number, (L,) or (L, L), got shape {tuple(mu.shape)}"
         )
-    if mu.dtype.is_complex or (_can_be_read(mu) and not bool(mu.isfinite().all())):
-        raise ValueError(f"{name}: compatibility must be finite and real, got {mu.tolist()}")
+    if mu.dtype.is_complex:
+        raise ValueError(f"{name}: compatibility must be real, got {mu.dtype}")
+    values = readable(mu)
+    if values is not None and not bool(values.isfinite().all()):
+        raise ValueError(f"{name}: compatibility must be finite, got {values.tolist()}")
     if term.normalization not in NORMALIZATIONS:
         raise ValueError(
             f"{name}: normalization must be one of {', '.join(NORMALIZATIONS)}, "
@@ -222,8 +228,3 @@ def _check_weights(term: Pairwise) -> None:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _can_be_read(t: Tensor) -> bool:
-    """Reading costs nothing and is possible: not while tracing, not on a GPU."""
-    return t.device.type == "cpu" and not torch.compiler.is_compiling()

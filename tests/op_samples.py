@@ -240,8 +240,10 @@ def mean_fields(random) -> list[Sample]:
     q = ops.mean_field(*model, 1)
     lattice = [1.0, 2, 1, True, 0.45]
     found = [
-        Sample("mean_field", [*model, 1, 3]),
-        Sample("mean_field_backward", [grad, q, *model, 1, 3, [True] * 6]),
+        Sample("mean_field", [*model, 1, 3, False]),
+        Sample("mean_field", [*model, 1, 3, True], "log"),
+        Sample("mean_field_backward", [grad, q, *model, 1, 3, [True] * 6, False]),
+        Sample("mean_field_backward", [grad, q.log(), *model, 1, 3, [True] * 6, True], "log"),
     ]
     if unary.dtype == torch.float32:
         found.append(Sample("lattice_mean_field", [*model, 1, *lattice]))

@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
+from png_files import png
 
 import fastseg
 from fastseg.cli import main
 from fastseg.data.label_sets import voc_palette
+from fastseg.image import ORIENTATION
 from tests.densecrf_scripts import small_case
 
 H, W, L = 24, 31, 5
@@ -108,6 +110,109 @@ def test_unary_in_an_archive(files, capsys):
     capsys.readouterr()
     assert "it holds 2 arrays: give one" in refused(capsys, files, "--unary", files / "two.npz")
     assert "it holds 0 arrays: give one" in refused(capsys, files, "--unary", files / "none.npz")
+
+
+def test_a_mask_of_0_and_255_is_not_taken_for_unsure_pixels(files, capsys):
+    """As a mask it would be erased by the default of --ignore."""
+    mask = np.zeros((H, W), np.uint8)
+    mask[:, 9:] = 255
+    for name, pixels in (("mask.png", mask), ("all.png", mask | 255)):
+        Image.fromarray(pixels).save(files / name)
+        message = refused(capsys, files, "--labels", files / name)
+        assert f"{name}: holds {'0 and 255' if name == 'mask.png' else '255'} alone" in message
+        assert "give --ignore 255" in message
+    output = files / "out.png"
+    assert run(files, "--labels", files / "mask.png", "--ignore", 255, "-o", output) == 0
+    assert "  unsure " in capsys.readouterr().out
+    Image.fromarray(mask > 0).save(files / "bits.png")
+    Image.fromarray(mask // 255).save(files / "ids.png")
+    results = []
+    for name in ("bits.png", "ids.png"):
+        assert run(files, "--labels", files / name, "-o", output, "--gt-prob", 0.99) == 0
+        assert "  label 1 " in capsys.readouterr().out
+        with Image.open(output) as picture:
+            results.append(np.array(picture))
+    np.testing.assert_array_equal(*results)
+    assert results[0].max() == 1
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8, 16])
+def test_grey_labels_of_any_depth_are_ids(files, capsys, bits):
+    labels = np.tile(np.arange(W) // 8, (H, 1))
+    (files / "labels.png").write_bytes(png(labels, bits))
+    terms = ("--gaussian", 3, 0, "--bilateral", 80, 13, 0)
+    output = files / "out.png"
+    assert run(files, "--labels", files / "labels.png", "-o", output, *terms) == 0
+    with Image.open(output) as picture:
+        np.testing.assert_array_equal(np.array(picture), labels)
+    assert "label 85" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ids", [64, 65, 200])
+def test_shades_in_place_of_labels_are_told(files, capsys, ids):
+    labels = Image.fromarray((np.arange(H * W) % ids).astype(np.uint8).reshape(H, W))
+    labels.save(files / "shades.png")
+    arguments = ("--labels", files / "shades.png", "-o", files / "out.png", "--iterations", 1)
+    assert run(files, *arguments) == 0
+    told = (
+        f"shades.png: holds {ids} different ids, as a picture of shades" in capsys.readouterr().err
+    )
+    assert told == (ids > 64)
+    assert run(files, *arguments, "--num-labels", ids) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_labels_and_their_picture_are_turned_alike(files, capsys, orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    photo, labels, output = files / "photo.png", files / "labels.png", files / "out.png"
+    ids = Image.fromarray(np.tile((np.arange(W) // 8).astype(np.uint8), (H, 1)))
+    with Image.open(photo) as image:
+        image.copy().save(photo, exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(photo)).size
+    arguments = ("--labels", labels, "-o", output, "--gaussian", 3, 0, "--bilateral", 80, 13, 0)
+    warning = f"fastseg: {photo} is turned upright by its orientation tag; {labels} has none"
+
+    ids.save(labels, exif=exif)
+    assert run(files, *arguments) == 0
+    assert capsys.readouterr().err == ""
+    with Image.open(output) as picture:
+        assert picture.size == upright
+        expected = ImageOps.exif_transpose(Image.open(labels))
+        np.testing.assert_array_equal(np.array(picture), np.array(expected))
+
+    ids.save(labels)  # as drawn on the picture without its tag: of its size, or not
+    output.unlink()
+    if orientation > 4:
+        message = refused(capsys, files, "--labels", labels)
+        assert f"is {W} x {H}, the picture {H} x {W} when it is turned upright" in message
+    else:
+        assert run(files, *arguments) == 0
+        err = capsys.readouterr().err
+        assert err.startswith(warning) if orientation > 1 else err == ""
+
+
+def test_unary_of_a_turned_picture(files, capsys):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 3
+    with Image.open(files / "photo.png") as image:
+        image.copy().save(files / "photo.png", exif=exif)
+    source = ("--unary", files / "probabilities.npy", "--kind", "softmax")
+    assert run(files, *source, "-o", files / "out.png") == 0
+    assert "probabilities.npy has none and is taken to be upright" in capsys.readouterr().err
+
+
+def test_a_dark_picture_of_16_bits_is_told_in_one_line(files, capsys):
+    (files / "photo.png").write_bytes(png(np.arange(H * W).reshape(H, W) * 5, 16))
+    source = ("--unary", files / "probabilities.npy", "--kind", "softmax")
+    for _ in range(2):
+        assert run(files, *source, "-o", files / "out.png") == 0
+        err = capsys.readouterr().err
+        assert err == (
+            f"fastseg: {files / 'photo.png'}: its grey values end at 3715 and are taken to be of "
+            "12 bits\n"
+        )
 
 
 def test_zero_weights_change_nothing(files):

@@ -13,7 +13,9 @@ from test_lattice_mean_field import (
     HIGH,
     QUALITIES,
     assert_close,
+    assert_log_is,
     both_terms,
+    confident,
     energies,
     potts,
     problem,
@@ -122,6 +124,16 @@ def test_layouts(labels, quality):
     q = ops.lattice_mean_field(last, *volume[1:], 2, *quality)
     assert q.stride() == last.stride()
     assert_close(q, reference.lattice_mean_field(*volume, 2, *quality), 1e-5)
+
+
+@QUALITIES
+@pytest.mark.parametrize("labels", [1, 2, 6, 12, 21, 40, 100, 150, 400])
+def test_log_q(labels, quality):
+    """Each width of the softmax, as in test_labels."""
+    unary, *others = (*confident(labels, (10, 13)), 1, *quality)
+    expected = reference.lattice_mean_field(unary, *others, log=True)
+    for x in (unary, unary.contiguous(memory_format=torch.channels_last)):
+        assert_log_is(ops.lattice_mean_field(x, *others, log=True), expected)
 
 
 def test_energies_of_any_size():

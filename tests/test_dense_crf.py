@@ -140,8 +140,7 @@ def test_the_layer_begins_as_dense_crf_and_learns():
     losses = []
     for _ in range(6):
         optimizer.zero_grad()
-        q = layer(unary, image)
-        loss = torch.nn.functional.nll_loss(q.clamp(min=1e-8).log(), labels)
+        loss = torch.nn.functional.nll_loss(layer(unary, image, log=True), labels)
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
@@ -298,6 +297,25 @@ RIGHT = {
     "negative weights": ((1, 3, 9, 7), (1, 3, 9, 7), -0.2, 13),
     "srgb 1e30": ((1, 3, 9, 7), (1, 3, 9, 7), 0.5, 1e30),
 }
+
+
+@pytest.mark.parametrize("quality", ["compat", "high", "exact"])
+@pytest.mark.parametrize("shape", [(), (4,), (4, 4)])
+def test_compatibilities_are_numbers_lists_arrays_or_tensors_of_any_strides(shape, quality):
+    unary, image = random_problem()
+    mu = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    strided = torch.zeros([2 * n for n in shape])[(slice(None, None, 2),) * len(shape)]
+    strided.copy_(mu)
+    given = [mu.tolist(), mu.numpy(), mu.double(), strided]
+    given += [mu.mT.contiguous().mT] if len(shape) == 2 else []
+
+    def refined(mu):
+        terms = [PairwiseGaussian(2, mu), PairwiseBilateral(5, 60, mu)]
+        return dense_crf(unary, image, terms, iterations=2, quality=quality)
+
+    expected = refined(mu)
+    for other in given:
+        assert torch.equal(refined(other), expected)
 
 
 def by_reference(unary, image, terms, iterations, quality):

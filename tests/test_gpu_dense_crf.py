@@ -9,7 +9,15 @@ import pytest
 import torch
 from permutohedral_cases import FLOATS, LatticeCase
 from test_gpu import to_device
-from test_lattice_mean_field import COMPAT, HIGH, QUALITIES, potts, problem
+from test_lattice_mean_field import (
+    COMPAT,
+    HIGH,
+    QUALITIES,
+    assert_log_is,
+    confident,
+    potts,
+    problem,
+)
 
 from fastseg import _extension
 
@@ -59,10 +67,11 @@ def check(actual: tuple, expected: tuple) -> None:
         torch.testing.assert_close(a.cpu(), b, rtol=0, atol=atol)
 
 
-def mean_field_on(device: str, arguments: tuple, quality: tuple, iterations: int = 5):
+def mean_field_on(device: str, arguments: tuple, quality: tuple, iterations: int = 5, log=False):
     unary, kernels, mu, norms = arguments
     kernels, mu = ([t.to(device) for t in tensors] for tensors in (kernels, mu))
-    return ops.lattice_mean_field(unary.to(device), kernels, mu, norms, iterations, *quality)
+    unary = unary.to(device)
+    return ops.lattice_mean_field(unary, kernels, mu, norms, iterations, *quality, log=log)
 
 
 def test_the_compiled_kernels_are_loaded():
@@ -89,6 +98,15 @@ def test_mean_field_matches_the_cpu(labels, quality):
     arguments = problem(2, labels, (61, 83))
     q = mean_field_on("cuda", arguments, quality)
     assert (q.cpu() - mean_field_on("cpu", arguments, quality)).abs().max() <= 1e-4
+
+
+@QUALITIES
+@pytest.mark.parametrize("labels", [1, 2, 21, 60, 150, 400])
+def test_log_q_matches_the_cpu(labels, quality):
+    unary, *rest = confident(labels, (61, 83))
+    expected = mean_field_on("cpu", (unary, *rest), quality, 2, log=True)
+    for x in (unary, unary.contiguous(memory_format=torch.channels_last)):
+        assert_log_is(mean_field_on("cuda", (x, *rest), quality, 2, log=True).cpu(), expected)
 
 
 @QUALITIES

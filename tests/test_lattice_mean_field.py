@@ -238,10 +238,60 @@ def test_no_iterations_and_no_images():
     assert op(unary[:0], none, mu, norms, 3, *COMPAT).shape == (0, 5, 19, 23)
 
 
+def assert_log_is(actual, expected):
+    """To 3e-4, as `confident` energies are rounded; labels are ruled out alike."""
+    assert actual.is_contiguous()
+    ruled_out = expected == -torch.inf
+    assert torch.equal(actual == -torch.inf, ruled_out)
+    torch.testing.assert_close(
+        actual.masked_fill(ruled_out, 0), expected.masked_fill(ruled_out, 0), rtol=0, atol=3e-4
+    )
+
+
+def confident(labels, size=(13, 17)):
+    """A problem whose Q underflows, with labels that are ruled out, and a pixel of one label."""
+    unary, kernels, mu, norms = problem(2, labels, size)
+    unary = unary * 100 + 1000
+    if labels > 1:
+        unary[:, 1, 3:6] = torch.inf
+        unary[:, 1:, 0, 0] = torch.inf
+    return unary, kernels, mu, norms
+
+
+@needs_kernel
+@QUALITIES
+@pytest.mark.parametrize("labels", [1, 2, 4, 5, 8, 21, 33, 256])
+def test_log_q(labels, quality, simd_level):
+    arguments = (*confident(labels), 2, *quality)
+    actual = op(*arguments, log=True)
+    expected = reference.lattice_mean_field(*arguments, log=True)
+    assert labels == 1 or expected.masked_fill(expected == -torch.inf, 0).min() < -150
+    assert_log_is(actual, expected)
+
+
+@needs_kernel
+@QUALITIES
+@pytest.mark.parametrize("normalization", [NONE, BEFORE, AFTER, SYMMETRIC])
+def test_log_q_of_any_normalization_and_layout(normalization, quality):
+    unary, kernels, _, _ = confident(5)
+    full = torch.randn(5, 5, generator=torch.Generator().manual_seed(0)) / 9
+    for iterations in (0, 1, 3):
+        others = (kernels, [potts(0.2), full], [normalization] * 2, iterations, *quality)
+        expected = reference.lattice_mean_field(unary, *others, log=True)
+        last = unary.contiguous(memory_format=torch.channels_last)
+        apart = torch.stack([unary, unary], -1)[..., 0]
+        for x in (unary, last, apart):
+            assert_log_is(op(x, *others, log=True), expected)
+            torch.testing.assert_close(
+                op(x, *others, log=True).exp(), op(x, *others), rtol=0, atol=2e-6
+            )
+
+
 @needs_kernel
 def test_outputs_are_written_entirely(garbage_in_new_memory):
     arguments = (*problem(2, 21, (37, 41)), 3, *HIGH)
     assert_close(op(*arguments), reference.lattice_mean_field(*arguments), 1e-5)
+    assert_log_is(op(*arguments, log=True), reference.lattice_mean_field(*arguments, log=True))
 
 
 def test_opcheck():
@@ -249,6 +299,7 @@ def test_opcheck():
     torch.library.opcheck(op.default, (unary, kernels, mu, norms, 2, *COMPAT))
     last = unary.contiguous(memory_format=torch.channels_last)
     torch.library.opcheck(op.default, (last, kernels, mu, norms, 2, *HIGH))
+    torch.library.opcheck(op.default, (last, kernels, mu, norms, 2, *HIGH), {"log": True})
 
 
 def test_no_gradient_of_its_own():

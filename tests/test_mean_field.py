@@ -56,23 +56,47 @@ def test_the_fused_kernel_is_the_composition(quality, normalization, spatial):
     torch.testing.assert_close(out.double(), expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("normalization", range(4))
+def test_log_q_is_the_reference(normalization):
+    unary, kernels, compatibility = problem(requires_grad=False)
+    arguments = (100 * unary, kernels, compatibility, [normalization] * 3, 4)
+    out = ops.mean_field(*arguments, EXACT, log=True)
+    expected = reference.mean_field(*arguments, log=True)
+    assert expected.min() < -200
+    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("quality", [COMPAT, HIGH, EXACT])
 @pytest.mark.parametrize("normalization", range(4))
-def test_gradients(quality, normalization):
+@pytest.mark.parametrize("log", [False, True])
+def test_gradients(quality, normalization, log):
     unary, kernels, compatibility = problem()
     norms = [normalization] * 3
 
     def function(unary, *rest):
-        return ops.mean_field(unary, list(rest[:3]), list(rest[3:]), norms, 3, quality, 2)
+        kernels, mu = list(rest[:3]), list(rest[3:])
+        return ops.mean_field(unary, kernels, mu, norms, 3, quality, 2, log)
 
     assert gradcheck(function, (unary, *kernels, *compatibility))
 
 
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("iterations", [0, 1])
+def test_gradients_of_few_iterations(iterations, log):
+    unary, kernels, compatibility = problem()
+
+    def function(unary):
+        return ops.mean_field(unary, kernels, compatibility, [3] * 3, iterations, HIGH, 2, log)
+
+    assert gradcheck(function, unary)
+
+
 @pytest.mark.parametrize("checkpoints", [0, 1, 2, 3, 7])
-def test_the_gradient_does_not_depend_on_the_checkpoints(checkpoints):
+@pytest.mark.parametrize("log", [False, True])
+def test_the_gradient_does_not_depend_on_the_checkpoints(checkpoints, log):
     def gradients(checkpoints):
         unary, kernels, compatibility = problem()
-        out = ops.mean_field(unary, kernels, compatibility, [3] * 3, 9, HIGH, checkpoints)
+        out = ops.mean_field(unary, kernels, compatibility, [3] * 3, 9, HIGH, checkpoints, log)
         return torch.autograd.grad(out.square().sum(), [unary, *kernels, *compatibility])
 
     for a, b in zip(gradients(checkpoints), gradients(0), strict=True):
@@ -84,6 +108,9 @@ def test_opcheck(quality):
     unary, kernels, compatibility = problem(torch.float32)
     arguments = (unary, kernels, compatibility, [3, 2, 0], 2, quality, 2)
     torch.library.opcheck(ops.mean_field.default, arguments)
+    torch.library.opcheck(ops.mean_field.default, (*arguments, True))
+    last = unary.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    torch.library.opcheck(ops.mean_field.default, (last, *arguments[1:], True))
 
 
 @pytest.mark.parametrize("quality", [COMPAT, HIGH])
@@ -94,6 +121,9 @@ def test_the_layout_is_the_unarys(quality):
     out = ops.mean_field(last, *arguments)
     assert out.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(out, ops.mean_field(unary, *arguments))
+    log_q = ops.mean_field(last, *arguments, log=True)
+    assert log_q.is_contiguous()
+    assert torch.equal(log_q, ops.mean_field(unary, *arguments, log=True))
 
 
 @pytest.mark.parametrize("quality", [COMPAT, HIGH])

@@ -23,7 +23,7 @@ struct LatticeMeanFieldCall {
   };
 
   Tensor unary;  // (B, L, *spatial), points evenly spaced in memory
-  bool labels_last;
+  bool log;      // log Q is wanted
   int64_t batch, labels, points;
   std::vector<int64_t> spatial;
   std::vector<Term> terms;
@@ -33,7 +33,8 @@ struct LatticeMeanFieldCall {
   int dilation, passes;
   bool symmetric;
   float side;
-  Tensor out;  // dense, in unary's layout
+  bool labels_last;  // of out
+  Tensor out;        // Q dense in unary's layout, or log Q contiguous
 };
 
 using LatticeMeanFieldKernel = void (*)(const LatticeMeanFieldCall&);
@@ -124,7 +125,7 @@ template <LatticeMeanFieldKernel kernel>
 Tensor lattice_mean_field(const Tensor& unary, std::vector<Tensor> kernels,
                           std::vector<Tensor> compatibility, std::vector<int64_t> normalization,
                           int64_t iterations, int64_t quality, double refine, int64_t dilation,
-                          int64_t passes, bool symmetric, double side) {
+                          int64_t passes, bool symmetric, double side, bool log) {
   constexpr const char* op = LatticeMeanFieldCall::kOp;
   FASTSEG_CHECK(unary.dim() >= 3 && unary.dim() <= 5, op,
                 ": unary must be (B, L, *spatial) of one to three axes, got shape ",
@@ -142,8 +143,10 @@ Tensor lattice_mean_field(const Tensor& unary, std::vector<Tensor> kernels,
   FASTSEG_CHECK(std::isfinite(side), op, ": side must be finite, got ", side);
   FASTSEG_CHECK(passes >= 1 && passes <= 100, op, ": passes must be 1 to 100, got ", passes);
 
+  // nll_loss, which log Q is for, has no gradient in another layout than the contiguous.
+  const bool last = labels_last(unary) && !log;
   LatticeMeanFieldCall call{.unary = unary,
-                            .labels_last = labels_last(unary),
+                            .log = log,
                             .batch = unary.size(0),
                             .labels = unary.size(1),
                             .points = 1,
@@ -156,7 +159,8 @@ Tensor lattice_mean_field(const Tensor& unary, std::vector<Tensor> kernels,
                             .passes = static_cast<int>(passes),
                             .symmetric = symmetric,
                             .side = static_cast<float>(side),
-                            .out = empty_like_unary(unary, labels_last(unary))};
+                            .labels_last = last,
+                            .out = empty_like_unary(unary, last)};
   for (const int64_t n : call.spatial) call.points *= n;
   for (size_t k = 0; k < kernels.size(); ++k) {
     check_kernel(kernels[k], call);

@@ -42,7 +42,9 @@ void run(const LatticeMeanFieldCall& call) {
                   label_strides(call.unary));
   field.start();
   for (int64_t i = 0; i < call.iterations; ++i) field.step();
-  field.read_q(static_cast<float*>(call.out.mutable_data_ptr()), label_strides(call.out));
+  auto* out = static_cast<float*>(call.out.mutable_data_ptr());
+  const LabelStrides strides = label_strides(call.out);
+  call.log ? field.read_log_q(out, strides) : field.read_q(out, strides);
 }
 
 }  // namespace

@@ -87,6 +87,10 @@ class MeanField {
   // The current Q.
   void read_q(float* q, LabelStrides strides);
 
+  // Its logarithm, also where Q underflows; -infinity where a label is ruled out. Not of a Q that
+  // was given, nor after a divergence.
+  void read_log_q(float* log_q, LabelStrides strides);
+
   // sum Q log Q + sum U Q + sum_m <Q, mu_m F_m> of each image: pydensecrf's klDivergence, up to a
   // constant the divergence of Q from the CRF's distribution. Costs a step, which the next step()
   // then has for nothing.

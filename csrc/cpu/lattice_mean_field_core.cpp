@@ -168,6 +168,12 @@ void MeanField::read_q(float* q, LabelStrides strides) {
   state_->run({.out = q, .strides = strides});
 }
 
+void MeanField::read_log_q(float* log_q, LabelStrides strides) {
+  State& s = *state_;
+  s.check(s.source == State::Source::messages, "log Q must be read of an update's Q");
+  s.run({.out = log_q, .log = true, .strides = strides});
+}
+
 std::vector<double> MeanField::kl_divergence() {
   State& s = *state_;
   std::vector<double> sum(s.images);

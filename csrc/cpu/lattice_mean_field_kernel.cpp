@@ -2,6 +2,7 @@
 //
 //   x_i = unary_i + sum_c slice_ic table[slot_ic]       c: the corners of the point's simplices
 //   q_i = 2^x_i / sum 2^x_i                             rows of `pitch` labels
+//   log q_i = log 2 (x_i - log2 sum 2^x_i)              instead, where log Q is wanted
 //   sums[slot_ic] += splat_ic q_i                       point after point
 //
 // A task is a tile. Its table and its sums stay in the L2 cache, Q never leaves the L1 cache:
@@ -20,6 +21,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <type_traits>
 
 #include "cpu/lattice_mean_field_rows.h"
@@ -235,6 +237,27 @@ void scale_rows(const Block& block, int64_t pitch, const float* factor) {
   }
 }
 
+// rows = log Q of their logits; -infinity where a label is ruled out.
+void log_probabilities(const Block& block, int64_t labels, int64_t pitch) {
+  using V = Lanes<float, 4>;
+  shift_rows(block, labels, pitch);
+  for (int i = 0; i < block.count; ++i) {
+    float* x = block.rows + i * pitch;
+    V sums{};
+    for (int64_t l = 0; l < pitch; l += 4) sums += exp2_lanes(read<V>(x + l));
+    const float log_sum = std::log2(sum_lanes(sums));
+    for (int64_t l = 0; l < labels; ++l) {
+      const bool ruled_out = x[l] < 0.5f * kRuledOut;  // messages have been added
+      x[l] = ruled_out ? -std::numeric_limits<float>::infinity() : (x[l] - log_sum) * kLog2;
+    }
+  }
+}
+
+void write_rows(const MeanFieldTile& tile, const Block& block, int64_t labels, int64_t pitch) {
+  rows_to_labels(block.rows, block.count, labels, pitch,
+                 tile.out + block.first * tile.out_strides.point, tile.out_strides);
+}
+
 // sum of q (log q - x), x in units of log 2.
 double divergence(const float* q, const Block& block, int64_t labels, int64_t pitch) {
   double sum = 0;
@@ -262,6 +285,12 @@ void run_tile(const MeanFieldTile& tile, int64_t labels, int64_t any_pitch, floa
       *tile.divergence += divergence(tile.given_q + first * pitch, block, labels, pitch);
       continue;
     }
+    if (tile.log) {
+      slice<kPitch, kCorners>(tile, labels, pitch, block);
+      log_probabilities(block, labels, pitch);
+      write_rows(tile, block, labels, pitch);
+      continue;
+    }
     if (tile.given_q != nullptr) {
       std::copy_n(tile.given_q + first * pitch, floats, rows);
       std::fill_n(inverse, block.count, 1.f);
@@ -279,8 +308,7 @@ void run_tile(const MeanFieldTile& tile, int64_t labels, int64_t any_pitch, floa
     }
     if (tile.out != nullptr) {
       scale_rows(block, pitch, inverse);
-      rows_to_labels(rows, block.count, labels, pitch, tile.out + first * tile.out_strides.point,
-                     tile.out_strides);
+      write_rows(tile, block, labels, pitch);
     }
   }
 }

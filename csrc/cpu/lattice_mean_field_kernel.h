@@ -61,6 +61,7 @@ struct MeanFieldTile {
   const float* given_q;  // (points, pitch) instead of the softmax's; null: compute it
   float* sums;           // (rows, pitch): what the points splat is added; null: do not
   float* out;            // Q; null: not wanted
+  bool log;              // out is log Q and all that is wanted; Q is not given
   LabelStrides out_strides;
   double* divergence;  // not null: sum of given_q (log given_q - logits) instead of all else
 };

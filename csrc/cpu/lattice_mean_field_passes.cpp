@@ -84,6 +84,7 @@ void MeanField::State::run_tile(const MeanFieldPass& pass, int64_t image, int64_
   if (pass.out != nullptr) {
     tile.out = pass.out + image * pass.strides.image + first * pass.strides.point;
     tile.out_strides = pass.strides;
+    tile.log = pass.log;
   }
   if (pass.divergences != nullptr) {
     tile.divergence = pass.divergences + image * tiles.per_image + k;

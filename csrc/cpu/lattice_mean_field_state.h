@@ -22,6 +22,7 @@ struct MeanFieldPass {
   bool splat = false;
   bool keep = false;     // in State::q
   float* out = nullptr;  // first element of image 0
+  bool log = false;      // out is log Q
   LabelStrides strides{};
   double* divergences = nullptr;  // of tiles
 };

@@ -309,6 +309,7 @@ void run_field(const LatticeMeanFieldCall& call, cudaStream_t stream) {
     pass.has_messages = true;
   }
   pass.wants_messages = false;
+  pass.log = call.log;
   check_cuda(mean_field_pass(pass, stream));
 }
 

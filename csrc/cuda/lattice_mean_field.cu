@@ -9,7 +9,7 @@
 // into shared memory alone, with an odd number of packs a point against bank conflicts. There a
 // thread sums a pack of a row of the tile over the row's entries, whose order the lattice fixes: no
 // atomics, and a vertex that many of the tile's points touch costs one row of global memory.
-// The last pass writes Q instead, through shared memory, along the output's own layout.
+// The last pass writes Q, or log Q, instead, through shared memory, along the output's own layout.
 //
 // Floor of an iteration, 500x375x21 with the two default kernels (9 corners): a gather of 142 MB of
 // rows, of which neighbouring points share most, 142 MB read in shared memory for the splat, 53 MB
@@ -121,6 +121,16 @@ __device__ inline void store_q(const MeanFieldPass& op, const Tile& tile, int po
   }
 }
 
+// log Q of a point's pack, of its logits.
+__device__ inline void store_log_q(int pack, float largest, float log_sum, Labels x, float* row) {
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    const bool ruled_out = x.v[k] < 0.5f * kRuledOut;  // messages have been added
+    x.v[k] = ruled_out ? -INFINITY : (x.v[k] - largest) - log_sum;
+  }
+  store_pack(row + pack * 4, x);
+}
+
 // One pack a lane.
 template <int G>
 __device__ inline void softmax_pack(const MeanFieldPass& op, const Tile& tile, int point, int packs,
@@ -129,8 +139,14 @@ __device__ inline void softmax_pack(const MeanFieldPass& op, const Tile& tile, i
   Labels x{};
   if (active) x = logits(op, tile, point, packs, lane);
   const float largest = largest_in_group<G>(active ? largest_of(x) : -INFINITY);
-  const float sum = sum_in_group<G>(active ? exponentials(x, largest) : 0.f);
-  if (active) store_q(op, tile, point, packs, lane, 1.f / sum, x, row);
+  Labels powers = x;
+  const float sum = sum_in_group<G>(active ? exponentials(powers, largest) : 0.f);
+  if (!active) return;
+  if (op.log) {
+    store_log_q(lane, largest, logf(sum), x, row);
+  } else {
+    store_q(op, tile, point, packs, lane, 1.f / sum, powers, row);
+  }
 }
 
 // Any number of packs a lane: they wait in the row.
@@ -148,11 +164,16 @@ __device__ inline void softmax_row(const MeanFieldPass& op, const Tile& tile, in
   for (int pack = lane; pack < last; pack += G) {
     Labels x = load_pack<4>(row + pack * 4);
     sum += exponentials(x, largest);
-    store_pack(row + pack * 4, x);
+    if (!op.log) store_pack(row + pack * 4, x);
   }
   sum = sum_in_group<G>(sum);
   for (int pack = lane; pack < last; pack += G) {
-    store_q(op, tile, point, packs, pack, 1.f / sum, load_pack<4>(row + pack * 4), row);
+    const Labels x = load_pack<4>(row + pack * 4);
+    if (op.log) {
+      store_log_q(pack, largest, logf(sum), x, row);
+    } else {
+      store_q(op, tile, point, packs, pack, 1.f / sum, x, row);
+    }
   }
 }
 

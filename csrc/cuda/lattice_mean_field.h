@@ -66,6 +66,7 @@ struct MeanFieldPass {
   SeparableMessages separable[kMaxTerms];
   float* out;  // dense (images, labels, points) or, labels_last, (images, points, labels)
   bool labels_last;
+  bool log;  // of the last pass: out is log Q, -infinity where a label is ruled out
   float* q;  // (images, points) rows, unless keeps_q(labels)
 };
 cudaError_t mean_field_pass(const MeanFieldPass& pass, cudaStream_t stream);

@@ -9,6 +9,7 @@ import torch
 
 from fastseg.checkpoint import CheckpointError
 from fastseg.cli import crf, info, segment
+from fastseg.cli.warned import image_warnings_in_one_line
 
 COMMANDS = (segment, crf, info)
 
@@ -31,7 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
         subparser.set_defaults(run=command.run)
     options = parser.parse_args(arguments)
     try:
-        return options.run(options)
+        with image_warnings_in_one_line():
+            return options.run(options)
     except (OSError, ValueError, CheckpointError, torch.OutOfMemoryError) as error:
         print(f"fastseg: {str(error).partition(chr(10))[0]}", file=sys.stderr)
         return 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +19,27 @@ from fastseg.data.label_sets import voc_palette
 from fastseg.densecrf.utils import unary_from_labels
 from fastseg.image import (
     ImageError,
+    ImageWarning,
     check_writable,
     class_shares,
+    is_turned,
     overlay,
     present_classes,
     read_image,
+    read_labels,
     write_png,
 )
 
 MAX_LABELS = 256
 """What a label PNG can hold."""
+
+MOST_IDS = 64
+"""More different ones than this in one picture are hardly labels."""
+
+UPRIGHT = " when it is turned upright, as its orientation tag says"
+
+DEFAULT_IGNORE = 255
+"""The id of unsure pixels in PASCAL VOC and most other data sets."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--unary", type=Path, help="a network's output (labels, H, W), .npy or .npz"
     )
-    source.add_argument("--labels", type=Path, help="a segmentation, palette or grey PNG of ids")
+    source.add_argument(
+        "--labels",
+        type=Path,
+        help="a segmentation, palette or grey PNG of ids, not of shades: a mask holds 0 and 1",
+    )
     parser.add_argument(
         "--kind",
         choices=("logits", "softmax", "energy"),
@@ -47,9 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gt-prob", type=float, default=0.7, help="that a label is right (default: %(default)s)"
     )
-    parser.add_argument(
-        "--ignore", type=int, default=255, help="id of unsure pixels (default: %(default)s)"
-    )
+    parser.add_argument("--ignore", type=int, help="id of unsure pixels (default: 255)")
     parser.add_argument("--num-labels", type=int, help="of --labels; default: the highest id + 1")
     parser.add_argument(
         "--gaussian",
@@ -94,14 +108,27 @@ def run(options: argparse.Namespace) -> int:
     for path in filter(None, (options.output, options.compare)):
         check_writable(path)
     image = read_image(options.image)
+    turned = is_turned(options.image)
     palette = None
     if options.unary:
-        energies = read_unary(options.unary, options.kind, image)
+        energies = read_unary(options.unary, options.kind, image, turned)
         before = energies.argmin(0).to(torch.uint8).numpy()
     else:
-        before, palette = read_ids(options.labels, image)
+        before, palette = read_ids(options.labels, image, turned)
+        if options.ignore is None:
+            check_no_mask(options.labels, before)
+            options.ignore = DEFAULT_IGNORE
+        if options.num_labels is None:
+            _warn_of_shades(options.labels, before)
         energies = label_energies(
             options.labels, before, options.gt_prob, options.ignore, options.num_labels
+        )
+    if turned and not (options.labels and is_turned(options.labels)):
+        warnings.warn(
+            f"{options.image} is turned upright by its orientation tag; "
+            f"{options.labels or options.unary} has none and is taken to be upright",
+            ImageWarning,
+            stacklevel=2,
         )
     palette = palette or voc_palette()
     pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
@@ -156,13 +183,14 @@ def _terms(options: argparse.Namespace) -> list:
     return terms
 
 
-def read_unary(path: Path, kind: str, image: Image.Image) -> Tensor:
+def read_unary(path: Path, kind: str, image: Image.Image, turned: bool) -> Tensor:
     """Energies, float32 (labels, H, W), of a network's saved output.
 
     Args:
         path: .npy, or .npz of one array, (labels, H, W) of the image's size, 2 to 256 labels.
         kind: "logits", "softmax" (probabilities) or "energy" (negative log-probabilities).
         image: of the same size.
+        turned: whether the image is upright by its orientation tag, for messages.
 
     Raises:
         ValueError: what is in the file is none of this.
@@ -185,8 +213,8 @@ def read_unary(path: Path, kind: str, image: Image.Image) -> Tensor:
     height, width = image.height, image.width
     if values.ndim != 3 or values.shape[1:] != (height, width):
         raise ValueError(
-            f"{path}: must be of shape (labels, {height}, {width}), the picture's size, got "
-            f"{values.shape}"
+            f"{path}: must be of shape (labels, {height}, {width}), the picture's size"
+            f"{UPRIGHT if turned else ''}, got {values.shape}"
         )
     if not 2 <= len(values) <= MAX_LABELS:
         raise ValueError(f"{path}: must hold 2 to {MAX_LABELS} labels, got {len(values)}")
@@ -203,33 +231,52 @@ def read_unary(path: Path, kind: str, image: Image.Image) -> Tensor:
 
 
 def read_ids(
-    path: Path, image: Image.Image
+    path: Path, image: Image.Image, turned: bool
 ) -> tuple[np.ndarray, list[tuple[int, int, int]] | None]:
-    """The ids in a picture of labels, uint8 (H, W), and its palette if it has one.
+    """The ids in a picture of labels, uint8 (H, W), and its palette, of 256 colours, if it has one.
+
+    Args:
+        path: of the labels.
+        image: of the same size.
+        turned: whether the image is upright by its orientation tag, for messages.
 
     Raises:
-        ValueError: not a palette or grey picture, or not of the image's size.
+        ValueError: as :func:`fastseg.image.read_labels`, or not of the image's size.
     """
-    if not path.is_file():
-        raise ImageError(f"{path}: no such file")
-    try:
-        with Image.open(path) as picture:
-            mode, palette = picture.mode, picture.getpalette("RGB")
-            ids = np.array(picture)
-    except Exception as error:  # Pillow's readers raise nearly anything at malformed bytes
-        raise ImageError(f"{path}: not a picture that can be read ({error})") from None
-    if mode not in ("P", "L", "1"):
-        raise ImageError(f"{path}: labels are a palette or grey picture of ids, this is {mode}")
-    if ids.shape != (image.height, image.width):
+    ids, palette = read_labels(path)
+    height, width = ids.shape
+    if (width, height) != image.size:
         raise ImageError(
-            f"{path}: is {ids.shape[1]} x {ids.shape[0]}, the picture {image.width} x "
-            f"{image.height}"
+            f"{path}: is {width} x {height}, the picture {image.width} x {image.height}"
+            f"{UPRIGHT if turned else ''}"
         )
-    colours = None
-    if mode == "P":
-        colours = [tuple(palette[i : i + 3]) for i in range(0, len(palette), 3)]
-        colours += voc_palette()[len(colours) :]
-    return ids.astype(np.uint8), colours
+    return ids, palette and palette + voc_palette()[len(palette) :]
+
+
+def check_no_mask(path: Path, ids: np.ndarray) -> None:
+    """Refuses ids whose meaning 255 as the default of --ignore would decide.
+
+    Raises:
+        ValueError: there are no others than 255 and perhaps 0: a mask, or unsure pixels?
+    """
+    found = np.unique(ids).tolist()
+    if found in ([0, DEFAULT_IGNORE], [DEFAULT_IGNORE]):
+        raise ValueError(
+            f"{path}: holds {' and '.join(map(str, found))} alone: write 1 for the 255 of a mask; "
+            "where 255 are unsure pixels, give --ignore 255"
+        )
+
+
+def _warn_of_shades(path: Path, ids: np.ndarray) -> None:
+    """A palette or grey picture of anything else can be read as ids too."""
+    found = len(np.unique(ids))
+    if found > MOST_IDS:
+        warnings.warn(
+            f"{path}: holds {found} different ids, as a picture of shades or colours would; "
+            "--num-labels says how many labels there are",
+            ImageWarning,
+            stacklevel=3,
+        )
 
 
 def label_energies(

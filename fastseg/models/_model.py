@@ -76,7 +76,7 @@ class SegmentationModel(nn.Module):
 
     def _refined(self, logits: Tensor, image: Tensor) -> Tensor:
         """The logarithm of the CRF's probabilities: logits, of which a softmax gives them back."""
-        return self.crf(-logits.float(), image).clamp(min=1e-8).log().to(logits.dtype)
+        return self.crf(-logits.float(), image, log=True).to(logits.dtype)
 
 
 class FCNHead(nn.Sequential):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch._C import _len_torch_dispatch_stack
 
+from fastseg._ordinary_tensors import ordinary_tensors
 from fastseg._prepared_weights import State
 from fastseg.ops import fold_batch_norm
 from fastseg.ops._library import PLAIN, gradient_free
@@ -41,13 +43,20 @@ class FoldedBatchNorm:
     def __call__(self, bn: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
         """Scale and shift, (C,), float32 (float64 of a float64 module)."""
         tensors = (bn.weight, bn.bias, bn.running_mean, bn.running_var)
-        if torch.compiler.is_compiling() or not gradient_free(tensors) or not _has_version(tensors):
+        if (
+            torch.compiler.is_compiling()
+            or _len_torch_dispatch_stack()  # results may be fake tensors
+            or not gradient_free(tensors)
+            or not _has_version(tensors)
+        ):
             return _fold(tensors, bn.eps)
         entry = self._entry  # read once: replicas in other threads share it
         if entry is None or entry[0] != bn.eps or not entry[1].still_of(tensors):
             # The aliases keep the memory from being given to other tensors, at the same address.
             aliases = [t if t is None else t.detach() for t in tensors]
-            entry = self._entry = (bn.eps, State(tensors), _fold(tensors, bn.eps), aliases)
+            with ordinary_tensors():
+                folded = _fold(tensors, bn.eps)
+            entry = self._entry = (bn.eps, State(tensors), folded, aliases)
         return entry[2]
 
 

@@ -22,13 +22,14 @@ class DenseCRF(nn.Module):
     ``Q <- softmax(-U - mu sum_m w_m F_m)`` with F_m the normalised filter of Q by term m. With its
     first parameters this is :func:`fastseg.dense_crf` of the same terms (to rounding).
 
-    Three lines add it to any model; its output's logarithm is what a loss takes::
+    Three lines add it to any model; the logarithm of Q is what a loss takes::
 
-        crf = fastseg.nn.DenseCRF(num_labels=21)
-        q = crf(-model(image), image)
-        loss = torch.nn.functional.nll_loss(q.clamp(min=1e-8).log(), labels)
+        crf = fastseg.nn.DenseCRF(num_labels=21, log=True)
+        log_q = crf(-model(image), image)
+        loss = torch.nn.functional.nll_loss(log_q, labels)
 
     Logits need no log-softmax before: what is added to all labels of a pixel changes nothing.
+    ``log=True`` is not ``q.log()``: it is finite, with a gradient, where Q underflows.
 
     Args:
         num_labels: L.
@@ -42,6 +43,7 @@ class DenseCRF(nn.Module):
             are parameters too, with requires_grad off. Bandwidths cost the most: they need the
             gradient of the lattice or of the convolution's taps.
         checkpoints: as in dense_crf.
+        log: whether the output is log Q, as in dense_crf.
 
     Attributes:
         weights: (M, L) for M terms: w_m of each label, w before training.
@@ -66,6 +68,7 @@ class DenseCRF(nn.Module):
         trainable: Iterable[str] = TRAINABLE,
         *,
         checkpoints: int = 3,
+        log: bool = False,
     ):
         super().__init__()
         if not isinstance(num_labels, Integral):
@@ -85,7 +88,7 @@ class DenseCRF(nn.Module):
         pairwise = (pairwise,) if isinstance(pairwise, Pairwise) else tuple(pairwise)
         weights = [_weights(i, term, num_labels) for i, term in enumerate(pairwise)]
         self.num_labels, self.iterations = num_labels, iterations
-        self.quality, self.checkpoints = quality, checkpoints
+        self.quality, self.checkpoints, self.log = quality, checkpoints, log
         self.normalization = tuple(term.normalization for term in pairwise)
 
         def parameter(t: Tensor, name: str) -> nn.Parameter:
@@ -100,12 +103,15 @@ class DenseCRF(nn.Module):
             if isinstance(term, PairwiseBilateral):
                 self.log_srgb[str(i)] = parameter(_log(term.srgb), "bandwidths")
 
-    def forward(self, unary: Tensor, image: Tensor | None = None) -> Tensor:
-        """Label probabilities Q; see :func:`fastseg.dense_crf` for shapes, dtypes and errors.
+    def forward(
+        self, unary: Tensor, image: Tensor | None = None, *, log: bool | None = None
+    ) -> Tensor:
+        """Label probabilities Q, or log Q; as :func:`fastseg.dense_crf` in shapes and errors.
 
         Args:
             unary: energies (B, L, H, W), (B, L, D, H, W) or (L, H, W): minus the logits.
             image: in the units of srgb; needed by bilateral terms.
+            log: whether to return log Q; default: as the module was made.
         """
         is_tensor = isinstance(unary, Tensor)  # dense_crf refuses what is not
         axis = 0 if is_tensor and unary.dim() == 3 else 1
@@ -121,6 +127,7 @@ class DenseCRF(nn.Module):
             iterations=self.iterations,
             quality=self.quality,
             checkpoints=self.checkpoints,
+            log=self.log if log is None else log,
         )
 
     def pairwise(self) -> list[Pairwise]:
@@ -140,7 +147,7 @@ class DenseCRF(nn.Module):
         """The arguments that are not parameters."""
         return (
             f"num_labels={self.num_labels}, iterations={self.iterations}, "
-            f"quality={self.quality!r}, checkpoints={self.checkpoints}"
+            f"quality={self.quality!r}, checkpoints={self.checkpoints}, log={self.log}"
         )
 
 

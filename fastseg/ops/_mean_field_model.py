@@ -120,11 +120,15 @@ class DenseCRFModel:
     differentiable ops, so that autograd can see through; `backward` needs none of it.
 
     Args:
-        unary: (B, L, *spatial), contiguous, float32 or float64.
+        unary: (B, L, *spatial), contiguous, float32 or float64; not kept.
         kernels: of each term, bandwidths (axes,) or features (B or 1, d, *spatial).
         compatibility: of each term, (), (L,) or (L, L).
         normalization: of each term, the position in NORMALIZATIONS.
         quality: the position in QUALITIES.
+
+    Attributes:
+        unary_logits: -U.
+        terms: in the order of the kernels.
     """
 
     def __init__(
@@ -135,7 +139,7 @@ class DenseCRFModel:
         normalization: Sequence[int],
         quality: int,
     ):
-        self.unary = unary
+        self.unary_logits = -unary
         self.terms = [
             PairwiseTerm(make_kernel(kernel, unary.shape[2:], quality), mu, n, unary)
             for kernel, mu, n in zip(kernels, compatibility, normalization, strict=True)
@@ -143,14 +147,18 @@ class DenseCRFModel:
 
     def start(self) -> Tensor:
         """Q before the first update, softmax(-U)."""
-        return torch.softmax(-self.unary, 1)
+        return torch.softmax(self.unary_logits, 1)
+
+    def logits(self, q: Tensor) -> Tensor:
+        """What the softmax of an update is taken of, Q being what it begins with."""
+        logits = self.unary_logits
+        for term in self.terms:
+            logits = logits + term.logits(term.filter(q))
+        return logits
 
     def step(self, q: Tensor) -> Tensor:
         """Q after one update."""
-        logits = -self.unary
-        for term in self.terms:
-            logits = logits + term.logits(term.filter(q))
-        return torch.softmax(logits, 1)
+        return torch.softmax(self.logits(q), 1)
 
     def step_backward(
         self, grad_logits: Tensor, q: Tensor, needs: Sequence[tuple[bool, bool]]
@@ -167,10 +175,10 @@ class DenseCRFModel:
             for term, wanted in zip(self.terms, needs, strict=True)
         )
 
-    def kl_divergence(self, q: Tensor) -> Tensor:
-        """Sum Q log Q + sum U Q + sum_m <Q, mu_m F_m> of each image, (B,)."""
+    def kl_divergence(self, q: Tensor, logits: Tensor) -> Tensor:
+        """Sum Q log Q + sum U Q + sum_m <Q, mu_m F_m> of each image, (B,); Q is of these logits."""
         # An infinite energy times a probability of 0 is 0.
-        terms = q.clamp(min=TINY).log() + torch.where(q > 0, self.unary, 0)
+        terms = torch.where(q > 0, torch.log_softmax(logits, 1) - self.unary_logits, 0)
         for term in self.terms:
             terms = terms - term.logits(term.filter(q))
         return fixed_order_sum((q * terms).double(), keep=0)
@@ -179,6 +187,11 @@ class DenseCRFModel:
 def softmax_backward(grad: Tensor, q: Tensor) -> Tensor:
     """The gradient of the logits of Q = softmax(logits) over dimension 1."""
     return q * (grad - (grad * q).sum(1, keepdim=True))
+
+
+def log_softmax_backward(grad: Tensor, log_q: Tensor) -> Tensor:
+    """The gradient of the logits of log Q, which does not vanish where Q does."""
+    return grad - log_q.exp() * grad.sum(1, keepdim=True)
 
 
 def _times(n: Tensor | None, values: Tensor) -> Tensor:

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from numbers import Integral
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 
+from fastseg._ordinary_tensors import ordinary_tensors
+from fastseg.ops._dense_crf_problem import check_count, make_problem
 from fastseg.ops._mean_field_model import DenseCRFModel
-from fastseg.ops._pairwise_kernels import QUALITIES
 from fastseg.ops.mean_field import check_energies, mean_field, memory_format
-from fastseg.pairwise import (
-    NORMALIZATIONS,
-    Pairwise,
-    PairwiseBilateral,
-    PairwiseFeatures,
-    PairwiseGaussian,
-    bilateral_features,
-    gaussian_bandwidths,
-)
+from fastseg.pairwise import Pairwise
 
 
 def dense_crf(
@@ -31,6 +24,7 @@ def dense_crf(
     iterations: int = 10,
     quality: str = "high",
     checkpoints: int = 3,
+    log: bool = False,
 ) -> Tensor:
     """Mean-field inference in a fully connected CRF: label probabilities that respect the image.
 
@@ -41,6 +35,10 @@ def dense_crf(
 
     A network's logits make a unary in one step: ``dense_crf(-logits, image)``. Whatever is added to
     all labels of a pixel, such as log-softmax adds, changes nothing.
+
+    A loss takes ``log=True``: ``nll_loss(dense_crf(-logits, image, log=True), labels)``. The
+    logarithm of Q itself is -infinity where Q underflows, and clamped it has no gradient there,
+    at the pixels that are wrong with confidence.
 
     float32 on a lattice ("compat", "high") runs as one fused C++ kernel on the CPU and one of CUDA
     C++ on a GPU, where these are compiled. Everything else (float64, "exact", a gradient) is a
@@ -67,9 +65,11 @@ def dense_crf(
             pixels, O(N^2).
         checkpoints: the gradient's compromise: how many label volumes it keeps; 10 iterations are
             repeated at most twice with 3. 0: keep all, repeat none.
+        log: whether to return log Q, the log-softmax of the last update's logits.
 
     Returns:
-        Q, of unary's shape, dtype and memory format; the labels of a pixel sum to 1.
+        Q, of unary's shape, dtype and memory format; the labels of a pixel sum to 1. log Q is
+        contiguous, as torch.log_softmax's is: nll_loss has no gradient in another format.
 
     Raises:
         ValueError: wrong shapes, dtypes or devices; an image missing; unknown names.
@@ -77,24 +77,28 @@ def dense_crf(
         RuntimeError: NaN or infinities in unary or features; features too large for the lattice;
             more than 8 features in a term, unless "exact".
     """
-    problem = _problem("dense_crf", unary, image, pairwise, quality)
-    iterations = _count("dense_crf: iterations", iterations)
-    checkpoints = _count("dense_crf: checkpoints", checkpoints)
+    problem = make_problem("dense_crf", unary, image, pairwise, quality)
+    iterations = check_count("dense_crf: iterations", iterations)
+    checkpoints = check_count("dense_crf: checkpoints", checkpoints)
     *model, quality_code = problem.arguments
-    return problem.result(mean_field(*model, iterations, quality_code, checkpoints))
+    q = mean_field(*model, iterations, quality_code, checkpoints, bool(log))
+    return problem.as_unary(q)
 
 
 class MeanField:
     """Mean-field inference step by step; the lattices are built once.
 
     The steps are those of :func:`fastseg.dense_crf`, to rounding. In grad mode autograd keeps
-    every step; dense_crf's gradient needs less memory.
+    every step; dense_crf's gradient needs less memory. Where gradients are off, a step's Q is a
+    constant for all that follows; where they are off as the object is made, all its arguments are.
+    Of the arguments copies are kept: what happens to them later changes nothing.
 
     Args:
         unary: as in :func:`fastseg.dense_crf`.
         image: as in :func:`fastseg.dense_crf`.
         pairwise: as in :func:`fastseg.dense_crf`.
         quality: as in :func:`fastseg.dense_crf`.
+        log: whether `step` returns log Q, as in :func:`fastseg.dense_crf`.
 
     Raises:
         ValueError: as :func:`fastseg.dense_crf`, like all errors.
@@ -107,30 +111,49 @@ class MeanField:
         pairwise: Sequence[Pairwise] | None = None,
         *,
         quality: str = "high",
+        log: bool = False,
     ):
-        self._problem = _problem("MeanField", unary, image, pairwise, quality)
-        energies, *terms = self._problem.arguments
+        self.log = log
+        problem = make_problem("MeanField", unary, image, pairwise, quality)
+        energies, kernels, compatibility, *codes = problem.arguments
+        self._problem = problem._replace(arguments=())  # which the model has
         check_energies("MeanField", energies)
-        with torch.autocast(energies.device.type, enabled=False):
-            self._model = DenseCRFModel(energies.contiguous(), *terms)
+        self._layout = memory_format(energies)
+        with _uncast(energies):
+            self._model = DenseCRFModel(
+                _or_constant(energies.contiguous()),
+                [_or_constant(kernel).clone() for kernel in kernels],
+                [_or_constant(mu).clone() for mu in compatibility],
+                *codes,
+            )
+            self._logits = self._model.unary_logits
             self._q = self._model.start()
 
     @property
     def q(self) -> Tensor:
         """Q after the steps so far, of unary's shape, dtype and memory format."""
-        return self._problem.result(self._q)
+        layout = self._layout
+        if not torch.compiler.is_compiling() and is_functorch_wrapped_tensor(self._q):
+            layout = torch.contiguous_format  # vmap knows of no other
+        return self._problem.as_unary(self._q.clone(memory_format=layout))
+
+    @property
+    def log_q(self) -> Tensor:
+        """Its logarithm, of unary's shape and dtype, contiguous."""
+        return self._problem.as_unary(torch.log_softmax(self._logits, 1))
 
     def step(self, n: int = 1) -> Tensor:
-        """Makes n updates; returns Q.
+        """Makes n updates; returns Q, or log Q if the object was made with ``log=True``.
 
         Raises:
             ValueError: a negative n.
             TypeError: n is no integer.
         """
-        with torch.autocast(self._q.device.type, enabled=False):
-            for _ in range(_count("MeanField.step: n", n)):
-                self._q = self._model.step(self._q)
-        return self.q
+        with _uncast(self._logits):
+            for _ in range(check_count("MeanField.step: n", n)):
+                self._logits = self._model.logits(self._q)
+                self._q = torch.softmax(self._logits, 1)
+        return self.log_q if self.log else self.q
 
     def kl_divergence(self) -> Tensor:
         """How far Q is from the CRF's distribution, up to a constant: (B,), or () unbatched.
@@ -138,171 +161,22 @@ class MeanField:
         ``sum Q log Q + sum U Q + sum_m <Q, mu_m F_m>`` in float64, with F_m the normalised filter
         of Q and mu = -w for Potts: pydensecrf's function, whose pairwise part has no factor 1/2.
         """
-        with torch.autocast(self._q.device.type, enabled=False):
-            divergence = self._model.kl_divergence(self._q)
+        with _uncast(self._logits):
+            divergence = self._model.kl_divergence(self._q, self._logits)
         return divergence if self._problem.batched else divergence[0]
 
 
-class _Problem(NamedTuple):
-    """Arguments of the op mean_field, and the way back."""
-
-    arguments: tuple
-    """unary (B, L, *spatial), kernels, compatibility, normalization, quality."""
-    dtype: torch.dtype
-    batched: bool
-
-    def result(self, q: Tensor) -> Tensor:
-        """Q as the caller's unary is."""
-        layout = memory_format(self.arguments[0])
-        q = q.to(self.dtype).contiguous(memory_format=layout)
-        return q if self.batched else q[0]
+@contextmanager
+def _uncast(t: Tensor) -> Iterator[None]:
+    """For a part of a MeanField: in t's dtype, and what is kept is ordinary tensors."""
+    with torch.autocast(t.device.type, enabled=False), ordinary_tensors():
+        yield
 
 
-def _problem(
-    name: str,
-    unary: Tensor,
-    image: Tensor | None,
-    pairwise: Sequence[Pairwise] | None,
-    quality: str,
-) -> _Problem:
-    """Checks what the public functions are given, and turns it into the op's arguments."""
-    _check_unary(name, unary)
-    batched = unary.dim() > 3
-    if image is not None:
-        _check_image(name, image, unary)
-        image = image if batched else image[None]
-    if quality not in QUALITIES:
-        raise ValueError(f"{name}: quality must be one of {', '.join(QUALITIES)}, got {quality!r}")
-    if pairwise is None:
-        pairwise = (
-            (PairwiseGaussian(),) if image is None else (PairwiseGaussian(), PairwiseBilateral())
-        )
-    elif isinstance(pairwise, Pairwise):
-        pairwise = (pairwise,)
-    elif not isinstance(pairwise, Sequence):
-        raise TypeError(f"{name}: pairwise must be a list of terms, got {type(pairwise).__name__}")
-    dtype = unary.dtype
-    energies = unary if batched else unary[None]
-    energies = energies.to(torch.float64 if dtype == torch.float64 else torch.float32)
-    terms = list(enumerate(pairwise))
-    return _Problem(
-        (
-            energies,
-            [_kernel(f"{name}: pairwise[{i}]", t, energies, image) for i, t in terms],
-            [_weights(f"{name}: pairwise[{i}]", t, energies) for i, t in terms],
-            [NORMALIZATIONS.index(t.normalization) for t in pairwise],
-            QUALITIES.index(quality),
-        ),
-        dtype,
-        batched,
-    )
+def _or_constant(t: Tensor) -> Tensor:
+    """An argument of a MeanField, as a constant where gradients are off.
 
-
-def _count(what: str, value: int) -> int:
-    """An integer, of numpy too, that is not negative."""
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{what} must be an integer, got {value!r}")
-    if value < 0:
-        raise ValueError(f"{what} must not be negative, got {value}")
-    return int(value)
-
-
-def _check_unary(name: str, unary: Tensor) -> None:
-    if not isinstance(unary, Tensor):
-        raise TypeError(f"{name}: unary must be a tensor, got {type(unary).__name__}")
-    shape = tuple(unary.shape)
-    if unary.dim() not in (3, 4, 5):
-        raise ValueError(
-            f"{name}: unary must be (B, L, H, W), (B, L, D, H, W) or (L, H, W), got shape {shape}"
-        )
-    if not unary.dtype.is_floating_point or unary.dtype.itemsize < 2:
-        raise ValueError(
-            f"{name}: unary must be float32, float64, float16 or bfloat16, got {unary.dtype}"
-        )
-    if 0 in shape[(unary.dim() > 3) :]:
-        raise ValueError(f"{name}: unary must not be empty but for the batch, got shape {shape}")
-
-
-def _check_image(name: str, image: Tensor, unary: Tensor) -> None:
-    if not isinstance(image, Tensor):
-        raise TypeError(f"{name}: image must be a tensor or None, got {type(image).__name__}")
-    shape, axes = tuple(image.shape), 2 if unary.dim() < 5 else 3
-    expected = tuple(unary.shape[-axes:])
-    lead = "C" if unary.dim() == 3 else f"{unary.shape[0]} or 1, C"
-    if (
-        image.dim() != unary.dim()
-        or shape[-axes:] != expected
-        or (unary.dim() > 3 and shape[0] not in (1, unary.shape[0]))
-    ):
-        raise ValueError(
-            f"{name}: image must be ({lead}, {', '.join(map(str, expected))}) for a unary of shape "
-            f"{tuple(unary.shape)}, got shape {shape}"
-        )
-    if shape[-axes - 1] == 0:
-        raise ValueError(f"{name}: image must have a channel, got shape {shape}")
-    if image.dtype == torch.bool or image.dtype.is_complex:
-        raise ValueError(
-            f"{name}: image must be of an integer or floating-point dtype, got {image.dtype}"
-        )
-    if image.device != unary.device:
-        raise ValueError(
-            f"{name}: image must be on unary's device {unary.device}, got {image.device}"
-        )
-
-
-def _kernel(where: str, term: Pairwise, unary: Tensor, image: Tensor | None) -> Tensor:
-    """A term's bandwidths or features, in unary's dtype and on its device."""
-    axes = unary.dim() - 2
-    if isinstance(term, PairwiseGaussian):
-        return gaussian_bandwidths(where, term.sxy, axes, unary)
-    if isinstance(term, PairwiseBilateral):
-        if image is None:
-            raise ValueError(f"{where}: a PairwiseBilateral needs an image, got None")
-        return bilateral_features(where, image, term.sxy, term.srgb, unary.dtype)
-    if not isinstance(term, PairwiseFeatures):
-        raise TypeError(
-            f"{where} must be a PairwiseGaussian, PairwiseBilateral or PairwiseFeatures, "
-            f"got {type(term).__name__}"
-        )
-    features = term.features
-    if unary.shape[0] == 1 and features.dim() == unary.dim() - 1:
-        features = features[None]
-    spatial = unary.shape[2:]
-    if (
-        features.dim() != unary.dim()
-        or features.shape[2:] != spatial
-        or features.shape[0] not in (1, unary.shape[0])
-        or features.shape[1] == 0
-    ):
-        raise ValueError(
-            f"{where}.features must be ({unary.shape[0]} or 1, d, {', '.join(map(str, spatial))}), "
-            f"got shape {tuple(term.features.shape)}"
-        )
-    if features.dtype.is_complex:
-        raise ValueError(f"{where}.features must be real, got {features.dtype}")
-    if features.device != unary.device:
-        raise ValueError(
-            f"{where}.features must be on unary's device {unary.device}, got {features.device}"
-        )
-    return features.to(unary.dtype)
-
-
-def _weights(where: str, term: Pairwise, unary: Tensor) -> Tensor:
-    """A term's compatibility, in unary's dtype and on its device."""
-    mu, labels = term.compatibility, unary.shape[1]
-    if isinstance(mu, Tensor):
-        if mu.device != unary.device:
-            raise ValueError(
-                f"{where}.compatibility must be on unary's device {unary.device}, got {mu.device}"
-            )
-        mu = mu.to(unary.dtype)
-    elif isinstance(mu, Sequence):
-        mu = torch.tensor(mu, dtype=unary.dtype, device=unary.device)
-    else:
-        mu = unary.new_full((), mu)  # filled on the device: nothing to wait for
-    if any(n != labels for n in mu.shape):
-        raise ValueError(
-            f"{where}.compatibility must be a number, ({labels},) or ({labels}, {labels}) for "
-            f"{labels} labels, got shape {tuple(mu.shape)}"
-        )
-    return mu
+    Else steps in grad mode would have the part of its gradient that does not go through what was
+    computed of it without.
+    """
+    return t if torch.is_grad_enabled() else t.detach()

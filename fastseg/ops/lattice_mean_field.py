@@ -23,6 +23,7 @@ def _fake(
     passes=1,
     symmetric=False,
     side=0.5,
+    log=False,
 ):
     torch._check(
         3 <= unary.dim() <= 5,
@@ -42,7 +43,7 @@ def _fake(
         ),
     )
     layout = torch._prims_common.suggest_memory_format(unary)
-    return torch.empty_like(unary, memory_format=layout)
+    return torch.empty_like(unary, memory_format=torch.contiguous_format if log else layout)
 
 
 def _refuse(ctx, grad):
@@ -62,6 +63,7 @@ def _refuse(ctx, grad):
 # quality: 0: kernels of positions on a lattice, as pydensecrf; 1: as exact separable convolutions.
 # refine, dilation, passes, symmetric, side: of the lattices, see permutohedral_lattice and
 #   permutohedral_filter.
+# log: returns log Q instead, contiguous, -infinity where a label is ruled out.
 # Q is float32, of unary's shape and memory format. Deterministic for any number of threads.
 #
 # Kraehenbuehl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge
@@ -69,7 +71,7 @@ def _refuse(ctx, grad):
 define(
     "lattice_mean_field(Tensor unary, Tensor[] kernels, Tensor[] compatibility,"
     " int[] normalization, int iterations, int quality, float refine=1.0, int dilation=0,"
-    " int passes=1, bool symmetric=False, float side=0.5) -> Tensor",
+    " int passes=1, bool symmetric=False, float side=0.5, bool log=False) -> Tensor",
     reference=reference.lattice_mean_field,
     fake=_fake,
     backward=_refuse,

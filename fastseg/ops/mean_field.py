@@ -12,9 +12,14 @@ import torch
 from torch import Tensor
 
 from fastseg._lattice_quality import LATTICE_QUALITY
+from fastseg._readable import readable
 from fastseg.ops._checkpoints import reversed_states
 from fastseg.ops._library import define, gradient_free
-from fastseg.ops._mean_field_model import DenseCRFModel, softmax_backward
+from fastseg.ops._mean_field_model import (
+    DenseCRFModel,
+    log_softmax_backward,
+    softmax_backward,
+)
 from fastseg.ops._mean_field_vmap import by_images
 from fastseg.ops._pairwise_kernels import QUALITIES
 from fastseg.pairwise import NORMALIZATIONS
@@ -27,9 +32,13 @@ SCHEMA = (
 )
 
 
-def memory_format(t: Tensor) -> torch.memory_format:
-    """The layout of Q for a unary (B, L, *spatial)."""
-    return torch._prims_common.suggest_memory_format(t)
+def memory_format(t: Tensor, log: bool = False) -> torch.memory_format:
+    """The layout of Q for a unary (B, L, *spatial).
+
+    That of log Q is always contiguous, as log_softmax's is: the gradient of nll_loss is refused in
+    any other (pytorch's "grad_input must be contiguous").
+    """
+    return torch.contiguous_format if log else torch._prims_common.suggest_memory_format(t)
 
 
 def mean_field(
@@ -40,6 +49,7 @@ def mean_field(
     iterations: int,
     quality: int,
     checkpoints: int = 3,
+    log: bool = False,
 ) -> Tensor:
     """``torch.ops.fastseg.mean_field``: see :func:`fastseg.dense_crf`.
 
@@ -52,14 +62,15 @@ def mean_field(
         iterations: the number of updates.
         quality: 0 "compat", 1 "high", 2 "exact".
         checkpoints: how many label volumes the gradient keeps; 0: all.
+        log: whether to return log Q instead.
 
     Returns:
-        Q, of unary's shape and dtype, in its memory format.
+        Q, of unary's shape and dtype, in its memory format; log Q is contiguous.
 
     Raises:
         RuntimeError: arguments that do not fit; energies or features that are not finite.
     """
-    arguments = (kernels, compatibility, normalization, iterations, quality, checkpoints)
+    arguments = (kernels, compatibility, normalization, iterations, quality, checkpoints, log)
     if not gradient_free((unary, *kernels, *compatibility)):
         return ops.mean_field.default(unary, *arguments)
     with torch._C._AutoDispatchBelowAutograd():  # as `call`, for lists of tensors
@@ -67,10 +78,9 @@ def mean_field(
 
 
 def _mean_field(
-    unary, kernels, compatibility, normalization, iterations, quality, checkpoints=3
+    unary, kernels, compatibility, normalization, iterations, quality, checkpoints=3, log=False
 ) -> Tensor:
     _check(unary, kernels, compatibility, normalization, iterations, quality, checkpoints)
-    layout = memory_format(unary)
     with torch.autocast(unary.device.type, enabled=False):
         if _has_fused_kernel(unary, quality):
             lattice = LATTICE_QUALITY[QUALITIES[quality]]
@@ -86,13 +96,15 @@ def _mean_field(
                 lattice.passes,
                 lattice.symmetric,
                 lattice.side,
+                log,
             )
         check_energies("fastseg::mean_field", unary)
         model = DenseCRFModel(unary.contiguous(), kernels, compatibility, normalization, quality)
-        q = model.start()
+        logits = model.unary_logits
         for _ in range(iterations):
-            q = model.step(q)
-        return q.contiguous(memory_format=layout)
+            logits = model.logits(torch.softmax(logits, 1))
+        out = torch.log_softmax(logits, 1) if log else torch.softmax(logits, 1)
+        return out.contiguous(memory_format=memory_format(unary, log))
 
 
 def _has_fused_kernel(unary: Tensor, quality: int) -> bool:
@@ -108,16 +120,18 @@ def _has_fused_kernel(unary: Tensor, quality: int) -> bool:
 
 def check_energies(op: str, unary: Tensor) -> None:
     """One pass over the energies; not on a GPU, which would have to be waited for."""
-    if unary.device.type != "cpu" or unary.numel() == 0:
+    labels = 1 - unary.dim()  # of vmap's dimensions there may be any number before
+    unary = readable(unary)
+    if unary is None or unary.numel() == 0:
         return
-    low, high = unary.detach().aminmax()
+    low, high = unary.aminmax()
     torch._check(
         bool(low > -torch.inf),  # false for NaN
         lambda: f"{op}: unary must hold no NaN and no -infinity, got {low.item()}",
     )
     if high == torch.inf:
         torch._check(
-            bool((unary.amin(1) < torch.inf).all()),
+            bool((unary.amin(labels) < torch.inf).all()),
             lambda: (
                 f"{op}: unary must have a finite energy for every pixel, got a pixel whose labels "
                 "are all infinite"
@@ -216,13 +230,15 @@ def _check_like_unary(op: str, name: str, t: Tensor, unary: Tensor) -> None:
     )
 
 
-def _fake(unary, kernels, compatibility, normalization, iterations, quality, checkpoints=3):
+def _fake(
+    unary, kernels, compatibility, normalization, iterations, quality, checkpoints=3, log=False
+):
     _check(unary, kernels, compatibility, normalization, iterations, quality, checkpoints)
-    return torch.empty_like(unary, memory_format=memory_format(unary))
+    return torch.empty_like(unary, memory_format=memory_format(unary, log))
 
 
 def _setup_context(ctx, inputs, output):
-    unary, kernels, compatibility, *ctx.arguments = inputs
+    unary, kernels, compatibility, *ctx.arguments, ctx.log = inputs
     ctx.terms = len(kernels)
     ctx.save_for_backward(unary, output, *kernels, *compatibility)
 
@@ -231,13 +247,14 @@ def _backward(ctx, grad):
     unary, q, *parameters = ctx.saved_tensors
     kernels, compatibility = parameters[: ctx.terms], parameters[ctx.terms :]
     needs = list(ctx.needs_input_grad[1 : 1 + len(parameters)])
-    grads = ops.mean_field_backward(grad, q, unary, kernels, compatibility, *ctx.arguments, needs)
+    arguments = (grad, q, unary, kernels, compatibility, *ctx.arguments, needs, ctx.log)
+    grads = ops.mean_field_backward(*arguments)
     of_parameters = [g if n else None for g, n in zip(grads[1:], needs, strict=True)]
     return grads[0] if ctx.needs_input_grad[0] else None, *of_parameters
 
 
 define(
-    f"mean_field({SCHEMA}=3) -> Tensor",
+    f"mean_field({SCHEMA}=3, bool log=False) -> Tensor",
     reference=_mean_field,
     fake=_fake,
     setup_context=_setup_context,
@@ -257,11 +274,13 @@ def _mean_field_backward(
     quality,
     checkpoints,
     needs,
+    log=False,
 ) -> list[Tensor]:
     """The gradients of unary, kernels and compatibility; empty tensors for those not needed.
 
-    Runs the updates backwards. The Q of each is computed again, from at most `checkpoints` that are
-    kept (0: all), so memory does not grow with the iterations.
+    `grad` and `q` are the output's, which is Q or log Q. Runs the updates backwards. The Q of each
+    is computed again, from at most `checkpoints` that are kept (0: all), so memory does not grow
+    with the iterations.
     """
     _check(unary, kernels, compatibility, normalization, iterations, quality, checkpoints)
     layout = memory_format(unary)
@@ -269,16 +288,16 @@ def _mean_field_backward(
     with torch.autocast(unary.device.type, enabled=False):
         model = DenseCRFModel(unary.contiguous(), kernels, compatibility, normalization, quality)
         wanted: Sequence[tuple[bool, bool]] = list(zip(needs[:terms], needs[terms:], strict=True))
-        grad, after = grad.contiguous(), q.contiguous()
+        of_logits = log_softmax_backward if log else softmax_backward
+        grad = of_logits(grad.contiguous(), q.contiguous())
         grad_unary = torch.zeros_like(grad)
         for before in reversed_states(
             model.start(), iterations, checkpoints or iterations, model.step
         ):
-            grad = softmax_backward(grad, after)
             grad_unary -= grad
             grad = model.step_backward(grad, before, wanted) if terms else torch.zeros_like(grad)
-            after = before
-        grad_unary -= softmax_backward(grad, after)
+            grad = softmax_backward(grad, before)
+        grad_unary -= grad
         grads = [grad_unary.contiguous(memory_format=layout)]
         for parameters, name in ((kernels, "kernel"), (compatibility, "compatibility")):
             flags = needs[:terms] if name == "kernel" else needs[terms:]
@@ -294,7 +313,17 @@ def _mean_field_backward(
 
 
 def _fake_mean_field_backward(
-    grad, q, unary, kernels, compatibility, normalization, iterations, quality, checkpoints, needs
+    grad,
+    q,
+    unary,
+    kernels,
+    compatibility,
+    normalization,
+    iterations,
+    quality,
+    checkpoints,
+    needs,
+    log=False,
 ):
     grads = [torch.empty_like(unary, memory_format=memory_format(unary))]
     for parameter, needed in zip((*kernels, *compatibility), needs, strict=True):
@@ -308,7 +337,8 @@ def _no_second_derivative(ctx, *grads):
 
 
 define(
-    f"mean_field_backward(Tensor grad, Tensor q, {SCHEMA}, bool[] needs) -> Tensor[]",
+    f"mean_field_backward(Tensor grad, Tensor q, {SCHEMA}, bool[] needs, bool log=False)"
+    " -> Tensor[]",
     reference=_mean_field_backward,
     fake=_fake_mean_field_backward,
     backward=_no_second_derivative,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch._C import _len_torch_dispatch_stack
 
 from fastseg import reference
 from fastseg._lattice_quality import LATTICE_QUALITY
+from fastseg._ordinary_tensors import ordinary_tensors
+from fastseg._readable import readable
 from fastseg.ops import permutohedral_filter as _filter
 from fastseg.ops._library import call, define, gradient_free
 from fastseg.ops._vmap import by_slices, slice_of
@@ -62,6 +65,9 @@ class PermutohedralLattice:
     ``filter`` can be compiled by ``torch.compile(fullgraph=True)``. Building allocates by what the
     features hold; build outside.
 
+    Where gradients are off as it is built (``no_grad``, ``inference_mode``), its features are
+    constants; values have a gradient all the same.
+
     Args:
         features: (d, N), (B, d, N) or (B, d, *spatial); d from 1 to 8; float32 or float64; in
             units of the Gaussian's standard deviation. Points of different images never meet.
@@ -96,14 +102,28 @@ class PermutohedralLattice:
         features = features.flatten(2) if self.batched else features[None]
         self.quality = LATTICE_QUALITY[quality]
         self.dimensions = features.shape[1]
-        self.tensors = permutohedral_lattice(features, self.quality.refine, self.quality.dilation)
+        with ordinary_tensors():
+            self.tensors = permutohedral_lattice(
+                features, self.quality.refine, self.quality.dilation
+            )
         self._ones: Tensor | None = None
 
     @property
     def num_vertices(self) -> int | list[int]:
-        """The vertices that points touch; for a batch, of each image."""
-        counts = self.tensors.vertex_count.tolist()
-        return counts if self.batched else counts[0]
+        """The vertices that points touch; for a batch those of each image.
+
+        Raises:
+            RuntimeError: the lattice is vmap's, and the number another one for each sample.
+        """
+        counts = readable(self.tensors.vertex_count)
+        if counts is None:
+            counts = self.tensors.vertex_count
+        elif counts.dim() > 1:
+            raise RuntimeError(
+                "PermutohedralLattice: num_vertices differs between the samples of vmap and "
+                "cannot be read in it"
+            )
+        return counts.tolist() if self.batched else counts.item()
 
     def filter(self, values: Tensor, normalization: str | None = None) -> Tensor:
         """Filters every channel.
@@ -147,7 +167,7 @@ class PermutohedralLattice:
         flat = values.flatten(2) if self.batched else values[None]
         if normalization in (None, "none"):
             return self._sums(flat).view(values.shape)
-        ones = self.ones()
+        ones = self._kernel_sums()
         if normalization == "symmetric":
             factor = (ones + 1e-20).rsqrt()
             return (self._sums(flat * factor) * factor).view(values.shape)
@@ -158,12 +178,19 @@ class PermutohedralLattice:
 
     def ones(self) -> Tensor:
         """K 1, (B, 1, N): the sums of all ones."""
-        barycentric = self.tensors.barycentric
+        return self._kernel_sums().clone()
+
+    def _kernel_sums(self) -> Tensor:
+        """K 1 itself."""
         if self._ones is not None:
             return self._ones
+        barycentric = self.tensors.barycentric
         b, n, _ = barycentric.shape
-        ones = self._sums(barycentric.new_ones(b, 1, n))
-        if gradient_free((ones,)):
+        with ordinary_tensors():
+            ones = self._sums(barycentric.new_ones(b, 1, n))
+        # Not where it has a gradient, or would have in another call; nor a transform's or a fake.
+        constant = gradient_free((barycentric,)) and not barycentric.requires_grad
+        if constant and not _len_torch_dispatch_stack():
             self._ones = ones
         return ones
 

@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from fastseg import _cpu_conv2d
 from fastseg._conv2d import Conv2d, resolve_padding
+from fastseg._ordinary_tensors import ordinary_tensors
 from fastseg.nn import MaxPool2d, MaxUnpool2d
 from fastseg.nn._batch_norm import FoldedBatchNorm, can_fold
 from fastseg.nn.atrous_conv_bn_act import geometry
@@ -121,7 +122,7 @@ class Folded(Swapped):
         return super().train(mode)
 
     def _after_swap(self):
-        with torch.no_grad():
+        with ordinary_tensors(), torch.no_grad():
             folded = fold_batch_norm(
                 *(
                     t if t is None else _whole(t.detach()).to(torch.float32)

@@ -27,6 +27,7 @@ def lattice_mean_field(
     passes: int = 1,
     symmetric: bool = False,
     side: float = 0.5,
+    log: bool = False,
 ) -> Tensor:
     """``torch.ops.fastseg.lattice_mean_field``: see fastseg/ops/lattice_mean_field.py."""
     spatial = unary.shape[2:]
@@ -54,11 +55,14 @@ def lattice_mean_field(
         return lambda q: cost(after * filtered(before * q), mu)
 
     energy = unary.flatten(2)
-    q = torch.softmax(-energy, 1)
-    if q.numel():
+    logits = -energy
+    if logits.numel():
         terms = zip(kernels, compatibility, normalization, strict=True)
         messages = [message_of(*term) for term in terms]
         for _ in range(iterations):
-            q = torch.softmax(-energy - sum(message(q) for message in messages), 1)
+            q = torch.softmax(logits, 1)
+            logits = -energy - sum(message(q) for message in messages)
+    if log:
+        return torch.log_softmax(logits, 1).reshape(unary.shape).contiguous()
     layout = torch._prims_common.suggest_memory_format(unary)
-    return q.view(unary.shape).contiguous(memory_format=layout)
+    return torch.softmax(logits, 1).reshape(unary.shape).contiguous(memory_format=layout)

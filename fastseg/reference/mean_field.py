@@ -87,6 +87,7 @@ def mean_field(
     compatibility: Sequence[Tensor],
     normalization: Sequence[int],
     iterations: int,
+    log: bool = False,
 ) -> Tensor:
     """Q <- softmax(-U - sum_m mu_m (n_m K_m (n_m Q))), from Q = softmax(-U).
 
@@ -99,6 +100,7 @@ def mean_field(
         compatibility: of each term, (), (L,) or (L, L).
         normalization: of each term, the position in NORMALIZATIONS.
         iterations: the number of updates.
+        log: whether to return log Q instead.
 
     Returns:
         Q in float64, of unary's shape.
@@ -106,13 +108,14 @@ def mean_field(
     spatial = unary.shape[2:]
     energy = unary.double().flatten(2)
     features = [kernel_features(kernel, spatial) for kernel in kernels]
-    q = torch.softmax(-energy, 1)
+    logits = -energy
     for _ in range(iterations):
+        q = torch.softmax(logits, 1)
         logits = -energy
         for f, mu, n in zip(features, compatibility, normalization, strict=True):
             logits = logits - message(q, f, mu, n)
-        q = torch.softmax(logits, 1)
-    return q.reshape(unary.shape)
+    normalised = torch.log_softmax if log else torch.softmax
+    return normalised(logits, 1).reshape(unary.shape)
 
 
 def kl_divergence(
