@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fastseg import _unpickler
+from fastseg._fitting_options import hint
 from fastseg._state_dicts import listed, misfits
 from fastseg._unpickler import StandIn
 from fastseg.atomic import atomic_write
@@ -178,6 +179,8 @@ def load_model(
     Raises:
         FileNotFoundError: there is no such file.
         CheckpointError: the file is not a weights file, or its weights do not fit its model.
+        TypeError: the model has no such option.
+        ValueError: an option out of range.
     """
     contents = load(path)
     if not isinstance(contents, dict) or contents.get("format") != WEIGHTS_FORMAT:
@@ -199,18 +202,39 @@ def build_saved(
         **options: likewise.
 
     Raises:
-        CheckpointError: these are none, or do not fit each other.
+        CheckpointError: these are none, or do not fit each other; or the options do not fit the
+            file, and which would.
+        TypeError: the model has no such option.
+        ValueError: an option out of range.
     """
     if not isinstance(metadata, dict) or not isinstance(state, dict):
         raise CheckpointError(f"{path} lacks a dict 'metadata' or a dict 'state_dict'")
     _check_metadata(metadata, CheckpointError, f"metadata of {path}")
     try:
-        classes, options = len(metadata["classes"]), {**metadata["options"], **options}
-        model = build_model(metadata["model"], classes, backend=backend, **options)
+        chosen = {**_saved_options(metadata), "backend": backend, **options}
+        model = build_model(metadata["model"], **chosen)
     except (TypeError, ValueError) as error:
+        if options and _describes_a_model(metadata):
+            raise  # it is the caller's options that are wrong, not the file's
         raise CheckpointError(f"{path} does not describe a model: {error}") from error
-    load_state_dict(model, state, source=str(path))
+    try:
+        load_state_dict(model, state, source=str(path))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{hint(metadata['model'], chosen, state)}") from None
     return model.eval()
+
+
+def _saved_options(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {**metadata["options"], "num_classes": len(metadata["classes"])}
+
+
+def _describes_a_model(metadata: Mapping[str, Any]) -> bool:
+    try:
+        with torch.device("meta"):
+            build_model(metadata["model"], **_saved_options(metadata))
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _check_metadata(metadata: Mapping[str, Any], error: type[Exception], name: str) -> None:

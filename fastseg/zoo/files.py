@@ -101,6 +101,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}{' (a folder)' * path.is_dir()}")
     try:
+        from safetensors import SafetensorError
         from safetensors.torch import load
     except ImportError as error:
         raise ImportError(
@@ -108,9 +109,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         ) from error
     try:
         return load(path.read_bytes())
-    except OSError:
-        raise
-    except Exception as error:  # SafetensorError, and KeyError for dtypes that torch has not
+    except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a dtype that torch has not
         raise CheckpointError(
             f"{path} is not a readable checkpoint: {type(error).__name__}: {error}"
         ) from error
