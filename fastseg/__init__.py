@@ -1,5 +1,8 @@
 """fastseg: hand-written kernels for semantic segmentation, as torch ops for CPU and NVIDIA GPUs."""
 
+# First of all: it handles Ctrl-C while a command of fastseg imports the rest.
+from fastseg import _startup  # noqa: F401  isort: skip
+
 from importlib.metadata import PackageNotFoundError, version
 
 from fastseg.ops import (

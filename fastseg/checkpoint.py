@@ -44,9 +44,17 @@ def save(contents: Any, path: str | Path) -> None:
         contents: what ``torch.load(weights_only=True)`` can read: tensors, numbers, strings,
             lists, tuples and dicts of them.
         path: the file; its folder must exist.
+
+    Raises:
+        OSError: it cannot be written, such as to a full disk. The old file stays.
     """
     with atomic_write(path) as file:
-        torch.save(contents, file)
+        try:
+            torch.save(contents, file)
+        except RuntimeError as error:  # of its archive's end, which hides why it came to that
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load(path: str | Path) -> Any:
@@ -214,7 +222,7 @@ def build_saved(
         chosen = {**_saved_options(metadata), "backend": backend, **options}
         model = build_model(metadata["model"], **chosen)
     except (TypeError, ValueError) as error:
-        if options and _describes_a_model(metadata):
+        if _describes_a_model(metadata):
             raise  # it is the caller's options that are wrong, not the file's
         raise CheckpointError(f"{path} does not describe a model: {error}") from error
     try:
