@@ -17,8 +17,11 @@ from PIL import Image
 from synthetic_camvid import make_camvid
 
 from fastseg.checkpoint import save_model
+from fastseg.cli import main as fastseg
 from fastseg.data import CAMVID_CLASSES, CAMVID_PALETTE
+from fastseg.evaluate import main as evaluate
 from fastseg.models import build_model
+from fastseg.train.__main__ import main as train
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {"width": 4, "kernel_size": 3}
@@ -32,17 +35,13 @@ TRAIN = (
     "--crop 32 48 --epochs 1 --threads 1"
 )
 EVALUATE = "--data camvid --weights small.pt"
-TO_STREAMS = {
-    "of a full disk": ({"stdout": "/dev/full"}, 1, NO_ROOM),
-    "whose reader has left": ({"stdout": "no reader"}, 1, ""),
-    "closed": ({"stdout": "closed"}, 0, ""),
-    "in ASCII": ({"encoding": "ascii"}, 0, ""),
-}
-WORKING = {
-    "fastseg": ("--help", "info", "segment --help", SEGMENT, CRF),
-    "fastseg.train": ("--help",),
-    "fastseg.evaluate": ("--help", EVALUATE),
-}
+WORKING = ("fastseg --help", "fastseg info", f"fastseg {SEGMENT}", f"fastseg.evaluate {EVALUATE}")
+TO_STREAMS = (
+    ({"stdout": "/dev/full"}, 1, NO_ROOM),
+    ({"stdout": "no reader"}, 1, ""),
+    ({"stdout": "closed"}, 0, ""),
+    ({"encoding": "ascii"}, 0, ""),
+)
 # By command: arguments, and what is said on stderr, as a pattern.
 UNUSABLE = {
     "fastseg": {
@@ -143,6 +142,7 @@ LIMITED = {
     f"fastseg {SEGMENT} --short-side 20000": ({"memory": 2**28}, 2, "not enough memory"),
     f"fastseg.train {TRAIN}": ({"file_size": 2000}, 2, TOO_LARGE),
 }
+MAINS = {"fastseg": fastseg, "fastseg.train": train, "fastseg.evaluate": evaluate}
 NAMES = ("bild-\u00e4\u4e2d.png", os.fsdecode(b"\xff\xfe.png"))
 
 
@@ -181,47 +181,68 @@ def fill(folder: Path) -> None:
     shutil.copy(folder / "small.pt", folder / "odd_run/last.pt")
 
 
-def table():
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("commands")
+    fill(folder)
+    return folder
+
+
+def check_error(err: str, said: str) -> None:
+    """Of an unusable input: the pattern in one line, or under argparse's usage."""
+    assert re.search(said, err, re.MULTILINE), err
+    lines = [line for line in err.splitlines() if "camvid is CamVid" not in line]
+    assert len(lines) == 1 or lines[0].startswith("usage:"), err
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [(c, arguments) for c, cases in UNUSABLE.items() for arguments in cases],
+)
+def test_what_cannot_be_used_is_said_in_a_line(command, arguments, folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    place = {"out": "run of " + re.sub(r"\W+", "_", arguments)[-60:]}
+    try:
+        status = MAINS[command]([part.format(**place) for part in arguments.split()])
+    except SystemExit as end:
+        status = end.code
+    out, err = capsys.readouterr()
+    check_error(err.rpartition("\r")[2], UNUSABLE[command][arguments].format(**place))
+    assert (status, out) == (2, "")
+
+
+def forked():
     """(command and arguments, further settings, exit status, pattern of stderr) of each case."""
-    for command, all_arguments in WORKING.items():
-        for arguments in all_arguments:
-            yield f"{command} {arguments}", {}, 0, ""
-            for settings, status, said in TO_STREAMS.values():
-                yield f"{command} {arguments}", settings, status, said
-    for command, cases in UNUSABLE.items():
-        for arguments, said in cases.items():
-            yield f"{command} {arguments}", {}, 2, said
-    for line, (settings, status, said) in LIMITED.items():
-        yield line, settings, status, said
-    for settings in ({}, {"encoding": "ascii"}, {"encoding": "latin-1"}):
-        for name in NAMES:
-            line = f"fastseg segment {name} -o out-{name} --weights small.pt"
-            yield line, settings, 0, ""
-            yield f"fastseg segment none-{name}", settings, 2, "no such file"
-    for arguments in (TRAIN, f"{TRAIN} --bf16"):
-        yield f"fastseg.train {arguments}", {}, 0, "camvid is CamVid: sky, building"
+    for line in WORKING:
+        for settings, status, said in TO_STREAMS:
+            yield line, settings, status, said
     yield f"fastseg.train {TRAIN}", {"stdout": "/dev/full"}, 1, NO_ROOM
     yield f"fastseg.train {TRAIN}", {"stdout": "no reader"}, 1, ""
+    yield f"fastseg.train {TRAIN}", {"encoding": "ascii"}, 0, "camvid is CamVid: sky, building"
+    for line, (settings, status, said) in LIMITED.items():
+        yield line, settings, status, said
+    for name in NAMES:
+        for encoding in ("ascii", "utf-8"):
+            line = f"fastseg segment {name} -o out-{name} --weights small.pt"
+            yield line, {"encoding": encoding}, 0, ""
+            yield f"fastseg segment none-{name}", {"encoding": encoding}, 2, "no such file"
 
 
-CASES = list(table())
-LABELS = [ascii(f"{line} {settings or ''}") for line, settings, *_ in CASES]
+FORKED = list(forked())
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    """What came of every case."""
-    folder = tmp_path_factory.mktemp("commands")
-    fill(folder)
+def results(folder):
+    """What came of the commands that run in processes of their own."""
     cases = []
-    for number, (line, settings, *_) in enumerate(CASES):
+    for number, (line, settings, *_) in enumerate(FORKED):
         command, _, arguments = line.format(out=f"run{number}").partition(" ")
         cases.append({"command": command, "arguments": arguments.split(), **settings})
     (folder / "cases.json").write_text(json.dumps(cases))
     run = subprocess.run(
         [sys.executable, ROOT / "tests/run_commands.py", "cases.json"],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""},
         capture_output=True,
         text=True,
     )
@@ -229,17 +250,17 @@ def results(tmp_path_factory):
     return json.loads(run.stdout)
 
 
-@pytest.mark.parametrize("number", range(len(CASES)), ids=LABELS)
-def test_a_command(number, results):
-    _, settings, status, said = CASES[number]
-    result = results[number]
-    assert result["status"] == status, result["err"]
-    err = result["err"]
-    assert re.search(said.format(out=f"run{number}"), err, re.MULTILINE), err
+@pytest.mark.parametrize(
+    "number", range(len(FORKED)), ids=[ascii(f"{line} {settings}") for line, settings, *_ in FORKED]
+)
+def test_streams_limits_and_names(number, results):
+    _, settings, status, said = FORKED[number]
+    out, err = results[number]["out"], results[number]["err"]
+    assert results[number]["status"] == status, err
     for word in ("Traceback", "Exception ignored", "Warning"):
         assert word not in err
-    if status == 2 and not err.startswith("usage:"):
-        assert err.count("\n") == (2 if "camvid is CamVid" in err else 1), err
-        assert result["out"] == ""
-    if status == 0 and settings.get("stdout") != "closed":
-        assert result["out"]
+    if status == 2:
+        check_error(err.rpartition("\r")[2], said)
+    else:
+        assert re.search(said, err), err
+    assert bool(out) == (status == 0 and settings.get("stdout") != "closed")

@@ -44,9 +44,10 @@ def run_command(prefix: str, body: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         _say("fastseg: interrupted")
         return INTERRUPTED
-    except BrokenPipeError:  # as of "| head"
-        status = UNFINISHED
     except MENDABLE as error:
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            _give_up_output(error)  # all but the streams have names
+            return UNFINISHED
         if isinstance(error, RuntimeError) and not _is_mendable(error):
             raise
         _say(f"{prefix}: {_reason(error)}")
@@ -85,12 +86,17 @@ def _finish_output() -> bool:
     try:
         sys.stdout.flush()
     except OSError as error:
-        if not isinstance(error, BrokenPipeError):
-            _say(f"fastseg: the output cannot be written ({error.strerror})")
-        # Python would flush again as it ends, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output(error)
         return False
     return True
+
+
+def _give_up_output(error: OSError) -> None:
+    """Say why the output cannot be written, unless its reader has left, as of ``| head``."""
+    if not isinstance(error, BrokenPipeError):
+        _say(f"fastseg: the output cannot be written ({error.strerror})")
+    # Python would write the rest as it ends, and complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(line: str) -> None:
