@@ -29,7 +29,7 @@ from fastseg.optimize import optimize_, restore_  # isort: skip
 from fastseg.zoo import from_checkpoint, load_backbone, load_checkpoint  # isort: skip
 
 try:
-    __version__ = version("fastseg-kernels")
+    __version__ = version("fastseg-kernels") or "0+unknown"  # None of damaged metadata
 except PackageNotFoundError:  # a source tree on the path that was never installed
     __version__ = "0+unknown"
 
