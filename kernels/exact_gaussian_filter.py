@@ -32,6 +32,9 @@ import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
+from torch import Tensor
+
+from fastseg import reference
 from fastseg.kernels.exact_gaussian_filter_blocks import (
     BLOCK,
     Blocks,
@@ -39,9 +42,6 @@ from fastseg.kernels.exact_gaussian_filter_blocks import (
     padded_size,
     sort_into_blocks,
 )
-from torch import Tensor
-
-from fastseg import reference
 
 MOST_DIMS = 32
 
