@@ -35,8 +35,6 @@ def copy(tmp_path):
     package = tmp_path / "fastseg"
     ignored = shutil.ignore_patterns("*.so", "_build_info.json", "__pycache__", "weights")
     shutil.copytree(PACKAGE, package, ignore=ignored)
-    if not (package / "kernels").exists():  # in a source tree they lie beside the package
-        shutil.copytree(PACKAGE.parent / "kernels", package / "kernels", ignore=ignored)
     return package
 
 

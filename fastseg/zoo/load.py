@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from fastseg.zoo.source import Converted, Layout, Source
 _MODULES = (torchvision, smp, vainf, milesial, mmseg, wkentaro, kazuto, tensorflow)
 SOURCES: dict[str, Source] = {module.SOURCE.name: module.SOURCE for module in _MODULES}
 OWN = "fastseg"
+AUX = "aux_classifier."
 ON_BACKBONES = ("deeplabv2", "deeplabv3", "deeplabv3plus", "fcn")
 
 
@@ -57,8 +58,12 @@ def load_checkpoint(
     """
     contents = read(path)
     keys, own = contents.state, model.state_dict()
-    like = source == OWN or 2 * sum(key in own for key in keys) > len(keys)
-    known, layout = _recognised(contents, source, path, like)
+    known, layout = _recognised(
+        contents,
+        source,
+        path,
+        own=lambda: source == OWN or 2 * sum(key in own for key in keys) > len(keys),
+    )
     if layout is None:
         own = {key: key for key in contents.state}
         converted, told = Converted(contents.state, own, ()), contents.metadata or {}
@@ -119,8 +124,12 @@ def build(
     if model is not None and model not in list_models():
         raise ValueError(f"model must be None or one of {list_models()}, got {model!r}")
     contents = read(path)
-    own = model is not None and likeness(model, contents.state) >= LEAST_LIKENESS
-    known, layout = _recognised(contents, source, path, own)
+    known, layout = _recognised(
+        contents,
+        source,
+        path,
+        own=lambda: model is not None and likeness(model, contents.state) >= LEAST_LIKENESS,
+    )
     if layout is None and contents.metadata is None:
         return Built(_of_own_state(contents.state, model, path, options), known, model, None)
     builder = _builder(contents, layout)
@@ -137,13 +146,11 @@ def build(
         raise CheckpointError(
             f"{name}: its backbone is none of fastseg's, {', '.join(sorted(BACKBONES))}: {keys}"
         )
-    options.setdefault("num_classes", None)
-    options["num_classes"] = options["num_classes"] or number_of_classes(
-        builder, converted.state, name
-    )
+    if options.get("num_classes") is None:
+        options["num_classes"] = number_of_classes(builder, converted.state, name)
     built = build_model(builder, **options)
     if options.get("aux") is False:
-        converted = _without(converted, "aux_classifier.")
+        converted = _without(converted, AUX)
     try:
         fill(built, converted, name, strict=True, source=known, model=builder)
     except CheckpointError as error:
@@ -157,6 +164,8 @@ def _of_own_state(
     """The model of a state_dict of fastseg's, whose options shapes tell or the caller gives."""
     options = _merged(told_options(builder, state, str(path)), given)
     built = build_model(builder, **options)
+    if options.get("aux") is False:
+        state = {key: t for key, t in state.items() if not key.startswith(AUX)}
     try:
         checkpoint.load_state_dict(built, state, str(path))
     except CheckpointError as error:
@@ -176,7 +185,7 @@ def recognise(path: str | Path, *, source: str = "auto") -> tuple[str, str]:
         CheckpointError: as in :func:`fastseg.load_checkpoint`.
     """
     contents = read(path)
-    known, layout = _recognised(contents, source, path, False)
+    known, layout = _recognised(contents, source, path, own=lambda: False)
     return known, _builder(contents, layout)
 
 
@@ -185,7 +194,7 @@ def _builder(contents: Contents, layout: Layout | None) -> str | None:
 
 
 def _recognised(
-    contents: Contents, source: str, path: str | Path, own: bool
+    contents: Contents, source: str, path: str | Path, own: Callable[[], bool]
 ) -> tuple[str, Layout | None]:
     """The source's name and the network; None for fastseg's.
 
@@ -208,7 +217,7 @@ def _recognised(
         layout = known.layout_of(keys)
         if layout is not None:
             return known.name, layout
-    if own and source in ("auto", OWN):
+    if source in ("auto", OWN) and own():
         return OWN, None
     raise CheckpointError(_unknown(contents, source, path))
 
