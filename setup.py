@@ -19,9 +19,11 @@ import os
 import platform
 import re
 import shutil
+import site
 import subprocess
 import sys
 import sysconfig
+from importlib.util import find_spec
 from pathlib import Path
 from shlex import quote, split
 from subprocess import getoutput
@@ -52,24 +54,62 @@ if X86:
 
 def site_packages() -> list[Path]:
     """The build environment's folders, then the target's, which build isolation hides."""
-    paths = [*sys.path, sysconfig.get_path("platlib"), sysconfig.get_path("purelib")]
-    return [Path(p) for p in dict.fromkeys(paths) if p]
+    target = [sysconfig.get_path(kind) for kind in ("platlib", "purelib")]
+    if sys.prefix == sys.base_prefix or sees_system_packages():
+        base = {"base": sys.base_prefix, "platbase": sys.base_prefix}
+        target += [sysconfig.get_path("platlib", vars=base), site.getusersitepackages()]
+    return [Path(p) for p in dict.fromkeys([*sys.path, *target]) if p]
 
 
-def find_torch() -> Path:
+def sees_system_packages() -> bool:
+    """Whether this is a virtual environment that has the packages of the system's Python too."""
+    settings = Path(sys.prefix) / "pyvenv.cfg"
+    pattern = r"^include-system-site-packages\s*=\s*true"
+    return settings.exists() and bool(re.search(pattern, settings.read_text(), re.M | re.I))
+
+
+def torch_folder() -> Path | None:
     """Torch's package folder: its headers and libraries are all that the build needs of it."""
     given = os.environ.get("FASTSEG_TORCH_DIR")
     candidates = [Path(given)] if given else [p / "torch" for p in site_packages()]
-    folder = next((c for c in candidates if (c / "version.py").exists()), None)
+    return next((c for c in candidates if (c / "version.py").exists()), None)
+
+
+def find_torch() -> Path:
+    """Torch's package folder, or the end of the build with what to do."""
+    folder = torch_folder()
     if folder is None:
+        given = os.environ.get("FASTSEG_TORCH_DIR")
         raise SystemExit(
             f"fastseg: no torch in {given or 'this environment'}; 'pip install torch' first, "
-            "or set FASTSEG_TORCH_DIR to its package folder."
+            "then 'pip install .' (or set FASTSEG_TORCH_DIR to torch's package folder)."
         )
     version = torch_version(folder)
     if numbers(version) < numbers(OLDEST_TORCH):
         raise SystemExit(f"fastseg: torch {version} in {folder} is older than {OLDEST_TORCH}.")
     return folder
+
+
+def further_requirements() -> list[str]:
+    """What a front end that asks shall install for the build, beside pyproject.toml's.
+
+    Torch where the target environment has none: pip and uv then build against the one that they
+    install as fastseg's dependency.
+    """
+    if "egg_info" not in sys.argv:  # which is what front ends run to ask
+        return []
+    torch = [] if torch_folder() else [f"torch>={OLDEST_TORCH}"]
+    return torch + (REGISTRY_NVCC if CUDA == "registry" else [])
+
+
+def check_tools() -> None:
+    """Stops a build that lacks its tools, which front ends install unless told not to."""
+    missing = [name for name in ("ninja", "pybind11") if find_spec(name) is None]
+    if missing:
+        raise SystemExit(
+            f"fastseg: without build isolation the build needs {' and '.join(missing)}; "
+            f"'pip install setuptools {' '.join(missing)}' first."
+        )
 
 
 def torch_version(torch: Path) -> str:
@@ -255,6 +295,7 @@ class NinjaBuild(build_ext):
 
     def build_extensions(self):
         """Builds what changed."""
+        check_tools()
         check_nvcc(NVCC)
         if shutil.which(split(CXX)[0]) is None:
             raise SystemExit(f"fastseg: no C++ compiler '{CXX}'; install g++ >= 11, or set CXX.")
@@ -294,6 +335,8 @@ class NinjaBuild(build_ext):
 
 
 NVCC = find_nvcc()
+if "dist_info" in sys.argv:  # before a front end downloads what the metadata ask for
+    find_torch()
 extensions = [
     OpLibrary("fastseg._C", sources("csrc/cpu/*.cpp")),
     Extension("fastseg._host", sources("csrc/host/*.cpp")),
@@ -301,17 +344,19 @@ extensions = [
 ]
 
 setup(
+    # fastseg/kernels is a link to kernels/: with the folders laid out as the packages, an editable
+    # install is a line in a .pth file, which type checkers read too.
     packages=[
         *(
             ".".join(p.parent.relative_to(ROOT).parts)
             for p in sorted(ROOT.glob("fastseg/**/__init__.py"))
+            if p.parent != ROOT / "fastseg/kernels"
         ),
         "fastseg.kernels",
     ],
-    package_dir={"fastseg": "fastseg", "fastseg.kernels": "kernels"},
+    package_dir={"": "."},
     package_data={"fastseg": ["py.typed", "_build_info.json", "weights/*.pt", "weights/README.md"]},
     ext_modules=extensions,
     cmdclass={"build_ext": NinjaBuild},
-    # "egg_info" is what a build front end runs to ask for what it shall install.
-    setup_requires=REGISTRY_NVCC if CUDA == "registry" and "egg_info" in sys.argv else [],
+    setup_requires=further_requirements(),
 )

@@ -1,5 +1,8 @@
 """fastseg: hand-written kernels for semantic segmentation, as torch ops for CPU and NVIDIA GPUs."""
 
+# First of all: it handles Ctrl-C while a command of fastseg imports the rest.
+from fastseg import _startup  # noqa: F401  isort: skip
+
 from importlib.metadata import PackageNotFoundError, version
 
 from fastseg.ops import (
@@ -27,7 +30,7 @@ from fastseg.optimize import optimize_, restore_  # isort: skip
 from fastseg.zoo import from_checkpoint, load_backbone, load_checkpoint  # isort: skip
 
 try:
-    __version__ = version("fastseg-kernels")
+    __version__ = version("fastseg-kernels") or "0+unknown"  # None of damaged metadata
 except PackageNotFoundError:  # a source tree on the path that was never installed
     __version__ = "0+unknown"
 

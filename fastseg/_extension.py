@@ -24,8 +24,11 @@ def _load(name: str) -> tuple[ctypes.CDLL | None, str | None]:
     path = _FOLDER / name
     if not path.exists():
         return None, f"there is no {name}"
-    if _is_cut_short(path):
-        return None, f"{name} is damaged: its end is missing"
+    try:
+        if _is_cut_short(path):
+            return None, f"{name} is damaged: its end is missing"
+    except OSError as error:
+        return None, f"{name} cannot be read: {error.strerror}"
     try:
         torch.ops.load_library(str(path))
     except OSError as error:
@@ -76,9 +79,19 @@ if os.environ.get("FASTSEG_SIMD", SIMD_LEVELS[0]) not in SIMD_LEVELS:
 
 
 def build_info() -> dict:
-    """What the compiled libraries were built with; empty if they were not built."""
+    """What the compiled libraries were built with; empty if they were not built.
+
+    Raises:
+        OSError: the file that tells cannot be read.
+        ValueError: it is damaged.
+    """
     path = _FOLDER / "_build_info.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    if not path.exists():
+        return {}
+    build = json.loads(path.read_text())
+    if not isinstance(build, dict):
+        raise ValueError(f"a {type(build).__name__} instead of a dict")
+    return build
 
 
 def backend(op: str, device: str) -> str:

@@ -12,7 +12,7 @@ OPTIONAL = ".num_batches_tracked"  # of batch norm: counts steps, which evaluati
 
 
 class Misfits(NamedTuple):
-    """Keys of each kind; the misshapen ones with both shapes."""
+    """Keys of each kind; those of another shape, or no real numbers, with what both sides have."""
 
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
@@ -35,11 +35,25 @@ def misfits(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Misf
         tuple(key for key in expected if key not in state and not key.endswith(OPTIONAL)),
         tuple(str(key) for key in state if key not in expected),
         {
-            key: f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
-            for key in expected
-            if key in state and state[key].shape != expected[key].shape
+            key: _misshapen(key, state[key], tensor)
+            for key, tensor in expected.items()
+            if key in state
+            and (state[key].shape != tensor.shape or _no_numbers(state[key], tensor))
         },
     )
+
+
+def _no_numbers(found: Tensor, expected: Tensor) -> bool:
+    """Whether real numbers are expected and integers found, such as quantized weights' codes."""
+    return expected.is_floating_point() and not found.is_floating_point()
+
+
+def _misshapen(key: str, found: Tensor, expected: Tensor) -> str:
+    """``conv.weight (4,) instead of (8,)``, with the dtypes where these do not fit."""
+    shapes = [f"{tuple(t.shape)}" for t in (found, expected)]
+    if _no_numbers(found, expected):
+        shapes = [f"{s} of {t.dtype}" for s, t in zip(shapes, (found, expected), strict=True)]
+    return f"{key} {shapes[0]} instead of {shapes[1]}"
 
 
 def listed(keys: Collection[str]) -> str:

@@ -7,30 +7,30 @@ that is enough to build its model: see ``save_model`` and ``load_model``.
 from __future__ import annotations
 
 import io
-import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastseg import _unpickler
+from fastseg._fitting_options import hint
 from fastseg._state_dicts import listed, misfits
+from fastseg._unpickler import StandIn
 from fastseg.atomic import atomic_write
 from fastseg.models import build_model
 
 WEIGHTS_FORMAT = "fastseg-weights-1"
 REQUIRED_METADATA = ("model", "options", "classes")
-# What a NumPy number is pickled as, such as a best score beside the weights, by NumPy 1 or 2.
-_NUMPY_SCALAR = np.float64(0).__reduce__()[0]
-NUMPY_NUMBERS = [
-    (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
-    (_NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32)),
-]
+# How files begin that are given in place of a checkpoint, and what they are.
+OTHER_KINDS = {
+    b"version https://git-lfs": "a pointer of Git LFS; 'git lfs pull' fetches the file itself",
+    b"\x89HDF": "an HDF5 file, of Keras or TensorFlow",
+    b"\x1f\x8b": "compressed by gzip; unpack it first",
+    b"<": "a page of HTML or XML, which some downloads save in place of the file",
+}
 
 
 class CheckpointError(RuntimeError):
@@ -44,13 +44,25 @@ def save(contents: Any, path: str | Path) -> None:
         contents: what ``torch.load(weights_only=True)`` can read: tensors, numbers, strings,
             lists, tuples and dicts of them.
         path: the file; its folder must exist.
+
+    Raises:
+        OSError: it cannot be written, such as to a full disk. The old file stays.
     """
     with atomic_write(path) as file:
-        torch.save(contents, file)
+        try:
+            torch.save(contents, file)
+        except RuntimeError as error:  # of its archive's end, which hides why it came to that
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load(path: str | Path) -> Any:
     """Read what ``save`` or ``torch.save`` wrote, on the CPU, without running code from the file.
+
+    Dense tensors, numbers, texts and the containers around them are read. What else a trainer may
+    have saved, such as an ``argparse.Namespace`` or a quantized tensor, becomes a
+    ``fastseg._unpickler.StandIn`` that knows the name of its class and nothing more.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -58,21 +70,52 @@ def load(path: str | Path) -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}")
+        raise FileNotFoundError(f"no checkpoint at {path}{' (a folder)' * path.is_dir()}")
     data = path.read_bytes()
+    unreadable = f"{path} ({len(data)} bytes) is not a readable checkpoint:"
     try:
-        if zipfile.is_zipfile(io.BytesIO(data)):  # before torch 1.6 files were no archives
-            # torch.load does not look at the archive's checksums.
-            damaged = zipfile.ZipFile(io.BytesIO(data)).testzip()
-            if damaged is not None:
-                raise ValueError(f"bad checksum of {damaged}")
-        with torch.serialization.safe_globals(NUMPY_NUMBERS):
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        problem = _other_kind(data)
+        if problem is None:
+            contents = torch.load(
+                io.BytesIO(data),
+                map_location="cpu",
+                pickle_module=_unpickler,
+                weights_only=False,
+                encoding="latin1",  # of Python 2's texts; those of checkpoints are ASCII
+            )
     except Exception as error:  # malformed bytes raise nearly anything inside torch.load
+        reason = str(error).strip().split("\n")[0][:200] or "it ends too early"
         raise CheckpointError(
-            f"{path} ({len(data)} bytes) is not a readable checkpoint: truncated, corrupted or of "
-            f"another kind ({type(error).__name__}: {_reason(error)})"
+            f"{unreadable} truncated, corrupted or of another kind "
+            f"({type(error).__name__}: {reason})"
         ) from error
+    if problem is not None:
+        raise CheckpointError(f"{unreadable} {problem}")
+    if isinstance(contents, StandIn) and not contents:
+        raise CheckpointError(
+            f"{path} holds a {contents.name} as a whole, whose code is not run; "
+            "save its state_dict() instead"
+        )
+    return contents
+
+
+def _other_kind(data: bytes) -> str | None:
+    """What a file is that torch.save did not write, or that is damaged; None if it may be good."""
+    if not data:
+        return "the file is empty"
+    for start, kind in OTHER_KINDS.items():
+        if data.lstrip().startswith(start):
+            return f"it is {kind}"
+    if not data.startswith(b"PK"):  # before torch 1.6 files were no archives
+        return None
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if not any(name.endswith(".pkl") for name in archive.namelist()):
+            return "it is an archive that torch.save did not write"
+        damaged = archive.testzip()  # torch.load does not look at the checksums
+    # torch.load's own reader: in a file made for that, another one may find other names.
+    if "constants.pkl" in torch._C.PyTorchFileReader(io.BytesIO(data)).get_all_records():
+        return "it is a TorchScript program, which is not run; save the state_dict() of its model"
+    return None if damaged is None else f"it is damaged: bad checksum of {damaged}"
 
 
 def load_state_dict(
@@ -144,6 +187,8 @@ def load_model(
     Raises:
         FileNotFoundError: there is no such file.
         CheckpointError: the file is not a weights file, or its weights do not fit its model.
+        TypeError: the model has no such option.
+        ValueError: an option out of range.
     """
     contents = load(path)
     if not isinstance(contents, dict) or contents.get("format") != WEIGHTS_FORMAT:
@@ -165,29 +210,42 @@ def build_saved(
         **options: likewise.
 
     Raises:
-        CheckpointError: these are none, or do not fit each other.
+        CheckpointError: these are none, or do not fit each other; or the options do not fit the
+            file, and which would.
+        TypeError: the model has no such option.
+        ValueError: an option out of range.
     """
     if not isinstance(metadata, dict) or not isinstance(state, dict):
         raise CheckpointError(f"{path} lacks a dict 'metadata' or a dict 'state_dict'")
     _check_metadata(metadata, CheckpointError, f"metadata of {path}")
     try:
-        classes, options = len(metadata["classes"]), {**metadata["options"], **options}
-        model = build_model(metadata["model"], classes, backend=backend, **options)
+        chosen = {**_saved_options(metadata), "backend": backend, **options}
+        model = build_model(metadata["model"], **chosen)
     except (TypeError, ValueError) as error:
+        if _describes_a_model(metadata):
+            raise  # it is the caller's options that are wrong, not the file's
         raise CheckpointError(f"{path} does not describe a model: {error}") from error
-    load_state_dict(model, state, source=str(path))
+    try:
+        load_state_dict(model, state, source=str(path))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{hint(metadata['model'], chosen, state)}") from None
     return model.eval()
+
+
+def _saved_options(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {**metadata["options"], "num_classes": len(metadata["classes"])}
+
+
+def _describes_a_model(metadata: Mapping[str, Any]) -> bool:
+    try:
+        with torch.device("meta"):
+            build_model(metadata["model"], **_saved_options(metadata))
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _check_metadata(metadata: Mapping[str, Any], error: type[Exception], name: str) -> None:
     missing = [key for key in REQUIRED_METADATA if key not in metadata]
     if missing:
         raise error(f"{name} lacks {', '.join(missing)}; it has {', '.join(metadata) or 'nothing'}")
-
-
-def _reason(error: Exception) -> str:
-    """The first line, and the class of an object that torch.load would have to run code for."""
-    reason = str(error).strip().split("\n")[0][:200]
-    if match := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
-        reason += f"; it holds a {match[1]}, not only tensors, numbers and texts"
-    return reason

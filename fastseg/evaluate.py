@@ -1,21 +1,26 @@
-"""Score a weights file on CamVid: ``python -m fastseg.evaluate --weights FILE --data DIR``."""
+"""Score weights on CamVid: ``python -m fastseg.evaluate --weights FILE --data DIR``."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from PIL import Image
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from fastseg.checkpoint import load_model
-from fastseg.data import CAMVID_CLASSES, CAMVID_IGNORE, CamVid, EvalTransform
+from fastseg.cli.running import run_command
+from fastseg.data import CAMVID_CLASSES, CAMVID_IGNORE, CamVid, check_is_camvid
+from fastseg.data.transforms import label_tensor
 from fastseg.metrics import ConfusionMatrix
 from fastseg.models import finish, main_logits
+from fastseg.segmenter import Segmenter, shipped_weights
 
 
 @torch.inference_mode()
@@ -38,7 +43,9 @@ def evaluate(
     """
     model.eval()
     matrix = ConfusionMatrix(len(CAMVID_CLASSES), CAMVID_IGNORE)
-    for image, label in tqdm(DataLoader(dataset), "evaluate", leave=False, mininterval=1):
+    # A loader draws a number for its workers: from a generator of its own, not the caller's.
+    loader = DataLoader(dataset, generator=torch.Generator())
+    for image, label in tqdm(loader, "evaluate", leave=False, mininterval=1):
         image = image.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             logits = main_logits(model(image))
@@ -57,25 +64,55 @@ def scores(matrix: ConfusionMatrix) -> dict[str, float]:
     }
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and print a table."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and print a table; return 0, or as :func:`run_command`."""
+    return run_command("error", lambda: _run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fastseg.evaluate", description=__doc__)
-    parser.add_argument("--weights", required=True, type=Path, help="file of saved weights")
+    shipped = ", ".join(shipped_weights())
+    parser.add_argument("--weights", required=True, help=f"a checkpoint, or one of {shipped}")
     parser.add_argument("--data", required=True, type=Path, help="CamVid folder")
     parser.add_argument("--split", default="val", choices=("train", "val", "test"))
     parser.add_argument("--crf", action="store_true", help="refine by a dense CRF, as DeepLab v2")
     parser.add_argument("--backend", default="fastseg", choices=("fastseg", "torch"))
     options = parser.parse_args(arguments)
-    model, metadata = load_model(options.weights, backend=options.backend)
+    segmenter = Segmenter.load(options.weights, backend=options.backend)
+    if list(segmenter.classes) != list(CAMVID_CLASSES):
+        raise ValueError(
+            f"{options.weights} knows {len(segmenter.classes)} classes, "
+            f"{', '.join(segmenter.classes[:3])}, ...: other ones than CamVid's"
+        )
+    dataset = CamVid(options.data, options.split, Prepared(segmenter))
+    check_is_camvid(dataset)
+    model = segmenter.model
     if options.crf:
         finish(model, crf="post", backend=options.backend)
-    dataset = CamVid(options.data, options.split, EvalTransform(metadata["short_side"]))
     matrix = evaluate(model.to(memory_format=torch.channels_last), dataset)
     for name, value in scores(matrix).items():
         print(f"{name:<16} {value:.4f}")
     for name, value in zip(CAMVID_CLASSES, matrix.ious().tolist(), strict=True):
         print(f"IoU {name:<12} {value:.4f}")
+    return 0
+
+
+class Prepared:
+    """The transform of a data set's samples that weights ask for; labels keep their resolution.
+
+    Args:
+        segmenter: of the weights.
+    """
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        self.segmenter = segmenter
+
+    def __call__(
+        self, image: Image.Image, label: Image.Image, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return the network's input, float32 (3, H, W), and the untouched label."""
+        return self.segmenter.prepare(image)[0], label_tensor(label)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

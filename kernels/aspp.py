@@ -26,6 +26,9 @@ from collections.abc import Sequence
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
+from fastseg import reference
 from fastseg.kernels import atrous_conv2d_configs as configs
 from fastseg.kernels.atrous_conv2d import atrous_conv2d
 from fastseg.kernels.atrous_conv2d_launch import (
@@ -43,9 +46,6 @@ from fastseg.kernels.atrous_conv2d_launch import (
 )
 from fastseg.kernels.atrous_conv2d_tiles import Branch
 from fastseg.kernels.conv2d_epilogue import epilogue
-from torch import Tensor
-
-from fastseg import reference
 
 
 @triton.jit

@@ -16,6 +16,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
+
+from fastseg import reference
 from fastseg.kernels.atrous_conv2d_launch import (
     Epilogue,
     Launch,
@@ -29,9 +32,6 @@ from fastseg.kernels.atrous_conv2d_launch import (
 from fastseg.kernels.atrous_conv2d_tiles import Branch
 from fastseg.kernels.conv2d_epilogue import apply_epilogue
 from fastseg.kernels.depthwise_conv2d import depthwise_conv2d, depthwise_conv2d_input_grad
-from torch import Tensor
-
-from fastseg import reference
 
 DENSE_SHARE = 0.95
 """From this share of a dense convolution's multiplications on, torch's convolution is called."""

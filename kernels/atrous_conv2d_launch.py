@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import torch
 import triton
+from torch import Tensor
+
+from fastseg._float32_precision import tf32_in_convolutions
 from fastseg.kernels import atrous_conv2d_configs as configs
 from fastseg.kernels import atrous_conv2d_plan as plans
 from fastseg.kernels.atrous_conv2d_kernel import atrous_conv2d_kernel, reduce_kernel
 from fastseg.kernels.atrous_conv2d_tiles import Branch, Sizes
-from torch import Tensor
-
-from fastseg._float32_precision import tf32_in_convolutions
 
 REDUCED_ROWS = 16
 """Rows of a tile that one program of reduce_kernel adds up."""

@@ -21,8 +21,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from fastseg.kernels.atrous_conv2d_tiles import Branch, Sizes, Tiles, make_tiles
 from torch import Tensor
+
+from fastseg.kernels.atrous_conv2d_tiles import Branch, Sizes, Tiles, make_tiles
 
 MOST_PLANS = 256
 """Kept at a time, most of them of some 10 KB: 4 bytes for each pixel of each branch."""

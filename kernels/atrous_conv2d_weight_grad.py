@@ -33,6 +33,9 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
+from fastseg._float32_precision import tf32_in_convolutions
 from fastseg.kernels.atrous_conv2d_weight_grad_plan import (
     COLUMNS,
     Geometry,
@@ -40,9 +43,6 @@ from fastseg.kernels.atrous_conv2d_weight_grad_plan import (
     plan_tensors,
 )
 from fastseg.kernels.depthwise_conv2d import depthwise_conv2d_weight_grad
-from torch import Tensor
-
-from fastseg._float32_precision import tf32_in_convolutions
 
 WORTHWHILE_SHARE = 0.95
 """Above this live share torch's kernel, which multiplies all pairs, is called."""

@@ -27,13 +27,14 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 import triton
+from torch import Tensor
+
 from fastseg.kernels.conv2d_epilogue import apply_epilogue
 from fastseg.kernels.depthwise_conv2d_kernel import channels_last_kernel, contiguous_kernel
 from fastseg.kernels.depthwise_conv2d_weight_grad_kernel import (
     channels_last_weight_grad_kernel,
     contiguous_weight_grad_kernel,
 )
-from torch import Tensor
 
 LARGEST_KERNEL = 7
 """Along an axis: the loads of a row of more taps would not fit registers."""

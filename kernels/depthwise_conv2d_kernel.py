@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
 from fastseg.kernels.conv2d_epilogue import epilogue
 
 

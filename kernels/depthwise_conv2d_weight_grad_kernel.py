@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
 from fastseg.kernels.depthwise_conv2d_kernel import block_pixels, tap_at, tile_pixels
 
 

@@ -32,6 +32,10 @@ import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
+from torch import Tensor
+
+from fastseg import reference
+from fastseg._float32_precision import tf32_in_products
 from fastseg.kernels.exact_gaussian_filter_blocks import (
     BLOCK,
     Blocks,
@@ -39,10 +43,6 @@ from fastseg.kernels.exact_gaussian_filter_blocks import (
     padded_size,
     sort_into_blocks,
 )
-from torch import Tensor
-
-from fastseg import reference
-from fastseg._float32_precision import tf32_in_products
 
 MOST_DIMS = 32
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from foreign_masks import KINDS, make_foreign
 from PIL import Image
 from synthetic_camvid import make_camvid
 
@@ -12,7 +13,9 @@ from fastseg.data import (
     CAMVID_PALETTE,
     CamVid,
     EvalTransform,
+    NotCamVidError,
     TrainTransform,
+    check_is_camvid,
     class_counts,
     median_frequency_weights,
     normalise,
@@ -202,3 +205,82 @@ def test_weights_agree_with_the_authors(shared_data):
     torch.testing.assert_close(ratio[same], torch.ones(10), rtol=0, atol=0.11)
     pixels, _ = class_counts(dataset)
     assert pixels.tolist() == counts.sum(0)[:11].tolist()
+
+
+def changed(folder, change):
+    """The message with which a folder of CamVid is refused after the change."""
+    change(folder)
+    with pytest.raises(NotCamVidError) as error:
+        check_is_camvid(CamVid(folder, "train", EvalTransform(48)))
+    return str(error.value)
+
+
+def test_camvid_is_taken_for_camvid(folder, shared_data):
+    for split in ("train", "val", "test"):
+        check_is_camvid(CamVid(folder, split, EvalTransform(48)))
+    check_is_camvid(CamVid(shared_data("data", "camvid"), "val", EvalTransform(240)))
+
+
+@pytest.mark.parametrize("colours", [[*CAMVID_PALETTE, (0, 0, 0)], [(k, k, k) for k in range(12)]])
+def test_camvid_in_its_colours_is_camvid(folder, colours):
+    for path in (folder / "trainannot").iterdir():
+        label = Image.open(path)
+        label.putpalette([c for colour in colours for c in colour])
+        label.save(path)
+    check_is_camvid(CamVid(folder, "train", EvalTransform(48)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_masks_of_somebodys_own_are_no_camvid(tmp_path, kind):
+    root = make_foreign(tmp_path / "own", kind)
+    for split in ("train", "val", "test"):
+        with pytest.raises(NotCamVidError) as error:
+            check_is_camvid(CamVid(root, split, EvalTransform(48)))
+        assert str(error.value).startswith(f"{root} is not CamVid, the one data set that training")
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "refused"),
+    [
+        ("classes.txt", "background\ncat\ndog\n", True),
+        ("labelmap.txt", "# label:color_rgb:parts:actions\ncrack:255,0,0::\n", True),
+        ("data.yaml", "nc: 2\nnames: [weed, crop]\n", True),
+        ("obj.names", "tumour\n", True),
+        ("classes.json", '["sky", "building", "wall"]', True),
+        ("classes.txt", "\n".join(CAMVID_CLASSES), False),
+        (
+            "label_colors.txt",
+            "Sky Building Column_Pole Road Sidewalk Tree SignSymbol Fence Car",
+            False,
+        ),
+        ("train.txt", "train/000.png trainannot/000.png\n", False),
+    ],
+)
+def test_a_file_that_lists_other_classes(folder, name, text, refused):
+    if refused:
+        message = changed(folder, lambda root: (root / name).write_text(text))
+        assert f"{folder / name} lists other classes" in message
+    else:
+        (folder / name).write_text(text)
+        check_is_camvid(CamVid(folder, "train", EvalTransform(48)))
+
+
+def test_a_damaged_picture_or_label_is_named(folder):
+    def cut(path):
+        path.write_bytes(path.read_bytes()[:60])
+
+    assert "train/002.png: damaged or truncated" in changed(
+        folder, lambda root: cut(root / "train/002.png")
+    )
+    assert "trainannot/001.png cannot be read" in changed(
+        folder, lambda root: cut(root / "trainannot/001.png")
+    )
+
+
+def test_more_pictures_than_camvid_has(tmp_path):
+    root = make_camvid(tmp_path / "camvid", images=1)
+    for index in range(1, 702):
+        for part in ("train", "trainannot"):
+            (root / part / f"{index}.png").hardlink_to(root / part / "000.png")
+    assert "702 pictures, where CamVid has 701" in changed(root, lambda root: None)

@@ -12,7 +12,7 @@ import torch
 
 import fastseg
 from fastseg import _extension
-from fastseg.cli.info import _built
+from fastseg.cli.info import _build, _built, _triton
 
 PACKAGE = Path(fastseg.__file__).parent
 needs_cpu_ops = pytest.mark.skipif(
@@ -35,8 +35,6 @@ def copy(tmp_path):
     package = tmp_path / "fastseg"
     ignored = shutil.ignore_patterns("*.so", "_build_info.json", "__pycache__", "weights")
     shutil.copytree(PACKAGE, package, ignore=ignored)
-    if not (package / "kernels").exists():  # in a source tree they lie beside the package
-        shutil.copytree(PACKAGE.parent / "kernels", package / "kernels", ignore=ignored)
     return package
 
 
@@ -138,6 +136,43 @@ def test_what_info_tells_of_the_build(folder):
     start = "with torch 2.13.0 (stable ABI 2.10), g++ 12, "
     assert _built(_extension.build_info()) == start + "CUDA 13.0 for sm_80, sm_90"
     assert _built(build | {"nvcc": None, "cuda_archs": []}) == start + "without CUDA"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "Expecting value"),
+        ('{"torch": "2.1', "Unterminated string"),
+        ("[1, 2]", "a list instead of a dict"),
+        ("\x00\xff", "Expecting value"),
+    ],
+)
+def test_a_damaged_note_of_the_build(folder, text, reason):
+    (folder / "_build_info.json").write_text(text)
+    assert _build().startswith(f"unknown: _build_info.json cannot be read ({reason}")
+
+
+def test_a_note_of_the_build_that_is_none(folder):
+    (folder / "_build_info.json").mkdir()
+    assert _build().startswith("unknown: _build_info.json cannot be read ([Errno 21] Is a dir")
+
+
+def test_a_note_of_another_version_of_the_build(folder):
+    (folder / "_build_info.json").write_text('{"torch": "2.99", "nvcc": "14.0"}')
+    assert _build() == "with torch 2.99 (stable ABI unknown), unknown, CUDA 14.0 for "
+
+
+def test_a_library_that_cannot_be_read(folder):
+    (folder / "_C.so").mkdir()
+    assert not_loaded() == "_C.so cannot be read: Is a directory"
+
+
+def test_a_triton_that_cannot_be_imported(tmp_path, monkeypatch):
+    (tmp_path / "triton").mkdir()
+    (tmp_path / "triton/__init__.py").write_text("raise RuntimeError('no libtriton\\nmore')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "triton", raising=False)
+    assert _triton() == "cannot be imported (RuntimeError: no libtriton)"
 
 
 @needs_cpu_ops

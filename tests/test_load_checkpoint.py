@@ -255,3 +255,97 @@ def test_a_bare_state_dict_of_fastseg_has_no_options(tmp_path):
     torch.save(build("unet").state_dict(), path)
     with pytest.raises(CheckpointError, match="has no options to build its model with"):
         fastseg.from_checkpoint(path, source="fastseg")
+
+
+def error_of(*arguments, **options):
+    with pytest.raises(CheckpointError) as error:
+        fastseg.from_checkpoint(*arguments, **options)
+    return str(error.value)
+
+
+# Networks that differ from a source's by options that no rule reads from keys and shapes.
+UNTOLD = {
+    "deeplabv3plus vainf": ("decoder_convs=1", "backbone_options={'width_mult': 0.25"),
+    "deeplabv3plus mobile": ("depthwise_batch_norm=True", "aspp_conv=True", "decoder_convs=1"),
+    "segnet_basic": ("width=4", "kernel_size=3"),
+    "deeplabv1 4x4": ("width=4", "fc_channels=8", "variant='4x4'"),
+    "unet nearest": ("upsampling='nearest'",),
+    "fcn32s": (),
+    "unet": (),
+}
+
+
+@pytest.mark.parametrize("name", UNTOLD)
+def test_the_options_that_a_bare_state_dict_needs_are_named_and_load_it(name, tmp_path):
+    path = tmp_path / "checkpoint.pth"
+    model = build(name)
+    torch.save(model.state_dict(), path)
+    builder = name.split()[0]
+    message = error_of(path)
+    for option in UNTOLD[name]:
+        assert option in message
+    call = message.partition("build it and use load_checkpoint, or ")[2]
+    assert call.startswith(f"from_checkpoint({str(path)!r}, {builder!r}")
+    loaded = eval(f"fastseg.{call}")
+    assert same_weights(loaded, model)
+    if UNTOLD[name]:
+        assert "; it fits with " in error_of(path, builder)
+    else:
+        assert same_weights(fastseg.from_checkpoint(path, builder), model)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ({"width": 8}, "width=4 (not 8)"),
+        ({"kernel_size": 5}, "kernel_size=3 (not 5)"),
+        ({"aux": True}, "aux=False (not True)"),
+        ({"num_classes": 7}, "num_classes=5 (not 7)"),
+        ({"width": 8, "aux": True}, "width=4 (not 8), aux=False (not True)"),
+    ],
+)
+def test_a_wrong_option_is_named_with_the_value_that_fits(wrong, right, tmp_path):
+    path = tmp_path / "weights.pt"
+    metadata = {"model": "segnet_basic", "options": SMALL["segnet_basic"], "classes": list("abcde")}
+    checkpoint.save_model(path, build("segnet_basic"), metadata)
+    assert error_of(path, **wrong).endswith(f"; it fits with {right}")
+    theirs = definitions.Milesial(3, 5, 4, False)
+    torch.save(theirs.state_dict(), path)
+    assert error_of(path, width=8).endswith("; it fits with width=4 (not 8)")
+    assert error_of(path, depth=3).endswith("; it fits with depth=4 (not 3)")
+    assert error_of(path, upsampling="bilinear").endswith(
+        "; it fits with upsampling='transposed' (not 'bilinear')"
+    )
+
+
+def test_nothing_is_proposed_where_nothing_fits(original, tmp_path):
+    theirs, _ = original
+    path = tmp_path / "checkpoint.pth"
+    torch.save({**theirs.state_dict(), "extra.weight": torch.zeros(1)}, path)
+    assert "it fits with" not in error_of(path)
+
+
+def test_an_option_that_there_is_not_is_no_fault_of_the_file(tmp_path):
+    path = tmp_path / "weights.pt"
+    metadata = {"model": "segnet_basic", "options": SMALL["segnet_basic"], "classes": list("abcde")}
+    checkpoint.save_model(path, build("segnet_basic"), metadata)
+    bare = tmp_path / "bare.pth"
+    torch.save(definitions.Milesial(3, 5, 4, False).state_dict(), bare)
+    for file, known in ((path, "width, kernel_size"), (bare, "depth, width, upsampling")):
+        with pytest.raises(TypeError, match=f"keyword argument 'foo'; its options are {known}"):
+            fastseg.from_checkpoint(file, foo=1)
+    for file in (path, bare):
+        with pytest.raises((TypeError, ValueError)) as error:
+            fastseg.from_checkpoint(file, width="abc")
+        assert file.name not in str(error.value)
+    torch.save(build("deeplabv3").state_dict(), bare)
+    with pytest.raises(
+        TypeError, match=r"resnet50\(\) got .* 'width_mult'; its options are layers"
+    ):
+        fastseg.from_checkpoint(bare, backbone_options={"width_mult": 1.0})
+
+
+def test_a_checkpoint_of_another_source_names_it(original, tmp_path):
+    path = tmp_path / "checkpoint.pth"
+    torch.save(original[0].state_dict(), path)
+    assert error_of(path, source="smp").endswith("; source='milesial' fits")

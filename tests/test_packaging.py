@@ -7,6 +7,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -86,10 +87,84 @@ def test_no_torch(setup, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match=f"no torch in {tmp_path}; 'pip install torch' first"):
         module["find_torch"]()
     monkeypatch.delenv("FASTSEG_TORCH_DIR")
-    monkeypatch.setattr(sys, "path", [])
-    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    without_torch(monkeypatch, tmp_path)
     with pytest.raises(SystemExit, match="no torch in this environment"):
         module["find_torch"]()
+
+
+def without_torch(monkeypatch, folder):
+    """Hides every torch, of the environment, the system and the user."""
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.setattr("sysconfig.get_path", lambda name, **settings: str(folder))
+    monkeypatch.setattr("site.getusersitepackages", lambda: str(folder))
+
+
+def test_a_front_end_installs_torch_for_the_build_where_there_is_none(setup, tmp_path, monkeypatch):
+    asked = {"argv": ("setup.py", "egg_info"), "FASTSEG_CUDA": 0}
+    assert setup(**asked)["arguments"]["setup_requires"] == []
+    assert setup(**asked, FASTSEG_TORCH_DIR=tmp_path)["arguments"]["setup_requires"] == [
+        f"torch>={setup(FASTSEG_CUDA=0)['OLDEST_TORCH']}"
+    ]
+    assert setup(FASTSEG_CUDA=0, FASTSEG_TORCH_DIR=tmp_path)["arguments"]["setup_requires"] == []
+    without_torch(monkeypatch, tmp_path)
+    assert setup(FASTSEG_CUDA=0)["torch_folder"]() is None
+
+
+def test_without_torch_a_front_end_that_installs_none_stops_before_it_downloads(setup, tmp_path):
+    """The metadata are asked for before the dependencies are fetched."""
+    message = "'pip install torch' first, then 'pip install .'"
+    with pytest.raises(SystemExit, match=message):
+        setup(argv=("setup.py", "dist_info"), FASTSEG_CUDA=0, FASTSEG_TORCH_DIR=tmp_path)
+
+
+@pytest.mark.parametrize("value", ["true", "false", None])
+def test_torch_of_the_system_where_a_virtual_environment_sees_it(
+    setup, tmp_path, monkeypatch, value
+):
+    module = setup(FASTSEG_CUDA=0)
+    without_torch(monkeypatch, tmp_path / "environment")
+    in_system = fake_torch(tmp_path / "system")
+    monkeypatch.setattr("site.getusersitepackages", lambda: str(tmp_path / "system"))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    if value:
+        (tmp_path / "pyvenv.cfg").write_text(f"include-system-site-packages = {value}\n")
+    assert module["torch_folder"]() == (in_system if value == "true" else None)
+
+
+def test_missing_tools_of_the_build_are_named(setup, monkeypatch):
+    module = setup(FASTSEG_CUDA=0)
+    module["check_tools"]()
+    monkeypatch.setitem(module["check_tools"].__globals__, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="'pip install setuptools ninja pybind11' first"):
+        module["check_tools"]()
+
+
+def test_an_editable_install_is_a_folder_on_the_path(setup, tmp_path):
+    """Type checkers read such lines of .pth files; they do not run import hooks."""
+    source, wheels = tmp_path / "source", tmp_path / "wheels"
+    wheels.mkdir()
+    no_binaries = shutil.ignore_patterns("*.so", "__pycache__", "*.pt")
+    for folder in ("fastseg", "kernels"):  # the second is none in a source distribution
+        if (ROOT / folder).is_dir():
+            shutil.copytree(ROOT / folder, source / folder, symlinks=True, ignore=no_binaries)
+    for name in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
+        shutil.copy(ROOT / name, source)
+    text = (ROOT / "setup.py").read_text()
+    text = text.replace("ext_modules=extensions", "ext_modules=[]")  # nothing is compiled
+    (source / "setup.py").write_text(text)
+    program = f"from setuptools.build_meta import build_editable; build_editable({str(wheels)!r})"
+    command = [sys.executable, "-c", program]
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
+    (wheel,) = wheels.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (pth,) = [name for name in archive.namelist() if name.endswith(".pth")]
+        (line,) = archive.read(pth).decode().splitlines()
+    assert Path(line) == source
+    packages = set(setuptools.find_packages(str(source), include=["fastseg*"]))
+    declared = set(setup(FASTSEG_CUDA=0)["arguments"]["packages"])
+    assert declared == packages
+    assert "fastseg.kernels" in declared
+    assert (source / "fastseg/py.typed").is_file()
 
 
 def test_torch_too_old(setup, tmp_path, monkeypatch):

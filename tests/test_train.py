@@ -1,6 +1,7 @@
 """Training: it learns, it stops when asked to, and a resumed run equals one that never stopped."""
 
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -9,18 +10,21 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from foreign_masks import KINDS, make_foreign
 from synthetic_camvid import make_camvid
 
 from fastseg import checkpoint
-from fastseg.data import CamVid, EvalTransform
+from fastseg.data import CamVid, EvalTransform, NotCamVidError
 from fastseg.evaluate import evaluate, scores
 from fastseg.evaluate import main as evaluate_main
 from fastseg.interrupt import Interrupted, StopSignal
 from fastseg.train import Config, Trainer
 from fastseg.train.__main__ import main
 from fastseg.train.config import parse_arguments
+from fastseg.train.randomness import seed_at
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data" / "camvid"
@@ -95,6 +99,140 @@ def test_a_resumed_run_equals_one_that_never_stopped(config, tmp_path, checks):
     torch.testing.assert_close(
         resumed.model.state_dict(), expected.model.state_dict(), rtol=0, atol=0
     )
+
+
+# Small networks with dropout, alone and with an auxiliary head that has its own; the last has
+# parameters of a CRF.
+WITH_DROPOUT = {
+    "deeplabv3": {
+        "backbone": "mobilenet_v2",
+        "backbone_options": {"width_mult": 0.25},
+        "aux": True,
+    },
+    "fcn": {"backbone_options": {"width": 4, "layers": (1, 1, 1, 1)}, "aux": True},
+    "fcn8s": {"width": 2, "fc_channels": 8},
+    "unet": {"width": 4, "dropout": 0.5},
+    "segnet_basic": {"width": 4, "kernel_size": 3, "aux": True, "crf": "layer"},
+}
+
+
+def with_dropout(config, name, **changes):
+    options = {**WITH_DROPOUT[name]}
+    if name == "deeplabv3":
+        options |= {"aspp_channels": 8, "output_stride": 16}
+    return replace(config, model=name, options=options, backend="fastseg", **changes)
+
+
+def same_weights(a, b):
+    torch.testing.assert_close(a.model.state_dict(), b.model.state_dict(), rtol=0, atol=0)
+    return a.history == b.history
+
+
+@pytest.mark.parametrize("name", WITH_DROPOUT)
+def test_a_resumed_run_draws_the_numbers_of_one_that_never_stopped(config, tmp_path, name):
+    """Stopped after its first step, in an epoch, at its end and while evaluating; each time with
+    other numbers drawn in between.
+    """
+    config = with_dropout(config, name, epochs=2, eval_every=1)
+    expected = trained(config)
+    config = replace(config, out=str(tmp_path / "stopped"))
+    # A run checks after its 3 steps and, while evaluating, after each of 6 images.
+    checks = 1
+    while True:
+        torch.manual_seed(checks)
+        trainer = Trainer(config)
+        if (trainer.out / "last.pt").exists():
+            trainer.resume()
+        torch.rand(checks)
+        try:
+            trainer.run(StopAfter(checks))
+            break
+        except Interrupted:
+            checks += 2
+    assert checks > 5
+    assert same_weights(trainer, expected)
+    assert trainer.best == expected.best
+
+
+def test_dropout_differs_from_step_to_step(config):
+    trainer = Trainer(with_dropout(config, "unet"))
+    image, label = (torch.stack((x, x)) for x in trainer.train_set[0])
+    trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0)
+    trainer.optimizer.param_groups[0]["lr_factor"] = 0.0
+    losses = []
+    for trainer.epoch, trainer.step in ((0, 0), (0, 1), (1, 0), (0, 0)):
+        losses.append(trainer._train_step(image, label))
+    assert losses[0] == losses[3]
+    assert len(set(losses)) == 3
+
+
+def test_evaluations_in_between_change_no_number(config, tmp_path):
+    config = with_dropout(config, "unet", epochs=2, eval_every=100)
+    rare = trained(config)
+    often = trained(replace(config, eval_every=1, out=str(tmp_path / "often")))
+    torch.testing.assert_close(often.model.state_dict(), rare.model.state_dict(), rtol=0, atol=0)
+
+
+def test_evaluation_draws_no_numbers_of_its_caller(config):
+    trainer = Trainer(config)
+    before = torch.get_rng_state()
+    evaluate(trainer.model, trainer.val_set)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_every_default_generator_is_seeded_by_the_position():
+    def numbers(*position):
+        seed_at(*position)
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    assert numbers(1, 2, 3) == numbers(1, 2, 3)
+    different = [numbers(*p) for p in ((1, 2, 3), (1, 3, 2), (1, 2, 4), (2, 2, 3), (1,), (1, 2))]
+    assert all(len(set(n)) == len(different) for n in zip(*different, strict=True))
+
+
+def test_another_number_of_threads_resumes_the_same_run(config, tmp_path):
+    config = with_dropout(config, "unet", epochs=2)
+    expected = trained(config)
+    config = replace(config, out=str(tmp_path / "stopped"))
+    with pytest.raises(Interrupted):
+        trained(config, 4)
+    torch.set_num_threads(1)
+    resumed = Trainer(config)
+    resumed.resume()
+    resumed.run(StopAfter(-1))
+    torch.testing.assert_close(
+        resumed.model.state_dict(), expected.model.state_dict(), rtol=1e-3, atol=1e-4
+    )
+
+
+def test_other_data_do_not_resume_a_run(config, tmp_path):
+    trained(replace(config, epochs=1))
+    more = str(make_camvid(tmp_path / "more", images=8))
+    trainer = Trainer(replace(config, data=more, epochs=2))
+    with pytest.raises(ValueError, match="other settings: 6 training images are now 8"):
+        trainer.resume()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_masks_of_other_classes_are_refused_before_anything_is_trained(config, tmp_path, kind):
+    data = make_foreign(tmp_path / "own", kind)
+    with pytest.raises(NotCamVidError, match=r"own is not CamVid, the one data set that training"):
+        Trainer(replace(config, data=str(data)))
+    assert not Path(config.out).exists()
+
+
+def test_a_setting_out_of_range_is_named(config):
+    for changes in ({"epochs": 0}, {"lr": float("nan")}, {"crop": (0, 4)}, {"seed": -1}):
+        (name,) = changes
+        with pytest.raises(ValueError, match=f"{name} must be at least"):
+            replace(config, **changes)
+
+
+def test_crops_that_a_model_cannot_take_are_refused(config):
+    with pytest.raises(ValueError, match=r"segnet_basic cannot .* 2 crops of 8x8: .* 16x16"):
+        Trainer(replace(config, crop=(8, 8)))
+    with pytest.raises(ValueError, match=r"unet cannot .* crops of 192x192: its scores are 4x4"):
+        Trainer(replace(config, model="unet", options={"padding": "valid"}, crop=(192, 192)))
 
 
 def test_every_epoch_has_its_own_augmentation(config):

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
-import torch
-
-from fastseg.checkpoint import CheckpointError
 from fastseg.cli import crf, info, segment
+from fastseg.cli.running import run_command
 from fastseg.cli.warned import image_warnings_in_one_line
 
 COMMANDS = (segment, crf, info)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command; errors that a user can mend are one line and exit status 2.
+    """Run a command; return its exit status, as :func:`run_command`.
 
     Args:
         arguments: without the program's name; default those of the process.
     """
+    return run_command("fastseg", lambda: _run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="fastseg", description="Kernels for semantic segmentation, and what is built on them."
     )
@@ -31,12 +32,5 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_arguments(subparser)
         subparser.set_defaults(run=command.run)
     options = parser.parse_args(arguments)
-    try:
-        with image_warnings_in_one_line():
-            return options.run(options)
-    except (OSError, ValueError, CheckpointError, torch.OutOfMemoryError) as error:
-        print(f"fastseg: {str(error).partition(chr(10))[0]}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("fastseg: interrupted", file=sys.stderr)
-        return 130
+    with image_warnings_in_one_line():
+        return options.run(options)

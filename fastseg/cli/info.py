@@ -29,7 +29,7 @@ def report() -> list[str]:
         f"fastseg     {fastseg.__version__}, Python {platform.python_version()}, "
         f"{platform.machine()}",
         f"torch       {torch.__version__}, {torch.get_num_threads()} threads",
-        f"built       {_built(_extension.build_info())}",
+        f"built       {_build()}",
         f"CPU ops     {_cpu_ops()}",
         f"CUDA ops    {_loaded(_extension.CUDA_MISSING)}",
         f"GPU         {_gpu()}",
@@ -43,15 +43,24 @@ def report() -> list[str]:
     return lines
 
 
+def _build() -> str:
+    try:
+        return _built(_extension.build_info())
+    except (OSError, ValueError) as error:
+        return f"unknown: _build_info.json cannot be read ({error})"
+
+
 def _built(build: dict) -> str:
     if not build:
         return "not yet: 'pip install .' in the source folder builds"
     cuda = "without CUDA"
-    if build["nvcc"]:
-        archs = ", ".join(f"sm_{a}" for a in build["cuda_archs"])
+    if build.get("nvcc"):
+        archs = ", ".join(f"sm_{a}" for a in build.get("cuda_archs") or ())
         cuda = f"CUDA {build['nvcc']} for {archs}"
-    torch_headers = f"torch {build['torch']} (stable ABI {build['stable_abi']})"
-    return f"with {torch_headers}, {build['compiler']}, {cuda}"
+    torch_version, abi, compiler = (
+        build.get(key, "unknown") for key in ("torch", "stable_abi", "compiler")
+    )
+    return f"with torch {torch_version} (stable ABI {abi}), {compiler}, {cuda}"
 
 
 def _loaded(missing: str | None) -> str:
@@ -69,13 +78,18 @@ def _cpu_ops() -> str:
 def _gpu() -> str:
     if not torch.cuda.is_available():
         return "none that torch can use"
-    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    try:
+        gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    except RuntimeError as error:  # of a driver that does not fit, or a GPU that is lost
+        return f"none that torch can use ({str(error).partition(chr(10))[0]})"
     return ", ".join(f"{gpu.name} (sm_{gpu.major}{gpu.minor})" for gpu in gpus)
 
 
 def _triton() -> str:
     if importlib.util.find_spec("triton") is None:
         return "not installed"
-    import triton
-
+    try:
+        import triton
+    except Exception as error:  # of a build for another Python or a missing library
+        return f"cannot be imported ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
     return triton.__version__

@@ -113,7 +113,7 @@ def _load(options: argparse.Namespace, device: torch.device, backend: str = "fas
             short_side=options.short_side,
             backend=backend,
         )
-    except (ImportError, TypeError) as error:  # no safetensors; an --option that there is not
+    except TypeError as error:  # an --option that there is not
         raise ValueError(error) from error
     return _on(device, segmenter)
 

@@ -8,6 +8,7 @@ from fastseg.data.camvid import (
     class_counts,
     median_frequency_weights,
 )
+from fastseg.data.camvid_check import NotCamVidError, check_is_camvid
 from fastseg.data.transforms import EvalTransform, TrainTransform, normalise, resize_to_height
 
 __all__ = [
@@ -16,7 +17,9 @@ __all__ = [
     "CAMVID_PALETTE",
     "CamVid",
     "EvalTransform",
+    "NotCamVidError",
     "TrainTransform",
+    "check_is_camvid",
     "class_counts",
     "median_frequency_weights",
     "normalise",

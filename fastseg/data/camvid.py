@@ -16,6 +16,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fastseg.image import read_image
+
 CAMVID_CLASSES = (
     "sky",
     "building",
@@ -65,7 +67,8 @@ class CamVid(Dataset):
 
     Raises:
         FileNotFoundError: a folder is missing, or an image has no label.
-        ValueError: unknown split, no images, or (on access) a label that does not fit its image.
+        ValueError: unknown split, no images, or (on access) an image or a label that cannot be
+            read, or do not fit each other.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class CamVid(Dataset):
                     f"{folder} is not a folder; root must be a CamVid folder with {split}/ and "
                     f"{split}annot/, got {str(root)!r}"
                 )
+        self.root = Path(root)
         self.images = sorted(p for p in images.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
         if not self.images:
             raise ValueError(f"{images} has no images ({', '.join(IMAGE_SUFFIXES)})")
@@ -104,22 +108,27 @@ class CamVid(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Return the transformed (image float32 (3, H, W), label int64 (H, W)) of one sample."""
-        with Image.open(self.images[index]) as file:
-            image = file.convert("RGB")
-        label = self.load_label(index)
+        image, label = read_image(self.images[index]), self.load_label(index)
+        self.check_sizes(index, image, label)
+        return self.transform(image, label, np.random.default_rng((self.seed, self.epoch, index)))
+
+    def check_sizes(self, index: int, image: Image.Image, label: Image.Image) -> None:
+        """Raise a ValueError unless the picture and the label of a sample have the same size."""
         if label.size != image.size:
             raise ValueError(
                 f"{self.labels[index]} is {label.size[0]}x{label.size[1]}, its image "
                 f"{image.size[0]}x{image.size[1]}; they must be the same size"
             )
-        return self.transform(image, label, np.random.default_rng((self.seed, self.epoch, index)))
 
     def load_label(self, index: int) -> Image.Image:
         """Return the label image of one sample, checked for its mode and its ids."""
         path = self.labels[index]
-        with Image.open(path) as file:
-            file.load()
-            label = file.copy()
+        try:
+            with Image.open(path) as file:
+                file.load()
+                label = file.copy()
+        except Exception as error:  # Pillow's readers raise nearly anything at malformed bytes
+            raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
         if label.mode not in ("L", "P"):
             raise ValueError(f"{path} has mode {label.mode}, expected 8-bit ids (mode L or P)")
         highest = label.getextrema()[1]

@@ -7,32 +7,35 @@ import sys
 import torch
 
 import fastseg.train
-from fastseg.checkpoint import CheckpointError
+from fastseg.cli.running import INTERRUPTED, run_command
+from fastseg.data import CAMVID_CLASSES
 from fastseg.interrupt import Interrupted, StopSignal
 from fastseg.train.config import parse_arguments
 from fastseg.train.trainer import Trainer
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return 0, 2 for unusable input, or 130 after an interruption."""
+    """Run the command line; return 0, or as :func:`run_command`."""
+    return run_command("error", lambda: _run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
     config, resume = parse_arguments(arguments, fastseg.train.__doc__)
     if config.threads:
         torch.set_num_threads(config.threads)
-    try:
-        trainer = Trainer(config)
-        if resume:
-            trainer.resume()
-        elif (trainer.out / "last.pt").exists():
-            raise ValueError(f"{config.out} holds a run; give --resume or another --out")
-    except (OSError, TypeError, ValueError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    trainer = Trainer(config)
+    if resume:
+        trainer.resume()
+    elif (trainer.out / "last.pt").exists():
+        raise ValueError(f"{config.out} holds a run; give --resume or another --out")
+    # Labels are ids without names: what they are taken for is said.
+    print(f"{config.data} is CamVid: {', '.join(CAMVID_CLASSES)}", file=sys.stderr)
     try:
         with StopSignal() as stop:
             trainer.run(stop)
     except Interrupted as interrupted:
         print(f"{interrupted}: saved; go on with --resume", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     return 0
 
 

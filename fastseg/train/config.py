@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,21 @@ from fastseg.models import list_models
 
 # Settings that a resumed run may change.
 MAY_CHANGE = ("data", "out", "backend", "backbone_weights", "epochs", "eval_every", "threads")
+# Of numbers, the least and the greatest.
+INFINITE = float("inf")
+RANGES = {
+    "backbone_lr": (0, INFINITE),
+    "epochs": (1, INFINITE),
+    "batch_size": (1, INFINITE),
+    "lr": (0, INFINITE),
+    "weight_decay": (0, INFINITE),
+    "balance": (0, INFINITE),
+    "height": (1, 10_000),
+    "crop": (1, 10_000),
+    "eval_every": (1, INFINITE),
+    "seed": (0, 2**31 - 1),
+    "threads": (0, 1024),
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +51,15 @@ class Config:
     bf16: bool = False
     seed: int = 0
     threads: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise a ValueError that names a setting which is out of range."""
+        for name, (least, most) in RANGES.items():
+            value = getattr(self, name)
+            values = value if isinstance(value, tuple) else (value,)
+            if not all(math.isfinite(v) and least <= v <= most for v in values):
+                upper = f" and at most {most}" if math.isfinite(most) else ""
+                raise ValueError(f"{name} must be at least {least}{upper}, got {value}")
 
 
 def parse_arguments(

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from fastseg import checkpoint
+from fastseg.atomic import atomic_write
 from fastseg.data import (
     CAMVID_CLASSES,
     CAMVID_IGNORE,
@@ -22,6 +23,7 @@ from fastseg.data import (
     CamVid,
     EvalTransform,
     TrainTransform,
+    check_is_camvid,
     class_counts,
     median_frequency_weights,
 )
@@ -31,10 +33,13 @@ from fastseg.interrupt import Interrupted, StopSignal
 from fastseg.metrics import ConfusionMatrix
 from fastseg.models import build_model, main_logits
 from fastseg.train.config import MAY_CHANGE, Config
+from fastseg.train.randomness import seed_at
 from fastseg.zoo import load_backbone
 
 # Of an auxiliary head's loss: Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017, section 3.3.
 AUX_WEIGHT = 0.4
+# What a saved run must hold to be resumed. Its random numbers need nothing: see randomness.py.
+STATE = {"config", "model", "optimizer", "epoch", "step", "loss_sum", "best", "history"}
 
 
 class Trainer:
@@ -46,7 +51,6 @@ class Trainer:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        torch.manual_seed(config.seed)
         self.train_set = CamVid(
             config.data,
             "train",
@@ -54,6 +58,8 @@ class Trainer:
             seed=config.seed,
         )
         self.val_set = CamVid(config.data, "val", EvalTransform(config.height))
+        for dataset in (self.train_set, self.val_set):
+            check_is_camvid(dataset)
         self.steps = len(self.train_set) // config.batch_size
         if self.steps == 0:
             raise ValueError(
@@ -62,11 +68,14 @@ class Trainer:
             )
         weights = median_frequency_weights(*class_counts(self.train_set))
         self.class_weights = weights**config.balance
-        model = build_model(
-            config.model, len(CAMVID_CLASSES), backend=config.backend, **config.options
-        )
+        seed_at(config.seed)
+        model = self._build()
+        self._check_crop()
         if config.backbone_weights:
-            load_backbone(model, config.backbone_weights)
+            try:
+                load_backbone(model, config.backbone_weights)
+            except TypeError as error:  # it has no such backbone
+                raise ValueError(error) from error
         self.model = model.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(model, config.backbone_lr),
@@ -81,13 +90,38 @@ class Trainer:
         self.best = -1.0  # validation mIoU
         self.history: list[dict[str, float]] = []
 
+    def _build(self) -> nn.Module:
+        options = {"backend": self.config.backend, **self.config.options}
+        try:
+            return build_model(self.config.model, len(CAMVID_CLASSES), **options)
+        except TypeError as error:  # an option that the model has not
+            raise ValueError(error) from error
+
+    def _check_crop(self) -> None:
+        """Raise a ValueError unless the model gives scores for every pixel of a batch of crops."""
+        (height, width), images = self.config.crop, self.config.batch_size
+        problem = None
+        with torch.device("meta"):  # shapes alone
+            model, batch = self._build().train(), torch.empty(images, 3, height, width)
+        try:
+            scores = main_logits(model(batch))
+            if scores.shape[-2:] != batch.shape[-2:]:
+                problem = f"its scores are {scores.shape[-2]}x{scores.shape[-1]}"
+        except (RuntimeError, ValueError) as error:  # too small a crop
+            problem = str(error).partition("\n")[0]
+        if problem is not None:
+            raise ValueError(
+                f"{self.config.model} cannot be trained on {images} crops of {height}x{width}: "
+                f"{problem}"
+            )
+
     def save(self) -> None:
         """Write the whole state to ``OUT/last.pt``."""
         state = {
             "config": self._settings(),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "rng": torch.get_rng_state(),
+            "images": len(self.train_set),
             "epoch": self.epoch,
             "step": self.step,
             "loss_sum": self.loss_sum,
@@ -106,18 +140,19 @@ class Trainer:
         """
         path = self.out / "last.pt"
         state = checkpoint.load(path)
-        if not isinstance(state, dict) or "optimizer" not in state:
+        if not isinstance(state, dict) or not state.keys() >= STATE:
             raise checkpoint.CheckpointError(f"{path} is not the state of a training run")
         changed = [
             f"{name} {state['config'].get(name)} is now {value}"
             for name, value in self._settings().items()
             if name not in MAY_CHANGE and state["config"].get(name) != value
         ]
+        if state.get("images", len(self.train_set)) != len(self.train_set):
+            changed.append(f"{state['images']} training images are now {len(self.train_set)}")
         if changed:
             raise ValueError(f"the run of {path} had other settings: {', '.join(changed)}")
         checkpoint.load_state_dict(self.model, state["model"], source=str(path))
         self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["rng"])
         self.epoch, self.step, self.loss_sum = state["epoch"], state["step"], state["loss_sum"]
         self.best, self.history = state["best"], state["history"]
 
@@ -146,7 +181,8 @@ class Trainer:
             print(json.dumps(record), flush=True)
             self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
             self.save()
-            (self.out / "history.json").write_text(json.dumps(self.history, indent=1))
+            with atomic_write(self.out / "history.json") as file:
+                file.write(json.dumps(self.history, indent=1).encode())
 
     def _train_epoch(self, stop: StopSignal) -> None:
         self.model.train()
@@ -177,6 +213,7 @@ class Trainer:
             stop.check()
 
     def _train_step(self, image: Tensor, label: Tensor) -> float:
+        seed_at(self.config.seed, self.epoch, self.step)  # of dropout
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate() * group["lr_factor"]
         image = image.contiguous(memory_format=torch.channels_last)
@@ -222,7 +259,7 @@ class Trainer:
             "crop": list(self.config.crop),
             "epochs": self.epoch + 1,
             "val": scores(matrix),
-            "data": "CamVid, 11 classes, 367 training images; research use only",
+            "data": f"CamVid, 11 classes, {len(self.train_set)} training images; research use only",
         }
 
 

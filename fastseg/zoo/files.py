@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,12 +10,25 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from fastseg import checkpoint
+from fastseg._state_dicts import listed
+from fastseg._unpickler import StandIn
 from fastseg.checkpoint import WEIGHTS_FORMAT, CheckpointError
 
 # Under these names trainers save a state_dict beside other things.
 WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model")
 # What DistributedDataParallel and torch.compile put before every key.
 PREFIXES = ("module.", "_orig_mod.")
+MOST_WRAPPERS = 8  # one in the other; a file can hold a dict that holds itself
+# Tensors that are not dense, as their classes or what makes them are called, and in words.
+TENSOR_CLASS = re.compile(r"torch\._utils\._rebuild_\w+|.*Tensor\b.*")
+KINDS = {
+    "_rebuild_sparse_tensor": "sparse",
+    "_rebuild_qtensor": "quantized",
+    "_rebuild_meta_tensor_no_storage": "without values, of the device meta",
+    "_rebuild_nested_tensor": "nested",
+    "DTensor": "sharded over processes (DTensor); gather them with full_tensor() first",
+    "ShardedTensor": "sharded over processes (ShardedTensor); gather them first",
+}
 
 
 class Contents(NamedTuple):
@@ -28,46 +42,77 @@ def read(path: str | Path) -> Contents:
     """Read a checkpoint on the CPU, without running code from it.
 
     Args:
-        path: a .safetensors file, or what torch.save wrote: a state_dict, one under "state_dict",
+        path: a safetensors file, or what torch.save wrote: a state_dict, one under "state_dict",
             "model_state", "model_state_dict" or "model", or a fastseg weights file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ImportError: a .safetensors file, and the safetensors package is not installed.
-        CheckpointError: the file is damaged or has no state_dict.
+        ImportError: a safetensors file, and the safetensors package is not installed.
+        CheckpointError: the file is damaged, or has no state_dict of plain tensors.
     """
     path = Path(path)
-    if path.suffix == ".safetensors":
+    if _is_safetensors(path):
         return Contents(_without_prefixes(_safetensors(path)), None)
     found, metadata = checkpoint.load(path), None
     if isinstance(found, Mapping) and found.get("format") == WEIGHTS_FORMAT:
         metadata = found["metadata"] if isinstance(found.get("metadata"), dict) else None
-    while isinstance(found, Mapping):
-        state = {k: v for k, v in found.items() if isinstance(k, str) and isinstance(v, Tensor)}
-        inner = next((found[k] for k in WRAPPERS if isinstance(found.get(k), Mapping)), None)
-        # Beside its tensors a state_dict may hold other things, such as milesial's mask_values.
-        if state and inner is None:
-            return Contents(_without_prefixes(state), metadata)
-        found = inner
+    if not isinstance(found, Mapping):
+        found = {}
+    for _ in range(MOST_WRAPPERS):
+        wrapped = [found[k] for k in WRAPPERS if isinstance(found.get(k), Mapping) and found[k]]
+        if not wrapped:
+            break
+        found = wrapped[0]
+    _check_plain(found, path)
+    # Beside its tensors a state_dict may hold other things, such as milesial's mask_values.
+    state = {k: v for k, v in found.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    if state:
+        return Contents(_without_prefixes(state), metadata)
+    whole = [f"a whole {v.name}" for k in WRAPPERS if isinstance(v := found.get(k), StandIn)]
     raise CheckpointError(
         f"{path} has no state_dict, neither by itself nor under {', '.join(WRAPPERS)}"
+        + "".join(f"; {model}, whose code is not run: save its state_dict()" for model in whole)
     )
+
+
+def _check_plain(found: Mapping[Any, Any], path: Path) -> None:
+    """Raise a CheckpointError if some of the weights are no dense tensors of numbers."""
+    others: dict[str, list[str]] = {}
+    for key, value in found.items():
+        if isinstance(value, StandIn) and TENSOR_CLASS.fullmatch(value.name):
+            kind = KINDS.get(value.name.rpartition(".")[2], f"a {value.name}")
+            others.setdefault(kind, []).append(str(key))
+    if others:
+        kinds = "; ".join(f"{kind}: {listed(keys)}" for kind, keys in others.items())
+        raise CheckpointError(f"{path} holds weights that are not dense tensors, {kinds}")
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By its name, or its beginning: the length of a JSON header, and the header."""
+    if path.suffix == ".safetensors":
+        return True
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(10)[8:] == b'{"'
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}")
+        raise FileNotFoundError(f"no checkpoint at {path}{' (a folder)' * path.is_dir()}")
     try:
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors.torch import load
     except ImportError as error:
         raise ImportError(
             f"{path} needs the safetensors package: pip install safetensors"
         ) from error
     try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from error
+        return load(path.read_bytes())
+    except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a dtype that torch has not
+        raise CheckpointError(
+            f"{path} is not a readable checkpoint: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:

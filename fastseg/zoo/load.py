@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from fastseg import checkpoint
+from fastseg._fitting_options import hint
 from fastseg._state_dicts import listed
 from fastseg.checkpoint import CheckpointError
 from fastseg.models import build_model, list_models
@@ -16,6 +17,7 @@ from fastseg.models._model import SegmentationModel
 from fastseg.models.backbones import BACKBONES
 from fastseg.zoo import kazuto, milesial, mmseg, smp, tensorflow, torchvision, vainf, wkentaro
 from fastseg.zoo.files import Contents, read
+from fastseg.zoo.own import LEAST_LIKENESS, how_to_load, likeness, told_options
 from fastseg.zoo.report import LoadReport, fill
 from fastseg.zoo.shapes import number_of_classes, options_of
 from fastseg.zoo.source import Converted, Layout, Source
@@ -23,6 +25,7 @@ from fastseg.zoo.source import Converted, Layout, Source
 _MODULES = (torchvision, smp, vainf, milesial, mmseg, wkentaro, kazuto, tensorflow)
 SOURCES: dict[str, Source] = {module.SOURCE.name: module.SOURCE for module in _MODULES}
 OWN = "fastseg"
+AUX = "aux_classifier."
 ON_BACKBONES = ("deeplabv2", "deeplabv3", "deeplabv3plus", "fcn")
 
 
@@ -54,7 +57,13 @@ def load_checkpoint(
             was.
     """
     contents = read(path)
-    known, layout = _recognised(contents, source, path, model.state_dict())
+    keys, own = contents.state, model.state_dict()
+    known, layout = _recognised(
+        contents,
+        source,
+        path,
+        own=lambda: source == OWN or 2 * sum(key in own for key in keys) > len(keys),
+    )
     if layout is None:
         own = {key: key for key in contents.state}
         converted, told = Converted(contents.state, own, ()), contents.metadata or {}
@@ -80,7 +89,8 @@ def from_checkpoint(
 
     Args:
         path: as in :func:`fastseg.load_checkpoint`.
-        model: the builder's name; default: the one that the checkpoint is of.
+        model: the builder's name; default: the one that the checkpoint is of. Needed for a
+            state_dict of fastseg's own that is no weights file, whose options shapes tell, or you.
         source: as in :func:`fastseg.load_checkpoint`.
         **options: of the builder, which win over the source's; `backbone_options` one by one.
             ``aux=False`` leaves an auxiliary head out.
@@ -90,8 +100,10 @@ def from_checkpoint(
 
     Raises:
         ValueError: an unknown source or model, or an option out of range.
+        TypeError: an option that the model has not.
         CheckpointError: as in :func:`fastseg.load_checkpoint`; the checkpoint is of another model;
-            its backbone is none of fastseg's.
+            its backbone is none of fastseg's; it does not fit these options: the error names those
+            that it fits, if changing a few is enough.
     """
     return build(path, model, source=source, **options).model
 
@@ -112,7 +124,14 @@ def build(
     if model is not None and model not in list_models():
         raise ValueError(f"model must be None or one of {list_models()}, got {model!r}")
     contents = read(path)
-    known, layout = _recognised(contents, source, path, None)
+    known, layout = _recognised(
+        contents,
+        source,
+        path,
+        own=lambda: model is not None and likeness(model, contents.state) >= LEAST_LIKENESS,
+    )
+    if layout is None and contents.metadata is None:
+        return Built(_of_own_state(contents.state, model, path, options), known, model, None)
     builder = _builder(contents, layout)
     if model not in (None, builder):
         raise CheckpointError(f"{path} is a {builder} of {known}, not a {model}")
@@ -127,12 +146,31 @@ def build(
         raise CheckpointError(
             f"{name}: its backbone is none of fastseg's, {', '.join(sorted(BACKBONES))}: {keys}"
         )
-    classes = options.pop("num_classes", None) or number_of_classes(builder, converted.state, name)
-    built = build_model(builder, classes, **options)
+    if options.get("num_classes") is None:
+        options["num_classes"] = number_of_classes(builder, converted.state, name)
+    built = build_model(builder, **options)
     if options.get("aux") is False:
-        converted = _without(converted, "aux_classifier.")
-    fill(built, converted, name, strict=True, source=known, model=builder)
+        converted = _without(converted, AUX)
+    try:
+        fill(built, converted, name, strict=True, source=known, model=builder)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{hint(builder, options, converted.state)}") from None
     return Built(built.eval(), known, builder, None)
+
+
+def _of_own_state(
+    state: Mapping[str, Tensor], builder: str, path: str | Path, given: Mapping[str, Any]
+) -> SegmentationModel:
+    """The model of a state_dict of fastseg's, whose options shapes tell or the caller gives."""
+    options = _merged(told_options(builder, state, str(path)), given)
+    built = build_model(builder, **options)
+    if options.get("aux") is False:
+        state = {key: t for key, t in state.items() if not key.startswith(AUX)}
+    try:
+        checkpoint.load_state_dict(built, state, str(path))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{hint(builder, options, state)}") from None
+    return built.eval()
 
 
 def recognise(path: str | Path, *, source: str = "auto") -> tuple[str, str]:
@@ -147,7 +185,7 @@ def recognise(path: str | Path, *, source: str = "auto") -> tuple[str, str]:
         CheckpointError: as in :func:`fastseg.load_checkpoint`.
     """
     contents = read(path)
-    known, layout = _recognised(contents, source, path, None)
+    known, layout = _recognised(contents, source, path, own=lambda: False)
     return known, _builder(contents, layout)
 
 
@@ -156,7 +194,7 @@ def _builder(contents: Contents, layout: Layout | None) -> str | None:
 
 
 def _recognised(
-    contents: Contents, source: str, path: str | Path, own: Mapping[str, Tensor] | None
+    contents: Contents, source: str, path: str | Path, own: Callable[[], bool]
 ) -> tuple[str, Layout | None]:
     """The source's name and the network; None for fastseg's.
 
@@ -164,8 +202,7 @@ def _recognised(
         contents: the checkpoint's.
         source: its name or "auto".
         path: for errors.
-        own: the model's own state_dict, which a state_dict of fastseg is like; None where it would
-            not be enough.
+        own: whether a state_dict that is of no source may be one of fastseg's.
     """
     if source not in ("auto", OWN, *SOURCES):
         names = ", ".join(("auto", OWN, *SOURCES))
@@ -180,16 +217,25 @@ def _recognised(
         layout = known.layout_of(keys)
         if layout is not None:
             return known.name, layout
-    if own is not None and source == OWN:
+    if source in ("auto", OWN) and own():
         return OWN, None
-    if own is not None and source == "auto" and 2 * sum(key in own for key in keys) > len(keys):
-        return OWN, None
-    if source == OWN:
-        raise CheckpointError(
-            f"{path} has no options to build its model with: build it and use load_checkpoint"
-        )
-    of = f"any of {', '.join((OWN, *SOURCES))}" if source == "auto" else SOURCES[source].what
-    raise CheckpointError(f"{path} is no checkpoint of {of}; its keys: {listed(keys)}")
+    raise CheckpointError(_unknown(contents, source, path))
+
+
+def _unknown(contents: Contents, source: str, path: str | Path) -> str:
+    """Why a checkpoint is of no source, and what would load it."""
+    keys = contents.state
+    if source in ("auto", OWN):
+        call = how_to_load(keys, path)
+        if call or source == OWN:
+            ways = "build it and use load_checkpoint" + f", or {call}" * bool(call)
+            return f"{path} has no options to build its model with: {ways}"
+        names = ", ".join((OWN, *SOURCES))
+        return f"{path} is no checkpoint of any of {names}; its keys: {listed(keys)}"
+    others = [s.name for s in SOURCES.values() if s.layout_of(keys)]
+    others += [OWN] * (contents.metadata is not None)
+    fits = f"source={others[0]!r} fits" if others else f"its keys: {listed(keys)}"
+    return f"{path} is no checkpoint of {SOURCES[source].what}; {fits}"
 
 
 def _options(layout: Layout, state: Mapping[str, Tensor]) -> dict[str, Any]:

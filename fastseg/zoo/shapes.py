@@ -12,13 +12,16 @@ from fastseg.checkpoint import CheckpointError
 
 # The weight whose first axis is the classes, the first that is there, of each builder.
 CLASSES = {
-    "deeplabv2": ("classifier.c0.weight",),
+    "deeplabv1": ("classifier.1.weight",),
+    "deeplabv2": ("classifier.c0.weight", "classifier.0.1.weight"),
     "deeplabv3": ("classifier.4.weight", "classifier.1.weight"),
     "deeplabv3plus": ("classifier.score.weight",),
     "fcn": ("classifier.4.weight",),
     "fcn8s": ("score.weight",),
     "fcn16s": ("score.weight",),
     "fcn32s": ("score.weight",),
+    "segnet": ("classifier.weight",),
+    "segnet_basic": ("classifier.weight",),
     "unet": ("classifier.weight",),
 }
 # The ASPP, and the weight that only a separable one has.
@@ -104,6 +107,9 @@ def _unet(state: Mapping[str, Tensor]) -> dict[str, Any]:
     if depth := _count(r"up\.(\d+)\..*", state):
         options["depth"] = depth
     first = state.get("down.0.conv1.0.weight")
+    if first is None and "down.0.conv1.weight" in state:
+        first = state["down.0.conv1.weight"]
+        options["batch_norm"] = False
     if first is not None:
         options |= {"width": first.shape[0], "in_channels": first.shape[1]}
     return options

@@ -1,0 +1,52 @@
+"""State_dicts of fastseg's own networks that were saved without their options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastseg._fitting_options import fitting_changes
+from fastseg.models import build_model, list_models
+from fastseg.zoo.shapes import CLASSES, number_of_classes, options_of
+
+# Of the keys: with other options a network has some others.
+LEAST_LIKENESS = 0.25
+MOST_TRIED = 2
+
+
+def likeness(builder: str, state: Mapping[str, Tensor]) -> float:
+    """The share of the keys, 0 to 1, that a builder's network has too."""
+    if not any(key in state for key in CLASSES[builder]):
+        return 0.0
+    try:
+        with torch.device("meta"):
+            own = build_model(builder, **told_options(builder, state, "")).state_dict()
+    except (TypeError, ValueError):  # what is told are another builder's options
+        return 0.0
+    return sum(key in own for key in state) / len(state)
+
+
+def told_options(builder: str, state: Mapping[str, Tensor], name: str) -> dict[str, Any]:
+    """The options that keys and shapes tell, `num_classes` too.
+
+    Raises:
+        CheckpointError: no weight tells the classes; `name` is what to call the state_dict.
+    """
+    classes = number_of_classes(builder, state, name)
+    return {"num_classes": classes, **options_of(builder, state)}
+
+
+def how_to_load(state: Mapping[str, Tensor], path: Any) -> str:
+    """The call that loads a state_dict, by the network that it fits; empty if it fits none."""
+    ranked = sorted(list_models(), key=lambda name: likeness(name, state), reverse=True)
+    for builder in ranked[:MOST_TRIED]:
+        if likeness(builder, state) < LEAST_LIKENESS:
+            break
+        changes = fitting_changes(builder, told_options(builder, state, ""), state)
+        if changes is not None:
+            texts = [f"{key}={value!r}" for key, value in changes.items()]
+            return f"from_checkpoint({', '.join([repr(str(path)), repr(builder), *texts])})"
+    return ""
