@@ -252,18 +252,22 @@ def check_epilogue(
             ),
         )
     if residual is not None:
-        torch._check(
-            residual.dim() == 4
-            and all(a == b for a, b in zip(residual.shape, out_shape, strict=True)),
-            lambda: (
-                f"{op}: residual must have the output's shape {tuple(out_shape)},"
-                f" got {tuple(residual.shape)}"
-            ),
-        )
+        check_residual(op, residual, out_shape)
         check_alike(op, "residual", residual, "x", x)
     torch._check(
         activation in ACTIVATIONS,
         lambda: f"{op}: activation must be one of {ACTIVATIONS[1:]} or none, got {activation!r}",
+    )
+
+
+def check_residual(op: str, residual: Tensor, out_shape: Sequence[int]) -> None:
+    """The output's shape: a residual is not broadcast."""
+    torch._check(
+        residual.dim() == 4 and all(a == b for a, b in zip(residual.shape, out_shape, strict=True)),
+        lambda: (
+            f"{op}: residual must have the output's shape {tuple(out_shape)},"
+            f" got {tuple(residual.shape)}"
+        ),
     )
 
 

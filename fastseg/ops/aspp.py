@@ -18,9 +18,10 @@ from fastseg._conv2d import (
     empty_output,
     remember,
 )
+from fastseg.ops._autocast import autocast_dtype, cast
 from fastseg.ops._library import define, define_cpu, define_triton, gradient_free
 from fastseg.ops._vmap import by_batch
-from fastseg.ops.atrous_conv2d import _autocast, atrous_conv2d
+from fastseg.ops.atrous_conv2d import atrous_conv2d
 from fastseg.ops.separable_atrous_conv2d import separable_atrous_conv2d
 
 OP = "fastseg::aspp"
@@ -99,8 +100,9 @@ def aspp(
         if pool is not None:
             project_weight, by_pool = _split(project_weight, pool, pool_first)
             bias = atrous_conv2d(image_pooling(x, pool, activation), by_pool).flatten(1)
-    if torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type):
-        x, project_weight, *weights = _autocast(x, project_weight, *weights)
+    lower = autocast_dtype(x)
+    if lower is not None:
+        x, project_weight, *weights = cast(lower, x, project_weight, *weights)
     return torch.ops.fastseg.aspp(
         x,
         weights,

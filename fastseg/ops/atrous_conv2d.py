@@ -11,12 +11,14 @@ from torch import Tensor
 
 from fastseg import reference
 from fastseg._conv2d import (
+    FLOATS,
     Conv2d,
     Ints,
     check_conv2d,
     check_epilogue,
     check_image_and_weight,
     check_output_size,
+    check_residual,
     empty_output,
     in_layout_of,
     is_bare,
@@ -24,6 +26,7 @@ from fastseg._conv2d import (
     resolve_padding,
 )
 from fastseg._float32_precision import reduced_on_cpu
+from fastseg.ops._autocast import autocast_dtype, cast
 from fastseg.ops._library import (
     CPU_PLANS,
     DERIVATIVES,
@@ -107,9 +110,18 @@ def atrous_conv2d(
             residual=None if residual is None else residual[None],
         )  # fmt: skip
         return out[0]
-    device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        x, weight, residual = _autocast(x, weight, residual)
+    lower = autocast_dtype(x)
+    if lower is not None:
+        x, weight = cast(lower, x, weight)
+        if residual is not None and residual.dtype in FLOATS and residual.dtype != x.dtype:
+            # torch adds it to the rounded sums, in the wider dtype.
+            y = atrous_conv2d(
+                x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups,
+                scale=scale, shift=shift,
+            )  # fmt: skip
+            if residual.shape != y.shape:  # torch.compile does not trace what checks call
+                check_residual("fastseg::atrous_conv2d", residual, y.shape)
+            return reference.ACTIVATION[activation](y + residual)
         tensors = (x, weight, bias, scale, shift, residual)
     op = "fastseg::atrous_conv2d"
     kernel_size = weight.shape[2:] if weight.dim() == 4 else (1, 1)  # the op refuses it
@@ -123,12 +135,6 @@ def atrous_conv2d(
 
 RECOMPUTED = ("silu", "hardswish")
 """The activations whose derivative needs what goes in."""
-
-
-def _autocast(*tensors: Tensor | None) -> list[Tensor | None]:
-    """Convolution's inputs as torch's autocast casts them; float64 stays."""
-    dtype = torch.get_autocast_dtype(next(t for t in tensors if t is not None).device.type)
-    return [t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors]
 
 
 def _check(op, x, weight, bias, scale, shift, residual, stride, padding, dilation, groups, act):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastseg import reference
 from fastseg._pool2d import Ints, check_image, codes_layout, empty_plane, memory_format, pool2d
+from fastseg.ops._autocast import autocast_dtype, cast, unpools_in_float32
 from fastseg.ops._library import call, define
 from fastseg.ops._vmap import fold_planes
 from fastseg.ops.max_pool2d import codes_to_save
@@ -52,6 +53,8 @@ def max_unpool2d(
     kernel, padding = _pair(kernel_size), _pair(padding)
     stride = kernel if stride is None else _pair(stride)
     size = _output_size(values.shape[-2:], kernel, stride, padding, output_size)
+    if autocast_dtype(values) is not None and unpools_in_float32(values.device.type):
+        (values,) = cast(torch.float32, values)
     return call(_max_unpool2d, (values, indices), size, kernel, stride, padding)
 
 
