@@ -104,26 +104,23 @@ class Derivative:
 
 
 def _make_function(op, setup_context, backward) -> type[torch.autograd.Function]:
-    class Function(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, *inputs):
-            arguments, run = inputs[-1]
-            output = run()
-            if isinstance(output, list):
-                output = tuple(output)
-            ctx.set_materialize_grads(False)
-            if setup_context is not None:
-                setup_context(ctx, arguments, output)
-            return output
+    def forward(ctx, *inputs):
+        arguments, run = inputs[-1]
+        output = run()
+        if isinstance(output, list):
+            output = tuple(output)
+        ctx.set_materialize_grads(False)
+        if setup_context is not None:
+            setup_context(ctx, arguments, output)
+        return output
 
-        @staticmethod
-        def backward(ctx, *grads):
-            if all(g is None for g in grads):
-                return (None,) * len(ctx.needs_input_grad)
-            return (*backward(ctx, *grads), None)
+    def backward_of_inputs(ctx, *grads):
+        if all(g is None for g in grads):
+            return (None,) * len(ctx.needs_input_grad)
+        return (*backward(ctx, *grads), None)
 
-    Function.__name__ = Function.__qualname__ = op._opname
-    return Function
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward_of_inputs)}
+    return type(f"{op.namespace}_{op._opname}", (torch.autograd.Function,), methods)
 
 
 def _no_gradient(op) -> Backward:
