@@ -8,14 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastseg._tensor_checks import check_dense
+
 MAX_TAPS = 256
 """Positions that a uint8 code can tell apart."""
 
 LIMIT = 1 << 30
 """Strides, paddings and dilations stay below it."""
-
-FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-"""The dtypes of the compiled ops."""
 
 Ints = int | Sequence[int]
 
@@ -93,13 +92,21 @@ def pool2d(
     return Pool2d(kernel, strides, pads, dilations)
 
 
-def check_image(op: str, name: str, x: Tensor) -> None:
-    """Raises RuntimeError unless x is (N, C, H, W) or (C, H, W), empty at most in N."""
+def check_image(op: str, name: str, x: Tensor, may_lack_channels: bool = False) -> None:
+    """Raises RuntimeError unless x is dense, (N, C, H, W) or (C, H, W), empty at most in N.
+
+    Args:
+        op: what the error begins with.
+        name: of x.
+        x: the image.
+        may_lack_channels: whether a (C, H, W) may be empty in C, as torch's unpooling takes it.
+    """
+    check_dense(op, name, x)
     torch._check(
         x.dim() in (3, 4),
         lambda: f"{op}: {name} must be (N, C, H, W) or (C, H, W), got shape {tuple(x.shape)}",
     )
-    for size in x.shape[-3:]:
+    for size in x.shape[-2:] if may_lack_channels and x.dim() == 3 else x.shape[-3:]:
         torch._check(
             size > 0,
             lambda: f"{op}: {name} must not be empty but for the batch, got shape {tuple(x.shape)}",

@@ -54,6 +54,7 @@ class Derivative:
         schema = op._schema
         self._op = op
         self._defaults = [a.default_value for a in schema.arguments]
+        self._check = required_tensors(op)
         kinds = [str(a.type) for a in schema.arguments]
         self._tensors = sum(kind in TENSORS for kind in kinds)
         self._has_lists = any(kind in TENSOR_LISTS for kind in kinds)
@@ -83,6 +84,7 @@ class Derivative:
             keyset: of the call.
             arguments: of the op, without defaults at the end.
         """
+        self._check(arguments)
         below = keyset & torch._C._after_autograd_keyset
         refuse_tangents(self._op.name(), arguments)
 
@@ -121,6 +123,19 @@ def _make_function(op, setup_context, backward) -> type[torch.autograd.Function]
 
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward_of_inputs)}
     return type(f"{op.namespace}_{op._opname}", (torch.autograd.Function,), methods)
+
+
+def required_tensors(op: torch._ops.OpOverload) -> Callable[[Sequence], None]:
+    """A check that no tensor is None which must not be: torch lets it through to the kernels."""
+    schema = enumerate(op._schema.arguments)
+    required = [(i, a.name) for i, a in schema if str(a.type) == "Tensor"]
+
+    def check(arguments: Sequence) -> None:
+        for i, name in required:
+            if arguments[i] is None:
+                raise TypeError(f"{op.name()}: {name} must be a tensor, got None")
+
+    return check
 
 
 def _no_gradient(op) -> Backward:

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from fastseg import reference
 from fastseg._pool2d import (
-    FLOATS,
     Ints,
     Pool2d,
     check_image,
@@ -17,6 +16,7 @@ from fastseg._pool2d import (
     memory_format,
     pool2d,
 )
+from fastseg._tensor_checks import FLOATS, check_float, check_tensors
 from fastseg.ops._library import call, define
 from fastseg.ops._vmap import fold_planes
 
@@ -55,6 +55,8 @@ def max_pool2d(
         RuntimeError: an argument that torch's pooling refuses too, or a window of more than 256
             positions.
     """
+    if type(x) is not Tensor or x.layout is not torch.strided:
+        check_tensors("fastseg::max_pool2d", x=x)
     if x.dtype not in FLOATS:
         return reference.max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode)
     arguments = (() if stride is None else stride, padding, dilation, ceil_mode)
@@ -66,6 +68,7 @@ def max_pool2d(
 def fake_pooled(op: str, x: Tensor, pool: Pool2d, ceil_mode: bool) -> tuple[Tensor, Tensor]:
     """Empty values and codes for a pooling of x."""
     check_image(op, "x", x)
+    check_float(op, "x", x)
     size = pool.pooled_size(x.shape[-2:], ceil_mode)
     check_pooled(op, x, pool, size)
     layout = memory_format(x)

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from fastseg import reference
 from fastseg._lattice_quality import LATTICE_QUALITY
+from fastseg._tensor_checks import check_float32_or_64, check_tensors
 from fastseg.ops import permutohedral_filter as _filter
-from fastseg.ops._library import call, define, gradient_free
+from fastseg.ops._library import call, define
 from fastseg.ops._vmap import by_slices, slice_of
 from fastseg.pairwise import NORMALIZATIONS
 from fastseg.reference.permutohedral_lattice import (
@@ -45,6 +46,10 @@ def permutohedral_lattice(
 
     Adams, Baek & Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", 2010.
     """
+    op = "fastseg::permutohedral_lattice"
+    check_tensors(op, features=features)
+    if type(features) is Tensor and features.is_meta:
+        raise RuntimeError(f"{op}: features must hold values, got a tensor on meta")
     return PermutohedralTensors(*call(_lattice, (features,), refine, dilation))
 
 
@@ -69,6 +74,7 @@ class PermutohedralLattice:
 
     Attributes:
         tensors: the lattice itself, see :class:`fastseg.reference.PermutohedralTensors`.
+        num_vertices: int, or for a batch a list of ints: the vertices that points touch.
 
     Raises:
         ValueError: an unknown quality, features with less than two dimensions.
@@ -97,13 +103,9 @@ class PermutohedralLattice:
         self.quality = LATTICE_QUALITY[quality]
         self.dimensions = features.shape[1]
         self.tensors = permutohedral_lattice(features, self.quality.refine, self.quality.dilation)
-        self._ones: Tensor | None = None
-
-    @property
-    def num_vertices(self) -> int | list[int]:
-        """The vertices that points touch; for a batch, of each image."""
         counts = self.tensors.vertex_count.tolist()
-        return counts if self.batched else counts[0]
+        self.num_vertices = counts if self.batched else counts[0]
+        self._ones: Tensor | None = None
 
     def filter(self, values: Tensor, normalization: str | None = None) -> Tensor:
         """Filters every channel.
@@ -163,7 +165,7 @@ class PermutohedralLattice:
             return self._ones
         b, n, _ = barycentric.shape
         ones = self._sums(barycentric.new_ones(b, 1, n))
-        if gradient_free((ones,)):
+        if not (ones.requires_grad or torch.compiler.is_compiling()):
             self._ones = ones
         return ones
 
@@ -181,6 +183,7 @@ class PermutohedralLattice:
 
 def _fake(features, refine=1.0, dilation=0):
     op = "fastseg::permutohedral_lattice"
+    check_float32_or_64(op, "features", features)
     torch._check(
         features.dim() == 3,
         lambda: f"{op}: features must have shape (B, d, N), got {tuple(features.shape)}",
