@@ -45,12 +45,13 @@ class Pool2d(NamedTuple):
 
 
 def _pair(op: str, name: str, value: Ints) -> tuple[int, int]:
-    values = (value, value) if isinstance(value, int) else tuple(value)
+    if isinstance(value, int):
+        return (value, value)
+    values = tuple(value)
     if len(values) == 1:
         values *= 2
-    torch._check(
-        len(values) == 2, lambda: f"{op}: {name} must be one integer or two, got {value!r}"
-    )
+    if len(values) != 2:
+        torch._check(False, lambda: f"{op}: {name} must be one integer or two, got {value!r}")
     return values
 
 
@@ -62,10 +63,7 @@ def pool2d(
     Raises:
         RuntimeError: as torch's pooling does, and if a window has more than 256 positions.
     """
-    kernel = _pair(op, "kernel_size", kernel_size)
-    no_stride = stride is None or (not isinstance(stride, int) and len(stride) == 0)
-    strides = kernel if no_stride else _pair(op, "stride", stride)
-    pads, dilations = _pair(op, "padding", padding), _pair(op, "dilation", dilation)
+    kernel, strides, pads, dilations = windows(op, kernel_size, stride, padding, dilation)
     named = {"kernel_size": kernel, "stride": strides, "dilation": dilations}
     for name, value in named.items():
         torch._check(
@@ -90,6 +88,20 @@ def pool2d(
         ),
     )
     return Pool2d(kernel, strides, pads, dilations)
+
+
+def windows(
+    op: str, kernel_size: Ints, stride: Ints | None, padding: Ints, dilation: Ints = 1
+) -> Pool2d:
+    """As :func:`pool2d`, of values that were checked before."""
+    kernel = _pair(op, "kernel_size", kernel_size)
+    no_stride = stride is None or (not isinstance(stride, int) and len(stride) == 0)
+    return Pool2d(
+        kernel,
+        kernel if no_stride else _pair(op, "stride", stride),
+        _pair(op, "padding", padding),
+        _pair(op, "dilation", dilation),
+    )
 
 
 def check_image(op: str, name: str, x: Tensor, may_lack_channels: bool = False) -> None:

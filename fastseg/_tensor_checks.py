@@ -11,6 +11,10 @@ FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 """The dtypes of the ops."""
 
 
+STRIDED = torch.strided
+"""The layout of dense tensors."""
+
+
 def check_tensors(op: str, **arguments: Any) -> None:
     """Raises TypeError for what is no tensor and RuntimeError for one that is not dense.
 
@@ -36,7 +40,7 @@ def check_optional_tensors(op: str, **arguments: Any) -> None:
 
 def check_dense(op: str, name: str, t: Tensor) -> None:
     """Neither sparse nor nested nor in a layout of oneDNN's."""
-    if t.is_nested or t.layout is not torch.strided:
+    if t.is_nested or t.layout is not STRIDED:
         kind = "a nested one" if t.is_nested else f"layout {t.layout}"
         raise RuntimeError(f"{op}: {name} must be a dense tensor, got {kind}")
 

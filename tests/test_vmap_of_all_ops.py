@@ -108,3 +108,20 @@ def test_lattices_of_different_sizes(dilation):
     torch.testing.assert_close(vmap(smooth)(features, values), expected)
     expected = torch.stack([smooth(features[0], v) for v in values])
     torch.testing.assert_close(vmap(smooth, (None, 0))(features[0], values), expected)
+
+
+@pytest.mark.parametrize("sample", samples(), ids=str)
+def test_vmap_of_channels_last(sample):
+    """No rule asks a tensor of vmap's for its memory format."""
+    tensors = {
+        leaf.name: leaf.tensor.contiguous(memory_format=torch.channels_last)
+        if leaf.tensor.dim() == 4
+        else leaf.tensor
+        for leaf in sample.leaves()
+    }
+    expected = sample.with_tensors(tensors)()
+    for names in (list(tensors)[:1], list(tensors)):
+        stacked = [torch.stack([tensors[name]] * SLICES) for name in names]
+        outputs = vmap(sample.with_tensors(tensors).as_function(names))(*stacked)
+        for actual, e in zip(outputs, expected, strict=True):
+            assert_close(actual, e.expand(SLICES, *e.shape), 1e-4, str(names))

@@ -174,7 +174,8 @@ def call(op: torch._ops.OpOverload, tensors: Sequence[Tensor | None], *arguments
             if direct is not None and plain_on_cpu(tensors):
                 return direct(*tensors, *arguments)
             if peek_interpreter_stack() is None:
-                refuse_tangents(op.name(), tensors)
+                if forward_ad._current_level >= 0:
+                    refuse_tangents(op.name(), tensors)
                 with _AutoDispatchBelowAutograd():
                     return op(*tensors, *arguments)
         elif plain_on_cpu(tensors):

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from fastseg import reference
-from fastseg._pool2d import Ints, pool2d
-from fastseg._tensor_checks import FLOATS, check_device, check_float, check_tensors
+from fastseg._pool2d import Ints, pool2d, windows
+from fastseg._tensor_checks import FLOATS, STRIDED, check_device, check_float, check_tensors
 from fastseg.ops._library import call, define
 from fastseg.ops._vmap import fold_planes, in_front
 from fastseg.ops.max_pool2d import codes_to_save, fake_pooled
@@ -51,7 +51,7 @@ def batch_norm_relu_max_pool2d(
     """
     tensors = (x, scale, shift)
     for t in tensors:
-        if type(t) is not Tensor or t.layout is not torch.strided:
+        if type(t) is not Tensor or t.layout is not STRIDED:
             check_tensors(OP, x=x, scale=scale, shift=shift)
             break
     arguments = (() if stride is None else stride, padding, dilation, ceil_mode)
@@ -101,7 +101,7 @@ def _check_batch_norm(weight, bias, running_mean, running_var):
     ):  # fmt: skip
         if t is None and name in ("weight", "bias"):
             continue
-        if not isinstance(t, Tensor) or t.layout is not torch.strided:
+        if not isinstance(t, Tensor) or t.layout is not STRIDED:
             check_tensors(op, **{name: t})
         # Without what torch.library's checks cost: this runs before every fused pooling.
         if t.dtype not in FLOATS:
@@ -136,7 +136,7 @@ def _reference(x, scale, shift, *window):
 def _setup_context(ctx, inputs, output):
     x, scale, shift, kernel_size, stride, padding, dilation, _ = inputs
     values, codes = output
-    ctx.pool = pool2d(OP, kernel_size, stride, padding, dilation)
+    ctx.pool = windows(OP, kernel_size, stride, padding, dilation)
     codes, ctx.packed_dim = codes_to_save(codes, ctx.pool)
     ctx.shift_dtype = shift.dtype
     ctx.save_for_backward(x, scale, values, codes)

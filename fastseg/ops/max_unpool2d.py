@@ -8,8 +8,16 @@ import torch
 from torch import Tensor
 
 from fastseg import reference
-from fastseg._pool2d import Ints, check_image, codes_layout, empty_plane, memory_format, pool2d
-from fastseg._tensor_checks import check_dense, check_device, check_float, check_tensors
+from fastseg._pool2d import (
+    Ints,
+    check_image,
+    codes_layout,
+    empty_plane,
+    memory_format,
+    pool2d,
+    windows,
+)
+from fastseg._tensor_checks import STRIDED, check_dense, check_device, check_float, check_tensors
 from fastseg.ops._autocast import autocast_dtype, cast, unpools_in_float32
 from fastseg.ops._library import call, define
 from fastseg.ops._vmap import fold_planes
@@ -52,7 +60,7 @@ def max_unpool2d(
             window or the plane (on a GPU a device-side assert that names the op).
     """
     for t in (values, indices):
-        if type(t) is not Tensor or t.layout is not torch.strided:
+        if type(t) is not Tensor or t.layout is not STRIDED:
             check_tensors("fastseg::max_unpool2d", values=values, indices=indices)
             break
     kernel, padding = _pair(kernel_size), _pair(padding)
@@ -131,7 +139,7 @@ def _reference(values, indices, output_size, kernel_size, stride=(), padding=0):
 
 def _setup_context(ctx, inputs, output):
     values, indices, _, kernel_size, stride, padding = inputs
-    ctx.pool = pool2d("fastseg::max_unpool2d", kernel_size, stride, padding)
+    ctx.pool = windows("fastseg::max_unpool2d", kernel_size, stride, padding)
     ctx.pooled_size, ctx.packed_dim = values.shape[-2:], 0
     if indices.dtype == torch.uint8:
         indices, ctx.packed_dim = codes_to_save(indices, ctx.pool)
