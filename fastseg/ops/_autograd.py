@@ -1,7 +1,11 @@
 """The derivative of an op: one autograd.Function, made from the op's schema.
 
-It stands in the place of torch.library.register_autograd, whose Function functorch's transforms
-(torch.func.grad, vjp, jacrev) refuse and whose call takes several times as long.
+It stands in the place of torch.library.register_autograd, whose Function the transforms of
+torch.func (grad, vjp, jacrev) refuse, and whose call takes several times as long.
+
+The dispatcher calls it at the key Autograd as it calls torch's own derivatives: under a transform
+once for each of its levels, whose tensors the Function takes and returns; what it runs goes on to
+the next level. So it is a Function of one level, which torch allows where it is asked to.
 """
 
 from __future__ import annotations
@@ -52,7 +56,7 @@ class Derivative:
         backward: Backward | None,
     ):
         schema = op._schema
-        self._op = op
+        self._op, self._name = op, op.name()
         self._defaults = [a.default_value for a in schema.arguments]
         self._check = required_tensors(op)
         kinds = [str(a.type) for a in schema.arguments]
@@ -86,7 +90,7 @@ class Derivative:
         """
         self._check(arguments)
         below = keyset & torch._C._after_autograd_keyset
-        refuse_tangents(self._op.name(), arguments)
+        refuse_tangents(self._name, arguments)
 
         def run():
             with _AutoDispatchBelowAutograd():

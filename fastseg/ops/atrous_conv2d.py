@@ -71,8 +71,12 @@ def atrous_conv2d(
     instructions for bfloat16 and torch's convolution of it is the fastest. Deterministic. A NaN
     reaches the outputs that read it; an infinity may reach them as NaN.
 
-    On the CPU, kernels of 3x3 taps multiply as Winograd does, with float32's accuracy;
-    ``torch.set_float32_matmul_precision("high")`` admits F(4, 3) with errors of about 2e-5.
+    On the CPU, kernels of 3x3 taps multiply as Winograd does, with float32's accuracy; F(4, 3) with
+    errors of about 2e-5 is admitted by ``torch.set_float32_matmul_precision("high")`` or by "tf32"
+    as fp32_precision of torch.backends, whichever says something of oneDNN's convolutions.
+
+    Under autocast x and the weight are cast as those of torch's convolution are; a residual of
+    another dtype is added to the rounded sums in the wider dtype of both, as torch adds it.
 
     Args:
         x: (N, Ci, H, W) or (Ci, H, W), any strides; float32, float64, float16 or bfloat16.
@@ -92,7 +96,9 @@ def atrous_conv2d(
         (N, Co, h, w), x's dtype, channels_last if x is, else contiguous.
 
     Raises:
+        TypeError: what is no tensor.
         RuntimeError: an argument that does not fit, by its name.
+        NotImplementedError: an argument with a tangent of forward-mode AD.
     """
     tensors = (x, weight, bias, scale, shift, residual)
     activation = activation or ""

@@ -47,6 +47,7 @@ def batch_norm_relu_max_pool2d(
         values and codes, as :func:`fastseg.max_pool2d`.
 
     Raises:
+        TypeError: as :func:`fastseg.max_pool2d`, of every tensor.
         RuntimeError: as :func:`fastseg.max_pool2d`, or scale or shift is not (C,).
     """
     tensors = (x, scale, shift)

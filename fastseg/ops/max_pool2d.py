@@ -53,6 +53,7 @@ def max_pool2d(
         codes: uint8 of the same shape and layout.
 
     Raises:
+        TypeError: x is no tensor.
         RuntimeError: an argument that torch's pooling refuses too, or a window of more than 256
             positions.
     """

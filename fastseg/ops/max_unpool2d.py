@@ -52,9 +52,11 @@ def max_unpool2d(
             stride of the default ``(h - 1) * stride - 2 * padding + kernel_size``.
 
     Returns:
-        (N, C, H, W), values' dtype, in the layout of indices.
+        (N, C, H, W), values' dtype, in the layout of indices. Under autocast float32 where torch's
+        unpooling is: on the CPU.
 
     Raises:
+        TypeError: values or indices are no tensors.
         ValueError: an output_size of wrong length or, in eager mode, out of range.
         RuntimeError: wrong shapes, dtypes or windows; a code or an index that does not lie in its
             window or the plane (on a GPU a device-side assert that names the op).

@@ -75,6 +75,7 @@ def separable_atrous_conv2d(
         (N, Co, h, w), x's dtype, channels_last if x is, else contiguous.
 
     Raises:
+        TypeError: what is no tensor.
         RuntimeError: an argument that does not fit, by its name.
     """
     first = (x, depthwise_weight, depthwise_bias, depthwise_scale, depthwise_shift, None)
