@@ -9,11 +9,10 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from fastseg._tensor_checks import check_alike, check_float, check_float32, check_vector
+
 ACTIVATIONS = ("", "relu", "relu6", "leaky_relu", "silu", "hardswish")
 """What an epilogue may end with; "" is none. leaky_relu has torch's slope of 0.01."""
-
-FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-"""The dtypes of the ops."""
 
 MOST_CALLS = 4096
 """Whose checks are remembered."""
@@ -64,10 +63,11 @@ def remember(check: Callable[..., _T]) -> Callable[..., _T]:
 
     @functools.wraps(check)
     def remembering(*arguments):
-        key = _known_by(arguments)
         try:
+            key = _known_by(arguments)
             found = known.get(key)
-        except TypeError:  # symbolic sizes, while a graph is traced, cannot be hashed
+        except (TypeError, RuntimeError):
+            # Symbolic sizes, while a graph is traced, cannot be hashed, nor what is no tensor.
             return check(*arguments)
         if found is None:
             found = check(*arguments)
@@ -112,8 +112,9 @@ def check_conv2d(
     padding: Ints,
     dilation: Ints,
     groups: int,
+    name: str = "weight",
 ) -> Conv2d:
-    """Checks the arguments that are no tensors.
+    """Checks the arguments that are no tensors; `name` is the weight's.
 
     Raises:
         RuntimeError: an even kernel, a stride, dilation or number of groups below 1, a padding
@@ -128,12 +129,12 @@ def check_conv2d(
     kernel = tuple(kernel_size)
     torch._check(
         all(k % 2 == 1 for k in kernel),
-        lambda: f"{op}: weight must have an odd kernel height and width, got {kernel}",
+        lambda: f"{op}: {name} must have an odd kernel height and width, got {kernel}",
     )
-    for name, value in (("stride", conv.stride), ("dilation", conv.dilation)):
+    for argument, value in (("stride", conv.stride), ("dilation", conv.dilation)):
         torch._check(
             min(value) >= 1 and max(value) < LIMIT,
-            lambda n=name, v=value: f"{op}: {n} must be at least 1 and below 2^30, got {v}",
+            lambda n=argument, v=value: f"{op}: {n} must be at least 1 and below 2^30, got {v}",
         )
     torch._check(
         min(conv.padding) >= 0, lambda: f"{op}: padding must not be negative, got {conv.padding}"
@@ -148,19 +149,6 @@ def check_conv2d(
     )
     torch._check(groups >= 1, lambda: f"{op}: groups must be at least 1, got {groups}")
     return conv
-
-
-def check_float(op: str, name: str, t: Tensor) -> None:
-    """A dtype that the ops compute in."""
-    torch._check(
-        t.dtype in FLOATS,
-        lambda: f"{op}: {name} must be float32, float64, float16 or bfloat16, got {t.dtype}",
-    )
-
-
-def check_float32(op: str, name: str, t: Tensor) -> None:
-    """The dtype of kernels that have no other."""
-    torch._check(t.dtype == torch.float32, lambda: f"{op}: {name} must be float32, got {t.dtype}")
 
 
 def check_float32_image(op: str, x: Tensor) -> None:
@@ -186,41 +174,46 @@ def check_output_size(
     return height, width
 
 
-def check_alike(op: str, name: str, t: Tensor, x_name: str, x: Tensor) -> None:
-    """The device and dtype of x."""
-    torch._check(
-        t.device == x.device,
-        lambda: f"{op}: {x_name} and {name} must be on one device, got {x.device} and {t.device}",
-    )
-    torch._check(
-        t.dtype == x.dtype,
-        lambda: f"{op}: {name} must have {x_name}'s dtype {x.dtype}, got {t.dtype}",
-    )
+def check_image_and_weight(
+    op: str, x: Tensor, weight: Tensor, groups: int, name: str = "weight"
+) -> None:
+    """(N, Ci, H, W) and (Co, Ci / groups, kh, kw) that fit each other.
 
-
-def check_image_and_weight(op: str, x: Tensor, weight: Tensor, groups: int) -> None:
-    """(N, Ci, H, W) and (Co, Ci / groups, kh, kw) that fit each other."""
+    Args:
+        op: what errors begin with.
+        x: the image.
+        weight: the kernel.
+        groups: of the convolution.
+        name: the weight's.
+    """
+    check_float(op, "x", x)
     torch._check(
         x.dim() == 4, lambda: f"{op}: x must have the shape (N, Ci, H, W), got {tuple(x.shape)}"
     )
+    check_alike(op, name, weight, "x", x)
     torch._check(
         weight.dim() == 4,
         lambda: (
-            f"{op}: weight must have the shape (Co, Ci / groups, kh, kw), got {tuple(weight.shape)}"
+            f"{op}: {name} must have the shape (Co, Ci / groups, kh, kw), got {tuple(weight.shape)}"
         ),
     )
-    check_float(op, "x", x)
-    check_alike(op, "weight", weight, "x", x)
+    torch._check(
+        weight.shape[0] > 0 and weight.shape[1] > 0,
+        lambda: (
+            f"{op}: {name} must have an output and an input channel at least,"
+            f" got {tuple(weight.shape)}"
+        ),
+    )
     torch._check(
         groups >= 1 and weight.shape[0] % groups == 0,
         lambda: (
-            f"{op}: groups must divide weight's {weight.shape[0]} output channels, got {groups}"
+            f"{op}: groups must divide {name}'s {weight.shape[0]} output channels, got {groups}"
         ),
     )
     torch._check(
         x.shape[1] == weight.shape[1] * groups,
         lambda: (
-            f"{op}: x must have weight's {weight.shape[1]} * {groups} input channels,"
+            f"{op}: x must have {name}'s {weight.shape[1]} * {groups} input channels,"
             f" got {x.shape[1]}"
         ),
     )
@@ -236,34 +229,30 @@ def check_epilogue(
 ) -> None:
     """The operands of ``act((y + bias) * scale + shift + residual)``, y of shape `out_shape`."""
     for name, t in vectors.items():
-        if t is None:
-            continue
-        torch._check(
-            t.dim() == 1 and t.shape[0] == out_shape[1],
-            lambda n=name, t=t: (
-                f"{op}: {n} must have the shape (Co,) = ({out_shape[1]},), got {tuple(t.shape)}"
-            ),
-        )
-        check_float(op, name, t)
-        torch._check(
-            t.device == x.device,
-            lambda n=name, t=t: (
-                f"{op}: x and {n} must be on one device, got {x.device} and {t.device}"
-            ),
-        )
+        if t is not None:
+            check_vector(op, name, t, out_shape[1], x)
     if residual is not None:
-        torch._check(
-            residual.dim() == 4
-            and all(a == b for a, b in zip(residual.shape, out_shape, strict=True)),
-            lambda: (
-                f"{op}: residual must have the output's shape {tuple(out_shape)},"
-                f" got {tuple(residual.shape)}"
-            ),
-        )
         check_alike(op, "residual", residual, "x", x)
+        check_residual(op, residual, out_shape, x)
+    check_activation(op, activation)
+
+
+def check_activation(op: str, activation: str, name: str = "activation") -> None:
+    """One of ACTIVATIONS."""
     torch._check(
         activation in ACTIVATIONS,
-        lambda: f"{op}: activation must be one of {ACTIVATIONS[1:]} or none, got {activation!r}",
+        lambda: f"{op}: {name} must be one of {ACTIVATIONS[1:]} or none, got {activation!r}",
+    )
+
+
+def check_residual(op: str, residual: Tensor, out_shape: Sequence[int], x: Tensor) -> None:
+    """The output's shape for x: a residual is not broadcast."""
+    torch._check(
+        residual.dim() == 4 and all(a == b for a, b in zip(residual.shape, out_shape, strict=True)),
+        lambda: (
+            f"{op}: residual must have the output's shape {tuple(out_shape)} for x of"
+            f" {tuple(x.shape)}, got {tuple(residual.shape)}"
+        ),
     )
 
 

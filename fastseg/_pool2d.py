@@ -8,14 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastseg._tensor_checks import check_dense
+
 MAX_TAPS = 256
 """Positions that a uint8 code can tell apart."""
 
 LIMIT = 1 << 30
 """Strides, paddings and dilations stay below it."""
-
-FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-"""The dtypes of the compiled ops."""
 
 Ints = int | Sequence[int]
 
@@ -46,12 +45,13 @@ class Pool2d(NamedTuple):
 
 
 def _pair(op: str, name: str, value: Ints) -> tuple[int, int]:
-    values = (value, value) if isinstance(value, int) else tuple(value)
+    if isinstance(value, int):
+        return (value, value)
+    values = tuple(value)
     if len(values) == 1:
         values *= 2
-    torch._check(
-        len(values) == 2, lambda: f"{op}: {name} must be one integer or two, got {value!r}"
-    )
+    if len(values) != 2:
+        torch._check(False, lambda: f"{op}: {name} must be one integer or two, got {value!r}")
     return values
 
 
@@ -63,10 +63,7 @@ def pool2d(
     Raises:
         RuntimeError: as torch's pooling does, and if a window has more than 256 positions.
     """
-    kernel = _pair(op, "kernel_size", kernel_size)
-    no_stride = stride is None or (not isinstance(stride, int) and len(stride) == 0)
-    strides = kernel if no_stride else _pair(op, "stride", stride)
-    pads, dilations = _pair(op, "padding", padding), _pair(op, "dilation", dilation)
+    kernel, strides, pads, dilations = windows(op, kernel_size, stride, padding, dilation)
     named = {"kernel_size": kernel, "stride": strides, "dilation": dilations}
     for name, value in named.items():
         torch._check(
@@ -93,13 +90,35 @@ def pool2d(
     return Pool2d(kernel, strides, pads, dilations)
 
 
-def check_image(op: str, name: str, x: Tensor) -> None:
-    """Raises RuntimeError unless x is (N, C, H, W) or (C, H, W), empty at most in N."""
+def windows(
+    op: str, kernel_size: Ints, stride: Ints | None, padding: Ints, dilation: Ints = 1
+) -> Pool2d:
+    """As :func:`pool2d`, of values that were checked before."""
+    kernel = _pair(op, "kernel_size", kernel_size)
+    no_stride = stride is None or (not isinstance(stride, int) and len(stride) == 0)
+    return Pool2d(
+        kernel,
+        kernel if no_stride else _pair(op, "stride", stride),
+        _pair(op, "padding", padding),
+        _pair(op, "dilation", dilation),
+    )
+
+
+def check_image(op: str, name: str, x: Tensor, may_lack_channels: bool = False) -> None:
+    """Raises RuntimeError unless x is dense, (N, C, H, W) or (C, H, W), empty at most in N.
+
+    Args:
+        op: what the error begins with.
+        name: of x.
+        x: the image.
+        may_lack_channels: whether a (C, H, W) may be empty in C, as torch's unpooling takes it.
+    """
+    check_dense(op, name, x)
     torch._check(
         x.dim() in (3, 4),
         lambda: f"{op}: {name} must be (N, C, H, W) or (C, H, W), got shape {tuple(x.shape)}",
     )
-    for size in x.shape[-3:]:
+    for size in x.shape[-2:] if may_lack_channels and x.dim() == 3 else x.shape[-3:]:
         torch._check(
             size > 0,
             lambda: f"{op}: {name} must not be empty but for the batch, got shape {tuple(x.shape)}",

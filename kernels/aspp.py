@@ -135,7 +135,7 @@ def project(
     precision = precision_of(z.dtype)
     config = project_config(rows, channels, outputs, z.device, precision)
     out = empty_channels_last(z, (n, outputs, height, width))
-    if weight.stride(1) != 1:
+    if weight.stride(1) != 1 or weight.stride(0) < channels:  # as of an expanded one
         weight = weight.contiguous()
     vectors = [None if t is None else t.contiguous() for t in (pool_bias, scale, shift)]
     columns = triton.cdiv(outputs, config.BN)

@@ -64,7 +64,7 @@ class Sample(NamedTuple):
         """All tensors."""
         found = []
         for i, (argument, schema) in enumerate(
-            zip(self.arguments, self.op._schema.arguments, strict=True)
+            zip(self.arguments, self.op._schema.arguments, strict=False)  # others have defaults
         ):
             if isinstance(argument, Tensor):
                 found.append(Leaf(schema.name, i, None, argument))

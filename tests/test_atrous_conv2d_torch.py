@@ -6,7 +6,7 @@ import io
 
 import pytest
 import torch
-from conv_cases import ConvCase, assert_close, expected_conv2d, operands
+from conv_cases import ConvCase, expected_conv2d, operands
 from pool_cases import LAYOUTS, assert_identical, assert_layout
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses import FakeTensorMode
@@ -229,7 +229,7 @@ def test_forward_mode_is_refused():
 
 @pytest.mark.parametrize("needs_grad", [False, True])
 def test_autocast(needs_grad):
-    """x, weight and residual as torch casts a convolution's; the vectors keep their bits."""
+    """x and weight as torch casts a convolution's; the vectors and the residual keep their bits."""
     tensors = [t.detach().requires_grad_(needs_grad) for t in leaves(CASE)]
     x, weight, bias, scale, shift, residual = tensors
     vectors = {"bias": bias, "scale": scale, "shift": shift}
@@ -237,12 +237,12 @@ def test_autocast(needs_grad):
         y = fastseg.atrous_conv2d(
             x, weight, **vectors, residual=residual, **CASE.options, activation="relu"
         )
-    assert y.dtype == torch.bfloat16
-    rounded = [t.bfloat16() for t in (x, weight, residual)]
-    expected = expected_conv2d(
-        *rounded[:2], CASE, "relu", **vectors, residual=rounded[2]
-    )  # of vectors that were not rounded
-    assert_close(y.detach(), expected[0].detach(), expected[1])
+    assert y.dtype == torch.float32  # torch adds a float32 residual to sums in bfloat16
+    rounded = [t.bfloat16() for t in (x, weight)]
+    expected = expected_conv2d(*rounded, CASE, **vectors)  # of vectors that were not rounded
+    before = y.detach().where(y > 0, 0)
+    after = (expected[0].detach().bfloat16() + residual.detach()).relu()
+    torch.testing.assert_close(before, after, rtol=2e-2, atol=2e-2)
     if needs_grad:
         y.float().square().sum().backward()
         assert all(t.grad.dtype == torch.float32 for t in tensors)
@@ -264,6 +264,6 @@ def test_autocast_under_compile(layout):
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
     arguments = inputs(2, 8, 10, layout)
     y, expected = compiled(*arguments), function(*arguments)
-    assert y.dtype == torch.bfloat16
+    assert y.dtype == torch.float32  # x is the last residual
     assert_layout(y, layout)
     assert_identical(y.detach(), expected.detach())

@@ -12,7 +12,7 @@ from op_samples import DIFFERENTIABLE, Sample, assert_close, samples
 from torch import Tensor
 
 import fastseg
-from fastseg import _cpu_conv2d, _extension
+from fastseg import _cpu_aspp, _cpu_conv2d, _extension
 from fastseg._conv2d import Conv2d
 from fastseg.ops._library import CPU_PLANS
 
@@ -156,6 +156,25 @@ def test_every_way_of_a_convolution(way, only, monkeypatch, request):
             tolerance = TOLERANCE[way.dtype]
             actual, expected = convolve(**{name: t}), convolve(**{name: plain})
             assert_close(actual, expected, tolerance, f"{name} {what}")
+
+
+@needs_kernels
+def test_every_tensor_of_aspp_side_by_side():
+    """Branches that Winograd's pieces compute at once."""
+    if _extension.simd_level() == "portable":
+        pytest.skip("branches are computed one by one")
+    x, y = torch.randn(1, 64, 33, 33), torch.randn(1, 24)
+    weights = [torch.randn(n, 64, 3, 3) for n in (64, 32)]
+    vectors = [torch.randn(64), torch.randn(32)]
+    arguments = [
+        x, weights, vectors, vectors[:], [6, 12], torch.randn(24, 96, 1, 1), torch.randn(24),
+        torch.randn(24), y, "relu",
+    ]  # fmt: skip
+    sample = Sample("aspp", arguments)
+    assert _cpu_aspp.aspp(*arguments[:8], None, "relu") is not None
+    for leaf in sample.leaves():
+        for what, t in layouts(leaf.tensor):
+            assert_same(sample, leaf.name, what, t, 1e-3)
 
 
 def test_vectors_that_begin_at_one_address():

@@ -9,8 +9,9 @@ import torch
 from op_samples import Sample, assert_close, samples
 from torch.func import vmap
 
-import fastseg
 from fastseg.ops import _library
+from fastseg.ops.permutohedral_filter import permutohedral_filter
+from fastseg.ops.permutohedral_lattice import permutohedral_lattice
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -93,17 +94,34 @@ def test_vmap_of_no_slice(sample):
     assert [t.shape for t in outputs] == [(0, *t.shape) for t in sample()]
 
 
-@pytest.mark.parametrize("quality", ["compat", "high"])
-def test_lattices_of_different_sizes(quality):
-    """Slices whose lattices have different numbers of vertices, and tiles of their own."""
+@pytest.mark.parametrize("dilation", [0, 2])
+def test_lattices_of_different_sizes(dilation):
+    """Slices whose lattices have different numbers of vertices, and two tiles each."""
     features = torch.randn(3, 2, 3, 9000) * torch.tensor([1.0, 6.0, 0.1]).view(3, 1, 1, 1)
     values = torch.randn(3, 2, 2, 9000)
 
     def smooth(features, values):
-        lattice = fastseg.PermutohedralLattice(features, quality=quality)
-        return lattice.filter(values, normalization="symmetric")
+        lattice = permutohedral_lattice(features, dilation=dilation)
+        return permutohedral_filter(values, lattice, symmetric=dilation > 0)
 
     expected = torch.stack([smooth(f, v) for f, v in zip(features, values, strict=True)])
     torch.testing.assert_close(vmap(smooth)(features, values), expected)
     expected = torch.stack([smooth(features[0], v) for v in values])
     torch.testing.assert_close(vmap(smooth, (None, 0))(features[0], values), expected)
+
+
+@pytest.mark.parametrize("sample", samples(), ids=str)
+def test_vmap_of_channels_last(sample):
+    """No rule asks a tensor of vmap's for its memory format."""
+    tensors = {
+        leaf.name: leaf.tensor.contiguous(memory_format=torch.channels_last)
+        if leaf.tensor.dim() == 4
+        else leaf.tensor
+        for leaf in sample.leaves()
+    }
+    expected = sample.with_tensors(tensors)()
+    for names in (list(tensors)[:1], list(tensors)):
+        stacked = [torch.stack([tensors[name]] * SLICES) for name in names]
+        outputs = vmap(sample.with_tensors(tensors).as_function(names))(*stacked)
+        for actual, e in zip(outputs, expected, strict=True):
+            assert_close(actual, e.expand(SLICES, *e.shape), 1e-4, str(names))

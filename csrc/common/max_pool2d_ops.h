@@ -52,7 +52,8 @@ inline MaxPool2dCall prepare(const char* op, const Tensor& x, const Pool2dArgs& 
 
 inline Tensor per_channel(const MaxPool2dCall& call, const char* name, const Tensor& t) {
   FASTSEG_CHECK(t.dim() == 1 && t.size(0) == call.channels, call.op, ": ", name,
-                " must be (C,) = (", call.channels, ",), got shape ", to_string(t.sizes()));
+                " must be (C,) = (", call.channels, ",) as x has channels, got shape ",
+                to_string(t.sizes()));
   check_float(t, call.op, name);
   check_same_device(call.x, "x", t, name, call.op);
   const bool wide = call.x.scalar_type() == ScalarType::Double;

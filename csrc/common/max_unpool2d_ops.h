@@ -38,7 +38,7 @@ template <PlaceKernel place>
 Tensor max_unpool2d(const Tensor& values, const Tensor& indices, Ints output_size, Ints kernel_size,
                     Ints stride, Ints padding) {
   constexpr const char* op = "fastseg::max_unpool2d";
-  check_image(values, op, "values");
+  check_image(values, op, "values", /*may_lack_channels=*/true);
   check_float(values, op, "values");
   const UnpoolArgs args(op, values, "values", indices,
                         {op, kernel_size, stride, padding, Ints{1, 1}}, output_size[0],
@@ -68,7 +68,7 @@ Tensor max_unpool2d_backward(const Tensor& grad, const Tensor& indices, Ints poo
                              Ints kernel_size, Ints stride, Ints padding, Ints dilation,
                              int64_t packed_dim) {
   constexpr const char* op = "fastseg::max_unpool2d_backward";
-  check_image(grad, op, "grad");
+  check_image(grad, op, "grad", /*may_lack_channels=*/true);
   check_float(grad, op, "grad");
   const UnpoolArgs args(op, grad, "grad", indices, {op, kernel_size, stride, padding, dilation},
                         height_of(grad), width_of(grad), pooled_size[0], pooled_size[1],

@@ -51,6 +51,8 @@ inline FilterCall prepare(const char* op, const Tensor& values, const Tensor& sl
   const ScalarType dtype = values.scalar_type();
   FASTSEG_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double, op,
                 ": values must be float32 or float64, got ", dtype);
+  FASTSEG_CHECK(barycentric.scalar_type() == dtype, op, ": values must be ",
+                barycentric.scalar_type(), " as barycentric is, got ", dtype);
   for (const auto& [t, name] : {std::pair{&tile_starts, "tile_starts"},
                                 {&tile_vertices, "tile_vertices"},
                                 {&vertex_starts, "vertex_starts"}}) {

@@ -87,12 +87,14 @@ struct Pool2dArgs {
   }
 };
 
-// An (N, C, H, W) tensor, or (C, H, W) without N.
-inline void check_image(const Tensor& x, const char* op, const char* name) {
+// An (N, C, H, W) tensor, or (C, H, W) without N, which may lack channels where torch's may.
+inline void check_image(const Tensor& x, const char* op, const char* name,
+                        bool may_lack_channels = false) {
   const int64_t dim = x.dim();
   FASTSEG_CHECK(dim == 3 || dim == 4, op, ": ", name,
                 " must be (N, C, H, W) or (C, H, W), got shape ", to_string(x.sizes()));
-  FASTSEG_CHECK(x.size(dim - 1) > 0 && x.size(dim - 2) > 0 && x.size(dim - 3) > 0, op, ": ", name,
+  const bool has_channels = x.size(dim - 3) > 0 || (may_lack_channels && dim == 3);
+  FASTSEG_CHECK(x.size(dim - 1) > 0 && x.size(dim - 2) > 0 && has_channels, op, ": ", name,
                 " must not be empty but for the batch, got shape ", to_string(x.sizes()));
 }
 

@@ -1,7 +1,11 @@
 """The derivative of an op: one autograd.Function, made from the op's schema.
 
-It stands in the place of torch.library.register_autograd, whose Function functorch's transforms
-(torch.func.grad, vjp, jacrev) refuse and whose call takes several times as long.
+It stands in the place of torch.library.register_autograd, whose Function the transforms of
+torch.func (grad, vjp, jacrev) refuse, and whose call takes several times as long.
+
+The dispatcher calls it at the key Autograd as it calls torch's own derivatives: under a transform
+once for each of its levels, whose tensors the Function takes and returns; what it runs goes on to
+the next level. So it is a Function of one level, which torch allows where it is asked to.
 """
 
 from __future__ import annotations
@@ -52,8 +56,9 @@ class Derivative:
         backward: Backward | None,
     ):
         schema = op._schema
-        self._op = op
+        self._op, self._name = op, op.name()
         self._defaults = [a.default_value for a in schema.arguments]
+        self._check = required_tensors(op)
         kinds = [str(a.type) for a in schema.arguments]
         self._tensors = sum(kind in TENSORS for kind in kinds)
         self._has_lists = any(kind in TENSOR_LISTS for kind in kinds)
@@ -83,8 +88,9 @@ class Derivative:
             keyset: of the call.
             arguments: of the op, without defaults at the end.
         """
+        self._check(arguments)
         below = keyset & torch._C._after_autograd_keyset
-        refuse_tangents(self._op.name(), arguments)
+        refuse_tangents(self._name, arguments)
 
         def run():
             with _AutoDispatchBelowAutograd():
@@ -104,26 +110,36 @@ class Derivative:
 
 
 def _make_function(op, setup_context, backward) -> type[torch.autograd.Function]:
-    class Function(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, *inputs):
-            arguments, run = inputs[-1]
-            output = run()
-            if isinstance(output, list):
-                output = tuple(output)
-            ctx.set_materialize_grads(False)
-            if setup_context is not None:
-                setup_context(ctx, arguments, output)
-            return output
+    def forward(ctx, *inputs):
+        arguments, run = inputs[-1]
+        output = run()
+        if isinstance(output, list):
+            output = tuple(output)
+        ctx.set_materialize_grads(False)
+        if setup_context is not None:
+            setup_context(ctx, arguments, output)
+        return output
 
-        @staticmethod
-        def backward(ctx, *grads):
-            if all(g is None for g in grads):
-                return (None,) * len(ctx.needs_input_grad)
-            return (*backward(ctx, *grads), None)
+    def backward_of_inputs(ctx, *grads):
+        if all(g is None for g in grads):
+            return (None,) * len(ctx.needs_input_grad)
+        return (*backward(ctx, *grads), None)
 
-    Function.__name__ = Function.__qualname__ = op._opname
-    return Function
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward_of_inputs)}
+    return type(f"{op.namespace}_{op._opname}", (torch.autograd.Function,), methods)
+
+
+def required_tensors(op: torch._ops.OpOverload) -> Callable[[Sequence], None]:
+    """A check that no tensor is None which must not be: torch lets it through to the kernels."""
+    schema = enumerate(op._schema.arguments)
+    required = [(i, a.name) for i, a in schema if str(a.type) == "Tensor"]
+
+    def check(arguments: Sequence) -> None:
+        for i, name in required:
+            if arguments[i] is None:
+                raise TypeError(f"{op.name()}: {name} must be a tensor, got None")
+
+    return check
 
 
 def _no_gradient(op) -> Backward:

@@ -27,7 +27,13 @@ from torch.autograd import forward_ad
 from torch.compiler import is_dynamo_compiling
 
 from fastseg._conv2d import MOST_CALLS
-from fastseg.ops._autograd import Backward, Derivative, SetupContext, refuse_tangents
+from fastseg.ops._autograd import (
+    Backward,
+    Derivative,
+    SetupContext,
+    refuse_tangents,
+    required_tensors,
+)
 from fastseg.ops._vmap import Rule, by_slices
 
 LIBRARY = torch.library.Library("fastseg", "DEF")
@@ -82,7 +88,13 @@ def define(
         DERIVATIVES[op] = Derivative(op, setup_context, backward)
         LIBRARY.impl(name, DERIVATIVES[op].kernel, "Autograd", with_keyset=True)
     else:
-        LIBRARY.impl(name, autograd, "Autograd")
+        check = required_tensors(op)
+
+        def checked(*arguments):
+            check(arguments)
+            return autograd(*arguments)
+
+        LIBRARY.impl(name, checked, "Autograd")
     defaults = [argument.default_value for argument in op._schema.arguments]
 
     def rule(info, in_dims, *arguments):
@@ -162,7 +174,8 @@ def call(op: torch._ops.OpOverload, tensors: Sequence[Tensor | None], *arguments
             if direct is not None and plain_on_cpu(tensors):
                 return direct(*tensors, *arguments)
             if peek_interpreter_stack() is None:
-                refuse_tangents(op.name(), tensors)
+                if forward_ad._current_level >= 0:
+                    refuse_tangents(op.name(), tensors)
                 with _AutoDispatchBelowAutograd():
                     return op(*tensors, *arguments)
         elif plain_on_cpu(tensors):

@@ -3,45 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from fastseg import reference
 from fastseg._conv2d import (
-    check_alike,
     check_conv2d,
     check_epilogue,
-    check_float,
     check_image_and_weight,
     empty_output,
     remember,
 )
+from fastseg._tensor_checks import check_alike, check_float
+from fastseg.ops._aspp_branch import ASPPBranch, check_aspp
+from fastseg.ops._autocast import autocast_dtype, cast
 from fastseg.ops._library import define, define_cpu, define_triton, gradient_free
 from fastseg.ops._vmap import by_batch
-from fastseg.ops.atrous_conv2d import _autocast, atrous_conv2d
+from fastseg.ops.atrous_conv2d import atrous_conv2d
 from fastseg.ops.separable_atrous_conv2d import separable_atrous_conv2d
 
 OP = "fastseg::aspp"
-
-
-class ASPPBranch(NamedTuple):
-    """A convolution with its folded batch norm: ``act(conv2d(x, weight) * scale + shift)``.
-
-    With a depthwise weight it is separable: ``weight`` is then 1x1 and works on
-    ``depthwise_act(conv2d(x, depthwise_weight) * depthwise_scale + depthwise_shift)``. A bias
-    without batch norm is a shift without scale.
-    """
-
-    weight: Tensor  # (C, Ci, kh, kw), x's dtype
-    scale: Tensor | None = None  # (C,), a floating dtype, like shift
-    shift: Tensor | None = None
-    dilation: int = 1
-    depthwise_weight: Tensor | None = None  # (Ci, 1, kh, kw)
-    depthwise_scale: Tensor | None = None  # (Ci,)
-    depthwise_shift: Tensor | None = None
-    depthwise_activation: str | None = None
 
 
 def aspp(
@@ -83,12 +66,14 @@ def aspp(
         (N, Co, H, W), x's dtype, channels_last if x is, else contiguous.
 
     Raises:
+        TypeError: what is no tensor or no ASPPBranch.
         RuntimeError: an argument that does not fit, by its name.
     """
+    if not is_dynamo_compiling():
+        check_aspp(x, branches, project, pool, activation)
     if x.dim() == 3:
         options = {"pool": pool, "pool_first": pool_first, "activation": activation}
         return aspp(x[None], branches, project, **options)[0]
-    _check_form(branches, project, pool, activation)
     separable = any(b.depthwise_weight is not None for b in branches)
     if separable or (project is not None and tuple(project.weight.shape[2:]) != (1, 1)):
         return _by_branch(x, branches, project, pool, pool_first, activation)
@@ -99,8 +84,9 @@ def aspp(
         if pool is not None:
             project_weight, by_pool = _split(project_weight, pool, pool_first)
             bias = atrous_conv2d(image_pooling(x, pool, activation), by_pool).flatten(1)
-    if torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type):
-        x, project_weight, *weights = _autocast(x, project_weight, *weights)
+    lower = autocast_dtype(x)
+    if lower is not None:
+        x, project_weight, *weights = cast(lower, x, project_weight, *weights)
     return torch.ops.fastseg.aspp(
         x,
         weights,
@@ -181,24 +167,6 @@ def project_pooled(
     if tuple(weight.shape[2:]) != (1, 1):  # at the map's borders taps read padding
         return atrous_conv2d(pooled.expand(-1, -1, *size), weight, scale=scale)
     return atrous_conv2d(pooled, weight, scale=scale).expand(-1, -1, *size)
-
-
-def _check_form(branches, project, pool, activation):
-    torch._check(len(branches) > 0, lambda: f"{OP}: branches must not be empty")
-    if project is None:
-        torch._check(pool is None, lambda: f"{OP}: pool needs a projection, got project None")
-        torch._check(
-            activation is None,
-            lambda: f"{OP}: activation must be None for a sum without projection",
-        )
-        return
-    n = sum(b.weight.shape[0] for b in branches)
-    n += 0 if pool is None else pool.weight.shape[0]
-    shape = tuple(project.weight.shape)
-    torch._check(
-        len(shape) == 4 and shape[1] == n,
-        lambda: f"{OP}: project's weight must have the shape (Co, {n}, kh, kw), got {shape}",
-    )
 
 
 def _by_branch(x, branches, project, pool, pool_first, activation):

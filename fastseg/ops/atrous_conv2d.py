@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -17,13 +17,17 @@ from fastseg._conv2d import (
     check_epilogue,
     check_image_and_weight,
     check_output_size,
+    check_residual,
     empty_output,
     in_layout_of,
     is_bare,
+    pair,
     remember,
     resolve_padding,
 )
 from fastseg._float32_precision import reduced_on_cpu
+from fastseg._tensor_checks import FLOATS, check_optional_tensors, check_tensors
+from fastseg.ops._autocast import autocast_dtype, cast
 from fastseg.ops._library import (
     CPU_PLANS,
     DERIVATIVES,
@@ -40,6 +44,7 @@ from fastseg.ops._vmap import by_batch
 from fastseg.ops.atrous_conv2d_grad import input_grad
 
 ops = torch.ops.fastseg
+OP = "fastseg::atrous_conv2d"
 
 
 def atrous_conv2d(
@@ -66,8 +71,12 @@ def atrous_conv2d(
     instructions for bfloat16 and torch's convolution of it is the fastest. Deterministic. A NaN
     reaches the outputs that read it; an infinity may reach them as NaN.
 
-    On the CPU, kernels of 3x3 taps multiply as Winograd does, with float32's accuracy;
-    ``torch.set_float32_matmul_precision("high")`` admits F(4, 3) with errors of about 2e-5.
+    On the CPU, kernels of 3x3 taps multiply as Winograd does, with float32's accuracy; F(4, 3) with
+    errors of about 2e-5 is admitted by ``torch.set_float32_matmul_precision("high")`` or by "tf32"
+    as fp32_precision of torch.backends, whichever says something of oneDNN's convolutions.
+
+    Under autocast x and the weight are cast as those of torch's convolution are; a residual of
+    another dtype is added to the rounded sums in the wider dtype of both, as torch adds it.
 
     Args:
         x: (N, Ci, H, W) or (Ci, H, W), any strides; float32, float64, float16 or bfloat16.
@@ -87,12 +96,14 @@ def atrous_conv2d(
         (N, Co, h, w), x's dtype, channels_last if x is, else contiguous.
 
     Raises:
+        TypeError: what is no tensor.
         RuntimeError: an argument that does not fit, by its name.
+        NotImplementedError: an argument with a tangent of forward-mode AD.
     """
     tensors = (x, weight, bias, scale, shift, residual)
     activation = activation or ""
     if plain_on_cpu(tensors):
-        plan = _plan(tensors, stride, padding, dilation, groups, activation)
+        plan = cpu_plan(tensors, stride, padding, dilation, groups, activation)
         if plan is not None:
             if not needs_gradient(tensors):
                 return plan.run(*tensors)
@@ -100,44 +111,56 @@ def atrous_conv2d(
                 arguments = (*tensors, *plan.conv, activation)
                 run = functools.partial(plan.run, *tensors)
                 return DERIVATIVES[_atrous_conv2d](arguments, run)
+    check_tensors(OP, x=x, weight=weight)
+    check_optional_tensors(OP, bias=bias, scale=scale, shift=shift, residual=residual)
     if x.dim() == 3:
+        if residual is not None and residual.dim() != 3:
+            refuse_residual_of_image(OP, residual)
         out = atrous_conv2d(
             x[None], weight, bias, stride=stride, padding=padding, dilation=dilation,
             groups=groups, scale=scale, shift=shift, activation=activation,
             residual=None if residual is None else residual[None],
         )  # fmt: skip
         return out[0]
-    device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        x, weight, residual = _autocast(x, weight, residual)
+    lower = autocast_dtype(x)
+    if lower is not None:
+        x, weight = cast(lower, x, weight)
+        if residual is not None and residual.dtype in FLOATS and residual.dtype != x.dtype:
+            # torch adds it to the rounded sums, in the wider dtype.
+            y = atrous_conv2d(
+                x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups,
+                scale=scale, shift=shift,
+            )  # fmt: skip
+            if residual.shape != y.shape:  # torch.compile does not trace what checks call
+                check_residual(OP, residual, y.shape, x)
+            return reference.ACTIVATION[activation](y + residual)
         tensors = (x, weight, bias, scale, shift, residual)
-    op = "fastseg::atrous_conv2d"
     kernel_size = weight.shape[2:] if weight.dim() == 4 else (1, 1)  # the op refuses it
-    padding = resolve_padding(op, padding, kernel_size, dilation)
-    geometry = (stride, padding, dilation, groups)
+    padding = resolve_padding(OP, padding, kernel_size, dilation)
+    geometry = (pair(OP, "stride", stride), padding, pair(OP, "dilation", dilation), groups)
     if activation in RECOMPUTED and not gradient_free(tensors):
         # Their derivatives need what goes in: kept here, where the op would compute it once more.
-        return reference.ACTIVATION[activation](_atrous_conv2d(*tensors, *geometry, ""))
+        return reference.ACTIVATION[activation](call(_atrous_conv2d, tensors, *geometry, ""))
     return call(_atrous_conv2d, tensors, *geometry, activation)
+
+
+def refuse_residual_of_image(op: str, residual: Tensor) -> NoReturn:
+    """For x without N."""
+    shape = tuple(residual.shape)
+    raise RuntimeError(f"{op}: residual must have three dimensions, as x has, got shape {shape}")
 
 
 RECOMPUTED = ("silu", "hardswish")
 """The activations whose derivative needs what goes in."""
 
 
-def _autocast(*tensors: Tensor | None) -> list[Tensor | None]:
-    """Convolution's inputs as torch's autocast casts them; float64 stays."""
-    dtype = torch.get_autocast_dtype(next(t for t in tensors if t is not None).device.type)
-    return [t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors]
-
-
-def _check(op, x, weight, bias, scale, shift, residual, stride, padding, dilation, groups, act):
-    """The geometry and the output's (N, Co, h, w)."""
-    check_image_and_weight(op, x, weight, groups)
-    conv = check_conv2d(op, weight.shape[2:], stride, padding, dilation, groups)
-    size = check_output_size(op, "x", x.shape[2:], weight.shape[2:], conv)
+def _check(x, weight, bias, scale, shift, residual, stride, padding, dilation, groups, act):
+    """The geometry and the output's (h, w)."""
+    check_image_and_weight(OP, x, weight, groups)
+    conv = check_conv2d(OP, weight.shape[2:], stride, padding, dilation, groups)
+    size = check_output_size(OP, "x", x.shape[2:], weight.shape[2:], conv)
     vectors = {"bias": bias, "scale": scale, "shift": shift}
-    check_epilogue(op, x, (x.shape[0], weight.shape[0], *size), vectors, residual, act)
+    check_epilogue(OP, x, (x.shape[0], weight.shape[0], *size), vectors, residual, act)
     return conv, size
 
 
@@ -145,53 +168,52 @@ _check_once = remember(_check)
 
 
 def _fake(x, weight, *others):
-    _, size = _check("fastseg::atrous_conv2d", x, weight, *others)
+    _, size = _check(x, weight, *others)
     return empty_output(x, weight.shape[0], size)
 
 
 def _reference(*arguments):
-    conv, _ = _check("fastseg::atrous_conv2d", *arguments)
+    conv, _ = _check(*arguments)
     *tensors, _, _, _, _, activation = arguments
     out = reference.atrous_conv2d(*tensors, *conv, activation)
     return in_layout_of(arguments[0], out)
 
 
-class _Plan(NamedTuple):
+class CPUPlan(NamedTuple):
     """How the CPU computes a call, ``run(*tensors)``, and its geometry."""
 
     run: Callable[..., Tensor]
     conv: Conv2d
 
 
-def _plan(tensors, stride, padding, dilation, groups, activation) -> _Plan | None:
-    """How the CPU computes this call, remembered.
+def cpu_plan(tensors, stride, padding, dilation, groups, activation) -> CPUPlan | None:
+    """How the CPU computes a call of these tensors, all that the op takes, remembered.
 
-    None where that is for the op to say: x is no image, nothing is compiled, or an argument cannot
-    be hashed. Checks and the choice look at no more than what is the key.
+    None where that is for the op to say: x is no image, nothing is compiled, or an argument is
+    missing or cannot be hashed. Checks and the choice look at no more than what is the key.
     """
     x, weight, bias, scale, shift, residual = tensors
-    key = (
-        x.shape, x.dtype, weight.shape, weight.dtype,
-        bias if bias is None else (bias.shape, bias.dtype),
-        scale if scale is None else (scale.shape, scale.dtype),
-        shift if shift is None else (shift.shape, shift.dtype),
-        residual if residual is None else (residual.shape, residual.dtype),
-        stride, padding, dilation, groups, activation, reduced_on_cpu(),
-    )  # fmt: skip
     try:
+        key = (
+            x.shape, x.dtype, weight.shape, weight.dtype,
+            bias if bias is None else (bias.shape, bias.dtype),
+            scale if scale is None else (scale.shape, scale.dtype),
+            shift if shift is None else (shift.shape, shift.dtype),
+            residual if residual is None else (residual.shape, residual.dtype),
+            stride, padding, dilation, groups, activation, reduced_on_cpu(),
+        )  # fmt: skip
         plan = CPU_PLANS.get(key)
-    except TypeError:
+    except (AttributeError, TypeError):
         return None
     if plan is None and x.dim() == weight.dim() == 4:
         from fastseg import _cpu_conv2d, _extension
 
         if _extension.CPU_MISSING:
             return None
-        op = "fastseg::atrous_conv2d"
-        padding = resolve_padding(op, padding, weight.shape[2:], dilation)
-        conv, _ = _check(op, *tensors, stride, padding, dilation, groups, activation)
+        padding = resolve_padding(OP, padding, weight.shape[2:], dilation)
+        conv, _ = _check(*tensors, stride, padding, dilation, groups, activation)
         bare = is_bare(bias, scale, shift, residual, activation)
-        plan = _Plan(_cpu_conv2d.plan(x, weight, conv, activation, bare), conv)
+        plan = CPUPlan(_cpu_conv2d.plan(x, weight, conv, activation, bare), conv)
         keep_plan(key, plan)
     return plan
 
@@ -199,16 +221,16 @@ def _plan(tensors, stride, padding, dilation, groups, activation) -> _Plan | Non
 def _cpu(*arguments):
     *tensors, stride, padding, dilation, groups, activation = arguments
     geometry = tuple(stride), tuple(padding), tuple(dilation), groups
-    plan = _plan(tensors, *geometry, activation)
+    plan = cpu_plan(tensors, *geometry, activation)
     if plan is None:  # whose checks say why
-        _check("fastseg::atrous_conv2d", *arguments)
+        _check(*arguments)
     return plan.run(*tensors)
 
 
 def _triton(*arguments):
     from fastseg.kernels import atrous_conv2d as kernels
 
-    conv, _ = _check_once("fastseg::atrous_conv2d", *arguments)
+    conv, _ = _check_once(*arguments)
     *tensors, _, _, _, _, activation = arguments
     return kernels.atrous_conv2d(*tensors, *conv, activation)
 

@@ -6,15 +6,9 @@ import torch
 from torch import Tensor
 
 from fastseg import reference
-from fastseg._conv2d import (
-    Conv2d,
-    check_alike,
-    check_conv2d,
-    check_float,
-    empty_output,
-    in_layout_of,
-)
+from fastseg._conv2d import Conv2d, check_conv2d, empty_output, in_layout_of
 from fastseg._float32_precision import reduced_on_cpu
+from fastseg._tensor_checks import check_alike, check_float
 from fastseg.ops._library import (
     CPU_PLANS,
     DIRECT,

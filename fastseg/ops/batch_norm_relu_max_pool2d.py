@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 
 from fastseg import reference
-from fastseg._pool2d import Ints, pool2d
+from fastseg._pool2d import Ints, pool2d, windows
+from fastseg._tensor_checks import FLOATS, STRIDED, check_device, check_float, check_tensors
 from fastseg.ops._library import call, define
 from fastseg.ops._vmap import fold_planes, in_front
 from fastseg.ops.max_pool2d import codes_to_save, fake_pooled
 
 ops = torch.ops.fastseg
+OP = "fastseg::batch_norm_relu_max_pool2d"
 
 
 def batch_norm_relu_max_pool2d(
@@ -45,10 +47,16 @@ def batch_norm_relu_max_pool2d(
         values and codes, as :func:`fastseg.max_pool2d`.
 
     Raises:
+        TypeError: as :func:`fastseg.max_pool2d`, of every tensor.
         RuntimeError: as :func:`fastseg.max_pool2d`, or scale or shift is not (C,).
     """
+    tensors = (x, scale, shift)
+    for t in tensors:
+        if type(t) is not Tensor or t.layout is not STRIDED:
+            check_tensors(OP, x=x, scale=scale, shift=shift)
+            break
     arguments = (() if stride is None else stride, padding, dilation, ceil_mode)
-    return call(_batch_norm_relu_max_pool2d, (x, scale, shift), kernel_size, *arguments)
+    return call(_batch_norm_relu_max_pool2d, tensors, kernel_size, *arguments)
 
 
 def fold_batch_norm(
@@ -72,7 +80,13 @@ def fold_batch_norm(
 
     Returns:
         scale and shift, (C,).
+
+    Raises:
+        TypeError: what is no tensor.
+        RuntimeError: a tensor of another shape or on another device than running_var, or of no
+            floating-point dtype.
     """
+    _check_batch_norm(weight, bias, running_mean, running_var)
     scale = torch.rsqrt(running_var + eps)
     if weight is not None:
         scale = scale * weight
@@ -80,22 +94,50 @@ def fold_batch_norm(
     return scale, shift if bias is None else shift + bias
 
 
+def _check_batch_norm(weight, bias, running_mean, running_var):
+    op = "fastseg::fold_batch_norm"
+    for name, t in (
+        ("running_var", running_var), ("running_mean", running_mean), ("weight", weight),
+        ("bias", bias),
+    ):  # fmt: skip
+        if t is None and name in ("weight", "bias"):
+            continue
+        if not isinstance(t, Tensor) or t.layout is not STRIDED:
+            check_tensors(op, **{name: t})
+        # Without what torch.library's checks cost: this runs before every fused pooling.
+        if t.dtype not in FLOATS:
+            check_float(op, name, t)
+        if t.dim() != 1 or t.shape != running_var.shape:
+            like = "" if t is running_var else f", running_var's {tuple(running_var.shape)}"
+            raise RuntimeError(f"{op}: {name} must have the shape (C,){like}, got {tuple(t.shape)}")
+        if t.device != running_var.device:
+            check_device(op, name, t, "running_var", running_var)
+
+
 def _fake(x, scale, shift, kernel_size, stride=(), padding=0, dilation=1, ceil_mode=False):
-    op = "fastseg::batch_norm_relu_max_pool2d"
+    outputs = fake_pooled(OP, x, pool2d(OP, kernel_size, stride, padding, dilation), ceil_mode)
     for name, t in (("scale", scale), ("shift", shift)):
+        check_float(OP, name, t)
         torch._check(
-            t.dim() == 1,
-            lambda n=name, t=t: f"{op}: {n} must be (C,), got shape {tuple(t.shape)}",
+            t.dim() == 1 and t.shape[0] == x.shape[-3],
+            lambda n=name, t=t: (
+                f"{OP}: {n} must be (C,) = ({x.shape[-3]},) as x has channels, got shape"
+                f" {tuple(t.shape)}"
+            ),
         )
-        torch._check(t.shape[0] == x.shape[-3], lambda n=name: f"{op}: {n} must be (C,)")
-        torch._check(t.device == x.device, lambda n=name: f"{op}: x and {n} must be on one device")
-    return fake_pooled(op, x, pool2d(op, kernel_size, stride, padding, dilation), ceil_mode)
+        check_device(OP, name, t, "x", x)
+    return outputs
+
+
+def _reference(x, scale, shift, *window):
+    _fake(x, scale, shift, *window)
+    return reference.batch_norm_relu_max_pool2d(x, scale, shift, *window)
 
 
 def _setup_context(ctx, inputs, output):
     x, scale, shift, kernel_size, stride, padding, dilation, _ = inputs
     values, codes = output
-    ctx.pool = pool2d("fastseg::batch_norm_relu_max_pool2d", kernel_size, stride, padding, dilation)
+    ctx.pool = windows(OP, kernel_size, stride, padding, dilation)
     codes, ctx.packed_dim = codes_to_save(codes, ctx.pool)
     ctx.shift_dtype = shift.dtype
     ctx.save_for_backward(x, scale, values, codes)
@@ -141,7 +183,7 @@ define(
     "batch_norm_relu_max_pool2d(Tensor x, Tensor scale, Tensor shift, int[2] kernel_size,"
     " int[2] stride=[], int[2] padding=0, int[2] dilation=1, bool ceil_mode=False)"
     " -> (Tensor values, Tensor codes)",
-    reference=reference.batch_norm_relu_max_pool2d,
+    reference=_reference,
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,

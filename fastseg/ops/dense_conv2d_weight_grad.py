@@ -9,14 +9,8 @@ from __future__ import annotations
 import torch
 
 from fastseg import reference
-from fastseg._conv2d import (
-    check_alike,
-    check_conv2d,
-    check_float32,
-    check_output_size,
-    in_layout_of,
-    pair,
-)
+from fastseg._conv2d import check_conv2d, check_output_size, in_layout_of, pair
+from fastseg._tensor_checks import check_alike, check_float32
 from fastseg.ops._library import define
 from fastseg.ops.atrous_conv2d_grad import empty_weight
 

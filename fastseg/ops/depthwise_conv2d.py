@@ -9,15 +9,14 @@ import torch
 
 from fastseg import reference
 from fastseg._conv2d import (
-    check_alike,
     check_conv2d,
     check_epilogue,
-    check_float,
     check_output_size,
     empty_output,
     in_layout_of,
     pair,
 )
+from fastseg._tensor_checks import check_alike, check_float
 from fastseg.ops._library import define, define_triton
 from fastseg.ops._vmap import by_batch
 

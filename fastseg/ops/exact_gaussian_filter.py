@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastseg import reference
+from fastseg._tensor_checks import check_dense, check_device, check_float, check_tensors
 from fastseg.ops._library import call, define, define_triton
 from fastseg.ops._vmap import in_front
 
@@ -43,10 +44,13 @@ def exact_gaussian_filter(
             (on a GPU the results at such points are undefined).
         NotImplementedError: a second derivative of the features.
     """
+    check_tensors("fastseg::exact_gaussian_filter", values=values, features=features)
     return call(_exact_gaussian_filter, (values, features), cutoff)
 
 
 def _check(op: str, values: Tensor, features: Tensor, cutoff: float) -> None:
+    check_float(op, "values", values)
+    check_dense(op, "features", features)
     torch._check(
         values.dim() == 3,
         lambda: f"{op}: values must have the shape (B, C, N), got {tuple(values.shape)}",
@@ -65,10 +69,6 @@ def _check(op: str, values: Tensor, features: Tensor, cutoff: float) -> None:
         n == values.shape[2],
         lambda: f"{op}: features must have the {values.shape[2]} points of values, got {n}",
     )
-    torch._check(
-        values.dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16),
-        lambda: f"{op}: values must be float32, float64, float16 or bfloat16, got {values.dtype}",
-    )
     expected = torch.float64 if values.dtype == torch.float64 else torch.float32
     torch._check(
         features.dtype == expected,
@@ -76,10 +76,7 @@ def _check(op: str, values: Tensor, features: Tensor, cutoff: float) -> None:
             f"{op}: features must be {expected} for values of {values.dtype}, got {features.dtype}"
         ),
     )
-    torch._check(
-        values.device == features.device,
-        lambda: f"{op}: values and features must be on one device",
-    )
+    check_device(op, "features", features, "values", values)
     torch._check(0 <= cutoff < 1, lambda: f"{op}: cutoff must be in [0, 1), got {cutoff}")
 
 

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from fastseg import reference
 from fastseg._pool2d import (
-    FLOATS,
     Ints,
     Pool2d,
     check_image,
@@ -16,7 +15,9 @@ from fastseg._pool2d import (
     empty_plane,
     memory_format,
     pool2d,
+    windows,
 )
+from fastseg._tensor_checks import FLOATS, STRIDED, check_float, check_tensors
 from fastseg.ops._library import call, define
 from fastseg.ops._vmap import fold_planes
 
@@ -52,9 +53,12 @@ def max_pool2d(
         codes: uint8 of the same shape and layout.
 
     Raises:
+        TypeError: x is no tensor.
         RuntimeError: an argument that torch's pooling refuses too, or a window of more than 256
             positions.
     """
+    if type(x) is not Tensor or x.layout is not STRIDED:
+        check_tensors("fastseg::max_pool2d", x=x)
     if x.dtype not in FLOATS:
         return reference.max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode)
     arguments = (() if stride is None else stride, padding, dilation, ceil_mode)
@@ -66,6 +70,7 @@ def max_pool2d(
 def fake_pooled(op: str, x: Tensor, pool: Pool2d, ceil_mode: bool) -> tuple[Tensor, Tensor]:
     """Empty values and codes for a pooling of x."""
     check_image(op, "x", x)
+    check_float(op, "x", x)
     size = pool.pooled_size(x.shape[-2:], ceil_mode)
     check_pooled(op, x, pool, size)
     layout = memory_format(x)
@@ -77,7 +82,7 @@ def codes_to_save(codes: Tensor, pool: Pool2d) -> tuple[Tensor, int]:
     if not pool.is_2x2:
         return codes, 0
     packed_dim = -3 if memory_format(codes) == torch.channels_last else -1
-    return ops.pack_codes(codes, packed_dim), packed_dim
+    return call(ops.pack_codes.default, (codes,), packed_dim), packed_dim
 
 
 def _fake(x, kernel_size, stride=(), padding=0, dilation=1, ceil_mode=False):
@@ -87,7 +92,7 @@ def _fake(x, kernel_size, stride=(), padding=0, dilation=1, ceil_mode=False):
 
 def _setup_context(ctx, inputs, output):
     x, kernel_size, stride, padding, dilation, _ = inputs
-    ctx.pool = pool2d("fastseg::max_pool2d", kernel_size, stride, padding, dilation)
+    ctx.pool = windows("fastseg::max_pool2d", kernel_size, stride, padding, dilation)
     ctx.input_size = x.shape[-2:]
     codes, ctx.packed_dim = codes_to_save(output[1], ctx.pool)
     ctx.save_for_backward(codes)

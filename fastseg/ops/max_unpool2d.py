@@ -8,7 +8,17 @@ import torch
 from torch import Tensor
 
 from fastseg import reference
-from fastseg._pool2d import Ints, check_image, codes_layout, empty_plane, memory_format, pool2d
+from fastseg._pool2d import (
+    Ints,
+    check_image,
+    codes_layout,
+    empty_plane,
+    memory_format,
+    pool2d,
+    windows,
+)
+from fastseg._tensor_checks import STRIDED, check_dense, check_device, check_float, check_tensors
+from fastseg.ops._autocast import autocast_dtype, cast, unpools_in_float32
 from fastseg.ops._library import call, define
 from fastseg.ops._vmap import fold_planes
 from fastseg.ops.max_pool2d import codes_to_save
@@ -42,16 +52,24 @@ def max_unpool2d(
             stride of the default ``(h - 1) * stride - 2 * padding + kernel_size``.
 
     Returns:
-        (N, C, H, W), values' dtype, in the layout of indices.
+        (N, C, H, W), values' dtype, in the layout of indices. Under autocast float32 where torch's
+        unpooling is: on the CPU.
 
     Raises:
+        TypeError: values or indices are no tensors.
         ValueError: an output_size of wrong length or, in eager mode, out of range.
         RuntimeError: wrong shapes, dtypes or windows; a code or an index that does not lie in its
             window or the plane (on a GPU a device-side assert that names the op).
     """
+    for t in (values, indices):
+        if type(t) is not Tensor or t.layout is not STRIDED:
+            check_tensors("fastseg::max_unpool2d", values=values, indices=indices)
+            break
     kernel, padding = _pair(kernel_size), _pair(padding)
     stride = kernel if stride is None else _pair(stride)
     size = _output_size(values.shape[-2:], kernel, stride, padding, output_size)
+    if autocast_dtype(values) is not None and unpools_in_float32(values.device.type):
+        (values,) = cast(torch.float32, values)
     return call(_max_unpool2d, (values, indices), size, kernel, stride, padding)
 
 
@@ -92,26 +110,38 @@ def _output_size(
 
 
 def _fake(values, indices, output_size, kernel_size, stride=(), padding=0):
+    _check(values, indices, kernel_size, stride, padding)
+    return empty_plane(values, output_size, memory_format(indices))
+
+
+def _check(values, indices, kernel_size, stride, padding):
     op = "fastseg::max_unpool2d"
     pool2d(op, kernel_size, stride, padding)
-    check_image(op, "values", values)
+    check_image(op, "values", values, may_lack_channels=True)
+    check_float(op, "values", values)
+    check_dense(op, "indices", indices)
     torch._check(
         indices.dtype in (torch.uint8, torch.int64),
         lambda: f"{op}: indices must be uint8 codes or int64 flat indices, got {indices.dtype}",
     )
     torch._check(
         indices.shape == values.shape,
-        lambda: f"{op}: indices must have shape {tuple(values.shape)}, got {tuple(indices.shape)}",
+        lambda: (
+            f"{op}: indices must have shape {tuple(values.shape)} of values, got"
+            f" {tuple(indices.shape)}"
+        ),
     )
-    torch._check(
-        indices.device == values.device, lambda: f"{op}: values and indices must be on one device"
-    )
-    return empty_plane(values, output_size, memory_format(indices))
+    check_device(op, "indices", indices, "values", values)
+
+
+def _reference(values, indices, output_size, kernel_size, stride=(), padding=0):
+    _check(values, indices, kernel_size, stride, padding)
+    return reference.max_unpool2d(values, indices, output_size, kernel_size, stride, padding)
 
 
 def _setup_context(ctx, inputs, output):
     values, indices, _, kernel_size, stride, padding = inputs
-    ctx.pool = pool2d("fastseg::max_unpool2d", kernel_size, stride, padding)
+    ctx.pool = windows("fastseg::max_unpool2d", kernel_size, stride, padding)
     ctx.pooled_size, ctx.packed_dim = values.shape[-2:], 0
     if indices.dtype == torch.uint8:
         indices, ctx.packed_dim = codes_to_save(indices, ctx.pool)
@@ -132,7 +162,7 @@ def _vmap(op, info, in_dims, values, indices, *args):
 define(
     "max_unpool2d(Tensor values, Tensor indices, SymInt[2] output_size, int[2] kernel_size,"
     " int[2] stride=[], int[2] padding=0) -> Tensor",
-    reference=reference.max_unpool2d,
+    reference=_reference,
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,

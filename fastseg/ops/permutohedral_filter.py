@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastseg import reference
+from fastseg._tensor_checks import check_float32_or_64, check_tensors
 from fastseg.ops._library import call, define
 from fastseg.ops._vmap import by_slices
 from fastseg.reference.permutohedral_lattice import PermutohedralTensors
@@ -46,13 +47,17 @@ def permutohedral_filter(
 
     Adams, Baek & Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", 2010.
     """
+    check_tensors("fastseg::permutohedral_filter", values=values, **lattice._asdict())
     tensors = (values, *lattice[:7])
     return call(_permutohedral_filter, tensors, passes, symmetric, reverse, gain, side)
 
 
-def _check(op, values, slots, barycentric, neighbors):
+def _check(op, values, slots, barycentric):
+    """What does not belong together, but for sizes that depend on the features."""
+    check_float32_or_64(op, "values", values)
     torch._check(
-        values.dim() == 3, lambda: f"{op}: values must have shape (B, C, N), got {values.shape}"
+        values.dim() == 3,
+        lambda: f"{op}: values must have the shape (B, C, N), got {tuple(values.shape)}",
     )
     b, n = slots.shape[:2]
     torch._check(
@@ -80,8 +85,13 @@ def _fake(
     gain=1.0,
     side=0.5,
 ):
-    _check("fastseg::permutohedral_filter", values, slots, barycentric, neighbors)
+    _check("fastseg::permutohedral_filter", values, slots, barycentric)
     return values.new_empty(values.shape)
+
+
+def _reference(values, slots, barycentric, *others):
+    _check("fastseg::permutohedral_filter", values, slots, barycentric)
+    return reference.permutohedral_filter(values, slots, barycentric, *others)
 
 
 def _setup_context(ctx, inputs, output):
@@ -119,7 +129,7 @@ _LATTICE = (
 )
 define(
     f"permutohedral_filter(Tensor values, {_LATTICE}) -> Tensor",
-    reference=reference.permutohedral_filter,
+    reference=_reference,
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,

@@ -10,6 +10,7 @@ from fastseg import reference
 from fastseg._lattice_quality import LATTICE_QUALITY
 from fastseg._ordinary_tensors import ordinary_tensors
 from fastseg._readable import readable
+from fastseg._tensor_checks import check_float32_or_64, check_tensors
 from fastseg.ops import permutohedral_filter as _filter
 from fastseg.ops._library import call, define, gradient_free
 from fastseg.ops._vmap import by_slices, slice_of
@@ -48,6 +49,10 @@ def permutohedral_lattice(
 
     Adams, Baek & Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", 2010.
     """
+    op = "fastseg::permutohedral_lattice"
+    check_tensors(op, features=features)
+    if type(features) is Tensor and features.is_meta:
+        raise RuntimeError(f"{op}: features must hold values, got a tensor on meta")
     return PermutohedralTensors(*call(_lattice, (features,), refine, dilation))
 
 
@@ -208,6 +213,7 @@ class PermutohedralLattice:
 
 def _fake(features, refine=1.0, dilation=0):
     op = "fastseg::permutohedral_lattice"
+    check_float32_or_64(op, "features", features)
     torch._check(
         features.dim() == 3,
         lambda: f"{op}: features must have shape (B, d, N), got {tuple(features.shape)}",

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fastseg import reference
-from fastseg._pool2d import Ints, memory_format, packed_layout, pool2d
+from fastseg._pool2d import Ints, check_image, memory_format, packed_layout, pool2d
+from fastseg._tensor_checks import check_tensors
 from fastseg.ops._library import define
 from fastseg.ops._vmap import fold_planes
 
@@ -40,6 +41,7 @@ def codes_to_indices(
         RuntimeError: codes are not uint8, or one lies outside its window or the plane (on a GPU a
             device-side assert that names the op).
     """
+    check_tensors("fastseg::codes_to_indices", codes=codes)
     stride = () if stride is None else stride
     return ops.codes_to_indices(codes, input_size[-2:], kernel_size, stride, padding, dilation)
 
@@ -69,17 +71,20 @@ def indices_to_codes(
         RuntimeError: indices are not int64, or one lies outside its window (on a GPU a device-side
             assert that names the op).
     """
+    check_tensors("fastseg::indices_to_codes", indices=indices)
     stride = () if stride is None else stride
     return ops.indices_to_codes(indices, input_size[-2:], kernel_size, stride, padding, dilation)
 
 
 def _conversion(name: str, source: torch.dtype, target: torch.dtype, convert) -> None:
     """Defines one of the two conversions, which differ in direction alone."""
+    argument = name.partition("_")[0]
 
     def check(positions: Tensor) -> None:
+        check_image(f"fastseg::{name}", argument, positions)
         torch._check(
             positions.dtype == source,
-            lambda: f"fastseg::{name}: expected {source}, got {positions.dtype}",
+            lambda: f"fastseg::{name}: expected {source} {argument}, got {positions.dtype}",
         )
 
     def run(positions, *args):
@@ -110,7 +115,25 @@ _conversion("codes_to_indices", torch.uint8, torch.int64, reference.codes_to_ind
 _conversion("indices_to_codes", torch.int64, torch.uint8, reference.indices_to_codes)
 
 
+def _check_pack(codes, packed_dim):
+    op = "fastseg::pack_codes"
+    check_image(op, "codes", codes, may_lack_channels=True)
+    torch._check(
+        codes.dtype == torch.uint8, lambda: f"{op}: codes must be uint8, got {codes.dtype}"
+    )
+    torch._check(
+        packed_dim == -1 or (packed_dim == -3 and codes.dim() == 4),
+        lambda: f"{op}: packed_dim must be -1 or, for 4-D codes, -3, got {packed_dim}",
+    )
+
+
+def _reference_pack(codes, packed_dim):
+    _check_pack(codes, packed_dim)
+    return reference.pack_codes(codes, packed_dim)
+
+
 def _fake_pack(codes, packed_dim):
+    _check_pack(codes, packed_dim)
     size = list(codes.shape)
     size[packed_dim] = (size[packed_dim] + 3) // 4
     layout = packed_layout(packed_dim)
@@ -124,7 +147,7 @@ def _vmap_pack(op, info, in_dims, codes, packed_dim):
 
 define(
     "pack_codes(Tensor codes, int packed_dim) -> Tensor",
-    reference=reference.pack_codes,
+    reference=_reference_pack,
     fake=_fake_pack,
     vmap=_vmap_pack,
 )

@@ -4,9 +4,25 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
-from fastseg._conv2d import Ints
-from fastseg.ops.atrous_conv2d import atrous_conv2d
+from fastseg._conv2d import (
+    Ints,
+    check_activation,
+    check_conv2d,
+    check_epilogue,
+    check_image_and_weight,
+    check_output_size,
+    remember,
+    resolve_padding,
+)
+from fastseg._float32_precision import reduced_on_cpu
+from fastseg._tensor_checks import check_alike, check_optional_tensors, check_tensors
+from fastseg.ops._autocast import autocast_dtype, cast
+from fastseg.ops._library import CPU_PLANS, keep_plan, needs_gradient, plain_on_cpu
+from fastseg.ops.atrous_conv2d import CPUPlan, atrous_conv2d, cpu_plan, refuse_residual_of_image
+
+OP = "fastseg::separable_atrous_conv2d"
 
 
 def separable_atrous_conv2d(
@@ -59,18 +75,19 @@ def separable_atrous_conv2d(
         (N, Co, h, w), x's dtype, channels_last if x is, else contiguous.
 
     Raises:
+        TypeError: what is no tensor.
         RuntimeError: an argument that does not fit, by its name.
     """
-    op = "fastseg::separable_atrous_conv2d"
-    depthwise, pointwise = tuple(depthwise_weight.shape), tuple(pointwise_weight.shape)
-    torch._check(
-        len(depthwise) == 4 and depthwise[1] == 1,
-        lambda: f"{op}: depthwise_weight must have the shape (Ci, 1, kh, kw), got {depthwise}",
-    )
-    torch._check(
-        len(pointwise) == 4 and pointwise[2:] == (1, 1),
-        lambda: f"{op}: pointwise_weight must have the shape (Co, Ci, 1, 1), got {pointwise}",
-    )
+    first = (x, depthwise_weight, depthwise_bias, depthwise_scale, depthwise_shift, None)
+    second = (pointwise_weight, bias, scale, shift, residual)
+    geometry = (stride, padding, dilation)
+    activations = depthwise_activation or "", activation or ""
+    if plain_on_cpu(first) and plain_on_cpu(second):
+        plans = _cpu_plans(first, second, geometry, *activations)
+        if plans is not None and not (needs_gradient(first) or needs_gradient(second)):
+            return plans[1].run(plans[0].run(*first), *second)
+    elif not is_dynamo_compiling():
+        _check_once(first, second, geometry, *activations)
     h = atrous_conv2d(
         x,
         depthwise_weight,
@@ -78,7 +95,7 @@ def separable_atrous_conv2d(
         stride=stride,
         padding=padding,
         dilation=dilation,
-        groups=depthwise[0],
+        groups=depthwise_weight.shape[0],
         scale=depthwise_scale,
         shift=depthwise_shift,
         activation=depthwise_activation,
@@ -87,3 +104,79 @@ def separable_atrous_conv2d(
         h, pointwise_weight, bias, scale=scale, shift=shift, activation=activation,
         residual=residual,
     )  # fmt: skip
+
+
+def _check(first, second, geometry, depthwise_activation, activation):
+    """Everything, by the names that it has here; the geometry and h's (N, Ci, h, w)."""
+    x, depthwise_weight, *depthwise_vectors, _ = first
+    pointwise_weight, *vectors, residual = second
+    names = ("bias", "scale", "shift")
+    of_depthwise = {f"depthwise_{n}": v for n, v in zip(names, depthwise_vectors, strict=True)}
+    of_pointwise = dict(zip(names, vectors, strict=True))
+    weights = {"depthwise_weight": depthwise_weight, "pointwise_weight": pointwise_weight}
+    check_tensors(OP, x=x, **weights)
+    check_optional_tensors(OP, **of_depthwise, **of_pointwise, residual=residual)
+    if x.dim() == 3:
+        if residual is not None and residual.dim() != 3:
+            refuse_residual_of_image(OP, residual)
+        x, residual = x[None], residual if residual is None else residual[None]
+    lower = autocast_dtype(x)
+    if lower is not None:
+        x, depthwise_weight, pointwise_weight, residual = cast(
+            lower, x, depthwise_weight, pointwise_weight, residual
+        )
+    shape = tuple(depthwise_weight.shape)
+    torch._check(
+        len(shape) == 4 and shape[1] == 1,
+        lambda: f"{OP}: depthwise_weight must have the shape (Ci, 1, kh, kw), got {shape}",
+    )
+    check_image_and_weight(OP, x, depthwise_weight, shape[0], "depthwise_weight")
+    stride, padding, dilation = geometry
+    padding = resolve_padding(OP, padding, shape[2:], dilation)
+    conv = check_conv2d(OP, shape[2:], stride, padding, dilation, shape[0], "depthwise_weight")
+    size = check_output_size(OP, "x", x.shape[2:], shape[2:], conv)
+    h_shape = (*x.shape[:2], *size)
+    check_epilogue(OP, x, h_shape, of_depthwise, None, "")
+    check_activation(OP, depthwise_activation, "depthwise_activation")
+    point = tuple(pointwise_weight.shape)
+    torch._check(
+        len(point) == 4 and point[0] > 0 and point[1:] == (shape[0], 1, 1),
+        lambda: (
+            f"{OP}: pointwise_weight must have the shape (Co, Ci, 1, 1) with x's {shape[0]}"
+            f" channels, got {point}"
+        ),
+    )
+    check_alike(OP, "pointwise_weight", pointwise_weight, "x", x)
+    check_epilogue(OP, x, (x.shape[0], point[0], *size), of_pointwise, residual, activation)
+    return conv, h_shape
+
+
+_check_once = remember(_check)
+
+
+def _cpu_plans(first, second, geometry, *activations) -> tuple[CPUPlan, CPUPlan] | None:
+    """How the CPU computes the two convolutions, remembered; None as :func:`cpu_plan`."""
+    try:
+        key = (
+            "separable",
+            *(t if t is None else (t.shape, t.dtype) for t in (*first, *second)),
+            geometry,
+            activations,
+            reduced_on_cpu(),
+        )
+        plans = CPU_PLANS.get(key)
+    except TypeError:
+        plans = None
+    if plans is None:
+        conv, h_shape = _check_once(first, second, geometry, *activations)
+        if first[0].dim() == 3:
+            return None
+        h = first[0].new_empty(()).expand(h_shape)  # whose shape and dtype count
+        plans = (
+            cpu_plan(first, *conv, activations[0]),
+            cpu_plan((h, *second), (1, 1), (0, 0), (1, 1), 1, activations[1]),
+        )
+        if None in plans:
+            return None
+        keep_plan(key, plans)
+    return plans

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastseg import reference
+from fastseg._tensor_checks import check_device, check_float32_or_64, check_tensors
 from fastseg.ops._library import call, define
 from fastseg.ops._vmap import in_front
 
@@ -34,6 +35,7 @@ def spatial_gaussian_filter(values: Tensor, sigma: Tensor, derivative: int = -1)
         RuntimeError: other shapes or dtypes, bandwidths that are not positive and finite (on a GPU
             a device-side assert that names the op).
     """
+    check_tensors("fastseg::spatial_gaussian_filter", values=values, sigma=sigma)
     return call(_spatial_gaussian_filter, (values, sigma), derivative)
 
 
@@ -47,6 +49,8 @@ def _channels_last(x: Tensor) -> bool:
 
 def _fake(values, sigma, derivative=-1):
     op = "fastseg::spatial_gaussian_filter"
+    for name, x in (("values", values), ("sigma", sigma)):
+        check_float32_or_64(op, name, x)
     axes = values.dim() - 2
     torch._check(
         1 <= axes <= 3,
@@ -55,18 +59,11 @@ def _fake(values, sigma, derivative=-1):
             f"got {tuple(values.shape)}"
         ),
     )
-    for name, x in (("values", values), ("sigma", sigma)):
-        torch._check(
-            x.dtype in (torch.float32, torch.float64),
-            lambda name=name, x=x: f"{op}: {name} must be float32 or float64, got {x.dtype}",
-        )
     torch._check(
         sigma.dim() == 1 and sigma.shape[0] == axes,
         lambda: f"{op}: sigma must have shape ({axes},), got {tuple(sigma.shape)}",
     )
-    torch._check(
-        sigma.device == values.device, lambda: f"{op}: values and sigma must be on one device"
-    )
+    check_device(op, "sigma", sigma, "values", values)
     torch._check(
         -1 <= derivative < axes,
         lambda: f"{op}: derivative must be -1 or one of {axes} axes, got {derivative}",

@@ -11,12 +11,12 @@ from fastseg import reference
 from fastseg._conv2d import (
     check_conv2d,
     check_epilogue,
-    check_float32,
     check_float32_image,
     empty_output,
     in_layout_of,
     pair,
 )
+from fastseg._tensor_checks import check_float32
 from fastseg.ops._library import define
 from fastseg.ops._vmap import by_batch
 

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastseg._pool2d import FLOATS, Ints, Pool2d, check_image, check_pooled, memory_format, pool2d
+from fastseg._pool2d import Ints, Pool2d, check_image, check_pooled, memory_format, pool2d
+from fastseg._tensor_checks import FLOATS, check_dense
 from fastseg.reference.pool_codes import unpack_codes
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -42,15 +43,15 @@ def max_pool2d(
     ceil_mode: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """See :func:`fastseg.max_pool2d`."""
-    pool = pool2d("reference.max_pool2d", kernel_size, stride, padding, dilation)
-    check_image("reference.max_pool2d", "x", x)
+    pool = pool2d("fastseg::max_pool2d", kernel_size, stride, padding, dilation)
+    check_image("fastseg::max_pool2d", "x", x)
     torch._check(
         x.dtype in (*FLOATS, *INTEGERS),
-        lambda: f"reference.max_pool2d: x must be of real numbers, got {x.dtype}",
+        lambda: f"fastseg::max_pool2d: x must be of real numbers, got {x.dtype}",
     )
     size = x.shape[-2:]
     pooled = pool.pooled_size(size, ceil_mode)
-    check_pooled("reference.max_pool2d", x, pool, pooled)
+    check_pooled("fastseg::max_pool2d", x, pool, pooled)
 
     (ph, pw), (height, width) = pool.padding, canvas_size(pool, size, pooled)
     margins = (pw, width - size[1] - pw, ph, height - size[0] - ph)
@@ -95,7 +96,9 @@ def max_pool2d_backward(
         dilation: the pooling's.
         packed_dim: 0, or the dimension along which four codes share a byte.
     """
-    pool = pool2d("reference.max_pool2d_backward", kernel_size, stride, padding, dilation)
+    pool = pool2d("fastseg::max_pool2d_backward", kernel_size, stride, padding, dilation)
+    check_image("fastseg::max_pool2d_backward", "grad", grad)
+    check_dense("fastseg::max_pool2d_backward", "codes", codes)
     codes = unpack_codes(codes, grad.shape, packed_dim)
     pooled = grad.shape[-2:]
     wide = torch.float64 if grad.dtype == torch.float64 else torch.float32

@@ -28,7 +28,7 @@ def max_unpool2d(
         out = out.scatter(-1, indices.flatten(-2), values.flatten(-2))
         return out.unflatten(-1, (height, width)).contiguous(memory_format=layout)
 
-    pool = pool2d("reference.max_unpool2d", kernel_size, stride, padding)
+    pool = pool2d("fastseg::max_unpool2d", kernel_size, stride, padding)
     codes_to_indices(indices, output_size, *pool)  # for its checks
     pooled = values.shape[-2:]
     canvas = values.new_zeros((*values.shape[:-2], *canvas_size(pool, output_size, pooled)))

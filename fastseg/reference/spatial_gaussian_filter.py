@@ -10,7 +10,7 @@ from torch import Tensor
 
 def spatial_gaussian_filter(values: Tensor, sigma: Tensor, derivative: int = -1) -> Tensor:
     """See :func:`fastseg.ops.spatial_gaussian_filter.spatial_gaussian_filter`."""
-    check_sigma("reference.spatial_gaussian_filter", sigma)
+    check_sigma("fastseg::spatial_gaussian_filter", sigma)
     out = values
     for axis, bandwidth in enumerate(sigma.tolist()):
         taps = gaussian_taps(bandwidth, values.shape[2 + axis], values, axis == derivative)

@@ -1,0 +1,97 @@
+"""Checks of one tensor: the words that all ops and public functions have for what does not fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+"""The dtypes of the ops."""
+
+
+STRIDED = torch.strided
+"""The layout of dense tensors."""
+
+
+def check_tensors(op: str, **arguments: Any) -> None:
+    """Raises TypeError for what is no tensor and RuntimeError for one that is not dense.
+
+    Args:
+        op: what the error begins with.
+        arguments: by their names.
+    """
+    for name, value in arguments.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}")
+        check_dense(op, name, value)
+
+
+def check_optional_tensors(op: str, **arguments: Any) -> None:
+    """As :func:`check_tensors`, and None is right too."""
+    for name, value in arguments.items():
+        if value is None:
+            continue
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{op}: {name} must be a tensor or None, got {type(value).__name__}")
+        check_dense(op, name, value)
+
+
+def check_dense(op: str, name: str, t: Tensor) -> None:
+    """Neither sparse nor nested nor in a layout of oneDNN's."""
+    if t.is_nested or t.layout is not STRIDED:
+        kind = "a nested one" if t.is_nested else f"layout {t.layout}"
+        raise RuntimeError(f"{op}: {name} must be a dense tensor, got {kind}")
+
+
+def check_float(op: str, name: str, t: Tensor) -> None:
+    """Dense, of a dtype that the ops compute in."""
+    check_dense(op, name, t)
+    torch._check(
+        t.dtype in FLOATS,
+        lambda: f"{op}: {name} must be float32, float64, float16 or bfloat16, got {t.dtype}",
+    )
+
+
+def check_float32(op: str, name: str, t: Tensor) -> None:
+    """Dense, of the dtype of kernels that have no other."""
+    check_dense(op, name, t)
+    torch._check(t.dtype == torch.float32, lambda: f"{op}: {name} must be float32, got {t.dtype}")
+
+
+def check_float32_or_64(op: str, name: str, t: Tensor) -> None:
+    """Dense, float32 or float64."""
+    check_dense(op, name, t)
+    torch._check(
+        t.dtype in (torch.float32, torch.float64),
+        lambda: f"{op}: {name} must be float32 or float64, got {t.dtype}",
+    )
+
+
+def check_device(op: str, name: str, t: Tensor, x_name: str, x: Tensor) -> None:
+    """The device of x."""
+    torch._check(
+        t.device == x.device,
+        lambda: f"{op}: {x_name} and {name} must be on one device, got {x.device} and {t.device}",
+    )
+
+
+def check_alike(op: str, name: str, t: Tensor, x_name: str, x: Tensor) -> None:
+    """Dense, with the device and the dtype of x."""
+    check_dense(op, name, t)
+    check_device(op, name, t, x_name, x)
+    torch._check(
+        t.dtype == x.dtype,
+        lambda: f"{op}: {name} must have {x_name}'s dtype {x.dtype}, got {t.dtype}",
+    )
+
+
+def check_vector(op: str, name: str, t: Tensor, length: int, x: Tensor) -> None:
+    """(length,), one number for each of x's output channels, on the device of x."""
+    check_float(op, name, t)
+    torch._check(
+        t.dim() == 1 and t.shape[0] == length,
+        lambda: f"{op}: {name} must have the shape (Co,) = ({length},), got {tuple(t.shape)}",
+    )
+    check_device(op, name, t, "x", x)
