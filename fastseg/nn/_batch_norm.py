@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -42,12 +44,12 @@ class FoldedBatchNorm:
         """Scale and shift, (C,), float32 (float64 of a float64 module)."""
         tensors = (bn.weight, bn.bias, bn.running_mean, bn.running_var)
         if torch.compiler.is_compiling() or not gradient_free(tensors) or not _has_version(tensors):
-            return _fold(tensors, bn.eps)
+            return fold(tensors, bn.eps)
         entry = self._entry  # read once: replicas in other threads share it
         if entry is None or entry[0] != bn.eps or not entry[1].still_of(tensors):
             # The aliases keep the memory from being given to other tensors, at the same address.
             aliases = [t if t is None else t.detach() for t in tensors]
-            entry = self._entry = (bn.eps, State(tensors), _fold(tensors, bn.eps), aliases)
+            entry = self._entry = (bn.eps, State(tensors), fold(tensors, bn.eps), aliases)
         return entry[2]
 
 
@@ -59,6 +61,7 @@ def _has_version(tensors) -> bool:
     return True
 
 
-def _fold(tensors, eps: float) -> tuple[Tensor, Tensor]:
+def fold(tensors: Sequence[Tensor | None], eps: float) -> tuple[Tensor, Tensor]:
+    """Scale and shift of a batch norm's weight, bias, running mean and variance."""
     wide = compute_dtype(tensors[2].dtype)
     return fold_batch_norm(*(t if t is None else t.to(wide) for t in tensors), eps)

@@ -10,8 +10,10 @@ from torch import Tensor, fx, nn
 
 from fastseg.ops import ASPPBranch, aspp
 from fastseg.ops._library import gradient_free
+from fastseg.optimize.calls import conv_bn_act, folded_of, must_be_called, traced
+from fastseg.optimize.convolve import in_channels_last
 from fastseg.optimize.eligible import own_activation
-from fastseg.optimize.modules import Frozen, conv_bn_act, must_be_called, traced
+from fastseg.optimize.modules import Frozen
 
 
 class Branch(NamedTuple):
@@ -60,7 +62,7 @@ def _affine(conv: nn.Conv2d, bn: nn.Module | None) -> tuple[Tensor | None, Tenso
     """Scale and shift, the convolution's bias among them."""
     if bn is None:
         return None, conv.bias
-    folded = bn.fold()
+    folded = folded_of(bn)
     if folded is None or conv.bias is None:
         return folded
     scale, shift = folded
@@ -90,8 +92,8 @@ def aspp_call(
         return _by_module(x, branches, pool, project, form)
     *maps, projection = folded
     pooling = None if pool is None else maps.pop()
-    if isinstance(project.conv, Frozen) and x.device.type == "cpu":
-        x = x.contiguous(memory_format=torch.channels_last)
+    if isinstance(project.conv, Frozen):
+        x = in_channels_last(x)
     y = aspp(
         x, maps, projection, pool=pooling, pool_first=form.pool_first,
         activation=form.activation or None,
