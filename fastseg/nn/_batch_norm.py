@@ -6,6 +6,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch._C import (
+    _get_tracing_state,
+    _len_torch_dispatch_stack,
+    _len_torch_function_stack,
+)
 
 from fastseg._prepared_weights import State
 from fastseg.ops import fold_batch_norm
@@ -43,7 +48,7 @@ class FoldedBatchNorm:
     def __call__(self, bn: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
         """Scale and shift, (C,), float32 (float64 of a float64 module)."""
         tensors = (bn.weight, bn.bias, bn.running_mean, bn.running_var)
-        if torch.compiler.is_compiling() or not gradient_free(tensors) or not _has_version(tensors):
+        if torch.compiler.is_compiling() or not gradient_free(tensors) or not _can_keep(tensors):
             return fold(tensors, bn.eps)
         entry = self._entry  # read once: replicas in other threads share it
         if entry is None or entry[0] != bn.eps or not entry[1].still_of(tensors):
@@ -53,8 +58,18 @@ class FoldedBatchNorm:
         return entry[2]
 
 
-def _has_version(tensors) -> bool:
-    """No tensor of inference mode, which has no version, and none that has no memory."""
+def _can_keep(tensors) -> bool:
+    """No tensor of inference mode, which has no version, and none that has no memory.
+
+    Nor what a mode makes of tensors, such as FakeTensorMode's, which are none outside of it, nor
+    what torch.jit.trace is to see.
+    """
+    if (
+        _len_torch_dispatch_stack()
+        or _len_torch_function_stack()
+        or _get_tracing_state() is not None
+    ):
+        return False
     for t in tensors:
         if t is not None and (type(t) not in PLAIN or t.is_inference() or t.is_meta):
             return False

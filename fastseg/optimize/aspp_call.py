@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch._C import _get_tracing_state
 
 from fastseg.ops import ASPPBranch, aspp
 from fastseg.ops._library import gradient_free
@@ -84,7 +85,8 @@ def aspp_call(
     if isinstance(x, fx.Proxy):
         return traced(aspp_call, x, branches, pool, project, form)
     parts = (*branches, project) if pool is None else (*branches, pool, project)
-    folded = [None] if any(part.must_be_called() for part in parts) else [p.folded() for p in parts]
+    by_module = _get_tracing_state() is not None or any(part.must_be_called() for part in parts)
+    folded = [None] if by_module else [part.folded() for part in parts]
     if x.dim() != 4 or any(b is None for b in folded) or not (
         isinstance(project.conv, Frozen)
         or gradient_free([x, *(t for b in folded for t in b if isinstance(t, Tensor))])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, fx, nn
 
 from fastseg.nn.atrous_conv_bn_act import geometry
@@ -32,14 +33,23 @@ def conv_bn_act(
     bn: nn.Module | None,
     activation: str,
     x: Tensor,
-    residual: Tensor | None = None,
+    *added,
 ) -> Tensor:
-    """``act(bn(conv(x)) + residual)``, one op where that is faster and nothing is lost."""
+    """``act(bn(conv(x)) + residual)``, one op where that is faster and nothing is lost.
+
+    Args:
+        conv: the convolution.
+        bn: its batch norm, or None.
+        activation: the op's name for it, or "".
+        x: its input.
+        *added: the residual, if there is one: what the forward has added, a map or not.
+    """
     if isinstance(x, fx.Proxy):
-        return traced(conv_bn_act, conv, bn, activation, x, residual)
+        return traced(conv_bn_act, conv, bn, activation, x, *added)
     folded = None if bn is None else folded_of(bn)
-    if fuses(conv, bn, folded, x, residual):
+    if fuses(conv, bn, folded, x, *added):
         activation = activation or own_activation(bn)
+        residual = added[0] if added else None
         if isinstance(conv, Frozen):
             return convolve(conv, x, folded, activation, residual)
         weight, bias = tensors_of(conv)
@@ -49,7 +59,7 @@ def conv_bn_act(
             **geometry(conv),
         )  # fmt: skip
     y = conv(x) if bn is None else bn(conv(x))
-    return ACTIVATION[activation](y if residual is None else y + residual)
+    return ACTIVATION[activation](y + added[0] if added else y)
 
 
 def folded_of(bn: nn.Module) -> tuple[Tensor, Tensor] | None:
@@ -71,28 +81,34 @@ def traced(function, *arguments) -> fx.Proxy:
     return proxy.tracer.create_proxy("call_function", function, arguments, {})
 
 
-def fuses(conv, bn, folded, x: Tensor, residual: Tensor | None) -> bool:
+def fuses(conv, bn, folded, x: Tensor, *added) -> bool:
     """Whether one op stands for all."""
     if not is_map(x) or (bn is not None and folded is None) or must_be_called(conv):
         return False
     if not has_its_kernel(conv):
         return False
-    if residual is not None:
-        if not isinstance(residual, Tensor):
-            return False
-        size = as_geometry(conv).output_size(x.shape[2:], conv.kernel_size)
-        if tuple(residual.shape) != (x.shape[0], conv.out_channels, *size):
-            return False  # broadcast
+    if added and not _is_residual(added[0], conv, x):
+        return False
     cpu = x.device.type == "cpu"
     if isinstance(conv, Frozen):
         if is_left_to_inductor(conv, x):
             return False
         return cpu or owns(conv, x, False)
     affine = () if bn is None else (bn._parameters.get("weight"), bn._parameters.get("bias"))
-    if not gradient_free((x, *tensors_of(conv), residual, *affine)):
+    if not gradient_free((x, *tensors_of(conv), *added, *affine)):
         return False
     depthwise = conv.groups > 1 and may_own(conv)
     return owns(conv, x, False) if depthwise or not cpu else True
+
+
+def _is_residual(added, conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether what is added is a map like the output, which nothing broadcasts or promotes."""
+    if not isinstance(added, Tensor) or added.device != x.device:
+        return False
+    if added.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+        return False
+    size = as_geometry(conv).output_size(x.shape[2:], conv.kernel_size)
+    return tuple(added.shape) == (x.shape[0], conv.out_channels, *size)
 
 
 def bn_relu_pool(bn: nn.Module, relu, pool: nn.MaxPool2d, x: Tensor):

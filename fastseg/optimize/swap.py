@@ -27,6 +27,13 @@ class Swapped:
     def _before_restore(self) -> None:
         """Takes away what the swap has added."""
 
+    def __prepare_scriptable__(self):
+        raise RuntimeError(
+            "torch.jit.script cannot compile what fastseg.optimize_ has swapped: call"
+            " fastseg.restore_(model) before, and fastseg.optimize_(model) after it; a model of"
+            ' fastseg.models is built with backend="torch" for it'
+        )
+
     def __reduce_ex__(self, protocol):
         _, (_, *arguments), *state = super().__reduce_ex__(protocol)
         return (_new, (self._mixin, self._base, *arguments), *state)
