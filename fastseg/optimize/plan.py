@@ -16,10 +16,11 @@ from fastseg.optimize.chains import (
     fuse_pooled,
     why_alone,
 )
+from fastseg.optimize.conditions import conditions_of
 from fastseg.optimize.convolve import may_own
 from fastseg.optimize.eligible import is_batch_norm, why_not_conv
 from fastseg.optimize.functional_pooling import NAMES, find_functional, take_codes
-from fastseg.optimize.guard import guard_of
+from fastseg.optimize.guard import Guard
 from fastseg.optimize.modules import Atrous, Codes, Folded, Folding, Frozen, Fused
 from fastseg.optimize.pairs import Pairs
 from fastseg.optimize.pooling import PairedPools, paired_pools
@@ -47,7 +48,8 @@ class Rewriting(NamedTuple):
         """Its code, guarded by what the block is now."""
         witnesses = [witness for trace in self.traces for witness in trace.witnesses]
         asks = any(trace.asks_for_arguments for trace in self.traces)
-        return Program.of(self.graph, asks, block, guard_of(block, witnesses, self.replaced))
+        guard = Guard(block, conditions_of(block, witnesses, self.replaced))
+        return Program.of(self.graph, asks, guard)
 
 
 class Plan:
@@ -202,7 +204,8 @@ class Plan:
             swap(self.model, Fused)
         trace = self.pools.trace
         replaced = {*trace.inlined, *self.pools.found} - {self.model}
-        guard = guard_of(self.model, trace.witnesses, replaced)
+        guard = Guard(self.model, conditions_of(self.model, trace.witnesses, replaced))
+        guard.compile()
         poolings = [m for m in self.pools.found if isinstance(m, nn.MaxPool2d)]
         self.model._pairs = Pairs(guard, poolings)
 

@@ -25,38 +25,30 @@ class Program:
         names: of what it reads as globals.
         arguments: how many it takes beside the block.
         tensors_only: whether these must be tensors.
-        block: whose forward it is.
         guard: of the block.
     """
 
-    def __init__(
-        self,
-        source: str,
-        names: dict,
-        arguments: int,
-        tensors_only: bool,
-        block: nn.Module,
-        guard: Guard,
-    ):
+    def __init__(self, source: str, names: dict, arguments: int, tensors_only: bool, guard: Guard):
         self.source, self.names, self.arguments = source, names, arguments
-        self.tensors_only, self.block, self.guard = tensors_only, block, guard
+        self.tensors_only, self.guard = tensors_only, guard
         namespace = dict(names)
         exec(compile(source, "<fastseg.optimize_>", "exec"), namespace)
         self.function = namespace["forward"]
 
     @classmethod
-    def of(cls, graph: fx.Graph, tensors_only: bool, block: nn.Module, guard: Guard) -> Program:
+    def of(cls, graph: fx.Graph, tensors_only: bool, guard: Guard) -> Program:
         """The code of a graph."""
+        guard.compile()
         for node in graph.nodes:
             node.target = _IN_PLACE.get(node.target, node.target)
         graph.lint()
         code = graph.python_code("self")
         arguments = sum(node.op == "placeholder" for node in graph.nodes)
-        return cls(code.src, dict(code.globals), arguments, tensors_only, block, guard)
+        return cls(code.src, dict(code.globals), arguments, tensors_only, guard)
 
     def fits(self, block: nn.Module, arguments: tuple) -> bool:
         """Whether it does what the block's own forward does with these arguments."""
-        if len(arguments) != self.arguments or self.block is not block:
+        if len(arguments) != self.arguments or self.guard.block is not block:
             return False
         for a in arguments:
             if type(a) in TENSORS:
@@ -69,24 +61,19 @@ class Program:
 
     def why_not(self, block: nn.Module) -> str | None:
         """Why it fits no arguments, or None."""
-        if self.block is not block:
+        if self.guard.block is not block:
             return "is a copy that shares its attributes"
         return self.guard.broken()
 
     def __deepcopy__(self, memo):
-        twin = copy.copy(self)
-        twin.block, twin.guard = copy.deepcopy((self.block, self.guard), memo)
-        return twin
-
-    def __copy__(self):
         twin = object.__new__(Program)
-        twin.__dict__.update(self.__dict__)
+        twin.__dict__.update(self.__dict__, guard=copy.deepcopy(self.guard, memo))
         return twin
 
     def __reduce__(self):
         modules = {k: v.__name__ for k, v in self.names.items() if isinstance(v, ModuleType)}
         others = {k: v for k, v in self.names.items() if k not in modules}
-        rest = self.arguments, self.tensors_only, self.block, self.guard
+        rest = self.arguments, self.tensors_only, self.guard
         return _unpickle, (self.source, modules, others, *rest)
 
 

@@ -103,7 +103,7 @@ class Witness:
     """
 
     def __init__(self, root: nn.Module):
-        self.root = root
+        self.modules = {*root.modules()}
         self.refusal: str | None = None
         self.reads: dict[tuple[int, str], tuple[nn.Module, str]] = {}
         self.items: dict[tuple[int, str], tuple[dict, str]] = {}
@@ -115,7 +115,7 @@ class Witness:
         self.asks_for_none = False
         self._builtin: tuple = None, None
         self.contents = Contents()
-        for module in root.modules():
+        for module in self.modules:
             self.contents.keep_module(module)
 
     def refuse(self, reason: str) -> None:
@@ -269,6 +269,8 @@ class Witness:
             self.refuse("its forward reads __dict__ of a module")
         if (id(module), name) in self.reads:
             return
+        if module not in self.modules:
+            self.refuse("its forward reads a module that is none of its own")
         if name == "__class__":
             self.saw(type(module), name)
             return
