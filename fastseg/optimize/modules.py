@@ -32,8 +32,7 @@ class Fused(Swapped):
     """A block whose forward is rewritten, or within which poolings hand on byte codes.
 
     Attributes:
-        _program: the new forward, or None. Where it does not fit the block's own runs. Slices of a
-            Sequential are of its class, without one.
+        _program: the new forward, or None. Where it does not fit the block's own runs.
         _pairs: the poolings and unpoolings, or None.
     """
 

@@ -132,7 +132,8 @@ class Plan:
         take_codes(functions)
         traces = [trace, *(inner for aspp in aspps for inner in aspp.traces)]
         replaced |= {m for t in traces for m in (*t.inlined, *t.memory.relied_on)}
-        self.rewritings[block] = Rewriting(trace.graph, traces, replaced)
+        replaced &= {*block.modules()}  # slices of Sequentials are made anew in each call
+        self.rewritings[block] = Rewriting(trace.graph, traces, replaced - {block})
 
     def _trace(self, block: nn.Module):
         """Of a block's forward, and the ASPPs in it."""
