@@ -9,6 +9,7 @@ import math
 import os
 import pickle
 import random
+import threading
 import time
 import types
 import warnings
@@ -590,6 +591,71 @@ def test_what_python_does(body, capsys, caplog):
             assert (actual - y).abs().max() <= 0.02 * y.abs().max()
         else:
             assert actual == y
+
+
+@pytest.mark.parametrize("mode", ["train", "infer"])
+@pytest.mark.parametrize("body", [asks_whether_compiled, asks_whether_traced])
+def test_contexts_that_a_forward_asks_for(body, mode):
+    model, x = model_of(body), torch.randn(1, 32, 6, 6)
+    ours = copy.deepcopy(model)
+    fastseg.optimize_(ours, mode=mode)
+    with torch.no_grad():
+        torch._dynamo.reset()
+        compiled = [torch.compile(m, backend="eager", fullgraph=True)(x) for m in (ours, model)]
+        close(*compiled)
+        close(*(torch.jit.trace(m, x)(x) for m in (ours, model)))
+        close(ours(x), model(x))
+
+
+def test_a_forward_that_calls_its_base_class():
+    class Layer(nn.LeakyReLU):
+        def __init__(self):
+            super().__init__(0.5)
+            self.conv, self.bn = nn.Conv2d(32, 32, 1), nn.BatchNorm2d(32)
+
+        def forward(self, x):
+            return super().forward(self.bn(self.conv(x)))
+
+    model, x = with_statistics(Layer()), torch.randn(1, 32, 6, 6)
+    ours = copy.deepcopy(model)
+    assert fastseg.optimize_(ours, mode="infer").left == []
+    for m in (model, ours):
+        m.negative_slope = 0.25
+    with torch.no_grad():
+        close(ours(x), model(x))
+
+
+def test_attributes_read_in_a_way_of_its_own():
+    class Layer(Functional):
+        def __getattribute__(self, name):
+            return object.__getattribute__(self, name)
+
+    report = fastseg.optimize_(with_statistics(Layer(logs)), mode="infer", dry_run=True)
+    assert "way of its own" in next(e.detail for e in report.left if e.name == "bn")
+
+
+def test_a_model_of_another_thread_runs_meanwhile():
+    """What it reads is not what the traced forward has read."""
+    running, other = threading.Event(), with_statistics(Functional(prints))
+    failures = []
+
+    def run():
+        while not running.is_set():
+            try:
+                other.relu(torch.ones(1)), other.log, other.__dict__
+            except Exception as error:
+                failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        for _ in range(5):
+            report = fastseg.optimize_(model_of(reads_a_parameter), mode="infer", dry_run=True)
+            assert report.left == []
+    finally:
+        running.set()
+        thread.join()
+    assert not [e for e in failures if "forward" in str(e)]
 
 
 def test_a_model_that_was_looked_at_can_be_pickled():

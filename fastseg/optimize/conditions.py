@@ -19,7 +19,8 @@ from torch import nn
 
 from fastseg.optimize.contents import CONTAINERS, attributes, is_opaque
 from fastseg.optimize.eligible import deciding, is_timm_batch_norm
-from fastseg.optimize.witness import Witness, is_trusted
+from fastseg.optimize.origins import is_trusted
+from fastseg.optimize.witness import Witness
 
 
 class Condition(NamedTuple):

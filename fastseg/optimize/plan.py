@@ -47,7 +47,9 @@ class Rewriting(NamedTuple):
     def program(self, block: nn.Module) -> Program:
         """Its code, guarded by what the block is now."""
         witnesses = [witness for trace in self.traces for witness in trace.witnesses]
-        asks = any(trace.asks_for_arguments for trace in self.traces)
+        asks = frozenset().union(*(witness.asks for witness in witnesses))
+        if any(trace.asks_for_arguments for trace in self.traces):
+            asks |= {"arguments"}
         guard = Guard(block, conditions_of(block, witnesses, self.replaced))
         return Program.of(self.graph, asks, guard)
 

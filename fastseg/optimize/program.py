@@ -8,8 +8,10 @@ import operator
 from types import ModuleType
 
 from torch import Tensor, fx, nn
+from torch._C import _get_tracing_state
 from torch._subclasses import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.compiler import is_compiling
 
 from fastseg.optimize.guard import Guard
 
@@ -24,19 +26,23 @@ class Program:
         source: defines a function `forward`.
         names: of what it reads as globals.
         arguments: how many it takes beside the block.
-        tensors_only: whether these must be tensors.
+        asks: of its traces: "arguments" if these must be tensors; "tracing" and "compiling" if
+            the block's own forward is to run in these contexts.
         guard: of the block.
     """
 
-    def __init__(self, source: str, names: dict, arguments: int, tensors_only: bool, guard: Guard):
+    def __init__(
+        self, source: str, names: dict, arguments: int, asks: frozenset[str], guard: Guard
+    ):
         self.source, self.names, self.arguments = source, names, arguments
-        self.tensors_only, self.guard = tensors_only, guard
+        self.asks, self.guard = asks, guard
+        self.tensors_only = "arguments" in asks
         namespace = dict(names)
         exec(compile(source, "<fastseg.optimize_>", "exec"), namespace)
         self.function = namespace["forward"]
 
     @classmethod
-    def of(cls, graph: fx.Graph, tensors_only: bool, guard: Guard) -> Program:
+    def of(cls, graph: fx.Graph, asks: frozenset[str], guard: Guard) -> Program:
         """The code of a graph."""
         guard.compile()
         for node in graph.nodes:
@@ -44,11 +50,13 @@ class Program:
         graph.lint()
         code = graph.python_code("self")
         arguments = sum(node.op == "placeholder" for node in graph.nodes)
-        return cls(code.src, dict(code.globals), arguments, tensors_only, guard)
+        return cls(code.src, dict(code.globals), arguments, asks, guard)
 
     def fits(self, block: nn.Module, arguments: tuple) -> bool:
         """Whether it does what the block's own forward does with these arguments."""
         if len(arguments) != self.arguments or self.guard.block is not block:
+            return False
+        if self.asks and self._is_in_asked_context():
             return False
         for a in arguments:
             if type(a) in TENSORS:
@@ -58,6 +66,11 @@ class Program:
             if self.tensors_only or isinstance(a, Tensor):
                 return False
         return self.guard.holds()
+
+    def _is_in_asked_context(self) -> bool:
+        return ("compiling" in self.asks and is_compiling()) or (
+            "tracing" in self.asks and _get_tracing_state() is not None
+        )
 
     def why_not(self, block: nn.Module) -> str | None:
         """Why it fits no arguments, or None."""
@@ -73,7 +86,7 @@ class Program:
     def __reduce__(self):
         modules = {k: v.__name__ for k, v in self.names.items() if isinstance(v, ModuleType)}
         others = {k: v for k, v in self.names.items() if k not in modules}
-        rest = self.arguments, self.tensors_only, self.guard
+        rest = self.arguments, self.asks, self.guard
         return _unpickle, (self.source, modules, others, *rest)
 
 

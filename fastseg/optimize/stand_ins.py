@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from fastseg.optimize.effects import is_operator
 from fastseg.optimize.names import NEVER_NONE
+from fastseg.optimize.origins import is_others
 
 
 class NotTraceable(Exception):
@@ -108,7 +109,7 @@ class StandIn(fx.Proxy):
         raise NotTraceable(f"{CANNOT} asks for the length of what it is given")
 
     def __repr__(self) -> str:
-        if self.tracer.witness.is_others(sys._getframe(1)):
+        if is_others(sys._getframe(1)):
             raise NotTraceable(f"{CANNOT} makes text of tensors or sizes")
         return super().__repr__()
 

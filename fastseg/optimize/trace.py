@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -66,7 +67,7 @@ class BlockTracer(fx.Tracer):
         super().__init__()
         self.inline = inline
         self.witness = witness
-        self.context = _context()
+        self.context, self.thread = _context(), threading.get_ident()
         self.asked_for: set[fx.Node] = set()
         self.inlined: list[nn.Module] = []
 
@@ -128,10 +129,17 @@ class BlockTracer(fx.Tracer):
         return True
 
     def call_module(self, m, forward, args, kwargs):  # noqa: D102
+        if threading.get_ident() != self.thread:  # whose models run meanwhile as they are
+            return forward(*args, **kwargs)
         others = not self.inline(m) and not type(m).__module__.startswith(OF_OPS)
         if others and any(isinstance(a, (list, dict)) for a in (*args, *kwargs.values())):
             raise NotTraceable("its forward hands a list to a module, which may change it")
         return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr, attr_val, parameter_proxy_cache):  # noqa: D102
+        if threading.get_ident() != self.thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def path_of_module(self, mod: nn.Module) -> str:  # noqa: D102
         try:

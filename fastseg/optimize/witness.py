@@ -12,11 +12,9 @@ import contextlib
 import enum
 import functools
 import gc
-import random
 import sys
-import sysconfig
+import threading
 import types
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -24,68 +22,20 @@ from torch.overrides import TorchFunctionMode
 
 from fastseg.optimize.bytecode import facts
 from fastseg.optimize.contents import CONTAINERS, Contents, is_opaque
-from fastseg.optimize.names import BUILTINS
+from fastseg.optimize.origins import (
+    ASKS,
+    RANDOM,
+    is_others,
+    is_trusted,
+    origin,
+    torch_file,
+    why_not_builtin,
+    why_not_module,
+    why_not_object,
+    why_not_stdlib,
+    why_not_torch,
+)
 from fastseg.optimize.stand_ins import NotTraceable, any_stand_in, is_stand_in
-
-_TORCH = str(Path(torch.__file__).parent)
-_FASTSEG = str(Path(__file__).parents[1])
-_STDLIB = tuple({sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")})
-_SITE = ("site-packages", "dist-packages")
-
-TRUSTED = frozenset({"torch", "fastseg"}) | sys.stdlib_module_names
-"""Packages whose functions and classes are what they are."""
-
-_STDLIB_FILES = ("collections", "typing", "functools", "enum", "abc", "types", "numbers",
-                 "operator", "dataclasses", "_collections_abc", "_weakrefset")  # fmt: skip
-
-_TORCH_FILES = (
-    "fx/", "nn/modules/", "nn/functional.py", "nn/parameter.py", "functional.py",
-    "_jit_internal.py", "overrides.py", "_tensor.py", "_VF.py", "utils/_pytree.py",
-)  # fmt: skip
-"""Files of torch whose functions make nodes of a graph, or look at modules alone."""
-
-_TORCH_FUNCTIONS = {("__init__.py", "_assert"), ("__init__.py", "is_tensor")}
-
-_ASKS = {
-    ("jit/_trace.py", "is_tracing"): "tracing",
-    ("compiler/__init__.py", "is_compiling"): "compiling",
-    ("compiler/__init__.py", "is_dynamo_compiling"): "compiling",
-    ("compiler/__init__.py", "is_exporting"): "compiling",
-    ("onnx/__init__.py", "is_in_onnx_export"): "tracing",
-}
-"""Functions that tell of a context that an eager call is not in."""
-
-_CONTEXT = "its forward changes the gradient mode or autocast"
-_CONTEXTS = ("autograd/grad_mode.py", "amp/autocast_mode.py", "utils/_contextlib.py")
-
-_PARAMETER = str(Path("torch", "nn", "parameter.py"))
-_RANDOM = "its forward draws random numbers"
-_DRAWS = ("rand", "bernoulli", "normal", "multinomial", "poisson")
-
-_PURE_MODULES = ("math", "_operator", "_functools", "itertools", "_collections")
-_PLAIN_MODULES = ("builtins", "collections", "types", "functools", "enum", "contextlib")
-_PLAIN = (str, bytes, int, float, complex, tuple, list, dict, set, frozenset, range, slice)
-
-
-def origin(code: types.CodeType) -> str:
-    """Whose code it is: torch, fastseg, stdlib, or user for all other."""
-    return _origin(code.co_filename)
-
-
-@functools.lru_cache(4096)
-def _origin(file: str) -> str:
-    if file.startswith(_TORCH):
-        return "torch"
-    if file.startswith(_FASTSEG):
-        return "fastseg"
-    in_stdlib = file.startswith(_STDLIB) and not any(part in file for part in _SITE)
-    return "stdlib" if in_stdlib or file.startswith("<frozen") else "user"
-
-
-def is_trusted(value) -> bool:
-    """Whether a function, class or module is torch's, fastseg's or the standard library's."""
-    name = value.__name__ if isinstance(value, types.ModuleType) else value.__module__
-    return (name or "builtins").partition(".")[0] in TRUSTED
 
 
 class Witness:
@@ -113,23 +63,28 @@ class Witness:
         self.names: set[str] = set()
         self.asks: set[str] = set()
         self.asks_for_none = False
-        self._builtin: tuple = None, None
         self.contents = Contents()
+        self._builtin: tuple = None, None
         for module in self.modules:
             self.contents.keep_module(module)
 
-    def refuse(self, reason: str) -> None:
-        """Ends the run; code that catches exceptions does not help it."""
-        self.refusal = self.refusal or reason
-        raise NotTraceable(reason)
+    def refuse(self, reason: str | None) -> None:
+        """Ends the run if there is a reason; code that catches exceptions does not help it."""
+        if reason is not None:
+            self.refusal = self.refusal or reason
+            raise NotTraceable(reason)
 
     @contextlib.contextmanager
     def looking(self):
         """While the forward runs."""
+        plain, thread = object.__getattribute__, threading.get_ident()
+        if any(type(m).__getattribute__ is not plain for m in self.modules):
+            self.refuse("its forward reads attributes of modules in a way of its own")
 
         def recording(module: nn.Module, name: str):
-            self._reads(module, name, sys._getframe(1))
-            return object.__getattribute__(module, name)
+            if threading.get_ident() == thread:
+                self._reads(module, name, sys._getframe(1))
+            return plain(module, name)
 
         with _NoTensors(self), _profiler_paused():
             nn.Module.__getattribute__ = recording
@@ -149,75 +104,39 @@ class Witness:
         finally:
             sys.setprofile(self._event)
 
-    def is_others(self, frame: types.FrameType) -> bool:
-        """Whether a frame is of other people's code."""
-        return _origin(frame.f_code.co_filename) in ("user", "stdlib")
-
     def is_asked(self, frame: types.FrameType) -> bool:
         """Whether it is other people's code that asks, by itself or by isinstance()."""
-        while frame.f_code.co_filename.endswith(_PARAMETER):  # it is asked for nn.Parameter
+        while torch_file(frame.f_code) == "nn/parameter.py":  # it is asked for nn.Parameter
             frame = frame.f_back
         within, builtin = self._builtin
-        return self.is_others(frame) and (
-            frame is not within or builtin in (isinstance, issubclass)
-        )
+        return is_others(frame) and (frame is not within or builtin in (isinstance, issubclass))
 
     def _event(self, frame: types.FrameType, event: str, argument) -> None:
         if event == "call":
-            kind = _origin(frame.f_code.co_filename)
-            if kind == "user":
+            kind = origin(frame.f_code.co_filename)
+            if kind == "others":
                 self._ran(frame)
-            elif kind != "fastseg":
+            elif kind != "ours":
                 caller = frame.f_back
-                if caller is not None and _origin(caller.f_code.co_filename) == "user":
+                if caller is not None and origin(caller.f_code.co_filename) == "others":
                     self._called(frame, kind)
-        elif event != "return" and _origin(frame.f_code.co_filename) == "user":
+        elif event != "return" and origin(frame.f_code.co_filename) == "others":
             self._builtin = (frame, argument) if event == "c_call" else (None, None)
             if event == "c_call":
-                self._called_builtin(argument)
+                self.refuse(why_not_builtin(argument))
 
     def _called(self, frame: types.FrameType, kind: str) -> None:
-        code = frame.f_code
+        """By other people's code: a function of torch or of the standard library."""
         if kind == "stdlib":
-            file = code.co_filename.removeprefix("<frozen ").removesuffix(">")
-            name = Path(file).stem if Path(file).stem != "__init__" else Path(file).parent.name
+            self.refuse(why_not_stdlib(frame))
             owner = frame.f_locals.get("self")
-            is_null = isinstance(owner, contextlib.nullcontext)
-            if name not in _STDLIB_FILES and not is_null and name != "importlib._bootstrap":
-                self.refuse(f"its forward calls {name}.{code.co_name}")
             self.saw(owner, f"a {type(owner).__name__}")
             return
-        file = code.co_filename[len(_TORCH) + 1 :].replace("\\", "/")
-        known = file.startswith(_TORCH_FILES) or (file, code.co_name) in _TORCH_FUNCTIONS
-        if (file, code.co_name) in _ASKS:
-            self.asks.add(_ASKS[file, code.co_name])
-        elif file in _CONTEXTS:
-            self.refuse(_CONTEXT)
-        elif not known:
-            name = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-            self.refuse(f"its forward calls torch.{name}.{code.co_name}")
-
-    def _called_builtin(self, function) -> None:
-        owner = getattr(function, "__self__", None)
-        module = getattr(function, "__module__", None) or ""
-        if owner is None and module.partition(".")[0] == "torch":
-            return  # an op: its stand-ins, or the mode for tensors, see it
-        if isinstance(owner, types.ModuleType):
-            name = owner.__name__
-            if name.startswith("torch._C._") or name in _PURE_MODULES:
-                return
-            if name == "builtins" and function.__name__ in BUILTINS:
-                return
-            name = "torch" if name == "torch._C" else name
-            known = f"{name}.{function.__name__}".removeprefix("builtins.")
-            self.refuse(f"its forward calls {known}")
-        holder = type if isinstance(owner, type) else type(owner)
-        if owner is None or isinstance(owner, (*_PLAIN, *CONTAINERS, Tensor, type)):
-            return
-        if holder.__module__.partition(".")[0] in ("builtins", "collections", "itertools"):
-            return
-        name = f"{function.__name__} of a {holder.__name__}"
-        self.refuse(_RANDOM if isinstance(owner, random.Random) else f"its forward calls {name}")
+        code = frame.f_code
+        self.refuse(why_not_torch(code))
+        asked = ASKS.get((torch_file(code), code.co_name))
+        if asked is not None:
+            self.asks.add(asked)
 
     def _ran(self, frame: types.FrameType) -> None:
         code = frame.f_code
@@ -226,11 +145,9 @@ class Witness:
         found = facts(code)
         self.names |= found.names
         self.asks_for_none |= found.asks_for_none
-        if found.refusal:
-            self.refuse(found.refusal)
-        builtins = frame.f_builtins
+        self.refuse(found.refusal)
         for name in found.global_names:
-            if name in frame.f_globals or name not in builtins:
+            if name in frame.f_globals or name not in frame.f_builtins:
                 self._reads_item(frame.f_globals, name)
             elif name == "type":
                 self.refuse("its forward asks for the type of a value")
@@ -261,9 +178,8 @@ class Witness:
                 self.saw(value, "a default")
 
     def _reads(self, module: nn.Module, name: str, frame: types.FrameType) -> None:
-        """Of a module; torch's own code is of interest where it goes through children."""
-        others = _origin(frame.f_code.co_filename) == "user"
-        if not others and (name != "_modules" or not _goes_through(frame)):
+        """Of a module; torch's own code is of interest in the forwards of its modules alone."""
+        if not is_others(frame) and not _decides(frame, name):
             return
         if name == "__dict__":
             self.refuse("its forward reads __dict__ of a module")
@@ -305,34 +221,27 @@ class Witness:
         elif isinstance(value, (staticmethod, classmethod)):
             self.saw(value.__func__, name)
         elif isinstance(value, (types.FunctionType, types.BuiltinFunctionType, property)):
-            if (getattr(value, "__module__", None) or "").startswith("numpy"):
-                self.refuse("its forward uses numpy")
+            module = (getattr(value, "__module__", None) or "").partition(".")[0]
+            self.refuse("its forward uses numpy" if module == "numpy" else None)
         elif isinstance(value, types.MethodType):
             self.saw(value.__self__, name)
         elif isinstance(value, functools.partial):
             for part in (value.func, *value.args, *value.keywords.values()):
                 self.saw(part, name)
         elif isinstance(value, types.ModuleType):
-            if value.__name__.partition(".")[0] in ("numpy", "sys"):
-                self.refuse(f"its forward uses {value.__name__}")
+            self.refuse(why_not_module(value))
             if not is_trusted(value):
-                self._saw_object(value)
+                self.objects[id(value)] = value
         elif isinstance(value, type):
             if not is_trusted(value):
                 self.contents.keep_class(value)
-                self._saw_object(value)
-        elif type(value).__module__.partition(".")[0] in ("torch", "typing"):
-            return
-        elif is_trusted(type(value)) and type(value).__module__ not in _PLAIN_MODULES:
-            self.refuse(f"its forward reads {name}, a {type(value).__name__}")
-        elif is_opaque(value):
+                self.objects[id(value)] = value
+        elif type(value).__module__.partition(".")[0] not in ("torch", "typing"):
+            self.refuse(why_not_object(value, name))
+            if not is_opaque(value):
+                self.refuse(f"its forward reads {name}, a {type(value).__name__}")
             self.contents.keep(value, self.names)
-            self._saw_object(value)
-        else:
-            self.refuse(f"its forward reads {name}, a {type(value).__name__}")
-
-    def _saw_object(self, value) -> None:
-        self.objects[id(value)] = value
+            self.objects[id(value)] = value
 
     def finish(self) -> None:
         """Undoes what the run has changed.
@@ -350,16 +259,28 @@ _ATOMS = (
 )
 
 
-def _goes_through(frame: types.FrameType) -> bool:
-    """Whether torch goes through a module's children as other people's code has asked it to."""
-    if frame.f_code.co_filename.endswith("container.py"):
-        return True
-    while frame is not None and frame.f_code.co_filename.endswith("modules/module.py"):
-        if not frame.f_code.co_name.startswith("__"):
-            frame = frame.f_back
-        else:
+def _decides(frame: types.FrameType, name: str) -> bool:
+    """Whether what torch's code reads of a module decides what is traced.
+
+    So does all in the forward of a layer, which runs where a class of one's own calls its base's;
+    and that torch goes through children, if not for itself.
+    """
+    file = torch_file(frame.f_code)
+    if not file.startswith("nn/modules/") or file in ("nn/modules/module.py", _CONTAINERS):
+        within = file == _CONTAINERS or _is_asked_to_go_through(frame)
+        return name == "_modules" and within
+    return frame.f_code.co_name in ("forward", "_conv_forward")
+
+
+_CONTAINERS = "nn/modules/container.py"
+
+
+def _is_asked_to_go_through(frame: types.FrameType | None) -> bool:
+    while frame is not None and torch_file(frame.f_code) == "nn/modules/module.py":
+        if frame.f_code.co_name.startswith("__"):
             return False
-    return frame is not None and _origin(frame.f_code.co_filename) == "user"
+        frame = frame.f_back
+    return frame is not None and origin(frame.f_code.co_filename) == "others"
 
 
 def _holds(cell: types.CellType, value) -> bool:
@@ -385,6 +306,9 @@ def _profiler_paused():
             sys.setprofile(profiler)
 
 
+_DRAWS = ("rand", "bernoulli", "normal", "multinomial", "poisson")
+
+
 class _NoTensors(TorchFunctionMode):
     """Ops of torch on tensors of the model alone, or on none, would run and leave a constant."""
 
@@ -395,7 +319,5 @@ class _NoTensors(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if not any_stand_in(types):
             draws = getattr(func, "__name__", "").startswith(_DRAWS)
-            self.witness.refuse(
-                _RANDOM if draws else "its forward makes or reads tensors by itself"
-            )
+            self.witness.refuse(RANDOM if draws else "its forward makes or reads tensors by itself")
         return func(*args, **(kwargs or {}))
