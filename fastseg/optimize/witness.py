@@ -163,9 +163,7 @@ class Witness:
         mutable = any(isinstance(frame.f_locals.get(a), CONTAINERS) for a in arguments)
         if not mutable and not set(code.co_freevars) - {"__class__"}:
             return
-        for function in gc.get_referrers(code):
-            if not isinstance(function, types.FunctionType) or function.__code__ is not code:
-                continue
+        for function in _functions_of(frame):
             cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
             for name, cell in cells:
                 if name != "__class__" and _holds(cell, frame.f_locals.get(name)):
@@ -281,6 +279,24 @@ def _is_asked_to_go_through(frame: types.FrameType | None) -> bool:
             return False
         frame = frame.f_back
     return frame is not None and origin(frame.f_code.co_filename) == "others"
+
+
+def _functions_of(frame: types.FrameType) -> list[types.FunctionType]:
+    """Those that a frame may be a call of, which it does not tell.
+
+    Found where its name leads, or else among all objects, which takes long.
+    """
+    code = frame.f_code
+    first = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+    places = [vars(cls) for cls in type(first).__mro__] + [frame.f_globals]
+    for found in (place.get(code.co_name) for place in places):
+        function = getattr(found, "__func__", None) or getattr(found, "fget", None) or found
+        while function is not None:
+            if getattr(function, "__code__", None) is code:
+                return [function]
+            function = getattr(function, "__wrapped__", None)
+    functions = (f for f in gc.get_referrers(code) if isinstance(f, types.FunctionType))
+    return [f for f in functions if f.__code__ is code]
 
 
 def _holds(cell: types.CellType, value) -> bool:
