@@ -41,7 +41,9 @@ def test_inference_is_equal_and_restored_exactly(name, mode):
     expected, keys, classes = run(model, x), list(model.state_dict()), [*map(type, model.modules())]
     parameters = [*model.parameters()]
     report = fastseg.optimize_(model, mode=mode)
-    assert detail in [entry.detail for entry in report.swapped], str(report)
+    # In training torch's kernels run where there are few channels.
+    computed = report.swapped if mode == "infer" else report.swapped + report.in_evaluation
+    assert detail in [entry.detail for entry in computed], str(report)
     if mode == "infer":
         assert report.left == []
     with Calls() as calls:

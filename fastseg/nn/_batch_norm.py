@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
-from torch._C import _len_torch_dispatch_stack
+from torch._C import (
+    _get_tracing_state,
+    _len_torch_dispatch_stack,
+    _len_torch_function_stack,
+)
 
 from fastseg._ordinary_tensors import ordinary_tensors
 from fastseg._prepared_weights import State
@@ -43,31 +49,37 @@ class FoldedBatchNorm:
     def __call__(self, bn: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
         """Scale and shift, (C,), float32 (float64 of a float64 module)."""
         tensors = (bn.weight, bn.bias, bn.running_mean, bn.running_var)
-        if (
-            torch.compiler.is_compiling()
-            or _len_torch_dispatch_stack()  # results may be fake tensors
-            or not gradient_free(tensors)
-            or not _has_version(tensors)
-        ):
-            return _fold(tensors, bn.eps)
+        if torch.compiler.is_compiling() or not gradient_free(tensors) or not _can_keep(tensors):
+            return fold(tensors, bn.eps)
         entry = self._entry  # read once: replicas in other threads share it
         if entry is None or entry[0] != bn.eps or not entry[1].still_of(tensors):
             # The aliases keep the memory from being given to other tensors, at the same address.
             aliases = [t if t is None else t.detach() for t in tensors]
             with ordinary_tensors():
-                folded = _fold(tensors, bn.eps)
+                folded = fold(tensors, bn.eps)
             entry = self._entry = (bn.eps, State(tensors), folded, aliases)
         return entry[2]
 
 
-def _has_version(tensors) -> bool:
-    """No tensor of inference mode, which has no version, and none that has no memory."""
+def _can_keep(tensors) -> bool:
+    """No tensor of inference mode, which has no version, and none that has no memory.
+
+    Nor what a mode makes of tensors, such as FakeTensorMode's, which are none outside of it, nor
+    what torch.jit.trace is to see.
+    """
+    if (
+        _len_torch_dispatch_stack()
+        or _len_torch_function_stack()
+        or _get_tracing_state() is not None
+    ):
+        return False
     for t in tensors:
         if t is not None and (type(t) not in PLAIN or t.is_inference() or t.is_meta):
             return False
     return True
 
 
-def _fold(tensors, eps: float) -> tuple[Tensor, Tensor]:
+def fold(tensors: Sequence[Tensor | None], eps: float) -> tuple[Tensor, Tensor]:
+    """Scale and shift of a batch norm's weight, bias, running mean and variance."""
     wide = compute_dtype(tensors[2].dtype)
     return fold_batch_norm(*(t if t is None else t.to(wide) for t in tensors), eps)

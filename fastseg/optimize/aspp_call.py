@@ -7,11 +7,14 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch._C import _get_tracing_state
 
 from fastseg.ops import ASPPBranch, aspp
 from fastseg.ops._library import gradient_free
+from fastseg.optimize.calls import conv_bn_act, folded_of, must_be_called, traced
+from fastseg.optimize.convolve import in_channels_last
 from fastseg.optimize.eligible import own_activation
-from fastseg.optimize.modules import Frozen, conv_bn_act, must_be_called, traced
+from fastseg.optimize.modules import Frozen
 
 
 class Branch(NamedTuple):
@@ -60,7 +63,7 @@ def _affine(conv: nn.Conv2d, bn: nn.Module | None) -> tuple[Tensor | None, Tenso
     """Scale and shift, the convolution's bias among them."""
     if bn is None:
         return None, conv.bias
-    folded = bn.fold()
+    folded = folded_of(bn)
     if folded is None or conv.bias is None:
         return folded
     scale, shift = folded
@@ -82,7 +85,8 @@ def aspp_call(
     if isinstance(x, fx.Proxy):
         return traced(aspp_call, x, branches, pool, project, form)
     parts = (*branches, project) if pool is None else (*branches, pool, project)
-    folded = [None] if any(part.must_be_called() for part in parts) else [p.folded() for p in parts]
+    by_module = _get_tracing_state() is not None or any(part.must_be_called() for part in parts)
+    folded = [None] if by_module else [part.folded() for part in parts]
     if x.dim() != 4 or any(b is None for b in folded) or not (
         isinstance(project.conv, Frozen)
         or gradient_free([x, *(t for b in folded for t in b if isinstance(t, Tensor))])
@@ -90,8 +94,8 @@ def aspp_call(
         return _by_module(x, branches, pool, project, form)
     *maps, projection = folded
     pooling = None if pool is None else maps.pop()
-    if isinstance(project.conv, Frozen) and x.device.type == "cpu":
-        x = x.contiguous(memory_format=torch.channels_last)
+    if isinstance(project.conv, Frozen):
+        x = in_channels_last(x)
     y = aspp(
         x, maps, projection, pool=pooling, pool_first=form.pool_first,
         activation=form.activation or None,

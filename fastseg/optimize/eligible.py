@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import operator
-
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from fastseg._conv2d import pair, resolve_padding
@@ -18,34 +15,48 @@ ACTIVATION_MODULES = {
     nn.ReLU6: "relu6",
     nn.SiLU: "silu",
     nn.Hardswish: "hardswish",
+    nn.LeakyReLU: "leaky_relu",
 }
-ACTIVATION_FUNCTIONS = {
-    torch.relu: "relu",
-    torch.relu_: "relu",
-    F.relu: "relu",
-    F.relu_: "relu",
-    F.relu6: "relu6",
-    F.silu: "silu",
-    F.hardswish: "hardswish",
-    F.leaky_relu: "leaky_relu",
+TIMM_ACTIVATIONS = {"Swish": "silu", "HardSwish": "hardswish"}
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+"""Attributes of a module: what torch calls beside its forward."""
+
+OWN_CLASS = "a class of its own, whose forward may be another"
+HOOKED = "has hooks or another forward than its class's"
+
+DECIDING = {
+    nn.Conv2d: ("stride", "padding", "dilation", "groups", "padding_mode", "kernel_size"),
+    nn.BatchNorm2d: ("eps",),
+    nn.LeakyReLU: ("negative_slope",),
+    nn.ReLU6: ("min_val", "max_val"),
+    nn.AdaptiveAvgPool2d: ("output_size",),
+    nn.MaxPool2d: ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
+    nn.MaxUnpool2d: ("kernel_size", "stride", "padding"),
 }
-ACTIVATION_METHODS = {"relu": "relu", "relu_": "relu"}
-ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
+"""By class, the attributes that decide what a module computes."""
+
+
+def deciding(module: nn.Module) -> tuple[str, ...]:
+    """The attributes that decide what a module, swapped or not, computes."""
+    return next((names for cls, names in DECIDING.items() if isinstance(module, cls)), ())
 
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether a call of it is anything else than its class's forward."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     replaced = "forward" in module.__dict__ or type(module).__call__ is not nn.Module.__call__
-    return replaced or any(getattr(module, kind) for kind in kinds)
+    return replaced or any(getattr(module, kind) for kind in HOOKS)
 
 
 def why_not_conv(conv: nn.Module) -> str | None:
     """A Conv2d, or what is of one of its subclasses."""
     if type(conv) is not nn.Conv2d:
-        return "a class of its own, whose forward may be another"
-    if has_hooks(conv):
-        return "has hooks or another forward than its class's"
+        return OWN_CLASS
+    return HOOKED if has_hooks(conv) else why_not_geometry(conv)
+
+
+def why_not_geometry(conv: nn.Conv2d) -> str | None:
+    """Its attributes and its weight."""
     if conv.padding_mode != "zeros":
         return f"padding_mode {conv.padding_mode!r}"
     if any(k % 2 == 0 for k in conv.kernel_size):
@@ -64,16 +75,24 @@ def is_batch_norm(module: nn.Module) -> bool:
     return isinstance(module, nn.BatchNorm2d)
 
 
+def is_timm_batch_norm(module: nn.Module) -> bool:
+    """Timm's BatchNormAct2d."""
+    cls = type(module)
+    return cls.__name__ == "BatchNormAct2d" and cls.__module__.startswith("timm.")
+
+
 def why_not_batch_norm(bn: nn.Module) -> str | None:
     """A batch norm that is to be folded."""
-    timm = type(bn).__name__ == "BatchNormAct2d" and type(bn).__module__.startswith("timm.")
+    timm = is_timm_batch_norm(bn)
     if type(bn) is not nn.BatchNorm2d and not timm:
-        return "a class of its own, whose forward may be another"
-    if timm and (type(bn.drop) is not nn.Identity or activation_of(bn.act) is None):
+        return OWN_CLASS
+    if timm and (
+        type(bn.drop) is not nn.Identity or has_hooks(bn.drop) or activation_of(bn.act) is None
+    ):
         return "has a dropout or an activation that no op ends with"
     if has_hooks(bn):
-        return "has hooks or another forward than its class's"
-    if bn.running_mean is None:
+        return HOOKED
+    if any(bn._buffers.get(name) is None for name in ("running_mean", "running_var")):
         return "has no running statistics"
     return None
 
@@ -82,10 +101,12 @@ def activation_of(module: nn.Module) -> str | None:
     """The op's name for it, "" of an Identity, None of any other module."""
     if has_hooks(module):
         return None
-    if type(module) is nn.LeakyReLU and module.negative_slope == 0.01:
-        return "leaky_relu"
     if type(module).__module__.startswith("timm.layers.activations"):
-        return {"Swish": "silu", "HardSwish": "hardswish"}.get(type(module).__name__)
+        return TIMM_ACTIVATIONS.get(type(module).__name__)
+    if type(module) is nn.LeakyReLU and module.negative_slope != 0.01:
+        return None
+    if type(module) is nn.ReLU6 and (module.min_val, module.max_val) != (0, 6):
+        return None
     return "" if type(module) is nn.Identity else ACTIVATION_MODULES.get(type(module))
 
 
@@ -95,12 +116,19 @@ def own_activation(bn: nn.Module | None) -> str:
     return "" if act is None else activation_of(act) or ""
 
 
+def is_known(module: nn.Module) -> bool:
+    """Whether it is a batch norm or an activation that an op stands for."""
+    return (is_batch_norm(module) and why_not_batch_norm(module) is None) or (
+        activation_of(module) is not None
+    )
+
+
 def why_not_pool(pool: nn.MaxPool2d) -> str | None:
     """A MaxPool2d(return_indices=True)."""
     if type(pool) is not nn.MaxPool2d:
-        return "a class of its own, whose forward may be another"
+        return OWN_CLASS
     if has_hooks(pool):
-        return "has hooks or another forward than its class's"
+        return HOOKED
     kernel = pair("", "kernel_size", pool.kernel_size)
     if kernel[0] * kernel[1] > MAX_TAPS:
         return f"more than {MAX_TAPS} positions in a window"

@@ -1,79 +1,156 @@
-"""What modules become: the mixins of their new classes, and the calls of rewritten forwards."""
+"""What modules become: the mixins of their new classes."""
 
 from __future__ import annotations
 
 import functools
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
+from torch.compiler import is_compiling
 
-from fastseg import _cpu_conv2d
-from fastseg._conv2d import Conv2d, resolve_padding
 from fastseg._ordinary_tensors import ordinary_tensors
 from fastseg.nn import MaxPool2d, MaxUnpool2d
-from fastseg.nn._batch_norm import FoldedBatchNorm, can_fold
+from fastseg.nn._batch_norm import FoldedBatchNorm, can_fold, fold
 from fastseg.nn.atrous_conv_bn_act import geometry
-from fastseg.ops import (
-    atrous_conv2d,
-    batch_norm_relu_max_pool2d,
-    fold_batch_norm,
-    max_pool2d,
-    max_unpool2d,
-)
+from fastseg.ops import atrous_conv2d
 from fastseg.ops._library import gradient_free
-from fastseg.optimize.eligible import own_activation
+from fastseg.optimize.convolve import (
+    convolve,
+    has_its_kernel,
+    is_left_to_inductor,
+    is_left_to_torch,
+    is_map,
+    owns,
+)
+from fastseg.optimize.eligible import deciding
+from fastseg.optimize.pairs import Pairs
+from fastseg.optimize.program import Program
 from fastseg.optimize.swap import Swapped
-from fastseg.reference import ACTIVATION
+from fastseg.optimize.training import RefusesTraining, refuse_training
 
 
 class Fused(Swapped):
-    """A block whose forward is rewritten.
+    """A block whose forward is rewritten, or within which poolings hand on byte codes.
 
     Attributes:
-        _program: called with the block and its arguments; for other numbers of them, or keywords,
-            the block's own forward runs. Slices of a Sequential are of its class, without one.
+        _program: the new forward, or None. Where it does not fit the block's own runs.
+        _pairs: the poolings and unpoolings, or None.
     """
 
-    _program = None
+    _program: Program | None = None
+    _pairs: Pairs | None = None
 
     @classmethod
     def _forward_for(cls, base):
         @functools.wraps(base.forward)
         def forward(self, *args, **kwargs):
+            if self._pairs is not None:
+                self._pairs.look()
             program = self._program
-            if program is None or kwargs or len(args) != program.arguments:
+            if program is None or kwargs or not program.fits(self, args) or is_left_to_torch():
                 return base.forward(self, *args, **kwargs)
-            return program(self, *args)
+            return program.function(self, *args)
 
         return forward
 
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        for held in (self._program, self._pairs):
+            if held is not None:
+                held.guard.compile()
+
+    def why_not_fused(self) -> str | None:
+        """Why its own forward runs although it was rewritten, or None."""
+        return None if self._program is None else self._program.why_not(self)
+
+    def extra_repr(self) -> str:
+        """The block's own, and that its own forward runs where that is so."""
+        lines, why_not = super().extra_repr(), self.why_not_fused()
+        if why_not is None:
+            return lines
+        return "\n".join([*filter(None, [lines]), f"runs its own forward: {why_not}"])
+
     def _before_restore(self):
-        self.__dict__.pop("_program", None)
+        for name in ("_program", "_pairs"):
+            self.__dict__.pop(name, None)
 
 
-class Atrous(Swapped):
-    """A Conv2d by :func:`fastseg.atrous_conv2d` where that is faster."""
+class Convolving(Swapped):
+    """A Conv2d by :func:`fastseg.atrous_conv2d`.
+
+    Attributes:
+        _was: the attributes that decide what it computes, as they were.
+    """
+
+    def _after_swap(self):
+        self._was = _deciding(self)
+
+    def _before_restore(self):
+        self.__dict__.pop("_was", None)
+
+    def is_as_it_was(self) -> bool:
+        """Whether it computes what it did, and torch's Conv2d too."""
+        return (
+            self._was == _deciding(self)
+            and has_its_kernel(self)
+            and nn.Conv2d.forward is _CONV2D_FORWARD
+            and nn.Conv2d._conv_forward is _CONV_FORWARD
+        )
+
+
+_CONV2D_FORWARD, _CONV_FORWARD = nn.Conv2d.forward, nn.Conv2d._conv_forward
+
+
+def _deciding(conv: nn.Conv2d) -> tuple:
+    held = conv.__dict__
+    return tuple([held.get(name) for name in _NAMES])
+
+
+_NAMES = deciding(nn.Conv2d(1, 1, 1))
+
+
+class Atrous(Convolving):
+    """Where that is faster."""
 
     def forward(self, x: Tensor) -> Tensor:
         """As torch's."""
-        gradient = not gradient_free((x, self.weight, self.bias))
-        if x.dim() == 4 and owns(self, x, gradient):
-            return atrous_conv2d(x, self.weight, self.bias, **geometry(self))
-        return self._base.forward(self, x)
+        if is_left_to_torch() or not self.is_as_it_was() or x.dim() != 4:
+            return self._base.forward(self, x)
+        weight, bias = self.weight, self.bias
+        if not owns(self, x, not gradient_free((x, weight, bias))):
+            return self._base.forward(self, x)
+        return atrous_conv2d(x, weight, bias, **geometry(self))
 
 
-class Frozen(Swapped):
-    """A Conv2d of a model for inference: in channels_last."""
+class Frozen(Convolving):
+    """In channels_last, of a model for inference."""
 
     def forward(self, x: Tensor) -> Tensor:
         """As torch's."""
-        if is_map(x) and not is_left_to_inductor(self, x):
-            return convolve(self, x)
-        return self._base.forward(self, x)
+        if (
+            is_left_to_torch()
+            or not self.is_as_it_was()
+            or not is_map(x)
+            or is_left_to_inductor(self, x)
+        ):
+            return self._base.forward(self, x)
+        return convolve(self, x)
 
 
-class Folding(Swapped):
-    """A batch norm that is folded into what is before it while no gradient is needed.
+class Foldable(Swapped):
+    """A batch norm that is part of what is before it."""
+
+    def fold(self) -> tuple[Tensor, Tensor] | None:
+        """Scale and shift, or None where the batch norm is to run on its own."""
+        raise NotImplementedError
+
+    @classmethod
+    def _forward_for(cls, base):
+        return base.forward
+
+
+class Folding(Foldable):
+    """While no gradient is needed.
 
     Attributes:
         _folded: remembers scale and shift.
@@ -82,240 +159,106 @@ class Folding(Swapped):
     def _after_swap(self):
         self._folded = FoldedBatchNorm()
 
-    def fold(self) -> tuple[Tensor, Tensor] | None:
-        """Scale and shift, or None where the batch norm is to run on its own."""
-        if torch.compiler.is_compiling() or not can_fold(self) or must_be_called(self):
-            return None
-        return self._folded(self)
+    def fold(self) -> tuple[Tensor, Tensor] | None:  # noqa: D102
+        return None if is_compiling() or not can_fold(self) else self._folded(self)
 
     def _before_restore(self):
-        del self._folded
+        self.__dict__.pop("_folded", None)
 
     def train(self, mode: bool = True):
         """As torch's; also forgets what evaluation has folded."""
         self._folded.forget()
         return super().train(mode)
 
-    @classmethod
-    def _forward_for(cls, base):
-        return base.forward
 
+class Folded(RefusesTraining, Foldable):
+    """Of a model for inference: scale and shift are constants.
 
-class Folded(Swapped):
-    """A batch norm of a model for inference, whose scale and shift are constants."""
-
-    def fold(self) -> tuple[Tensor, Tensor]:
-        """Scale and shift."""
-        return self.folded_scale, self.folded_shift
-
-    def train(self, mode: bool = True):
-        """As torch's for evaluation.
-
-        Raises:
-            RuntimeError: mode is True.
-        """
-        if mode:
-            raise RuntimeError(
-                "fastseg.optimize_(mode='infer') has folded the model's batch norms: call"
-                " fastseg.restore_(model) before model.train()"
-            )
-        return super().train(mode)
+    Attributes:
+        folded_scale: a buffer.
+        folded_shift: a buffer.
+        _folded_of: the tensors and eps that they were made of.
+        _folded: remembers them for other tensors, such as torch.func.functional_call brings.
+    """
 
     def _after_swap(self):
+        refuse_training()
+        self._folded = FoldedBatchNorm()
+        self._fold()
+
+    def __setstate__(self, state):
+        refuse_training()  # in the process that reads it from a file
+        super().__setstate__(state)
+
+    def _fold(self):
+        tensors = (self.weight, self.bias, self.running_mean, self.running_var)
+        self._folded_of = (*tensors, self.eps)
         with ordinary_tensors(), torch.no_grad():
-            folded = fold_batch_norm(
-                *(
-                    t if t is None else _whole(t.detach()).to(torch.float32)
-                    for t in (self.weight, self.bias, self.running_mean, self.running_var)
-                ),
-                self.eps,
-            )
-        for name, t in zip(("folded_scale", "folded_shift"), folded, strict=True):
+            folded = fold([t if t is None else _whole(t.detach()) for t in tensors], self.eps)
+        for name, t in zip(_FOLDED, folded, strict=True):
             self.register_buffer(name, t, persistent=False)
+
+    def fold(self) -> tuple[Tensor, Tensor] | None:  # noqa: D102
+        held = self.__dict__
+        if held["training"]:
+            return None
+        parameters, buffers = held["_parameters"], held["_buffers"]
+        weight, bias, mean, variance, eps = held["_folded_of"]
+        if is_compiling() or (
+            parameters.get("weight") is weight
+            and parameters.get("bias") is bias
+            and buffers.get("running_mean") is mean
+            and buffers.get("running_var") is variance
+            and held["eps"] == eps
+        ):
+            return buffers["folded_scale"], buffers["folded_shift"]
+        return self._folded(self) if can_fold(self) else None
+
+    def _apply(self, *args, **kwargs):
+        super()._apply(*args, **kwargs)
+        self._fold()  # of the new dtype and device
+        return self
 
     def _load_from_state_dict(self, *args):
         super()._load_from_state_dict(*args)
-        self._after_swap()
+        self._fold()
 
     def _before_restore(self):
-        del self.folded_scale, self.folded_shift
+        for name in ("_folded", "_folded_of"):
+            self.__dict__.pop(name, None)
+        for name in _FOLDED:
+            self._buffers.pop(name, None)
+            self._non_persistent_buffers_set.discard(name)
 
-    @classmethod
-    def _forward_for(cls, base):
-        return base.forward
+
+_FOLDED = ("folded_scale", "folded_shift")
 
 
 class Codes(Swapped):
-    """Max-pooling whose indices are byte codes, and the unpooling that takes them."""
+    """Max-pooling whose indices are byte codes, and the unpooling that takes them.
+
+    Attributes:
+        _hands_on_codes: whether a pooling does; an unpooling takes indices as well.
+    """
+
+    _hands_on_codes = True
 
     @classmethod
     def _forward_for(cls, base):
-        return {nn.MaxPool2d: MaxPool2d, nn.MaxUnpool2d: MaxUnpool2d}[base].forward
+        ours = {nn.MaxPool2d: MaxPool2d, nn.MaxUnpool2d: MaxUnpool2d}[base].forward
+
+        @functools.wraps(base.forward)
+        def forward(self, *args, **kwargs):
+            if self._hands_on_codes and not is_left_to_torch():
+                return ours(self, *args, **kwargs)
+            return base.forward(self, *args, **kwargs)
+
+        return forward
+
+    def _before_restore(self):
+        self.__dict__.pop("_hands_on_codes", None)
 
 
 def _whole(t: Tensor) -> Tensor:
     """Of a tensor that fully_shard has spread over processes, all of it."""
     return t.full_tensor() if hasattr(t, "full_tensor") else t
-
-
-def must_be_called(module: nn.Module) -> bool:
-    """Whether something is done before its forward, as fully_shard gathers its tensors there."""
-    return bool(module._forward_pre_hooks)
-
-
-def is_map(x: Tensor) -> bool:
-    """An image; on GPUs of more than one pixel: for vectors torch's calls are shorter there."""
-    return x.dim() == 4 and (x.is_cpu or x.shape[2] > 1 or x.shape[3] > 1)
-
-
-def is_left_to_inductor(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Whether torch.compile with freezing is as fast: it fuses oneDNN's kernels with more around.
-
-    Without freezing it neither prepares weights nor fuses anything into a convolution.
-    """
-    if not (x.is_cpu and torch.compiler.is_compiling() and _freezes()):
-        return False
-    return not may_own(conv) or (conv.groups > 1 and max(conv.dilation) == 1)
-
-
-def _freezes() -> bool:
-    # Only the compiler asks, which has it loaded: with fastseg it would come at 1.4 s and 150 MB.
-    from torch._inductor import config
-
-    return config.freezing
-
-
-def owns(conv: nn.Conv2d, x: Tensor, gradient: bool) -> bool:
-    """Whether fastseg's convolution is the faster one, forward and backward.
-
-    On GPUs only atrous and depthwise convolutions, which cuDNN is known to be slow at. Depthwise
-    ones on the CPU, as measured: with gradients only atrous ones, without in channels_last.
-
-    Args:
-        conv: the module.
-        x: (N, Ci, H, W).
-        gradient: whether one may be needed.
-    """
-    if not may_own(conv):
-        return False
-    atrous = max(conv.dilation) > 1
-    if x.device.type != "cpu":
-        return atrous or conv.groups > 1
-    if conv.groups > 1:
-        return atrous if gradient else x.is_contiguous(memory_format=torch.channels_last)
-    return torch.compiler.is_compiling() or _cpu_conv2d.prefers_winograd(
-        x, conv.weight, _geometry(conv)
-    )
-
-
-def may_own(conv: nn.Conv2d) -> bool:
-    """Whether some map exists for which :func:`owns` is true: depthwise, or for Winograd.
-
-    With fewer channels an op's autograd layer, which is Python, takes what the kernel saves.
-    """
-    if conv.groups > 1:
-        return conv.groups == conv.in_channels == conv.out_channels
-    channels = min(conv.in_channels, conv.out_channels)
-    same = _geometry(conv).padding == conv.dilation
-    return channels >= 32 and conv.kernel_size == (3, 3) and conv.stride == (1, 1) and same
-
-
-def _geometry(conv: nn.Conv2d) -> Conv2d:
-    padding = resolve_padding("fastseg.optimize_", conv.padding, conv.kernel_size, conv.dilation)
-    return Conv2d(conv.stride, padding, conv.dilation, conv.groups)
-
-
-def convolve(
-    conv: nn.Conv2d,
-    x: Tensor,
-    folded: tuple[Tensor, Tensor] | None = None,
-    activation: str = "",
-    residual: Tensor | None = None,
-) -> Tensor:
-    """One op; on the CPU in channels_last, in which its kernels are the fastest."""
-    scale, shift = folded or (None, None)
-    if x.device.type == "cpu":
-        x = x.contiguous(memory_format=torch.channels_last)
-    return atrous_conv2d(
-        x, conv.weight, conv.bias, scale=scale, shift=shift, activation=activation,
-        residual=residual, **geometry(conv),
-    )  # fmt: skip
-
-
-def conv_bn_act(
-    conv: nn.Conv2d,
-    bn: nn.Module | None,
-    activation: str,
-    x: Tensor,
-    residual: Tensor | None = None,
-) -> Tensor:
-    """``act(bn(conv(x)) + residual)``, one op where that is faster and nothing is lost."""
-    if isinstance(x, fx.Proxy):
-        return traced(conv_bn_act, conv, bn, activation, x, residual)
-    folded = None if bn is None else bn.fold()
-    if fuses(conv, bn, folded, x, residual):
-        scale, shift = folded or (None, None)
-        if isinstance(conv, Frozen):
-            return convolve(conv, x, folded, activation or own_activation(bn), residual)
-        return atrous_conv2d(
-            x, conv.weight, conv.bias, scale=scale, shift=shift,
-            activation=activation or own_activation(bn), residual=residual, **geometry(conv),
-        )  # fmt: skip
-    y = conv(x) if bn is None else bn(conv(x))
-    return ACTIVATION[activation](y if residual is None else y + residual)
-
-
-def traced(function, *arguments) -> fx.Proxy:
-    """The function as one call in torch.fx's graph: it decides by its input's shape."""
-    proxy = next(a for a in arguments if isinstance(a, fx.Proxy))
-    return proxy.tracer.create_proxy("call_function", function, arguments, {})
-
-
-def fuses(conv, bn, folded, x: Tensor, residual: Tensor | None) -> bool:
-    """Whether one op stands for all."""
-    if not is_map(x) or (bn is not None and folded is None) or must_be_called(conv):
-        return False
-    if residual is not None:
-        if not isinstance(residual, Tensor):
-            return False
-        size = _geometry(conv).output_size(x.shape[2:], conv.kernel_size)
-        if tuple(residual.shape) != (x.shape[0], conv.out_channels, *size):
-            return False  # broadcast
-    cpu = x.device.type == "cpu"
-    if isinstance(conv, Frozen):
-        if is_left_to_inductor(conv, x):
-            return False
-        return cpu or owns(conv, x, False)
-    affine = () if bn is None else (bn.weight, bn.bias)
-    if not gradient_free((x, conv.weight, conv.bias, residual, *affine)):
-        return False
-    depthwise = conv.groups > 1 and may_own(conv)
-    return owns(conv, x, False) if depthwise or not cpu else True
-
-
-def bn_relu_pool(bn: nn.Module, relu, pool: nn.MaxPool2d, x: Tensor):
-    """``pool(relu(bn(x)))``, one pass where no gradient is needed."""
-    if isinstance(x, fx.Proxy):
-        return traced(bn_relu_pool, bn, relu, pool, x)
-    folded = bn.fold()
-    positions = pool.return_indices and not isinstance(pool, Codes)  # torch's indices
-    if folded is None or positions or not gradient_free((x, bn.weight, bn.bias)):
-        return pool(relu(bn(x)))
-    values, codes = batch_norm_relu_max_pool2d(
-        x, *folded, pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode
-    )
-    return (values, codes) if pool.return_indices else values
-
-
-def pool_to_codes(x: Tensor, *arguments):
-    """``F.max_pool2d`` with byte codes for its indices."""
-    if isinstance(x, fx.Proxy):
-        return traced(pool_to_codes, x, *arguments)
-    return max_pool2d(x, *arguments)
-
-
-def unpool_codes(values: Tensor, codes: Tensor, *arguments):
-    """``F.max_unpool2d`` of :func:`pool_to_codes`."""
-    if isinstance(values, fx.Proxy):
-        return traced(unpool_codes, values, codes, *arguments)
-    return max_unpool2d(values, codes, *arguments)

@@ -7,31 +7,49 @@ of the whole model shows, through whatever tuples and lists its code hands them.
 from __future__ import annotations
 
 import operator
+from typing import NamedTuple
 
 from torch import fx, nn
 
 from fastseg._pool2d import Pool2d, pool2d
-from fastseg.optimize.chains import module_of
+from fastseg.optimize.effects import module_of
 from fastseg.optimize.eligible import has_hooks, why_not_pool
-from fastseg.optimize.trace import NotTraceable, not_torch, trace
+from fastseg.optimize.stand_ins import NotTraceable
+from fastseg.optimize.trace import Trace, Traces, not_torch
 
 
-def paired_pools(model: nn.Module) -> tuple[set[nn.Module], dict[nn.Module, str]]:
-    """The modules that may become codes', and of the others why not."""
+class PairedPools(NamedTuple):
+    """The poolings and unpoolings of a model.
+
+    Attributes:
+        found: those that may hand on codes.
+        left: of the others, why not.
+        trace: of the whole model, or None.
+    """
+
+    found: set[nn.Module]
+    left: dict[nn.Module, str]
+    trace: Trace | None = None
+
+
+def paired_pools(model: nn.Module, traces: Traces) -> PairedPools:
+    """Follows the indices through the model."""
     pools = {m for m in model.modules() if isinstance(m, nn.MaxPool2d) and m.return_indices}
     unpools = {m for m in model.modules() if isinstance(m, nn.MaxUnpool2d)}
     if not pools:
-        return set(), dict.fromkeys(unpools, "no MaxPool2d(return_indices=True) in the model")
+        reason = "no MaxPool2d(return_indices=True) in the model"
+        return PairedPools(set(), dict.fromkeys(unpools, reason))
     left = {m: reason for m in pools if (reason := why_not_pool(m))}
     for m in unpools:
         if type(m) is not nn.MaxUnpool2d or has_hooks(m):
             left[m] = "a class of its own or has hooks"
     try:
-        graph = trace(model, not_torch)
+        trace = traces.of(model, not_torch)
     except NotTraceable as error:
         reason = f"where its indices go is unknown: {error}"
-        return set(), {m: left.get(m, reason) for m in pools | unpools}
-    calls = {m: [n for n in graph.nodes if module_of(model, n) is m] for m in pools | unpools}
+        return PairedPools(set(), {m: left.get(m, reason) for m in pools | unpools})
+    nodes = trace.graph.nodes
+    calls = {m: [n for n in nodes if module_of(model, n) is m] for m in pools | unpools}
     pending = True
     while pending:  # one that is left leaves those that it is paired with
         pending = False
@@ -41,7 +59,7 @@ def paired_pools(model: nn.Module) -> tuple[set[nn.Module], dict[nn.Module, str]
             reason = _why_not(model, m, calls[m], pools | unpools, left)
             if reason:
                 left[m], pending = reason, True
-    return (pools | unpools) - left.keys(), left
+    return PairedPools((pools | unpools) - left.keys(), left, trace)
 
 
 def _why_not(model, module, calls: list[fx.Node], all_of_them, left) -> str | None:

@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from torch import nn
+
+from fastseg.optimize.eligible import is_batch_norm, why_not_batch_norm, why_not_conv
+from fastseg.optimize.modules import Fused
+from fastseg.optimize.plan import Plan
+
+LINES = 30
+"""How many lines ``str(report)`` has at most."""
+
+NAMED = 3
+"""How many modules of a group are named."""
 
 
 class Entry(NamedTuple):
@@ -16,27 +30,173 @@ class Entry(NamedTuple):
 
 @dataclass
 class Report:
-    """What was swapped and what was left; ``str(report)`` is a table.
+    """What was swapped and what was left; ``str(report)`` is a table of 30 lines at most.
 
     Attributes:
         mode: "train" or "infer".
         dry_run: whether nothing was changed.
         swapped: an entry for each convolution, ASPP and pooling that fastseg now computes.
-        left: an entry for each that it does not, and for batch norms that stay on their own.
+        in_evaluation: in mode "train", an entry for each convolution that torch's kernel computes
+            in training, and fastseg with what follows it in evaluation without gradients.
+        left: an entry for each that fastseg does not compute, and for batch norms that stay on
+            their own.
+        notes: what costs time nevertheless.
     """
 
     mode: str
     dry_run: bool
     swapped: list[Entry] = field(default_factory=list)
+    in_evaluation: list[Entry] = field(default_factory=list)
     left: list[Entry] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    _model: weakref.ref | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def changed(self) -> list[Entry]:
+        """The blocks that run their own forwards, for they were changed since, and how."""
+        model = None if self._model is None else self._model()
+        if model is None:
+            return []
+        return [
+            Entry(name, m._base.__name__, why_not)
+            for name, m in model.named_modules()
+            if isinstance(m, Fused) and (why_not := m.why_not_fused()) is not None
+        ]
+
+    def table(self, lines: int | None = LINES) -> str:
+        """The report as text: a title, a row for each group of like entries, and the notes.
+
+        Args:
+            lines: how many at most; None: as many as there are, and all names.
+        """
+        parts = {
+            "swapped": self.swapped,
+            "left": self.left,
+            "in evaluation": self.in_evaluation,
+            "changed": self.changed,
+        }
+        counts = [f"{len(entries)} {what}" for what, entries in parts.items()
+                  if entries or what in ("swapped", "left")]  # fmt: skip
+        dry = ", dry run" if self.dry_run else ""
+        title = f"fastseg.optimize_, mode {self.mode}{dry}: {', '.join(counts)}"
+        most = None if lines is None else NAMED
+        rows = [
+            (what, _names(names, most), *group)
+            for what, entries in parts.items()
+            for group, names in _groups(entries)
+        ]
+        notes = [f"note: {note}" for note in self.notes]
+        room = len(rows) if lines is None else max(0, lines - 1 - len(notes))
+        cut = []
+        if len(rows) > room:
+            kept, rest = rows[: room - 1], len(rows) - room + 1
+            rows, cut = kept, [f"and {rest} groups more: print(report.table(None))"]
+        return "\n".join([title, *_aligned(rows), *cut, *notes][:lines])
 
     def __str__(self) -> str:
-        title = f"fastseg.optimize_, mode {self.mode}{', dry run' if self.dry_run else ''}: "
-        lines = [f"{title}{len(self.swapped)} swapped, {len(self.left)} left"]
-        rows = [("swapped", *e) for e in self.swapped] + [("left", *e) for e in self.left]
-        rows = [(what, name or "(model)", module, detail) for what, name, module, detail in rows]
-        widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
-        for row in rows:
-            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-            lines.append("  ".join([*cells, row[3]]))
-        return "\n".join(lines)
+        return self.table()
+
+    def __getstate__(self):
+        return {**self.__dict__, "_model": None}  # a weak reference is of this process
+
+
+def _groups(entries: Iterable[Entry]) -> list[tuple[tuple[str, str], list[str]]]:
+    """Class and detail with the names of all modules of them, the largest groups first."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for entry in entries:
+        groups.setdefault((entry.module, entry.detail), []).append(entry.name or "(model)")
+    return sorted(groups.items(), key=lambda item: -len(item[1]))
+
+
+def _names(names: list[str], most: int | None) -> str:
+    if len(names) == 1:
+        return names[0]
+    shown = names if most is None or len(names) <= most else [*names[: most - 1], "..."]
+    return f"{len(names)}: {', '.join(shown)}"
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
+    return [
+        "  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[3]])
+        for row in rows
+    ]
+
+
+def report_of(plan: Plan, dry_run: bool) -> Report:
+    """The report of a plan."""
+    report = Report(plan.mode, dry_run)
+    for module in plan.modules:
+        name, kind = plan.names[module], type(module).__name__
+        detail = _computed(plan, module)
+        if detail is not None:
+            torchs = isinstance(module, nn.Conv2d) and not plan.swaps_conv(module)
+            entries = report.in_evaluation if torchs else report.swapped
+            entries.append(Entry(name, kind, detail))
+        elif (reason := _why_left(plan, module)) is not None:
+            report.left.append(Entry(name, kind, reason))
+        for function, reason in plan.functions.get(module, ()):
+            entries = report.swapped if reason is None else report.left
+            entries.append(Entry(name, function, reason or "byte codes"))
+    report.notes = _notes(plan, report)
+    if not dry_run:
+        report._model = weakref.ref(plan.model)
+    return report
+
+
+def _computed(plan: Plan, module: nn.Module) -> str | None:
+    """What fastseg computes in place of a module, or None."""
+    if module in plan.with_aspp:
+        return "fastseg.aspp"
+    if module in plan.pools.found:
+        return "byte codes"
+    if module in plan.in_chain:
+        return plan.in_chain[module]
+    return "conv" if plan.swaps_conv(module) else None
+
+
+def _why_left(plan: Plan, module: nn.Module) -> str | None:
+    """Why a module is left, or None of one that nobody expects to be computed."""
+    if module in plan.pools.left:
+        return plan.pools.left[module]
+    if isinstance(module, nn.ConvTranspose2d):
+        return "fastseg has no transposed convolution"
+    if isinstance(module, nn.Conv2d):
+        if not plan.wanted(module):
+            return "filter_fn"
+        return why_not_conv(module) or "torch's is as fast in training"
+    if is_batch_norm(module) and module not in plan.folded:
+        return why_not_batch_norm(module) or _why_alone(plan, module)
+    return None
+
+
+def _why_alone(plan: Plan, bn: nn.Module) -> str:
+    """Why a batch norm is in no chain."""
+    if bn in plan.alone:
+        return plan.alone[bn]
+    name = plan.names[bn]
+    while name:
+        name = name.rpartition(".")[0]
+        block = plan.model.get_submodule(name)
+        if block in plan.untraceable:
+            return f"in {type(block).__name__}: {plan.untraceable[block]}"
+    return "is not called"
+
+
+def _notes(plan: Plan, report: Report) -> list[str]:
+    """What costs time although, or because, convolutions are fastseg's."""
+    convs = [m for m in plan.modules if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
+    ours = [m for m in convs if m in plan.in_chain or plan.swaps_conv(m)]
+    notes = []
+    if ours and len(ours) < len(convs):
+        left = len(convs) - len(ours)
+        notes.append(f"{left} of {len(convs)} convolutions are left: they take as long as before")
+    if report.in_evaluation:
+        count = len(report.in_evaluation)
+        notes.append(f"{count} of {len(convs)} convolutions take as long as before in training")
+    if plan.mode == "infer" and any(m.weight.is_cpu for m in ours):
+        notes.append(
+            "convolutions compute in channels_last: what comes in another layout, such as the"
+            " model's input, is converted in each call"
+        )
+    return notes

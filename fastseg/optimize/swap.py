@@ -16,6 +16,12 @@ class Swapped:
 
     _base: type  # the module's own class
 
+    def __new__(cls, *args, **kwargs):
+        """Of code that makes another module of a module's class: one of its own class."""
+        if args or kwargs:
+            return cls._base(*args, **kwargs)
+        return super().__new__(cls)
+
     @classmethod
     def _forward_for(cls, base: type):
         """The subclass's forward."""
@@ -26,6 +32,13 @@ class Swapped:
 
     def _before_restore(self) -> None:
         """Takes away what the swap has added."""
+
+    def __prepare_scriptable__(self):
+        raise RuntimeError(
+            "torch.jit.script cannot compile what fastseg.optimize_ has swapped: call"
+            " fastseg.restore_(model) before, and fastseg.optimize_(model) after it; a model of"
+            ' fastseg.models is built with backend="torch" for it'
+        )
 
     def __reduce_ex__(self, protocol):
         _, (_, *arguments), *state = super().__reduce_ex__(protocol)
@@ -46,8 +59,7 @@ def subclass(mixin: type[Swapped], base: type) -> type:
 
 
 def _new(mixin: type[Swapped], base: type, *arguments):
-    cls = subclass(mixin, base)
-    return cls.__new__(cls, *arguments)
+    return base.__new__(subclass(mixin, base), *arguments)
 
 
 def swap(module: nn.Module, mixin: type[Swapped]) -> None:

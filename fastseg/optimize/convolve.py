@@ -1,0 +1,132 @@
+"""Which kernel convolves for a Conv2d of an optimised model."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch._C import _get_tracing_state
+from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import forward_ad
+from torch.compiler import is_compiling, is_dynamo_compiling, is_exporting
+
+from fastseg import _cpu_conv2d
+from fastseg._conv2d import Conv2d, resolve_padding
+from fastseg.nn.atrous_conv_bn_act import geometry
+from fastseg.ops import atrous_conv2d
+
+
+def is_left_to_torch() -> bool:
+    """Whether torch's modules run: for ONNX, which has no ops of fastseg, and forward-mode AD."""
+    if is_dynamo_compiling():
+        return False
+    if forward_ad._current_level >= 0:
+        return True
+    if _get_tracing_state() is None and not is_exporting():
+        return False
+    return torch.onnx.is_in_onnx_export()
+
+
+def is_map(x: Tensor) -> bool:
+    """An image; on GPUs of more than one pixel: for vectors torch's calls are shorter there."""
+    return x.dim() == 4 and (x.is_cpu or x.shape[2] > 1 or x.shape[3] > 1)
+
+
+def is_left_to_inductor(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether torch.compile with freezing is as fast: it fuses oneDNN's kernels with more around.
+
+    Without freezing it neither prepares weights nor fuses anything into a convolution.
+    """
+    if not (x.is_cpu and is_compiling() and _freezes()):
+        return False
+    return not may_own(conv) or (conv.groups > 1 and max(conv.dilation) == 1)
+
+
+def _freezes() -> bool:
+    # Only the compiler asks, which has it loaded: with fastseg it would come at 1.4 s and 150 MB.
+    from torch._inductor import config
+
+    return config.freezing
+
+
+def owns(conv: nn.Conv2d, x: Tensor, gradient: bool) -> bool:
+    """Whether fastseg's convolution is the faster one, forward and backward.
+
+    On GPUs only atrous and depthwise convolutions, which cuDNN is known to be slow at. Depthwise
+    ones on the CPU, as measured: with gradients only atrous ones, without in channels_last.
+
+    Args:
+        conv: the module.
+        x: (N, Ci, H, W).
+        gradient: whether one may be needed.
+    """
+    if not may_own(conv):
+        return False
+    atrous = max(conv.dilation) > 1
+    if x.device.type != "cpu":
+        return atrous or conv.groups > 1
+    if conv.groups > 1:
+        return atrous if gradient else is_channels_last(x)
+    return is_compiling() or _cpu_conv2d.prefers_winograd(x, conv.weight, as_geometry(conv))
+
+
+def may_own(conv: nn.Conv2d) -> bool:
+    """Whether some map exists for which :func:`owns` is true: depthwise, or for Winograd.
+
+    With fewer channels an op's autograd layer, which is Python, takes what the kernel saves.
+    """
+    if conv.groups > 1:
+        return conv.groups == conv.in_channels == conv.out_channels
+    channels = min(conv.in_channels, conv.out_channels)
+    same = as_geometry(conv).padding == conv.dilation
+    return channels >= 32 and conv.kernel_size == (3, 3) and conv.stride == (1, 1) and same
+
+
+def as_geometry(conv: nn.Conv2d) -> Conv2d:
+    """The module's, padding in pixels."""
+    padding = resolve_padding("fastseg.optimize_", conv.padding, conv.kernel_size, conv.dilation)
+    return Conv2d(conv.stride, padding, conv.dilation, conv.groups)
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether it is dense in that layout; no tensor of vmap's says so."""
+    return not _is_batched() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def in_channels_last(x: Tensor) -> Tensor:
+    """X in the layout in which the CPU's kernels are the fastest, but for vmap's tensors."""
+    if not x.is_cpu or _is_batched():
+        return x
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _is_batched() -> bool:
+    return not is_dynamo_compiling() and peek_interpreter_stack() is not None
+
+
+def tensors_of(conv: nn.Conv2d) -> tuple[Tensor, Tensor | None]:
+    """Its weight and bias, past nn.Module.__getattr__, which takes as long as both look-ups."""
+    held = conv._parameters
+    weight = held.get("weight")
+    return (conv.weight, conv.bias) if weight is None else (weight, held.get("bias"))
+
+
+def has_its_kernel(conv: nn.Conv2d) -> bool:
+    """Whether its weight is of its kernel's size, as long as nobody gave it another weight."""
+    weight = tensors_of(conv)[0]
+    return weight.dim() == 4 and weight.shape[2:] == conv.kernel_size
+
+
+def convolve(
+    conv: nn.Conv2d,
+    x: Tensor,
+    folded: tuple[Tensor, Tensor] | None = None,
+    activation: str = "",
+    residual: Tensor | None = None,
+) -> Tensor:
+    """One op in channels_last."""
+    weight, bias = tensors_of(conv)
+    scale, shift = folded or (None, None)
+    return atrous_conv2d(
+        in_channels_last(x), weight, bias, scale=scale, shift=shift, activation=activation,
+        residual=residual, **geometry(conv),
+    )  # fmt: skip

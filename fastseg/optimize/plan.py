@@ -1,0 +1,217 @@
+"""What is to be done to a model, found out before anything is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import fx, nn
+
+from fastseg.optimize.aspp import find_aspp, fuse_aspp, lists_of_modules
+from fastseg.optimize.chains import (
+    NO_CONVOLUTION,
+    find_chains,
+    find_pooled,
+    fuse,
+    fuse_pooled,
+    why_alone,
+)
+from fastseg.optimize.conditions import conditions_of
+from fastseg.optimize.convolve import may_own
+from fastseg.optimize.eligible import is_batch_norm, why_not_conv
+from fastseg.optimize.functional_pooling import NAMES, find_functional, take_codes
+from fastseg.optimize.guard import Guard
+from fastseg.optimize.modules import Atrous, Codes, Folded, Folding, Frozen, Fused
+from fastseg.optimize.pairs import Pairs
+from fastseg.optimize.pooling import PairedPools, paired_pools
+from fastseg.optimize.program import Program
+from fastseg.optimize.stand_ins import NotTraceable
+from fastseg.optimize.steps import Kind
+from fastseg.optimize.swap import swap
+from fastseg.optimize.trace import Trace, Traces, has_own_forward, is_sequential
+
+
+class Rewriting(NamedTuple):
+    """A block's new forward.
+
+    Attributes:
+        graph: of it.
+        traces: that it was made from.
+        replaced: modules that the block called and it does not.
+    """
+
+    graph: fx.Graph
+    traces: list[Trace]
+    replaced: set[nn.Module]
+
+    def program(self, block: nn.Module) -> Program:
+        """Its code, guarded by what the block is now."""
+        witnesses = [witness for trace in self.traces for witness in trace.witnesses]
+        asks = frozenset().union(*(witness.asks for witness in witnesses))
+        if any(trace.asks_for_arguments for trace in self.traces):
+            asks |= {"arguments"}
+        guard = Guard(block, conditions_of(block, witnesses, self.replaced))
+        return Program.of(self.graph, asks, guard)
+
+
+class Plan:
+    """What is to be done to a model.
+
+    Attributes:
+        names: by module, its name in the model.
+        modules: all that may be swapped.
+        rewritings: by block, its new forward.
+        with_aspp: the blocks that are an ASPP or have one in their forward.
+        in_chain: by convolution, what it is fused with.
+        folded: the batch norms that are fused.
+        pools: poolings and unpoolings that hand on byte codes.
+        functions: by block, the functions of pooling that it calls and why each is left, or None.
+        untraceable: by block, why.
+        alone: by batch norm that is called on its own, why.
+    """
+
+    def __init__(
+        self, model: nn.Module, mode: str, filter_fn: Callable[[nn.Module, str], bool] | None
+    ):
+        self.model, self.mode = model, mode
+        self.names = {m: name for name, m in model.named_modules()}
+        of_fastseg = {
+            inner
+            for m in self.names
+            if type(m).__module__.startswith("fastseg.nn.")
+            for inner in m.modules()
+        }
+        self.modules = [m for m in self.names if m not in of_fastseg]
+        self.wanted = lambda m: filter_fn is None or bool(filter_fn(m, self.names[m]))
+        self.traces = Traces()
+        self.rewritings: dict[nn.Module, Rewriting] = {}
+        self.with_aspp: set[nn.Module] = set()
+        self.in_chain: dict[nn.Module, str] = {}
+        self.folded: set[nn.Module] = set()
+        self.functions: dict[nn.Module, list[tuple[str, str | None]]] = {}
+        self.untraceable: dict[nn.Module, str] = {}
+        self.alone: dict[nn.Module, str] = {}
+        self._known: set[tuple] = set()
+        # Inner Sequentials first: what they fuse needs no other forward around them.
+        inner_first = self.modules[::-1]
+        for module in sorted(inner_first, key=lambda m: not is_sequential(m)):
+            if has_own_forward(module) and not is_batch_norm(module) and _has_work(module):
+                self._plan_block(module)
+        self.pools = self._plan_pools()
+
+    def _plan_block(self, block: nn.Module) -> None:
+        """Rewrites the block's forward if that fuses what Sequentials alone do not."""
+        try:
+            trace, aspps = self._trace(block)
+        except NotTraceable as error:
+            self.untraceable[block] = str(error)
+            return
+        in_aspp = {node for aspp in aspps for node in aspp.nodes}
+        chains = [c for c in find_chains(trace, self.wanted) if in_aspp.isdisjoint(c.nodes)]
+        pooled = [
+            p
+            for p in find_pooled(trace, chains)
+            if in_aspp.isdisjoint(p) and self.wanted(trace.steps[p.pool].module)
+        ]
+        functions = self._plan_functions(block, trace.graph)
+        self._explain(trace)
+        if not (aspps or pooled or functions) and {c.key for c in chains} <= self._known:
+            return
+        replaced = {m for chain in chains for m in chain.modules(block)}
+        replaced |= {trace.steps[node].module for p in pooled for node in p}
+        for aspp in aspps:
+            self.with_aspp.add(block)
+            for inner in aspp.traces:
+                replaced |= {m for m in inner.root.modules() if m is not block}
+        for chain in (*chains, *(chain for aspp in aspps for chain in aspp.chains)):
+            self._known.add(chain.key)
+            self.in_chain[chain.conv] = str(chain)
+            self.folded |= {chain.bn} - {None}
+        self.folded |= {trace.steps[p.bn].module for p in pooled}
+        fuse_aspp(trace.graph, aspps)
+        fuse(trace, chains)
+        fuse_pooled(trace, pooled)
+        take_codes(functions)
+        traces = [trace, *(inner for aspp in aspps for inner in aspp.traces)]
+        replaced |= {m for t in traces for m in (*t.inlined, *t.memory.relied_on)}
+        replaced &= {*block.modules()}  # slices of Sequentials are made anew in each call
+        self.rewritings[block] = Rewriting(trace.graph, traces, replaced - {block})
+
+    def _trace(self, block: nn.Module):
+        """Of a block's forward, and the ASPPs in it."""
+        convs = (m for m in block.modules() if isinstance(m, nn.Conv2d))
+        if any(max(conv.dilation) > 1 for conv in convs) and not is_sequential(block):
+            aspps = []
+            try:
+                trace = self.traces.of(block, lists_of_modules)
+                aspps = [
+                    aspp
+                    for aspp in find_aspp(trace, self.traces)
+                    if all(self.wanted(chain.conv) for chain in aspp.chains)
+                ]
+            except NotTraceable:
+                pass
+            if aspps and self.wanted(block):
+                return trace, aspps
+        return self.traces.of(block), []
+
+    def _explain(self, trace: Trace) -> None:
+        for node, step in trace.steps.items():
+            if step.kind is Kind.BATCH_NORM:
+                reason = why_alone(trace, node, self.wanted)
+                if reason != NO_CONVOLUTION or step.module not in self.alone:
+                    self.alone[step.module] = reason
+
+    def _plan_functions(self, block: nn.Module, graph: fx.Graph) -> list[fx.Node]:
+        """The calls of pooling functions that take byte codes."""
+        found, left = find_functional(graph)
+        if found and not self.wanted(block):
+            left.update(dict.fromkeys(found, "filter_fn"))
+            found = []
+        calls = [n for n in graph.nodes if n in left or n in found]
+        self.functions[block] = [(NAMES[n.target], left.get(n)) for n in calls]
+        return found
+
+    def _plan_pools(self) -> PairedPools:
+        pools = paired_pools(self.model, self.traces)
+        if any(not self.wanted(m) for m in pools.found):  # a pooling without its unpooling is none
+            pools.left.update(dict.fromkeys(pools.found, "filter_fn"))
+            pools.found.clear()
+        return pools
+
+    def swaps_conv(self, module: nn.Module) -> bool:
+        """Whether a convolution on its own is fastseg's."""
+        if not isinstance(module, nn.Conv2d) or why_not_conv(module) or not self.wanted(module):
+            return False
+        return self.mode == "infer" or may_own(module)
+
+    def apply(self) -> None:
+        """Does it."""
+        infer = self.mode == "infer"
+        for module in self.modules:
+            if self.swaps_conv(module):
+                swap(module, Frozen if infer else Atrous)
+            elif module in self.folded:
+                swap(module, Folded if infer else Folding)
+            elif module in self.pools.found:
+                swap(module, Codes)
+        for block in self.rewritings:
+            swap(block, Fused)
+        for block, rewriting in self.rewritings.items():
+            block._program = rewriting.program(block)
+        if self.pools.found:
+            self._watch_pools()
+
+    def _watch_pools(self) -> None:
+        if not isinstance(self.model, Fused):
+            swap(self.model, Fused)
+        trace = self.pools.trace
+        replaced = {*trace.inlined, *self.pools.found} - {self.model}
+        guard = Guard(self.model, conditions_of(self.model, trace.witnesses, replaced))
+        guard.compile()
+        poolings = [m for m in self.pools.found if isinstance(m, nn.MaxPool2d)]
+        self.model._pairs = Pairs(guard, poolings)
+
+
+def _has_work(block: nn.Module) -> bool:
+    return any(isinstance(m, nn.Conv2d) or is_batch_norm(m) for m in block.modules())
