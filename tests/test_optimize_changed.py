@@ -201,7 +201,9 @@ CHANGES = {
         "no bias": lambda m: setattr(m.conv, "bias", None),
         "eps": lambda m: setattr(m.bn, "eps", 0.5),
         "no running statistics": lambda m: (
-            setattr(m.bn, "running_mean", None), setattr(m.bn, "running_var", None)),  # fmt: skip
+            setattr(m.bn, "running_mean", None),
+            setattr(m.bn, "running_var", None),
+        ),
         "not affine": lambda m: setattr(m.bn, "weight", None),
         "other running statistics": other_statistics,
         "forward": replaced_forward,
@@ -263,7 +265,7 @@ CHANGES = {
         "pooling": lambda m: m.__setitem__(3, nn.AvgPool2d(3, 2, 1)),
         "stride": lambda m: setattr(m[3], "stride", 1),
     },
-}  # fmt: skip
+}
 SAME_VALUES = ("weight_norm", "double")
 CASES = [(build, name) for build, changes in CHANGES.items() for name in changes]
 

@@ -65,6 +65,8 @@ class Witness:
         self.asks_for_none = False
         self.contents = Contents()
         self._builtin: tuple = None, None
+        # Held here too: CPython 3.11 calls it once more after it has dropped it for an exception.
+        self._on_event = self._event
         for module in self.modules:
             self.contents.keep_module(module)
 
@@ -86,9 +88,9 @@ class Witness:
                 self._reads(module, name, sys._getframe(1))
             return plain(module, name)
 
-        with _NoTensors(self), _profiler_paused():
+        with _NoTensors(self), _profiler_paused(), _no_finalizers():
             nn.Module.__getattribute__ = recording
-            sys.setprofile(self._event)
+            sys.setprofile(self._on_event)
             try:
                 yield
             finally:
@@ -102,7 +104,7 @@ class Witness:
         try:
             yield
         finally:
-            sys.setprofile(self._event)
+            sys.setprofile(self._on_event)
 
     def is_asked(self, frame: types.FrameType) -> bool:
         """Whether it is other people's code that asks, by itself or by isinstance()."""
@@ -304,6 +306,18 @@ def _holds(cell: types.CellType, value) -> bool:
         return cell.cell_contents is value
     except ValueError:  # empty
         return False
+
+
+@contextlib.contextmanager
+def _no_finalizers():
+    """The garbage collector rests: what it would call anywhere in a forward is none of its code."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextlib.contextmanager
