@@ -8,7 +8,6 @@ import copy
 import types
 from typing import Any
 
-import torch
 from torch import nn
 from torch.compiler import is_dynamo_compiling
 
