@@ -14,6 +14,7 @@ from native_build import folder_for, run
 HERE = Path(__file__).parent
 CSRC = HERE.parent.parent / "csrc"
 CORE = (
+    "cpu/kept_memory",
     "cpu/lattice_mean_field_core",
     "cpu/lattice_mean_field_passes",
     "cpu/lattice_mean_field_terms",
