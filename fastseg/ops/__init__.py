@@ -1,5 +1,6 @@
 """The ops: schema, fake, gradient and vmap rule of each, and its public function."""
 
+from fastseg._when_imported import when_imported
 from fastseg.ops import atrous_conv2d_grad as _atrous_conv2d_grad  # noqa: F401
 from fastseg.ops import dense_conv2d_weight_grad as _dense_conv2d_weight_grad  # noqa: F401
 from fastseg.ops import depthwise_conv2d as _depthwise_conv2d  # noqa: F401
@@ -19,8 +20,6 @@ from fastseg.ops.pool_codes import codes_to_indices, indices_to_codes
 from fastseg.ops.separable_atrous_conv2d import separable_atrous_conv2d
 from fastseg.ops.spatial_gaussian_filter import spatial_gaussian_filter
 
-from fastseg.ops import _flops  # noqa: F401  isort: skip
-
 __all__ = [
     "ASPPBranch",
     "MeanField",
@@ -38,3 +37,10 @@ __all__ = [
     "separable_atrous_conv2d",
     "spatial_gaussian_filter",
 ]
+
+
+def _register_flops() -> None:
+    from fastseg.ops import _flops  # noqa: F401  only then: it imports torch's counter, and Triton
+
+
+when_imported("torch.utils.flop_counter", _register_flops)

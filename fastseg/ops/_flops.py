@@ -22,14 +22,9 @@ ops = torch.ops.fastseg
 Shape = Sequence[int]
 
 
-@register_flop_formula([ops.atrous_conv2d, ops.depthwise_conv2d])
+@register_flop_formula([ops.atrous_conv2d, ops.depthwise_conv2d, ops.im2col_conv2d])
 def _convolution(x: Shape, weight: Shape, *_, out_shape: Shape) -> int:
     return conv_flop_count(x, weight, out_shape)
-
-
-@register_flop_formula(ops.im2col_conv2d)
-def _im2col(x: Shape, packed: Shape, channels: int, kernel_size: Shape, *_, out_shape) -> int:
-    return conv_flop_count(x, (channels, x[1], *kernel_size), out_shape)
 
 
 @register_flop_formula(ops.winograd_conv2d)

@@ -96,7 +96,8 @@ def conditions_of(
 
 def _all(block, witnesses: list[Witness], replaced) -> Iterator[Condition]:
     yield Condition("global hooks", torch_modules.__name__, "__dict__", "", None, False)
-    yield from _found(nn.Module, "__call__")
+    call = nn.Module.__dict__["__call__"]
+    yield Condition("call", nn.Module, "__dict__", "__call__", call, False)
     yield from _found(base_of(block), "forward")
     objects: dict[int, tuple[Any, bool]] = {}
     for witness in witnesses:

@@ -9,7 +9,7 @@ import types
 from typing import Any
 
 from torch import nn
-from torch.compiler import is_dynamo_compiling
+from torch.compiler import is_dynamo_compiling, is_exporting
 
 from fastseg.optimize.conditions import Condition, snapshot
 from fastseg.optimize.contents import attributes, is_opaque
@@ -17,6 +17,7 @@ from fastseg.optimize.eligible import HOOKS
 
 _SHAPES = {
     "is": "{o}[{k}] is {v}",
+    "call": "({o}[{k}] is {v} or is_exporting())",  # which puts its own there for the while
     "equals": "({o}[{k}] is {v} or {o}[{k}] == {v})",
     "absent": "{k} not in {o}",
     "is none": "({o}[{k}] is None) is {v}",
@@ -133,7 +134,7 @@ def make({names}):
 
 
 def _defined(source: str, name: str):
-    namespace: dict = {}
+    namespace: dict = {"is_exporting": is_exporting}
     exec(compile(source, "<fastseg.optimize_'s guard>", "exec"), namespace)
     return namespace[name]
 
