@@ -7,7 +7,6 @@ import functools
 import os
 import random
 import sys
-import sysconfig
 import types
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from fastseg.optimize.names import BUILTINS
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _OURS = str(Path(__file__).parent) + os.sep
-_STDLIB = tuple(str(Path(sysconfig.get_path(name))) + os.sep for name in ("stdlib", "platstdlib"))
+_STDLIB = str(Path(os.__file__).parent) + os.sep
 _SITE = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
 
