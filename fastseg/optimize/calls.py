@@ -5,21 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 
-from fastseg.nn.atrous_conv_bn_act import geometry
 from fastseg.ops import (
-    atrous_conv2d,
     batch_norm_relu_max_pool2d,
     max_pool2d,
     max_unpool2d,
 )
 from fastseg.ops._library import gradient_free
 from fastseg.optimize.convolve import (
-    as_geometry,
+    apply,
     convolve,
     has_its_kernel,
     is_left_to_inductor,
     is_map,
     may_own,
+    output_size,
     owns,
     tensors_of,
 )
@@ -52,12 +51,7 @@ def conv_bn_act(
         residual = added[0] if added else None
         if isinstance(conv, Frozen):
             return convolve(conv, x, folded, activation, residual)
-        weight, bias = tensors_of(conv)
-        scale, shift = folded or (None, None)
-        return atrous_conv2d(
-            x, weight, bias, scale=scale, shift=shift, activation=activation, residual=residual,
-            **geometry(conv),
-        )  # fmt: skip
+        return apply(conv, x, folded, activation, residual)
     y = conv(x) if bn is None else bn(conv(x))
     return ACTIVATION[activation](y + added[0] if added else y)
 
@@ -107,8 +101,7 @@ def _is_residual(added, conv: nn.Conv2d, x: Tensor) -> bool:
         return False
     if added.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
         return False
-    size = as_geometry(conv).output_size(x.shape[2:], conv.kernel_size)
-    return tuple(added.shape) == (x.shape[0], conv.out_channels, *size)
+    return tuple(added.shape) == (x.shape[0], conv.out_channels, *output_size(conv, x))
 
 
 def bn_relu_pool(bn: nn.Module, relu, pool: nn.MaxPool2d, x: Tensor):

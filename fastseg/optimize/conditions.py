@@ -20,6 +20,7 @@ from torch import nn
 from fastseg.optimize.contents import CONTAINERS, attributes, is_opaque
 from fastseg.optimize.eligible import deciding, is_timm_batch_norm
 from fastseg.optimize.origins import is_trusted
+from fastseg.optimize.same_padding import fixed_padding, pads_same
 from fastseg.optimize.witness import Witness
 
 
@@ -130,6 +131,9 @@ def _of_replaced(module: nn.Module) -> Iterator[Condition]:
         yield Condition("equals", module, "__dict__", name, held[name])
     if "inplace" in held:
         yield Condition("equals", module, "__dict__", "inplace", held["inplace"])
+    if pads_same(module) and fixed_padding(module) is not None:
+        yield Condition("is", module, "_modules", "static_padding", fixed_padding(module))
+        yield from _of_replaced(fixed_padding(module))
     if is_timm_batch_norm(module):
         for name in ("act", "drop"):
             child = held["_modules"][name]

@@ -13,6 +13,9 @@ from fastseg import _cpu_conv2d
 from fastseg._conv2d import Conv2d, resolve_padding
 from fastseg.nn.atrous_conv_bn_act import geometry
 from fastseg.ops import atrous_conv2d
+from fastseg.ops._library import call, gradient_free
+from fastseg.optimize import same_padding
+from fastseg.optimize.same_padding import pads_same
 
 
 def is_left_to_torch() -> bool:
@@ -66,7 +69,10 @@ def owns(conv: nn.Conv2d, x: Tensor, gradient: bool) -> bool:
         return atrous or conv.groups > 1
     if conv.groups > 1:
         return atrous if gradient else is_channels_last(x)
-    return is_compiling() or _cpu_conv2d.prefers_winograd(x, conv.weight, as_geometry(conv))
+    geometry = same_padding.even(conv, x) if pads_same(conv) else as_geometry(conv)
+    if geometry is None:
+        return False
+    return is_compiling() or _cpu_conv2d.prefers_winograd(x, conv.weight, geometry)
 
 
 def may_own(conv: nn.Conv2d) -> bool:
@@ -77,8 +83,15 @@ def may_own(conv: nn.Conv2d) -> bool:
     if conv.groups > 1:
         return conv.groups == conv.in_channels == conv.out_channels
     channels = min(conv.in_channels, conv.out_channels)
-    same = as_geometry(conv).padding == conv.dilation
-    return channels >= 32 and conv.kernel_size == (3, 3) and conv.stride == (1, 1) and same
+    same = pads_same(conv) or as_geometry(conv).padding == conv.dilation
+    return channels >= 32 and conv.kernel_size == (3, 3) and tuple(conv.stride) == (1, 1) and same
+
+
+def output_size(conv: nn.Conv2d, x: Tensor) -> list[int]:
+    """(h, w) of what it makes of a map."""
+    if pads_same(conv):
+        return same_padding.output_size(conv, x)
+    return as_geometry(conv).output_size(x.shape[2:], conv.kernel_size)
 
 
 def as_geometry(conv: nn.Conv2d) -> Conv2d:
@@ -96,6 +109,9 @@ def in_channels_last(x: Tensor) -> Tensor:
     """X in the layout in which the CPU's kernels are the fastest, but for vmap's tensors."""
     if not x.is_cpu or _is_batched():
         return x
+    fast = x.dtype == torch.float32 and x.is_contiguous() and gradient_free((x,))
+    if fast and not x.is_contiguous(memory_format=torch.channels_last):
+        return call(torch.ops.fastseg.image_layout.default, (x,), True)  # up to 10x torch's
     return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -124,9 +140,25 @@ def convolve(
     residual: Tensor | None = None,
 ) -> Tensor:
     """One op in channels_last."""
+    return apply(conv, in_channels_last(x), folded, activation, residual)
+
+
+def apply(
+    conv: nn.Conv2d,
+    x: Tensor,
+    folded: tuple[Tensor, Tensor] | None = None,
+    activation: str = "",
+    residual: Tensor | None = None,
+) -> Tensor:
+    """One op in the layout that x has."""
     weight, bias = tensors_of(conv)
     scale, shift = folded or (None, None)
+    if pads_same(conv):
+        x, (stride, padding, dilation, groups) = same_padding.padded(conv, x)
+        of_conv = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    else:
+        of_conv = geometry(conv)
     return atrous_conv2d(
-        in_channels_last(x), weight, bias, scale=scale, shift=shift, activation=activation,
-        residual=residual, **geometry(conv),
+        x, weight, bias, scale=scale, shift=shift, activation=activation, residual=residual,
+        **of_conv,
     )  # fmt: skip

@@ -7,6 +7,7 @@ from torch import nn
 
 from fastseg._conv2d import pair, resolve_padding
 from fastseg._pool2d import MAX_TAPS
+from fastseg.optimize.same_padding import fixed_padding, pads_same, why_not_same
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -33,6 +34,7 @@ DECIDING = {
     nn.AdaptiveAvgPool2d: ("output_size",),
     nn.MaxPool2d: ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
     nn.MaxUnpool2d: ("kernel_size", "stride", "padding"),
+    nn.ZeroPad2d: ("padding",),
 }
 """By class, the attributes that decide what a module computes."""
 
@@ -50,7 +52,11 @@ def has_hooks(module: nn.Module) -> bool:
 
 def why_not_conv(conv: nn.Module) -> str | None:
     """A Conv2d, or what is of one of its subclasses."""
-    if type(conv) is not nn.Conv2d:
+    if pads_same(conv):
+        pad = fixed_padding(conv)
+        if why_not_same(conv) or (pad is not None and has_hooks(pad)):
+            return why_not_same(conv) or HOOKED
+    elif type(conv) is not nn.Conv2d:
         return OWN_CLASS
     return HOOKED if has_hooks(conv) else why_not_geometry(conv)
 

@@ -11,10 +11,9 @@ from torch.compiler import is_compiling
 from fastseg._ordinary_tensors import ordinary_tensors
 from fastseg.nn import MaxPool2d, MaxUnpool2d
 from fastseg.nn._batch_norm import FoldedBatchNorm, can_fold, fold
-from fastseg.nn.atrous_conv_bn_act import geometry
-from fastseg.ops import atrous_conv2d
 from fastseg.ops._library import gradient_free
 from fastseg.optimize.convolve import (
+    apply,
     convolve,
     has_its_kernel,
     is_left_to_inductor,
@@ -93,16 +92,19 @@ class Convolving(Swapped):
         return (
             self._was == _deciding(self)
             and has_its_kernel(self)
-            and nn.Conv2d.forward is _CONV2D_FORWARD
+            and self._base.forward is self._base_forward
             and nn.Conv2d._conv_forward is _CONV_FORWARD
         )
 
 
-_CONV2D_FORWARD, _CONV_FORWARD = nn.Conv2d.forward, nn.Conv2d._conv_forward
+_CONV_FORWARD = nn.Conv2d._conv_forward
 
 
 def _deciding(conv: nn.Conv2d) -> tuple:
     held = conv.__dict__
+    pad = held["_modules"].get("static_padding")  # see fastseg.optimize.same_padding
+    if pad is not None:
+        return *[held.get(name) for name in _NAMES], pad, pad.__dict__.get("padding")
     return tuple([held.get(name) for name in _NAMES])
 
 
@@ -116,10 +118,9 @@ class Atrous(Convolving):
         """As torch's."""
         if is_left_to_torch() or not self.is_as_it_was() or x.dim() != 4:
             return self._base.forward(self, x)
-        weight, bias = self.weight, self.bias
-        if not owns(self, x, not gradient_free((x, weight, bias))):
+        if not owns(self, x, not gradient_free((x, self.weight, self.bias))):
             return self._base.forward(self, x)
-        return atrous_conv2d(x, weight, bias, **geometry(self))
+        return apply(self, x)
 
 
 class Frozen(Convolving):

@@ -28,7 +28,8 @@ def optimize_(
     or in the forward of a block (by torch.fx; a forward that it cannot follow is left):
 
     - Conv2d, its BatchNorm2d, an added residual and ReLU, ReLU6, LeakyReLU(0.01), SiLU or Hardswish
-      after it: one :func:`fastseg.atrous_conv2d` (odd kernels, any rate, stride and groups);
+      after it: one :func:`fastseg.atrous_conv2d` (odd kernels, any rate, stride and groups, also
+      with the "SAME" padding of timm's Conv2dSame and EfficientNet's classes);
     - ASPP with its projection, a block of its own or in the forward of a head: one
       :func:`fastseg.aspp`;
     - MaxPool2d(return_indices=True) whose indices go to a MaxUnpool2d and nowhere else: byte codes.

@@ -7,6 +7,7 @@ isinstance() stay. The subclass is made for the class at hand, so pickle and cop
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 from torch import nn
 
@@ -15,6 +16,7 @@ class Swapped:
     """Comes before the module's own class among the subclass's bases."""
 
     _base: type  # the module's own class
+    _base_forward: Callable  # its forward, as it was
 
     def __new__(cls, *args, **kwargs):
         """Of code that makes another module of a module's class: one of its own class."""
@@ -50,6 +52,7 @@ def subclass(mixin: type[Swapped], base: type) -> type:
     """The class of modules of class `base` that were swapped by `mixin`."""
     members = {
         "_base": base,
+        "_base_forward": staticmethod(base.forward),
         "_mixin": mixin,
         "__module__": base.__module__,
         "__doc__": base.__doc__,

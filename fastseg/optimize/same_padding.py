@@ -1,0 +1,83 @@
+"""Convolutions that pad as TensorFlow does for "SAME", in front of torch's: timm's, EfficientNet's.
+
+The last rows and columns get more of it than the first where its sum is odd.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastseg._conv2d import Conv2d, resolve_padding
+
+_PACKAGES = ("timm", "segmentation_models_pytorch", "efficientnet_pytorch", "geffnet")
+_BY_SIZE = ("Conv2dSame", "Conv2dDynamicSamePadding")
+_FIXED = "Conv2dStaticSamePadding"
+
+
+def _kind(conv: nn.Module) -> str:
+    """Either "by size" of the map, or "fixed" as a child has it; "" of any other class."""
+    cls = getattr(type(conv), "_base", type(conv))  # _base where it is swapped
+    if cls is nn.Conv2d or cls.__module__.partition(".")[0] not in _PACKAGES:
+        return ""
+    return "fixed" if cls.__name__ == _FIXED else "by size" if cls.__name__ in _BY_SIZE else ""
+
+
+def pads_same(conv: nn.Module) -> bool:
+    """Whether it is of such a class, swapped or not."""
+    return _kind(conv) != ""
+
+
+def fixed_padding(conv: nn.Module) -> nn.Module | None:
+    """The child that pads, if the class has one."""
+    return conv._modules.get("static_padding")
+
+
+def why_not_same(conv: nn.Conv2d) -> str | None:
+    """Why a convolution of such a class is to be left, or None."""
+    if resolve_padding("", conv.padding, conv.kernel_size, conv.dilation) != (0, 0):
+        return "pads twice"
+    pad = fixed_padding(conv)
+    if _kind(conv) == "fixed" and type(pad) not in (nn.ZeroPad2d, nn.Identity):
+        return "pads in a way of its own"
+    return None
+
+
+def around(conv: nn.Conv2d, x: Tensor) -> tuple[int, int, int, int]:
+    """Zeros left, right, above and below of a map."""
+    pad = fixed_padding(conv)
+    if pad is not None:
+        return (0, 0, 0, 0) if type(pad) is nn.Identity else tuple(pad.padding)
+    sides = []
+    for axis in (1, 0):
+        size, stride = x.shape[2 + axis], conv.stride[axis]
+        reach = conv.dilation[axis] * (conv.kernel_size[axis] - 1) + 1
+        total = max((-(-size // stride) - 1) * stride + reach - size, 0)
+        sides += [total // 2, total - total // 2]
+    return tuple(sides)
+
+
+def output_size(conv: nn.Conv2d, x: Tensor) -> list[int]:
+    """(h, w) of the output."""
+    left, right, above, below = around(conv, x)
+    height, width = x.shape[2:]
+    size = (height + above + below, width + left + right)
+    return _with_padding(conv, (0, 0)).output_size(size, conv.kernel_size)
+
+
+def even(conv: nn.Conv2d, x: Tensor) -> Conv2d | None:
+    """The convolution with its padding if that is the same on both sides, as for stride 1."""
+    left, right, above, below = around(conv, x)
+    return _with_padding(conv, (above, left)) if (left, above) == (right, below) else None
+
+
+def padded(conv: nn.Conv2d, x: Tensor) -> tuple[Tensor, Conv2d]:
+    """The map, with its zeros around it unless they are even, and the convolution that is left."""
+    geometry = even(conv, x)
+    if geometry is not None:
+        return x, geometry
+    return F.pad(x, around(conv, x)), _with_padding(conv, (0, 0))
+
+
+def _with_padding(conv: nn.Conv2d, padding: tuple[int, int]) -> Conv2d:
+    return Conv2d(tuple(conv.stride), padding, tuple(conv.dilation), conv.groups)
