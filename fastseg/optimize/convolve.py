@@ -109,10 +109,23 @@ def in_channels_last(x: Tensor) -> Tensor:
     """X in the layout in which the CPU's kernels are the fastest, but for vmap's tensors."""
     if not x.is_cpu or _is_batched():
         return x
-    fast = x.dtype == torch.float32 and x.is_contiguous() and gradient_free((x,))
-    if fast and not x.is_contiguous(memory_format=torch.channels_last):
-        return call(torch.ops.fastseg.image_layout.default, (x,), True)  # up to 10x torch's
-    return x.contiguous(memory_format=torch.channels_last)
+    return _in_layout(x, torch.channels_last)
+
+
+def in_contiguous(x: Tensor) -> Tensor:
+    """X for a function of torch that makes maps contiguous first."""
+    return _in_layout(x, torch.contiguous_format) if x.is_cpu and not _is_batched() else x
+
+
+def _in_layout(x: Tensor, layout: torch.memory_format) -> Tensor:
+    """By a kernel that takes down to a tenth of the time of torch's copy, where it can be used."""
+    if x.dim() != 4 or x.is_contiguous(memory_format=layout):
+        return x
+    to_channels_last = layout is torch.channels_last
+    other = torch.contiguous_format if to_channels_last else torch.channels_last
+    if x.dtype == torch.float32 and x.is_contiguous(memory_format=other) and gradient_free((x,)):
+        return call(torch.ops.fastseg.image_layout.default, (x,), to_channels_last)
+    return x.contiguous(memory_format=layout) if to_channels_last else x
 
 
 def _is_batched() -> bool:

@@ -16,6 +16,7 @@ from fastseg.optimize.convolve import (
     apply,
     convolve,
     has_its_kernel,
+    in_contiguous,
     is_left_to_inductor,
     is_left_to_torch,
     is_map,
@@ -136,6 +137,18 @@ class Frozen(Convolving):
         ):
             return self._base.forward(self, x)
         return convolve(self, x)
+
+
+class Relaid(Swapped):
+    """An instance norm, which would itself make a map of a convolution contiguous, but slowly."""
+
+    @classmethod
+    def _forward_for(cls, base):
+        @functools.wraps(base.forward)
+        def forward(self, x):
+            return base.forward(self, in_contiguous(x))
+
+        return forward
 
 
 class Foldable(Swapped):

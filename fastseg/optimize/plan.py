@@ -18,10 +18,10 @@ from fastseg.optimize.chains import (
 )
 from fastseg.optimize.conditions import conditions_of
 from fastseg.optimize.convolve import may_own
-from fastseg.optimize.eligible import is_batch_norm, why_not_conv
+from fastseg.optimize.eligible import has_hooks, is_batch_norm, why_not_conv
 from fastseg.optimize.functional_pooling import NAMES, find_functional, take_codes
 from fastseg.optimize.guard import Guard
-from fastseg.optimize.modules import Atrous, Codes, Folded, Folding, Frozen, Fused
+from fastseg.optimize.modules import Atrous, Codes, Folded, Folding, Frozen, Fused, Relaid
 from fastseg.optimize.pairs import Pairs
 from fastseg.optimize.pooling import PairedPools, paired_pools
 from fastseg.optimize.program import Program
@@ -195,6 +195,8 @@ class Plan:
                 swap(module, Folded if infer else Folding)
             elif module in self.pools.found:
                 swap(module, Codes)
+            elif infer and type(module) is nn.InstanceNorm2d and not has_hooks(module):
+                swap(module, Relaid)
         for block in self.rewritings:
             swap(block, Fused)
         for block, rewriting in self.rewritings.items():
