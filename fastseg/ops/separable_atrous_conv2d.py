@@ -17,7 +17,7 @@ from fastseg._conv2d import (
     resolve_padding,
 )
 from fastseg._float32_precision import reduced_on_cpu
-from fastseg._tensor_checks import check_alike, check_optional_tensors, check_tensors
+from fastseg._tensor_checks import FLOATS, check_alike, check_optional_tensors, check_tensors
 from fastseg.ops._autocast import autocast_dtype, cast
 from fastseg.ops._library import CPU_PLANS, keep_plan, needs_gradient, plain_on_cpu
 from fastseg.ops.atrous_conv2d import CPUPlan, atrous_conv2d, cpu_plan, refuse_residual_of_image
@@ -122,9 +122,9 @@ def _check(first, second, geometry, depthwise_activation, activation):
         x, residual = x[None], residual if residual is None else residual[None]
     lower = autocast_dtype(x)
     if lower is not None:
-        x, depthwise_weight, pointwise_weight, residual = cast(
-            lower, x, depthwise_weight, pointwise_weight, residual
-        )
+        x, depthwise_weight, pointwise_weight = cast(lower, x, depthwise_weight, pointwise_weight)
+        if residual is not None and residual.dtype in FLOATS:
+            residual = residual.to(x.dtype)  # of any, as it is added to what torch computes
     shape = tuple(depthwise_weight.shape)
     torch._check(
         len(shape) == 4 and shape[1] == 1,
