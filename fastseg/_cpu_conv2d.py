@@ -26,7 +26,7 @@ from torch import Tensor
 
 from fastseg import _extension, reference
 from fastseg._conv2d import Conv2d, in_layout_of, is_bare
-from fastseg._cpu_conv2d_costs import COSTS
+from fastseg._cpu_conv2d_costs import COSTS, GRADIENT_OVERHEAD
 from fastseg._float32_precision import reduced_on_cpu
 from fastseg._prepared_weights import prepared
 from fastseg.ops._library import cpu_kernel
@@ -270,6 +270,23 @@ def winograd_wins(
     conv = Conv2d((1, 1), dilation, dilation, 1)
     theirs = costs.onednn(shape, (out_channels, shape[1], 3, 3), conv, rate)
     return costs.winograd(shape, out_channels, dilation, fast) < theirs + costs.overhead
+
+
+def trains_faster(x: Tensor, weight: Tensor, conv: Conv2d) -> bool:
+    """Whether Winograd's pieces save more of a training step than an op's own gradient costs."""
+    if x.dtype != torch.float32 or not suits_winograd(weight.shape, conv):
+        return False
+    level, threads = _extension.simd_level(), torch.get_num_threads()
+    shape, channels = tuple(x.shape), weight.shape[0]
+    return _trains_faster(shape, channels, conv.dilation, reduced_on_cpu(), level, threads)
+
+
+@functools.lru_cache(4096)
+def _trains_faster(shape, out_channels: int, dilation, fast: bool, level, threads: int) -> bool:
+    costs = COSTS.get(level)
+    if costs is None:
+        return False
+    return costs.training(shape, out_channels, dilation, fast) > GRADIENT_OVERHEAD * threads
 
 
 def onednn_conv2d(

@@ -27,6 +27,7 @@ class ConvCosts(NamedTuple):
         fingerprint: bytes a nanosecond of weights that are compared with what was prepared.
         transform: nanoseconds that Winograd's inputs and outputs take for a product and a channel.
         overhead: nanoseconds of a call of oneDNN beyond one of ours.
+        preparing: nanoseconds that Winograd's form of a weight takes, of each number of the kernel.
         gather: nanoseconds of im2col for a pixel, for a tap of a pixel and for an output.
         im2col_flops: operations a nanosecond of its products, whose weights lie as they are given.
         im2col_depth: the depth of a product at which these take twice as long, out of the cache.
@@ -40,6 +41,7 @@ class ConvCosts(NamedTuple):
     fingerprint: float
     transform: float
     overhead: float
+    preparing: float
     gather: tuple[float, float, float]
     im2col_flops: float
     im2col_depth: float
@@ -93,6 +95,20 @@ class ConvCosts(NamedTuple):
         computing = 2 * pixels * weights / self.im2col_flops * slower
         return gathering + computing + weights * 4 / self.bytes
 
+    def training(
+        self, shape: Sequence[int], out_channels: int, dilation: Sequence[int], fast: bool
+    ) -> float:
+        """Nanoseconds that Winograd saves a step beside oneDNN, forward and backward, or less.
+
+        Its weights are other ones in each step. The gradient of the input is a convolution of the
+        same size, and that of the weight about as fast as oneDNN's.
+        """
+        conv = Conv2d((1, 1), dilation, dilation, 1)
+        theirs = self.onednn(shape, (out_channels, shape[1], 3, 3), conv, 1)
+        ours = self.winograd(shape, out_channels, dilation, fast)
+        weights = out_channels * shape[1] * 9
+        return 2 * (theirs - ours - self.preparing * weights)
+
     def comparing(self, weight_shape: Sequence[int]) -> float:
         """Nanoseconds to see that weights are those that were prepared."""
         return self.look_up + math.prod(weight_shape) * 4 / self.fingerprint
@@ -110,7 +126,12 @@ def live_taps(size: int, kernel: int, stride: int, padding: int, dilation: int) 
 
 
 COSTS = {
-    "avx512": ConvCosts(280, 30, 4_000, 25, 0.12, 16_000, (6, 3, 0.7), 260, 16_000, 6, math.inf),
-    "avx2": ConvCosts(140, 30, 4_000, 25, 0.14, 16_000, (6, 3, 1.4), 120, 16_000, 4, 1e6),
+    "avx512": ConvCosts(
+        280, 30, 4_000, 25, 0.12, 16_000, 1.4, (6, 3, 0.7), 260, 16_000, 6, math.inf
+    ),
+    "avx2": ConvCosts(140, 30, 4_000, 25, 0.14, 16_000, 1.4, (6, 3, 1.4), 120, 16_000, 4, 1e6),
 }
 """By SIMD level. The portable level has no multiply-add: oneDNN is faster everywhere."""
+
+GRADIENT_OVERHEAD = 200_000
+"""Nanoseconds that the Python of an op's gradient takes beyond that of torch's convolution."""

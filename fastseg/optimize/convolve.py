@@ -72,7 +72,10 @@ def owns(conv: nn.Conv2d, x: Tensor, gradient: bool) -> bool:
     geometry = same_padding.even(conv, x) if pads_same(conv) else as_geometry(conv)
     if geometry is None:
         return False
-    return is_compiling() or _cpu_conv2d.prefers_winograd(x, conv.weight, geometry)
+    if is_compiling():
+        return True
+    faster = _cpu_conv2d.trains_faster if gradient else _cpu_conv2d.prefers_winograd
+    return faster(x, conv.weight, geometry)
 
 
 def may_own(conv: nn.Conv2d) -> bool:
