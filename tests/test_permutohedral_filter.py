@@ -294,7 +294,10 @@ def lattice_of(*shape):
         ({"values": torch.zeros(2, 3, 9)}, r"values must have shape \(2, C, 10\), got \(2, 3, 9\)"),
         ({"values": torch.zeros(2, 10)}, "values must have shape"),
         ({"values": torch.zeros(2, 3, 10).half()}, "values must be float32 or float64"),
-        ({"values": torch.zeros(2, 3, 10).double()}, "values must be Float as barycentric is, got Double"),
+        (
+            {"values": torch.zeros(2, 3, 10).double()},
+            "values must be Float as barycentric is, got Double",
+        ),
         ({"slots": torch.zeros(2, 10, 4)}, "slots must be"),
         ({"slots": torch.zeros(2, 10, dtype=torch.int32)}, "slots must have shape"),
         ({"slots": torch.full((2, 10, 4), 99, dtype=torch.int32)}, "slots must be from 0 to"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, is_grad_enabled, nn
 from torch.compiler import is_compiling
 
 from fastseg._ordinary_tensors import ordinary_tensors
@@ -115,13 +115,32 @@ _NAMES = deciding(nn.Conv2d(1, 1, 1))
 class Atrous(Convolving):
     """Where that is faster."""
 
+    _left: dict[torch.Size, None]  # shapes for which torch trained faster when it was asked
+
+    def _after_swap(self):
+        super()._after_swap()
+        self._left = {}
+
+    def _before_restore(self):
+        super()._before_restore()
+        self.__dict__.pop("_left", None)
+
     def forward(self, x: Tensor) -> Tensor:
         """As torch's."""
+        compiling = is_compiling()
+        if not compiling and self.training and x.shape in self._left and is_grad_enabled():
+            return self._base.forward(self, x)
         if is_left_to_torch() or not self.is_as_it_was() or x.dim() != 4:
             return self._base.forward(self, x)
-        if not owns(self, x, not gradient_free((x, self.weight, self.bias))):
-            return self._base.forward(self, x)
-        return apply(self, x)
+        gradient = not gradient_free((x, self.weight, self.bias))
+        if owns(self, x, gradient):
+            return apply(self, x)
+        if gradient and self.training and not compiling and len(self._left) < _SHAPES:
+            self._left[x.shape] = None
+        return self._base.forward(self, x)
+
+
+_SHAPES = 64
 
 
 class Frozen(Convolving):

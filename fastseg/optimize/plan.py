@@ -38,11 +38,13 @@ class Rewriting(NamedTuple):
         graph: of it.
         traces: that it was made from.
         replaced: modules that the block called and it does not.
+        trains: whether it has something for training too, an ASPP or functions of pooling.
     """
 
     graph: fx.Graph
     traces: list[Trace]
     replaced: set[nn.Module]
+    trains: bool
 
     def program(self, block: nn.Module) -> Program:
         """Its code, guarded by what the block is now."""
@@ -51,7 +53,7 @@ class Rewriting(NamedTuple):
         if any(trace.asks_for_arguments for trace in self.traces):
             asks |= {"arguments"}
         guard = Guard(block, conditions_of(block, witnesses, self.replaced))
-        return Program.of(self.graph, asks, guard)
+        return Program.of(self.graph, asks, guard, self.trains)
 
 
 class Plan:
@@ -135,7 +137,9 @@ class Plan:
         traces = [trace, *(inner for aspp in aspps for inner in aspp.traces)]
         replaced |= {m for t in traces for m in (*t.inlined, *t.memory.relied_on)}
         replaced &= {*block.modules()}  # slices of Sequentials are made anew in each call
-        self.rewritings[block] = Rewriting(trace.graph, traces, replaced - {block})
+        self.rewritings[block] = Rewriting(
+            trace.graph, traces, replaced - {block}, bool(aspps or functions)
+        )
 
     def _trace(self, block: nn.Module):
         """Of a block's forward, and the ASPPs in it."""

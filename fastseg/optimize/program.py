@@ -7,6 +7,7 @@ import importlib
 import operator
 from types import ModuleType
 
+import torch
 from torch import Tensor, fx, nn
 from torch._C import _get_tracing_state
 from torch._subclasses import FakeTensor
@@ -29,20 +30,27 @@ class Program:
         asks: of its traces: "arguments" if these must be tensors; "tracing" and "compiling" if
             the block's own forward is to run in these contexts.
         guard: of the block.
+        trains: whether it has something for training too; else the block's own forward is shorter.
     """
 
     def __init__(
-        self, source: str, names: dict, arguments: int, asks: frozenset[str], guard: Guard
+        self,
+        source: str,
+        names: dict,
+        arguments: int,
+        asks: frozenset[str],
+        guard: Guard,
+        trains: bool,
     ):
         self.source, self.names, self.arguments = source, names, arguments
-        self.asks, self.guard = asks, guard
+        self.asks, self.guard, self.trains = asks, guard, trains
         self.tensors_only = "arguments" in asks
         namespace = dict(names)
         exec(compile(source, "<fastseg.optimize_>", "exec"), namespace)
         self.function = namespace["forward"]
 
     @classmethod
-    def of(cls, graph: fx.Graph, asks: frozenset[str], guard: Guard) -> Program:
+    def of(cls, graph: fx.Graph, asks: frozenset[str], guard: Guard, trains: bool) -> Program:
         """The code of a graph."""
         guard.compile()
         for node in graph.nodes:
@@ -50,10 +58,12 @@ class Program:
         graph.lint()
         code = graph.python_code("self")
         arguments = sum(node.op == "placeholder" for node in graph.nodes)
-        return cls(code.src, dict(code.globals), arguments, asks, guard)
+        return cls(code.src, dict(code.globals), arguments, asks, guard, trains)
 
     def fits(self, block: nn.Module, arguments: tuple) -> bool:
         """Whether it does what the block's own forward does with these arguments."""
+        if not self.trains and block.training and torch.is_grad_enabled():
+            return False
         if len(arguments) != self.arguments or self.guard.block is not block:
             return False
         if self.asks and self._is_in_asked_context():
@@ -86,7 +96,7 @@ class Program:
     def __reduce__(self):
         modules = {k: v.__name__ for k, v in self.names.items() if isinstance(v, ModuleType)}
         others = {k: v for k, v in self.names.items() if k not in modules}
-        rest = self.arguments, self.asks, self.guard
+        rest = self.arguments, self.asks, self.guard, self.trains
         return _unpickle, (self.source, modules, others, *rest)
 
 
