@@ -37,7 +37,8 @@ class Conv2dStaticSamePadding(nn.Conv2d):
 
     def forward(self, x):
         x = self.static_padding(x)
-        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        padding = self.padding
+        return F.conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
 
 Conv2dSame.__module__ = "timm.layers.conv2d_same"
@@ -51,6 +52,10 @@ CONVOLUTIONS = {
     "fixed": lambda: Conv2dStaticSamePadding(8, 8, 3, sides=(1, 1, 1, 1)),
     "fixed, uneven": lambda: Conv2dStaticSamePadding(8, 8, 3, stride=2, sides=(0, 1, 0, 1)),
     "fixed, uneven in height": lambda: Conv2dStaticSamePadding(8, 8, 5, sides=(2, 2, 1, 3)),
+    "fixed, dilated later": lambda: Conv2dStaticSamePadding(
+        8, 8, 3, sides=(0, 0, 0, 0), padding=2, dilation=2
+    ),
+    "fixed, twice": lambda: Conv2dStaticSamePadding(8, 8, 3, sides=(0, 1, 0, 1), padding=(1, 0)),
     "fixed, none": lambda: Conv2dStaticSamePadding(8, 8, 1, sides=(0, 0, 0, 0)),
 }
 

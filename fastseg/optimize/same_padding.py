@@ -35,19 +35,26 @@ def fixed_padding(conv: nn.Module) -> nn.Module | None:
 
 def why_not_same(conv: nn.Conv2d) -> str | None:
     """Why a convolution of such a class is to be left, or None."""
-    if resolve_padding("", conv.padding, conv.kernel_size, conv.dilation) != (0, 0):
+    fixed = _kind(conv) == "fixed"
+    if not fixed and _own(conv) != (0, 0):
         return "pads twice"
-    pad = fixed_padding(conv)
-    if _kind(conv) == "fixed" and type(pad) not in (nn.ZeroPad2d, nn.Identity):
+    if fixed and type(fixed_padding(conv)) not in (nn.ZeroPad2d, nn.Identity):
         return "pads in a way of its own"
     return None
+
+
+def _own(conv: nn.Conv2d) -> tuple[int, int]:
+    return resolve_padding("fastseg.optimize_", conv.padding, conv.kernel_size, conv.dilation)
 
 
 def around(conv: nn.Conv2d, x: Tensor) -> tuple[int, int, int, int]:
     """Zeros left, right, above and below of a map."""
     pad = fixed_padding(conv)
     if pad is not None:
-        return (0, 0, 0, 0) if type(pad) is nn.Identity else tuple(pad.padding)
+        vertical, horizontal = _own(conv)
+        sides = (0, 0, 0, 0) if type(pad) is nn.Identity else pad.padding
+        own = (horizontal, horizontal, vertical, vertical)
+        return tuple([a + b for a, b in zip(sides, own, strict=True)])
     sides = []
     for axis in (1, 0):
         size, stride = x.shape[2 + axis], conv.stride[axis]
