@@ -8,6 +8,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastseg
+from fastseg import reference
+from fastseg._cpu_pointwise import pointwise_conv2d, suits
 from fastseg.optimize.convolve import in_channels_last, in_contiguous
 
 
@@ -73,3 +75,74 @@ def test_values_stay(change, make):
     assert out.requires_grad == x.requires_grad
     if change is in_channels_last:
         assert not out.numel() or out.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("activation", ["", "relu", "relu6", "leaky_relu", "silu", "hardswish"])
+@pytest.mark.parametrize("given", ["", "bias", "scale shift", "bias scale shift residual"])
+@pytest.mark.parametrize("n", [1, 3])
+def test_pointwise_convolution_of_a_contiguous_map(n, given, activation):
+    x, weight = torch.randn(n, 20, 16, 17), torch.randn(24, 20, 1, 1)
+    vectors = {k: torch.randn(24) for k in ("bias", "scale", "shift") if k in given}
+    residual = torch.randn(n, 24, 16, 17) if "residual" in given else None
+    assert suits(x, weight, *vectors.values(), residual)
+    out = pointwise_conv2d(x, weight, **vectors, activation=activation, residual=residual)
+    expected = reference.atrous_conv2d(
+        x.double(), weight.double(), *(vectors.get(k) for k in ("bias", "scale", "shift")),
+        residual, (1, 1), (0, 0), (1, 1), 1, activation,
+    )  # fmt: skip
+    torch.testing.assert_close(out.double(), expected, rtol=2e-6, atol=2e-5)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_pointwise_convolution_of_weights_that_change():
+    x, weight, scale = torch.randn(1, 20, 16, 16), torch.randn(24, 20, 1, 1), torch.rand(24)
+    for change in (lambda: None, lambda: weight.data[3].zero_(), lambda: scale.mul_(2)):
+        change()
+        expected = torch.nn.functional.conv2d(x, weight) * scale.view(-1, 1, 1)
+        torch.testing.assert_close(pointwise_conv2d(x, weight, scale=scale), expected)
+
+
+def test_pointwise_convolution_of_weights_that_are_not_finite():
+    model = nn.Sequential(nn.Conv2d(16, 16, 1), nn.BatchNorm2d(16)).eval()
+    model[0].weight.data[2, 3] = torch.inf
+    model[1].weight.data[2] = 0
+    x = torch.randn(1, 16, 16, 16)
+    expected = model(x)
+    fastseg.optimize_(model, mode="infer")
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("changed", ["sliced", "channels_last", "few pixels", "bfloat16", "one"])
+def test_what_is_no_pointwise_convolution_of_a_contiguous_map(changed):
+    x, weight = torch.randn(2, 32, 16, 16), torch.randn(32, 32, 1, 1)
+    other = {
+        "sliced": x[:, :, ::2],
+        "channels_last": x.to(memory_format=torch.channels_last),
+        "few pixels": x[:, :, :2, :2].contiguous(),
+        "bfloat16": x.bfloat16(),
+        "one": x[:, :1].contiguous(),
+    }[changed]
+    assert suits(x, weight)
+    assert not suits(other, weight[:, : other.shape[1]])
+
+
+def test_an_optimised_model_has_it(monkeypatch):
+    calls = []
+
+    def counted(*arguments):
+        calls.append(arguments[5])
+        return pointwise_conv2d(*arguments)
+
+    monkeypatch.setattr("fastseg._cpu_pointwise.pointwise_conv2d", counted)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(32, 32, 1), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 16, 1))
+    model.eval()
+    x = torch.randn(2, 32, 20, 20)
+    expected = model(x)
+    fastseg.optimize_(model, mode="infer")
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), expected)
+    assert calls == ["relu"]  # the second convolution's map is in channels_last
+    torch.testing.assert_close(model(x.requires_grad_()), expected)
+    assert calls == ["relu"]

@@ -9,7 +9,7 @@ from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling, is_dynamo_compiling, is_exporting
 
-from fastseg import _cpu_conv2d
+from fastseg import _cpu_conv2d, _cpu_pointwise
 from fastseg._conv2d import Conv2d, resolve_padding
 from fastseg.nn.atrous_conv_bn_act import geometry
 from fastseg.ops import atrous_conv2d
@@ -156,7 +156,26 @@ def convolve(
     residual: Tensor | None = None,
 ) -> Tensor:
     """One op in channels_last."""
+    if _is_pointwise(conv) and x.is_cpu and not is_compiling():
+        weight, bias = tensors_of(conv)
+        arguments = (x, weight, bias, *(folded or (None, None)))
+        given = (*arguments, residual)
+        if gradient_free(given) and _cpu_pointwise.suits(*given):
+            y = _cpu_pointwise.pointwise_conv2d(*arguments, activation, residual)
+            if y is not None:
+                return y
     return apply(conv, in_channels_last(x), folded, activation, residual)
+
+
+def _is_pointwise(conv: nn.Conv2d) -> bool:
+    """Whether it is one matrix product."""
+    return (
+        conv.kernel_size == (1, 1)
+        and conv.groups == 1
+        and tuple(conv.stride) == (1, 1)
+        and conv.padding in ((0, 0), "valid", "same")
+        and not pads_same(conv)
+    )
 
 
 def apply(
