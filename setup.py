@@ -241,13 +241,13 @@ class Graph:
         self.lines += [line + (f" | {escaped(needs)}" if needs else ""), f"  flags = {flags}"]
 
     def cpu_ops(self, target: Path) -> list[Path]:
-        """_C: kernels (csrc/cpu/*_kernel.cpp) once for each SIMD level, the rest once.
+        """_C: kernels (csrc/cpu/**/*_kernel.cpp) once for each SIMD level, the rest once.
 
         Returns:
             The objects, from the oldest instruction set up.
         """
-        kernels = sources("csrc/cpu/*_kernel.cpp")
-        objects = [self.compile(s) for s in sources("csrc/cpu/*.cpp") if s not in kernels]
+        kernels = sources("csrc/cpu/**/*_kernel.cpp")
+        objects = [self.compile(s) for s in sources("csrc/cpu/**/*.cpp") if s not in kernels]
         for level, flags in SIMD_FLAGS.items():
             define = f"-DFASTSEG_SIMD={level}"
             objects += [self.compile(k, f"{flags} {define}", f".{level}") for k in kernels]
@@ -259,9 +259,9 @@ class Graph:
     def cuda_ops(self, target: Path):
         """_C_cuda: the CUDA runtime is linked statically, torch's CUDA library resolved at load."""
         cuda = cuda_home(self.nvcc)
-        objects = [self.compile(s) for s in sources("csrc/cuda/*.cu")]
+        objects = [self.compile(s) for s in sources("csrc/cuda/**/*.cu")]
         flags = f"-DUSE_CUDA -isystem {quote(f'{cuda}/include')}"
-        objects += [self.compile(s, flags) for s in sources("csrc/cuda/*.cpp")]
+        objects += [self.compile(s, flags) for s in sources("csrc/cuda/**/*.cpp")]
         stub = self.folder / "libtorch_cuda.so"
         self.lines.append(f"build {escaped(stub)}: stub")
         folders = [self.folder, self.torch / "lib", cuda / "lib64", cuda / "lib"]
@@ -280,7 +280,7 @@ class Graph:
         self.lines.append(f"build {escaped(core)}: archive {' '.join(map(escaped, cpu_objects))}")
         includes = sysconfig.get_path("include"), pybind11.get_include()
         flags = " ".join(f"-isystem {quote(i)}" for i in includes)
-        objects = [self.compile(s, flags) for s in sources("csrc/host/*.cpp")]
+        objects = [self.compile(s, flags) for s in sources("csrc/host/**/*.cpp")]
         self.link([*objects, core], target, "-pthread")
 
 
@@ -338,9 +338,9 @@ NVCC = find_nvcc()
 if "dist_info" in sys.argv:  # before a front end downloads what the metadata ask for
     find_torch()
 extensions = [
-    OpLibrary("fastseg._C", sources("csrc/cpu/*.cpp")),
-    Extension("fastseg._host", sources("csrc/host/*.cpp")),
-    *([OpLibrary("fastseg._C_cuda", sources("csrc/cuda/*.c*"))] if NVCC else []),
+    OpLibrary("fastseg._C", sources("csrc/cpu/**/*.cpp")),
+    Extension("fastseg._host", sources("csrc/host/**/*.cpp")),
+    *([OpLibrary("fastseg._C_cuda", sources("csrc/cuda/**/*.c*"))] if NVCC else []),
 ]
 
 setup(

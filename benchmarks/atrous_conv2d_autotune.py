@@ -61,8 +61,8 @@ class Problem(NamedTuple):
 
     def launch(self, x: Tensor):
         """For the input of `tensors`."""
-        from fastseg.kernels.atrous_conv2d_launch import launch_of
-        from fastseg.kernels.atrous_conv2d_tiles import Branch
+        from fastseg.kernels.conv.launch import launch_of
+        from fastseg.kernels.conv.tiles import Branch
 
         branches = [
             Branch((k, k), (1, 1), (rate * (k // 2),) * 2, (rate, rate))
@@ -86,8 +86,8 @@ def problems() -> Iterator[Problem]:
 
 def try_out(problem: Problem, dtype: torch.dtype, entry: tuple[int, ...]) -> str | None:
     """Compiles and runs a launch; why it does not run."""
-    from fastseg.kernels.atrous_conv2d_configs import Config
-    from fastseg.kernels.atrous_conv2d_launch import Epilogue, run
+    from fastseg.kernels.conv.configs import Config
+    from fastseg.kernels.conv.launch import Epilogue, run
 
     x, weights, out = problem.tensors(dtype)
     try:
@@ -101,7 +101,7 @@ def try_out(problem: Problem, dtype: torch.dtype, entry: tuple[int, ...]) -> str
 @contextlib.contextmanager
 def row(key: tuple[str, str], entries) -> Iterator[None]:
     """The table with other entries."""
-    from fastseg.kernels import atrous_conv2d_configs as configs
+    from fastseg.kernels.conv import configs as configs
 
     kept, configs.TABLE[key] = configs.TABLE[key], tuple(configs.Config(*e) for e in entries)
     try:
@@ -112,8 +112,8 @@ def row(key: tuple[str, str], entries) -> Iterator[None]:
 
 def autotune(dtype: torch.dtype, only: str = "") -> None:
     """Tunes the launches whose title has that text; prints what it finds."""
-    from fastseg.kernels import atrous_conv2d_configs as configs
-    from fastseg.kernels import atrous_conv2d_launch as launches
+    from fastseg.kernels.conv import configs as configs
+    from fastseg.kernels.conv import launch as launches
 
     chosen = [p for p in problems() if only in p.title]
     precision = launches.precision_of(dtype)

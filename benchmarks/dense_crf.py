@@ -3,9 +3,9 @@
 python -m benchmarks.dense_crf [--device cpu|cuda] [--image FILE] [--row TEXT] [--csv FILE]
 
 The rival is pydensecrf, from the package pydensecrf or pydensecrf2 (pip install pydensecrf2);
-without one it is left out and the output says so. "drop-in" is fastseg.densecrf, the same calls on
-numpy arrays; "compat" and "high" are fastseg.dense_crf. A row whose drop-in or compat result
-differs from pydensecrf's Q by more than 1e-4 is not timed.
+without one it is left out and the output says so. "drop-in" is fastseg.compat.pydensecrf, the
+same calls on numpy arrays; "compat" and "high" are fastseg.dense_crf. A row whose drop-in or compat
+result differs from pydensecrf's Q by more than 1e-4 is not timed.
 
 Memory is the peak of the process during a call beside what it held before, inputs included in
 that, each candidate in a process of its own.
@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import fastseg
-import fastseg.densecrf
+import fastseg.compat.pydensecrf
 from benchmarks import allocators
 from benchmarks.harness import (
     Candidate,
@@ -137,7 +137,7 @@ class Problem:
         ops = {quality: partial(self.op, quality) for quality in ("compat", "high")}
         if self.device == "cuda":
             return ops | {"exact": partial(self.op, "exact")}
-        ops = {"drop-in": partial(self.pydensecrf, fastseg.densecrf)} | ops
+        ops = {"drop-in": partial(self.pydensecrf, fastseg.compat.pydensecrf)} | ops
         return ops | ({"pydensecrf": partial(self.pydensecrf, peer)} if peer else {})
 
     def check(self) -> None:
@@ -164,7 +164,7 @@ class Problem:
 
     def vertices(self) -> list[int]:
         """Of the compat lattices."""
-        return [self.densecrf(fastseg.densecrf)._crf.vertex_count(k) for k in (0, 1)]
+        return [self.densecrf(fastseg.compat.pydensecrf)._crf.vertex_count(k) for k in (0, 1)]
 
     def floor(self) -> tuple[int, float]:
         """Bytes and FLOPs of a call, see the top of the file."""

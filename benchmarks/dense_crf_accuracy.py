@@ -23,8 +23,8 @@ from torch import Tensor
 
 import fastseg
 from benchmarks.deeplab_mobilenet import deeplab_logits
+from fastseg._core.pairwise import bilateral_features
 from fastseg.ops import exact_gaussian_filter
-from fastseg.pairwise import bilateral_features
 
 SETTINGS = ((3, 80, 13, 10), (3, 49, 5, 4), (1, 67, 3, 4))
 """Bandwidths of positions, of the bilateral kernel and its colours; the latter's weight."""

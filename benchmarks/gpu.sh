@@ -89,7 +89,7 @@ device=$("$python" -c 'import torch; print(torch.cuda.get_device_name().replace(
   device=no_gpu
 sanitize=(env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --error-exitcode 1
   --target-processes application-only)
-conv_tests=(tests/test_gpu_{atrous_conv2d,atrous_conv2d_grad,aspp}.py)
+conv_tests=(tests/gpu/test_gpu_{atrous_conv2d,atrous_conv2d_grad,aspp}.py)
 conv=("$python" -m benchmarks.atrous_conv2d_gpu --seconds 0.2
   --csv "$out/atrous-conv2d-$device-bfloat16.csv")
 

@@ -143,7 +143,7 @@ def machine(device: str) -> str:
     """The machine in words."""
     if device == "cuda":
         return torch.cuda.get_device_name()
-    from fastseg import _extension
+    from fastseg._core import extension
 
     names = [
         line.partition(":")[2].strip()
@@ -151,7 +151,7 @@ def machine(device: str) -> str:
         if line.startswith("model name")
     ]
     name = names[0] if names else platform.machine()
-    return f"{name}, {_extension.simd_level()}, {torch.get_num_threads()} threads"
+    return f"{name}, {extension.simd_level()}, {torch.get_num_threads()} threads"
 
 
 def write_csv(path: Path, device: str, cases: Sequence[Case]) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,9 +32,7 @@ from benchmarks.harness import (
     write_csv,
 )
 from fastseg.models import build_model, main_logits
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-import zoo
+from tests.zoo import other_models as zoo
 
 OURS = ("fastseg", "fastseg + compile")
 SIZES = {

@@ -1,10 +1,12 @@
 """fastseg: hand-written kernels for semantic segmentation, as torch ops for CPU and NVIDIA GPUs."""
 
-# First of all: it handles Ctrl-C while a command of fastseg imports the rest.
-from fastseg import _startup  # noqa: F401  isort: skip
-
-from importlib.metadata import PackageNotFoundError, version
-
+# The first of all imports: it handles Ctrl-C while a command of fastseg imports the rest.
+from fastseg._core import startup as _startup  # noqa: F401
+from fastseg import nn
+from fastseg._core.extension import warn as _warn
+from fastseg._core.pairwise import PairwiseBilateral, PairwiseFeatures, PairwiseGaussian
+from fastseg._core.version import __version__
+from fastseg.compat import old_paths as _old_paths
 from fastseg.ops import (
     ASPPBranch,
     MeanField,
@@ -20,19 +22,12 @@ from fastseg.ops import (
     max_unpool2d,
     separable_atrous_conv2d,
 )
-from fastseg.pairwise import PairwiseBilateral, PairwiseFeatures, PairwiseGaussian
+from fastseg.ops.memory import empty_cache
+from fastseg.optimize import optimize_, restore_
+from fastseg.zoo import from_checkpoint, load_backbone, load_checkpoint
 
-# Loads the compiled libraries, whose kernels belong to the ops defined above.
-from fastseg import _extension  # noqa: F401  isort: skip
-from fastseg import nn  # isort: skip
-from fastseg._memory import empty_cache  # isort: skip
-from fastseg.optimize import optimize_, restore_  # isort: skip
-from fastseg.zoo import from_checkpoint, load_backbone, load_checkpoint  # isort: skip
-
-try:
-    __version__ = version("fastseg-kernels") or "0+unknown"  # None of damaged metadata
-except PackageNotFoundError:  # a source tree on the path that was never installed
-    __version__ = "0+unknown"
+_warn()
+_old_paths.keep()
 
 __all__ = [
     "ASPPBranch",
@@ -41,6 +36,7 @@ __all__ = [
     "PairwiseFeatures",
     "PairwiseGaussian",
     "PermutohedralLattice",
+    "__version__",
     "aspp",
     "atrous_conv2d",
     "batch_norm_relu_max_pool2d",

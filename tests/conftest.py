@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastseg import _extension
+from fastseg._core import extension
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 M_PERTURB = -6  # of glibc's mallopt
@@ -55,7 +55,7 @@ def garbage_in_new_memory():
 @pytest.fixture(params=["forward", "reverse", "shuffled"])
 def order(request, monkeypatch):
     """Each order of the threads of CUDA kernels on the CPU, with garbage in new memory."""
-    from cuda_on_cpu.loader import load
+    from tests.cuda_on_cpu.loader import load
 
     load()
     monkeypatch.setenv("CUDA_ON_CPU_ORDER", request.param)
@@ -65,13 +65,13 @@ def order(request, monkeypatch):
     mallopt(M_PERTURB, 0)
 
 
-@pytest.fixture(params=_extension.available_simd_levels() or ["reference"])
+@pytest.fixture(params=extension.available_simd_levels() or ["reference"])
 def simd_level(request):
     """Each instruction set of the CPU kernels in turn."""
     if request.param == "reference":
         yield request.param
         return
-    with _extension.use_simd_level(request.param):
+    with extension.use_simd_level(request.param):
         yield request.param
 
 

@@ -5,7 +5,7 @@
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 
-#include "common/pool2d.h"
+#include "common/pool/pool2d.h"
 #include "common/tensor_checks.h"
 #include "cuda/dtype.h"
 

@@ -8,9 +8,9 @@
 #include <optional>
 #include <string>
 
-#include "cpu/kept_memory.h"
+#include "cpu/memory/kept_memory.h"
 #include "host/confusion_matrix.h"
-#include "host/densecrf_module.h"
+#include "host/crf/densecrf_module.h"
 
 namespace py = pybind11;
 

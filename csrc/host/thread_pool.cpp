@@ -12,7 +12,7 @@
 #include <system_error>
 #include <thread>
 
-#include "cpu/task_shares.h"
+#include "cpu/threads/task_shares.h"
 
 namespace fastseg::host {
 namespace {

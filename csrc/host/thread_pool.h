@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <functional>
 
-#include "cpu/tasks.h"
+#include "cpu/threads/tasks.h"
 
 namespace fastseg::host {
 

@@ -13,11 +13,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-import fastseg
+from fastseg._core.pairwise import PairwiseBilateral, PairwiseGaussian
 from fastseg.cli.options import device as named_device
-from fastseg.data.label_sets import voc_palette
-from fastseg.densecrf.utils import unary_from_labels
-from fastseg.image import (
+from fastseg.compat.pydensecrf.utils import unary_from_labels
+from fastseg.data.image import (
     ImageError,
     ImageWarning,
     check_writable,
@@ -29,6 +28,8 @@ from fastseg.image import (
     read_labels,
     write_png,
 )
+from fastseg.data.label_sets import voc_palette
+from fastseg.ops import dense_crf
 
 MAX_LABELS = 256
 """What a label PNG can hold."""
@@ -135,7 +136,7 @@ def run(options: argparse.Namespace) -> int:
 
     start = time.perf_counter()
     try:
-        q = fastseg.dense_crf(
+        q = dense_crf(
             energies.to(device),
             pixels.to(device),
             _terms(options),
@@ -176,10 +177,10 @@ def _print_shares(options, image, before: np.ndarray, after: np.ndarray, seconds
 def _terms(options: argparse.Namespace) -> list:
     (sxy, weight), terms = options.gaussian, []
     if weight != 0:
-        terms.append(fastseg.PairwiseGaussian(sxy, weight))
+        terms.append(PairwiseGaussian(sxy, weight))
     sxy, srgb, weight = options.bilateral
     if weight != 0:
-        terms.append(fastseg.PairwiseBilateral(sxy, srgb, weight))
+        terms.append(PairwiseBilateral(sxy, srgb, weight))
     return terms
 
 
@@ -241,7 +242,7 @@ def read_ids(
         turned: whether the image is upright by its orientation tag, for messages.
 
     Raises:
-        ValueError: as :func:`fastseg.image.read_labels`, or not of the image's size.
+        ValueError: as :func:`fastseg.data.image.read_labels`, or not of the image's size.
     """
     ids, palette = read_labels(path)
     height, width = ids.shape

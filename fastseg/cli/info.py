@@ -8,9 +8,9 @@ import platform
 
 import torch
 
-import fastseg
-from fastseg import _extension
-from fastseg.ops._library import NAMES
+from fastseg._core import extension
+from fastseg._core.library import NAMES, backend
+from fastseg._core.version import __version__
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,26 +26,25 @@ def run(options: argparse.Namespace) -> int:
 def report() -> list[str]:
     """The lines that `fastseg info` prints."""
     lines = [
-        f"fastseg     {fastseg.__version__}, Python {platform.python_version()}, "
-        f"{platform.machine()}",
+        f"fastseg     {__version__}, Python {platform.python_version()}, {platform.machine()}",
         f"torch       {torch.__version__}, {torch.get_num_threads()} threads",
         f"built       {_build()}",
         f"CPU ops     {_cpu_ops()}",
-        f"CUDA ops    {_loaded(_extension.CUDA_MISSING)}",
+        f"CUDA ops    {_loaded(extension.CUDA_MISSING)}",
         f"GPU         {_gpu()}",
         f"Triton      {_triton()}",
         "",
         f"{'op':<30} {'on CPU':<16} on CUDA",
     ]
     for name in NAMES:
-        on_cpu, on_cuda = (_extension.backend(name, device) for device in ("cpu", "cuda"))
+        on_cpu, on_cuda = (backend(name, device) for device in ("cpu", "cuda"))
         lines.append(f"{name:<30} {on_cpu:<16} {on_cuda}")
     return lines
 
 
 def _build() -> str:
     try:
-        return _built(_extension.build_info())
+        return _built(extension.build_info())
     except (OSError, ValueError) as error:
         return f"unknown: _build_info.json cannot be read ({error})"
 
@@ -68,11 +67,11 @@ def _loaded(missing: str | None) -> str:
 
 
 def _cpu_ops() -> str:
-    loaded = _loaded(_extension.CPU_MISSING)
-    if _extension.CPU_MISSING:
+    loaded = _loaded(extension.CPU_MISSING)
+    if extension.CPU_MISSING:
         return loaded
-    levels = ", ".join(_extension.available_simd_levels())
-    return f"{loaded}, SIMD level {_extension.simd_level()} (FASTSEG_SIMD chooses from {levels})"
+    levels = ", ".join(extension.available_simd_levels())
+    return f"{loaded}, SIMD level {extension.simd_level()} (FASTSEG_SIMD chooses from {levels})"
 
 
 def _gpu() -> str:

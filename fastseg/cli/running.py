@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from fastseg.checkpoint import CheckpointError
+from fastseg.zoo.checkpoint import CheckpointError
 
 UNFINISHED = 1  # done, but the output has not reached its reader
 UNUSABLE = 2  # what was given cannot be used

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fastseg.cli.compare import compare, table
 from fastseg.cli.options import add_model_option
 from fastseg.cli.options import device as named_device
-from fastseg.compare import compare, table
-from fastseg.image import (
+from fastseg.data.image import (
     check_writable,
     class_shares,
     overlay,
@@ -22,7 +22,13 @@ from fastseg.image import (
     write_png,
 )
 from fastseg.models import list_models
-from fastseg.segmenter import DEFAULT_WEIGHTS, Segmenter, highest_class, refine, shipped_weights
+from fastseg.segment.segmenter import (
+    DEFAULT_WEIGHTS,
+    Segmenter,
+    highest_class,
+    refine,
+    shipped_weights,
+)
 from fastseg.zoo import SOURCES
 
 

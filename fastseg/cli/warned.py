@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fastseg.image import ImageWarning
+from fastseg.data.image import ImageWarning
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fastseg.image import read_image
+from fastseg.data.image import read_image
 
 CAMVID_CLASSES = (
     "sky",

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from fastseg.data.camvid import CAMVID_CLASSES, CAMVID_IGNORE, CAMVID_PALETTE, CamVid
-from fastseg.image import read_image
+from fastseg.data.image import read_image
 
 MOST_IMAGES = 701  # that are labelled
 # The fewest ids of a split's labels, in a split of few pictures and of many; most pictures of

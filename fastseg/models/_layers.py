@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastseg import nn as fnn
+from fastseg._core.formulas import ACTIVATION
 from fastseg.nn._batch_norm import FoldedBatchNorm, can_fold
 from fastseg.nn.atrous_conv_bn_act import ConvBatchNorm, geometry
 from fastseg.ops import atrous_conv2d
-from fastseg.reference import ACTIVATION
 
 BACKENDS = ("fastseg", "torch")
 

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastseg._core.pairwise import PairwiseBilateral, PairwiseGaussian
 from fastseg.models._layers import BatchNorm2d, Conv2d, conv_bn_act, resize, use_backend
 from fastseg.nn import DenseCRF
-from fastseg.pairwise import PairwiseBilateral, PairwiseGaussian
 
 # Of torchvision's weights: what an image of 0 to 1 was normalised by.
 MEAN = (0.485, 0.456, 0.406)

@@ -12,11 +12,11 @@ from torch._C import (
     _len_torch_function_stack,
 )
 
-from fastseg._ordinary_tensors import ordinary_tensors
-from fastseg._prepared_weights import State
+from fastseg._core.formulas import compute_dtype
+from fastseg._core.library import PLAIN, gradient_free
+from fastseg._core.ordinary_tensors import ordinary_tensors
 from fastseg.ops import fold_batch_norm
-from fastseg.ops._library import PLAIN, gradient_free
-from fastseg.reference import compute_dtype
+from fastseg.ops.conv.prepared_weights import State
 
 
 def can_fold(bn: nn.Module) -> bool:

@@ -11,7 +11,7 @@ from fastseg.nn.atrous_conv_bn_act import (
     ConvBatchNorm,
     SeparableAtrousConvBNAct,
 )
-from fastseg.ops.aspp import ASPPBranch, aspp, image_pooling, project_maps, project_pooled
+from fastseg.ops.conv.aspp import ASPPBranch, aspp, image_pooling, project_maps, project_pooled
 
 
 class _ImagePooling(ConvBatchNorm):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fastseg._conv2d import ACTIVATIONS, Ints, pair, resolve_padding
+from fastseg._core.conv2d import ACTIVATIONS, Ints, pair, resolve_padding
+from fastseg._core.formulas import ACTIVATION
 from fastseg.nn._batch_norm import FoldedBatchNorm, can_fold
 from fastseg.ops import atrous_conv2d
-from fastseg.reference import ACTIVATION
 
 
 class ConvBatchNorm(nn.Sequential):

@@ -8,9 +8,9 @@ from numbers import Integral
 import torch
 from torch import Tensor, nn
 
+from fastseg._core.pairwise import Pairwise, PairwiseBilateral, PairwiseGaussian
 from fastseg.ops import dense_crf
-from fastseg.ops._pairwise_kernels import QUALITIES
-from fastseg.pairwise import Pairwise, PairwiseBilateral, PairwiseGaussian
+from fastseg.ops.crf.gaussians import QUALITIES
 
 TRAINABLE = ("weights", "compatibility", "bandwidths")
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch._C import _get_tracing_state
 
+from fastseg._core.library import gradient_free
 from fastseg.ops import ASPPBranch, aspp
-from fastseg.ops._library import gradient_free
 from fastseg.optimize.calls import conv_bn_act, folded_of, must_be_called, traced
 from fastseg.optimize.convolve import in_channels_last
 from fastseg.optimize.eligible import own_activation

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 
+from fastseg._core.formulas import ACTIVATION
+from fastseg._core.library import gradient_free
 from fastseg.ops import (
     batch_norm_relu_max_pool2d,
     max_pool2d,
     max_unpool2d,
 )
-from fastseg.ops._library import gradient_free
 from fastseg.optimize.convolve import (
     apply,
     convolve,
@@ -24,7 +25,6 @@ from fastseg.optimize.convolve import (
 )
 from fastseg.optimize.eligible import own_activation
 from fastseg.optimize.modules import Codes, Foldable, Frozen
-from fastseg.reference import ACTIVATION
 
 
 def conv_bn_act(

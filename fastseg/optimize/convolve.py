@@ -9,11 +9,11 @@ from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling, is_dynamo_compiling, is_exporting
 
-from fastseg import _cpu_conv2d, _cpu_pointwise
-from fastseg._conv2d import Conv2d, resolve_padding
+from fastseg._core.conv2d import Conv2d, resolve_padding
+from fastseg._core.library import call, gradient_free
 from fastseg.nn.atrous_conv_bn_act import geometry
 from fastseg.ops import atrous_conv2d
-from fastseg.ops._library import call, gradient_free
+from fastseg.ops.conv import cpu_plan, cpu_pointwise
 from fastseg.optimize import same_padding
 from fastseg.optimize.same_padding import pads_same
 
@@ -74,7 +74,7 @@ def owns(conv: nn.Conv2d, x: Tensor, gradient: bool) -> bool:
         return False
     if is_compiling():
         return True
-    faster = _cpu_conv2d.trains_faster if gradient else _cpu_conv2d.prefers_winograd
+    faster = cpu_plan.trains_faster if gradient else cpu_plan.prefers_winograd
     return faster(x, conv.weight, geometry)
 
 
@@ -160,8 +160,8 @@ def convolve(
         weight, bias = tensors_of(conv)
         arguments = (x, weight, bias, *(folded or (None, None)))
         given = (*arguments, residual)
-        if gradient_free(given) and _cpu_pointwise.suits(*given):
-            y = _cpu_pointwise.pointwise_conv2d(*arguments, activation, residual)
+        if gradient_free(given) and cpu_pointwise.suits(*given):
+            y = cpu_pointwise.pointwise_conv2d(*arguments, activation, residual)
             if y is not None:
                 return y
     return apply(conv, in_channels_last(x), folded, activation, residual)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fastseg._conv2d import pair, resolve_padding
-from fastseg._pool2d import MAX_TAPS
+from fastseg._core.conv2d import pair, resolve_padding
+from fastseg._core.pool2d import MAX_TAPS
 from fastseg.optimize.same_padding import fixed_padding, pads_same, why_not_same
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)

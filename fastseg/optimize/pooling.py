@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from torch import fx, nn
 
-from fastseg._pool2d import Pool2d, pool2d
+from fastseg._core.pool2d import Pool2d, pool2d
 from fastseg.optimize.effects import module_of
 from fastseg.optimize.eligible import has_hooks, why_not_pool
 from fastseg.optimize.stand_ins import NotTraceable

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastseg._conv2d import Conv2d, resolve_padding
+from fastseg._core.conv2d import Conv2d, resolve_padding
 
 _PACKAGES = ("timm", "segmentation_models_pytorch", "efficientnet_pytorch", "geffnet")
 _BY_SIZE = ("Conv2dSame", "Conv2dDynamicSamePadding")

@@ -3,46 +3,41 @@
 The compiled ops are tested against these, and these run where no compiled op does.
 """
 
-from fastseg.reference.aspp import aspp
-from fastseg.reference.atrous_conv2d import (
-    ACTIVATION,
+from fastseg._core.formulas import ACTIVATION, compute_dtype, conv2d_epilogue
+from fastseg._core.permutohedral import PermutohedralTensors
+from fastseg._core.winograd import PANEL, winograd_axis
+from fastseg.reference.conv.aspp import aspp
+from fastseg.reference.conv.atrous_conv2d import (
     atrous_conv2d,
     atrous_conv2d_input_grad,
     atrous_conv2d_weight_grad,
-    compute_dtype,
-    conv2d_epilogue,
 )
-from fastseg.reference.batch_norm_relu_max_pool2d import batch_norm_relu_max_pool2d
-from fastseg.reference.depthwise_conv2d import (
+from fastseg.reference.conv.depthwise_conv2d import (
     depthwise_conv2d,
     depthwise_conv2d_input_grad,
     depthwise_conv2d_weight_grad,
 )
-from fastseg.reference.exact_gaussian_filter import (
+from fastseg.reference.conv.winograd_conv2d import winograd_conv2d, winograd_conv2d_weight
+from fastseg.reference.crf.exact_gaussian_filter import (
     exact_gaussian_filter,
     exact_gaussian_filter_backward,
 )
-from fastseg.reference.lattice_mean_field import lattice_mean_field
-from fastseg.reference.max_pool2d import max_pool2d, max_pool2d_backward
-from fastseg.reference.max_unpool2d import max_unpool2d, max_unpool2d_backward
-from fastseg.reference.mean_field import kl_divergence, mean_field
-from fastseg.reference.permutohedral_filter import (
+from fastseg.reference.crf.lattice_mean_field import lattice_mean_field
+from fastseg.reference.crf.mean_field import kl_divergence, mean_field
+from fastseg.reference.crf.permutohedral_filter import (
     permutohedral_filter,
     permutohedral_filter_backward,
 )
-from fastseg.reference.permutohedral_lattice import PermutohedralTensors, permutohedral_lattice
-from fastseg.reference.pool_codes import (
+from fastseg.reference.crf.permutohedral_lattice import permutohedral_lattice
+from fastseg.reference.crf.spatial_gaussian_filter import spatial_gaussian_filter
+from fastseg.reference.pool.batch_norm_relu_max_pool2d import batch_norm_relu_max_pool2d
+from fastseg.reference.pool.max_pool2d import max_pool2d, max_pool2d_backward
+from fastseg.reference.pool.max_unpool2d import max_unpool2d, max_unpool2d_backward
+from fastseg.reference.pool.pool_codes import (
     codes_to_indices,
     indices_to_codes,
     pack_codes,
     unpack_codes,
-)
-from fastseg.reference.spatial_gaussian_filter import spatial_gaussian_filter
-from fastseg.reference.winograd_conv2d import (
-    PANEL,
-    winograd_axis,
-    winograd_conv2d,
-    winograd_conv2d_weight,
 )
 
 __all__ = [

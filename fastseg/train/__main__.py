@@ -9,8 +9,8 @@ import torch
 import fastseg.train
 from fastseg.cli.running import INTERRUPTED, run_command
 from fastseg.data import CAMVID_CLASSES
-from fastseg.interrupt import Interrupted, StopSignal
 from fastseg.train.config import parse_arguments
+from fastseg.train.interrupt import Interrupted, StopSignal
 from fastseg.train.trainer import Trainer
 
 

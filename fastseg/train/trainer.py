@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from fastseg import checkpoint
-from fastseg.atomic import atomic_write
+from fastseg._core.atomic import atomic_write
 from fastseg.data import (
     CAMVID_CLASSES,
     CAMVID_IGNORE,
@@ -28,13 +27,13 @@ from fastseg.data import (
     median_frequency_weights,
 )
 from fastseg.data.transforms import MEAN, STD
-from fastseg.evaluate import evaluate, scores
-from fastseg.interrupt import Interrupted, StopSignal
 from fastseg.metrics import ConfusionMatrix
 from fastseg.models import build_model, main_logits
 from fastseg.train.config import MAY_CHANGE, Config
+from fastseg.train.evaluate import evaluate, scores
+from fastseg.train.interrupt import Interrupted, StopSignal
 from fastseg.train.randomness import seed_at
-from fastseg.zoo import load_backbone
+from fastseg.zoo import checkpoint, load_backbone
 
 # Of an auxiliary head's loss: Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017, section 3.3.
 AUX_WEIGHT = 0.4

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from fastseg._state_dicts import listed
-from fastseg.checkpoint import CheckpointError
 from fastseg.models._model import SegmentationModel
 from fastseg.models.backbones import VGG16, MobileNetV2, ResNet
 from fastseg.models.backbones.vgg import FC_SIDE, FullyConvolutional, vgg16_as_convolutions
+from fastseg.zoo.checkpoint import CheckpointError
 from fastseg.zoo.files import read
 from fastseg.zoo.report import LoadReport, fill
 from fastseg.zoo.source import Converted
+from fastseg.zoo.state_dicts import listed
 
 # VGG16's fully connected layers, and the convolutions that they become.
 CONVOLUTIONS = {

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from fastseg import checkpoint
-from fastseg._state_dicts import listed
-from fastseg._unpickler import StandIn
-from fastseg.checkpoint import WEIGHTS_FORMAT, CheckpointError
+from fastseg.zoo import checkpoint
+from fastseg.zoo.checkpoint import WEIGHTS_FORMAT, CheckpointError
+from fastseg.zoo.state_dicts import listed
+from fastseg.zoo.unpickler import StandIn
 
 # Under these names trainers save a state_dict beside other things.
 WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model")

@@ -8,19 +8,28 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from fastseg import checkpoint
-from fastseg._fitting_options import hint
-from fastseg._state_dicts import listed
-from fastseg.checkpoint import CheckpointError
 from fastseg.models import build_model, list_models
 from fastseg.models._model import SegmentationModel
 from fastseg.models.backbones import BACKBONES
-from fastseg.zoo import kazuto, milesial, mmseg, smp, tensorflow, torchvision, vainf, wkentaro
+from fastseg.zoo import (
+    checkpoint,
+    kazuto,
+    milesial,
+    mmseg,
+    smp,
+    tensorflow,
+    torchvision,
+    vainf,
+    wkentaro,
+)
+from fastseg.zoo.checkpoint import CheckpointError
 from fastseg.zoo.files import Contents, read
+from fastseg.zoo.fitting_options import hint
 from fastseg.zoo.own import LEAST_LIKENESS, how_to_load, likeness, told_options
 from fastseg.zoo.report import LoadReport, fill
 from fastseg.zoo.shapes import number_of_classes, options_of
 from fastseg.zoo.source import Converted, Layout, Source
+from fastseg.zoo.state_dicts import listed
 
 _MODULES = (torchvision, smp, vainf, milesial, mmseg, wkentaro, kazuto, tensorflow)
 SOURCES: dict[str, Source] = {module.SOURCE.name: module.SOURCE for module in _MODULES}

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastseg._fitting_options import fitting_changes
 from fastseg.models import build_model, list_models
+from fastseg.zoo.fitting_options import fitting_changes
 from fastseg.zoo.shapes import CLASSES, number_of_classes, options_of
 
 # Of the keys: with other options a network has some others.

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastseg._state_dicts import Misfits, listed, misfits
-from fastseg.checkpoint import CheckpointError
+from fastseg.zoo.checkpoint import CheckpointError
 from fastseg.zoo.source import Converted
+from fastseg.zoo.state_dicts import Misfits, listed, misfits
 
 
 @dataclass(frozen=True)

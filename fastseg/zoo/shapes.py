@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastseg.checkpoint import CheckpointError
+from fastseg.zoo.checkpoint import CheckpointError
 
 # The weight whose first axis is the classes, the first that is there, of each builder.
 CLASSES = {

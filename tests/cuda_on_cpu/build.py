@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from native_build import folder_for, run
+
+from tests.native_build import folder_for, run
 
 HERE = Path(__file__).parent
 CSRC = HERE.parent.parent / "csrc"
@@ -41,13 +42,13 @@ def library(sanitize: bool = False) -> Path:
         sanitize: with AddressSanitizer; the process must then have preloaded its runtime.
     """
     torch_dir = Path(torch.__file__).parent
-    kernels = [*sorted((CSRC / "cuda").glob("*.cu")), HERE / "self_test.cu"]
+    kernels = [*sorted((CSRC / "cuda").rglob("*.cu")), HERE / "self_test.cu"]
     sources = [*kernels, HERE / "bindings.cpp", HERE / "cuda_on_cpu.cpp"]
     flags = [*FLAGS, *(["-fsanitize=address"] if sanitize else [])]
     flags += [f"-I{CSRC}", f"-I{HERE}", "-isystem", str(cuda_home() / "include")]
     flags += ["-isystem", str(torch_dir / "include")]
 
-    state = [*CSRC.glob("c*/*"), *HERE.glob("*.*")]
+    state = [*CSRC.glob("c*/**/*.*"), *HERE.glob("*.*")]
     options = [*flags, torch.__version__]
     target = folder_for("cuda-on-cpu", options, state) / "cuda_on_cpu.so"
     if target.exists():

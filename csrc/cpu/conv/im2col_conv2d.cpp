@@ -1,0 +1,96 @@
+// fastseg::im2col_conv2d on the CPU.
+
+#include "cpu/conv/im2col_conv2d.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <optional>
+
+#include "common/conv/conv2d_args.h"
+#include "cpu/conv/folded_epilogue.h"
+#include "cpu/conv/image_layout.h"
+#include "cpu/memory/scratch.h"
+#include "cpu/threads/torch_tasks.h"
+
+namespace fastseg::cpu {
+namespace {
+
+using Ints = std::vector<int64_t>;
+using Optional = std::optional<Tensor>;
+
+constexpr const char* kOp = "fastseg::im2col_conv2d";
+
+// Stretches of pixels whose rows stay in the cache; where those are fewer than the threads, of
+// channels, too. Sums do not depend on it.
+void run(const Im2colConv2d& op, int64_t pixels) {
+  constexpr int64_t kLeastProducts = 1 << 20;              // of a thread: some ten microseconds
+  constexpr int64_t kLeastPixels = 24, kMostPixels = 168;  // of a stretch: the tiles are full
+  const int64_t products = pixels * op.depth() * op.out_channels;
+  const int64_t threads =
+      std::clamp<int64_t>(products / kLeastProducts, 1, torch::stable::get_num_threads());
+  const auto stretches_of = [&](int64_t most) { return (pixels + most - 1) / most; };
+  const int64_t most = std::clamp(kIm2colFloats / op.depth(), kLeastPixels, kMostPixels);
+  const int64_t stretches =
+      std::max(stretches_of(most), std::min(threads, stretches_of(kLeastPixels)));
+  const int64_t groups = (op.out_channels + kIm2colChannels - 1) / kIm2colChannels;
+  const int64_t parts = std::min((threads + stretches - 1) / stretches, groups);
+  const auto kernel = FASTSEG_SIMD_DISPATCH(im2col_task);
+  const auto body = [&](int64_t i) {
+    static thread_local Scratch scratch;
+    const int64_t stretch = i / parts, part = i % parts;
+    const Im2colTask task{pixels * stretch / stretches, pixels * (stretch + 1) / stretches,
+                          groups * part / parts * kIm2colChannels,
+                          std::min(groups * (part + 1) / parts * kIm2colChannels, op.out_channels)};
+    kernel(op, task, scratch.get(im2col_task_memory(op, task.end - task.begin)));
+  };
+  const int64_t tasks = stretches * parts;
+  if (threads == 1) {
+    InlineTasks().run(tasks, body);
+  } else {
+    TorchTasks().run(tasks, body);
+  }
+}
+
+Tensor im2col_conv2d(const Tensor& x, const Tensor& weight, Optional bias, Optional scale,
+                     Optional shift, Optional residual, Ints stride, Ints padding, Ints dilation,
+                     std::string activation) {
+  check_conv2d_image(kOp, "x", x);
+  check_float32(x, kOp, "x");
+  FASTSEG_CHECK(weight.dim() == 4 && weight.size(0) > 0 && weight.size(1) == x.size(1), kOp,
+                ": weight must have the shape (Co, Ci, kh, kw) with x's ", x.size(1),
+                " channels, got ", to_string(weight.sizes()));
+  check_alike(kOp, "weight", weight, "x", x);
+  const Conv2dArgs args(kOp, {weight.size(2), weight.size(3)}, stride, padding, dilation);
+  const auto plane = args.output_size(kOp, "x", x.size(2), x.size(3));
+  const Ints size{x.size(0), weight.size(0), plane[0], plane[1]};
+  check_epilogue(kOp, x, bias, scale, shift, residual, size);
+  if (residual) residual = in_layout(*residual, true);
+  const FoldedEpilogue<float> epilogue(bias, scale, shift, residual,
+                                       parse_activation(kOp, activation));
+  const Tensor in = in_layout(x, true);
+  const bool taps_last = !is_dense(weight, true);
+  const Tensor filters = dense(weight, !taps_last);
+  const Tensor out = empty_like_layout(x, size, ScalarType::Float, true);
+  const Im2colConv2d op{x.size(1),
+                        weight.size(0),
+                        {x.size(2), x.size(3)},
+                        {plane[0], plane[1]},
+                        {args.kernel_size[0], args.kernel_size[1]},
+                        {args.stride[0], args.stride[1]},
+                        {args.padding[0], args.padding[1]},
+                        {args.dilation[0], args.dilation[1]},
+                        taps_last,
+                        static_cast<const float*>(in.const_data_ptr()),
+                        static_cast<const float*>(filters.const_data_ptr()),
+                        static_cast<float*>(out.mutable_data_ptr()),
+                        epilogue.get()};
+  if (x.size(0) > 0) run(op, x.size(0) * plane[0] * plane[1]);
+  return in_layout(out, is_channels_last(x));
+}
+
+}  // namespace
+}  // namespace fastseg::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(fastseg, CPU, m) {
+  m.impl("im2col_conv2d", TORCH_BOX(&fastseg::cpu::im2col_conv2d));
+}

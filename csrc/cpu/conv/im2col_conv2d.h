@@ -1,0 +1,53 @@
+#pragma once
+// Convolution as one matrix product: what its kernel takes. Without torch.
+//
+// A pixel's row of the matrix is what its taps read, in the order of a filter's weights, zeros
+// where there is padding. Rows are gathered for a task's pixels into memory that stays in the
+// core's second-level cache; an output is the dot product of a row and a filter, both of which lie
+// in one piece: the weights are read as they are. So nothing is prepared from them, which would
+// have to be checked for changes, and a map of few pixels takes the time of reading them once.
+// Bytes: x times the taps a pixel, y once, the weights once for kIm2colFloats of rows.
+
+#include <algorithm>
+#include <cstdint>
+
+#include "common/conv/conv2d_epilogue.h"
+#include "cpu/simd/simd_level.h"
+
+namespace fastseg::cpu {
+
+inline constexpr int64_t kIm2colDepth = 1024;      // of a sum that starts from zero, for accuracy
+inline constexpr int64_t kIm2colFloats = 1 << 16;  // of a task's rows, about: 256 KB
+inline constexpr int64_t kIm2colChannels = 16;     // of outputs that a task computes at a time
+
+// How far apart rows are: whole registers, and no multiple of 4 KB.
+inline int64_t im2col_row(int64_t depth) { return (depth + 15) / 16 * 16 + 16; }
+
+struct Im2colConv2d {
+  int64_t in_channels, out_channels;
+  int64_t size[2], out_size[2], kernel_size[2], stride[2], padding[2], dilation[2];
+  bool taps_last;        // filters are (in_channels, taps), else (taps, in_channels)
+  const float* x;        // (N, H, W, in_channels)
+  const float* weights;  // (out_channels, depth)
+  float* y;              // (N, h, w, out_channels)
+  Conv2dEpilogue<float> epilogue;
+
+  int64_t taps() const { return kernel_size[0] * kernel_size[1]; }
+  int64_t depth() const { return taps() * in_channels; }
+};
+
+// Output pixels, counted through the batch, and output channels.
+struct Im2colTask {
+  int64_t begin, end, first_channel, last_channel;
+};
+
+inline int64_t im2col_task_memory(const Im2colConv2d& op, int64_t pixels) {
+  return pixels * im2col_row(op.depth());
+}
+
+#define FASTSEG_IM2COL_TASK \
+  void im2col_task(const Im2colConv2d& op, const Im2colTask& task, float* memory)
+FASTSEG_DECLARE_KERNEL(FASTSEG_IM2COL_TASK)
+#undef FASTSEG_IM2COL_TASK
+
+}  // namespace fastseg::cpu

@@ -1,0 +1,175 @@
+// A task of convolution by a matrix product: gather rows, multiply, finish.
+//
+// Operations: 2 * depth * Co a pixel. AVX-512: a tile of 4 filters by 6 pixels has 24 sums in 32
+// registers, and a step of 16 products takes 10 loads for 24 multiply-adds, which bound it. AVX2: 4
+// by 2 in 16 registers. A pixel alone is bound by the loads of its weights.
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <utility>
+
+#include "cpu/conv/conv2d_epilogue.h"
+#include "cpu/conv/im2col_conv2d.h"
+
+namespace fastseg::cpu::FASTSEG_SIMD {
+namespace {
+
+using S = Simd<float>;
+using V = S::Value;
+constexpr int L = kLanes<float>;
+constexpr int kFilters = 4;  // of a tile
+#if defined(__AVX512F__)
+constexpr int kPixels = 6;
+#else
+constexpr int kPixels = 2;
+#endif
+
+// Where the input that a tap of an output pixel reads begins; null in the padding.
+class TapsOfPixel {
+ public:
+  TapsOfPixel(const Im2colConv2d& op, int64_t pixel) : op_(op) {
+    const int64_t plane = op.out_size[0] * op.out_size[1], in_plane = pixel % plane;
+    image_ = op.x + pixel / plane * op.size[0] * op.size[1] * op.in_channels;
+    top_ = in_plane / op.out_size[1] * op.stride[0] - op.padding[0];
+    left_ = in_plane % op.out_size[1] * op.stride[1] - op.padding[1];
+  }
+
+  const float* operator[](int64_t tap) const {
+    const int64_t y = top_ + tap / op_.kernel_size[1] * op_.dilation[0];
+    const int64_t x = left_ + tap % op_.kernel_size[1] * op_.dilation[1];
+    const bool live = y >= 0 && y < op_.size[0] && x >= 0 && x < op_.size[1];
+    return live ? image_ + (y * op_.size[1] + x) * op_.in_channels : nullptr;
+  }
+
+ private:
+  const Im2colConv2d& op_;
+  const float* image_;
+  int64_t top_, left_;
+};
+
+void gather_row(const Im2colConv2d& op, int64_t pixel, float* row) {
+  const TapsOfPixel taps(op, pixel);
+  const int64_t count = op.taps(), channels = op.in_channels;
+  for (int64_t t = 0; t < count; ++t) {
+    const float* const from = taps[t];
+    if (op.taps_last && count > 1) {
+      float* const to = row + t;
+      for (int64_t c = 0; c < channels; ++c) to[c * count] = from ? from[c] : 0;
+    } else {
+      // Short rows of a few channels: a call of memcpy would take longer than its copy.
+      for_blocks<L>(0, channels, [&](auto lanes, int64_t c) {
+        using Part = Simd<float, decltype(lanes)::value>;
+        Part::store(row + t * channels + c, from ? Part::load(from + c) : Part::fill(0));
+      });
+    }
+  }
+  const int64_t depth = op.depth();
+  std::fill(row + depth, row + im2col_row(depth), 0.0f);
+}
+
+template <int... K>
+V fold(V a, V b, std::integer_sequence<int, K...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, (2 * K)...) + __builtin_shufflevector(a, b, (2 * K + 1)...);
+#else
+  return __builtin_shuffle(a, b, S::Mask{(2 * K)...}) +
+         __builtin_shuffle(a, b, S::Mask{(2 * K + 1)...});
+#endif
+}
+
+// Sums of neighbours: those of a, then those of b.
+V fold(V a, V b) { return fold(a, b, std::make_integer_sequence<int, L>{}); }
+
+// sums[q * kIm2colChannels + f] = dot(filters[f], rows + q * row_step), plus what is there if
+// `accumulate`. Its order does not depend on the number of pixels.
+template <int Pixels>
+void dot_tile(const float* const (&filters)[kFilters], const float* rows, int64_t row_step,
+              int64_t depth, float* sums, bool accumulate) {
+  V s[kFilters][Pixels] = {};
+  const auto step = [&](const auto& weights, int64_t k) {
+    V w[kFilters];
+    FASTSEG_UNROLL
+    for (int f = 0; f < kFilters; ++f) w[f] = S::load(weights(f));
+    FASTSEG_UNROLL
+    for (int q = 0; q < Pixels; ++q) {
+      const V x = S::load(rows + q * row_step + k);
+      FASTSEG_UNROLL
+      for (int f = 0; f < kFilters; ++f) s[f][q] += w[f] * x;
+    }
+  };
+  int64_t k = 0;
+  for (; k + L <= depth; k += L) step([&](int f) { return filters[f] + k; }, k);
+  if (k < depth) {  // the next filter begins here, or memory of somebody else
+    float ends[kFilters][L] = {};
+    for (int f = 0; f < kFilters; ++f) {
+      std::memcpy(ends[f], filters[f] + k, (depth - k) * sizeof(float));
+    }
+    step([&](int f) { return ends[f]; }, k);
+  }
+  FASTSEG_UNROLL
+  for (int q = 0; q < Pixels; ++q) {
+    V total = fold(fold(s[0][q], s[1][q]), fold(s[2][q], s[3][q]));
+    FASTSEG_UNROLL
+    for (int lanes = L / kFilters; lanes > 1; lanes /= 2) total = fold(total, V{});
+    using Four = Simd<float, kFilters>;
+    float four[L];
+    S::store(four, total);
+    float* const to = sums + q * kIm2colChannels;
+    Four::store(to, accumulate ? Four::load(to) + Four::load(four) : Four::load(four));
+  }
+}
+
+using DotTile = decltype(&dot_tile<1>);
+
+template <int... Q>
+constexpr std::array<DotTile, kPixels + 1> dot_tiles(std::integer_sequence<int, Q...>) {
+  return {nullptr, &dot_tile<Q + 1>...};
+}
+
+constexpr auto kDotTiles = dot_tiles(std::make_integer_sequence<int, kPixels>{});  // by pixels
+
+// Outputs of `pixels` from `first`, `channels` of them from `channel`.
+template <bool smooth>
+void finish_tile(const Im2colConv2d& op, int64_t first, int64_t pixels, int64_t channel,
+                 int64_t channels, const float* sums) {
+  for_blocks<L>(0, channels, [&](auto lanes, int64_t c) {
+    constexpr int kPart = decltype(lanes)::value;
+    const auto terms = channel_terms<float, kPart>(op.epilogue, channel + c);
+    for (int64_t i = 0; i < pixels; ++i) {
+      const int64_t at = (first + i) * op.out_channels + channel + c;
+      const auto sum = Simd<float, kPart>::load(sums + i * kIm2colChannels + c);
+      Simd<float, kPart>::store(op.y + at,
+                                finish<float, kPart, smooth>(op.epilogue, terms, sum, at));
+    }
+  });
+}
+
+}  // namespace
+
+void im2col_task(const Im2colConv2d& op, const Im2colTask& task, float* memory) {
+  const int64_t depth = op.depth(), row_step = im2col_row(depth), pixels = task.end - task.begin;
+  for (int64_t i = 0; i < pixels; ++i) gather_row(op, task.begin + i, memory + i * row_step);
+  const auto finish = is_smooth(op.epilogue.activation) ? &finish_tile<true> : &finish_tile<false>;
+  for (int64_t c = task.first_channel; c < task.last_channel; c += kIm2colChannels) {
+    const int64_t channels = std::min(kIm2colChannels, task.last_channel - c);
+    for (int64_t i = 0; i < pixels; i += kPixels) {
+      const int64_t width = std::min<int64_t>(kPixels, pixels - i);
+      float sums[kPixels * kIm2colChannels];
+      // Block by block, so that the pixels' rows stay in the first-level cache for all filters.
+      for (int64_t k = 0; k < depth; k += kIm2colDepth) {
+        for (int64_t f = 0; f < channels; f += kFilters) {
+          const float* filters[kFilters];
+          for (int j = 0; j < kFilters; ++j) {  // some once more, where there are not as many
+            filters[j] = op.weights + (c + std::min(f + j, channels - 1)) * depth + k;
+          }
+          kDotTiles[width](filters, memory + i * row_step + k, row_step,
+                           std::min(kIm2colDepth, depth - k), sums + f, k > 0);
+        }
+      }
+      finish(op, task.begin + i, width, c, channels, sums);
+    }
+  }
+}
+
+}  // namespace fastseg::cpu::FASTSEG_SIMD

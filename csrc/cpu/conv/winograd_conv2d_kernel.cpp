@@ -1,0 +1,236 @@
+// A task of Winograd convolution: transform, multiply, transform back.
+//
+// Operations of a tile of P products and its I inputs and O outputs in two axes (F(2x2, 3x3): 16,
+// 16, 4): 2 P Ci Co for the products, about 2 (I + O) P / 4 additions a channel for the transforms,
+// 5 % of them at 128 channels.
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "cpu/conv/conv2d_epilogue.h"
+#include "cpu/conv/gemm_tile.h"
+#include "cpu/conv/winograd_conv2d.h"
+
+namespace fastseg::cpu::FASTSEG_SIMD {
+namespace {
+
+constexpr int kMostPixels = kMostInputs * kMostInputs;
+
+template <int... I>
+using Ints = std::integer_sequence<int, I...>;
+
+// sum_i Row[i] * x[i * step] with constants of 0, 1 and -1 folded away.
+template <const auto& Matrix, int Row, int Step, class V, int... I>
+V combine(const V* x, Ints<I...>) {
+  V sum = {};
+  bool first = true;  // known at compile time once unrolled
+  const auto add = [&]<int K>(std::integral_constant<int, K>) {
+    constexpr float c = Matrix[Row][K];
+    if constexpr (c != 0) {
+      const V term = c == 1 || c == -1 ? x[K * Step] : x[K * Step] * (c < 0 ? -c : c);
+      if constexpr (c > 0) {
+        sum = first ? term : sum + term;
+      } else {
+        sum = first ? -term : sum - term;
+      }
+      first = false;
+    }
+  };
+  (add(std::integral_constant<int, I>{}), ...);
+  return sum;
+}
+
+// out[r * InnerStep...] = Matrix * x along one of two axes: x[i * Step + j], out[r * Step + j].
+template <const auto& Matrix, int Rows, int Columns, int Step, class V, int... R>
+void combine_rows(const V* x, V* out, Ints<R...>) {
+  ((out[R * Step] = combine<Matrix, R, Step>(x, std::make_integer_sequence<int, Columns>{})), ...);
+}
+
+// The pixels that a tile reads, by (row, column): zeros where there is padding.
+template <class Y, class X>
+void find_inputs(const WinogradConv2d& op, int64_t image, int64_t y, int64_t x, const float* zeros,
+                 const float** pixels) {
+  for (int i = 0; i < Y::kInputs; ++i) {
+    const int64_t row = y + (Y::kFirst + i) * op.y_axis.dilation;
+    const bool live_row = row >= 0 && row < op.y_axis.size;
+    for (int j = 0; j < X::kInputs; ++j) {
+      const int64_t column = x + (X::kFirst + j) * op.x_axis.dilation;
+      const bool live = live_row && column >= 0 && column < op.x_axis.size;
+      pixels[i * X::kInputs + j] =
+          live ? op.x + ((image * op.y_axis.size + row) * op.x_axis.size + column) * op.in_channels
+               : zeros;
+    }
+  }
+}
+
+// `depth` channels of one tile from `channel`, to products `step` apart.
+template <class Y, class X>
+void transform_input(const float* const* pixels, int64_t channel, int64_t depth, const float* zeros,
+                     float* to, int64_t step) {
+  for_blocks<kLanes<float>>(0, depth, [&](auto lanes, int64_t c) {
+    using S = Simd<float, decltype(lanes)::value>;
+    using V = typename S::Value;
+    V in[Y::kInputs * X::kInputs], half[Y::kProducts * X::kInputs];
+    FASTSEG_UNROLL
+    for (int i = 0; i < Y::kInputs * X::kInputs; ++i) {
+      in[i] = S::load(pixels[i] + (pixels[i] == zeros ? 0 : channel) + c);
+    }
+    FASTSEG_UNROLL
+    for (int j = 0; j < X::kInputs; ++j) {
+      combine_rows<Y::kInput, Y::kProducts, Y::kInputs, X::kInputs>(
+          in + j, half + j, std::make_integer_sequence<int, Y::kProducts>{});
+    }
+    FASTSEG_UNROLL
+    for (int i = 0; i < Y::kProducts; ++i) {
+      V out[X::kProducts];
+      combine_rows<X::kInput, X::kProducts, X::kInputs, 1>(
+          half + i * X::kInputs, out, std::make_integer_sequence<int, X::kProducts>{});
+      FASTSEG_UNROLL
+      for (int j = 0; j < X::kProducts; ++j)
+        S::store(to + (i * X::kProducts + j) * step + c, out[j]);
+    }
+  });
+}
+
+// The products of one tile, `step` apart, to its outputs.
+template <class Y, class X, bool smooth>
+void transform_output(const WinogradConv2d& op, int64_t image, int64_t y, int64_t x,
+                      int64_t first_channel, int64_t channels, const float* products,
+                      int64_t step) {
+  for_blocks<kLanes<float>>(0, channels, [&](auto lanes, int64_t c) {
+    constexpr int L = decltype(lanes)::value;
+    using S = Simd<float, L>;
+    using V = typename S::Value;
+    V in[Y::kProducts * X::kProducts], half[Y::kOutputs * X::kProducts];
+    FASTSEG_UNROLL
+    for (int i = 0; i < Y::kProducts * X::kProducts; ++i) in[i] = S::load(products + i * step + c);
+    FASTSEG_UNROLL
+    for (int j = 0; j < X::kProducts; ++j) {
+      combine_rows<Y::kOutput, Y::kOutputs, Y::kProducts, X::kProducts>(
+          in + j, half + j, std::make_integer_sequence<int, Y::kOutputs>{});
+    }
+    const auto terms = channel_terms<float, L>(op.epilogue, first_channel + c);
+    FASTSEG_UNROLL
+    for (int i = 0; i < Y::kOutputs; ++i) {
+      V out[X::kOutputs];
+      combine_rows<X::kOutput, X::kOutputs, X::kProducts, 1>(
+          half + i * X::kProducts, out, std::make_integer_sequence<int, X::kOutputs>{});
+      const int64_t row = y + i * op.y_axis.dilation;
+      if (row >= op.y_axis.size) break;
+      FASTSEG_UNROLL
+      for (int j = 0; j < X::kOutputs; ++j) {
+        const int64_t column = x + j * op.x_axis.dilation;
+        if (column >= op.x_axis.size) break;
+        const int64_t at = ((image * op.y_axis.size + row) * op.x_axis.size + column) * op.y_step +
+                           first_channel + c;
+        S::store(op.y + at, finish<float, L, smooth>(op.epilogue, terms, out[j], at));
+      }
+    }
+  });
+}
+
+using GemmTile = decltype(&gemm_tile<1, 1, kWinogradRow, 1>);
+using GemmTiles = std::array<GemmTile, kTileRows + 1>;  // by rows
+
+template <int Panels, int RowStep, int... R>
+constexpr GemmTiles gemm_tiles(Ints<R...>) {
+  return {nullptr, &gemm_tile<R + 1, Panels, RowStep, 1>...};
+}
+
+// For one panel and for kTilePanels at a time.
+template <int RowStep>
+constexpr std::array<GemmTiles, 2> kGemmTiles = {
+    gemm_tiles<1, RowStep>(std::make_integer_sequence<int, kTileRows>{}),
+    gemm_tiles<kTilePanels, RowStep>(std::make_integer_sequence<int, kTileRows>{})};
+
+// (rows, depth) times (depth, columns); `next`: the weights that are multiplied after these.
+void multiply(const float* a, int64_t rows, int64_t row_step, const float* b, const float* next,
+              int64_t panel_step, int64_t panels, float* c, int64_t c_step, int64_t depth,
+              bool accumulate) {
+  const int64_t blocks = (rows + kTileRows - 1) / kTileRows;
+  const auto& tiles =
+      row_step == kWinogradShortRow ? kGemmTiles<kWinogradShortRow> : kGemmTiles<kWinogradRow>;
+  for (int64_t p = 0; p < panels; p += kTilePanels) {
+    const GemmTiles& tile = tiles[panels - p >= kTilePanels];
+    const bool last = p + kTilePanels >= panels;
+    const float* ahead = last ? next : b + (p + kTilePanels) * panel_step;
+    for (int64_t i = 0; i < blocks; ++i) {
+      const int64_t first = rows * i / blocks, count = rows * (i + 1) / blocks - first;
+      tile[count](a + first * row_step, b + p * panel_step, panel_step,
+                  c + first * c_step + p * kPanel, c_step, depth, accumulate,
+                  ahead + i % kTilePanels * panel_step);
+    }
+  }
+}
+
+template <class Y, class X>
+void run(const WinogradConv2d& op, const WinogradTask& task, float* memory) {
+  alignas(64) static const float zeros[kWinogradDepth] = {};
+  constexpr int kProducts = Y::kProducts * X::kProducts;
+  const auto& ys = op.y_axis.starts[static_cast<int>(task.y)];
+  const auto& xs = op.x_axis.starts[static_cast<int>(task.x)];
+  const int64_t columns = static_cast<int64_t>(xs.size());
+  const int64_t tiles_of_image = static_cast<int64_t>(ys.size()) * columns;
+  const auto locate = [&](int64_t tile) {
+    const int64_t image = tile / tiles_of_image, rest = tile % tiles_of_image;
+    return std::array<int64_t, 3>{image, ys[rest / columns], xs[rest % columns]};
+  };
+  const int64_t tiles = task.end - task.begin;
+  const int64_t panels = task.last_panel - task.first_panel;
+  const int64_t panel_step = op.in_channels * kPanel;
+  const int64_t all_panels = (op.out_channels + kPanel - 1) / kPanel;
+  float* const inputs = memory;
+  const int64_t row_step = winograd_row(op.in_channels);
+  float* const products = memory + kProducts * tiles * row_step;
+  const int64_t row = panels * kPanel;
+
+  const int64_t blocks = (op.in_channels + kWinogradDepth - 1) / kWinogradDepth;
+  for (int64_t block = 0; block < blocks; ++block) {
+    const int64_t channel = op.in_channels * block / blocks;
+    const int64_t depth = op.in_channels * (block + 1) / blocks - channel;
+    for (int64_t t = 0; t < tiles; ++t) {
+      const auto [image, y, x] = locate(task.begin + t);
+      const float* pixels[kMostPixels];
+      find_inputs<Y, X>(op, image, y, x, zeros, pixels);
+      transform_input<Y, X>(pixels, channel, depth, zeros, inputs + t * row_step, tiles * row_step);
+    }
+    const auto weights = [&](int p) {
+      const int64_t slot = op.y_axis.position(Y::kRows[p / X::kProducts]) * op.x_axis.rows.size() +
+                           op.x_axis.position(X::kRows[p % X::kProducts]);
+      return op.weights + (slot * all_panels + task.first_panel) * panel_step + channel * kPanel;
+    };
+    for (int p = 0; p < kProducts; ++p) {
+      const float* next = p + 1 < kProducts ? weights(p + 1) : weights(0) + depth * kPanel;
+      multiply(inputs + p * tiles * row_step, tiles, row_step, weights(p), next, panel_step, panels,
+               products + p * tiles * row, row, depth, block > 0);
+    }
+  }
+  const int64_t first_channel = task.first_panel * kPanel;
+  const int64_t channels = std::min(row, op.out_channels - first_channel);
+  const auto transform = is_smooth(op.epilogue.activation) ? &transform_output<Y, X, true>
+                                                           : &transform_output<Y, X, false>;
+  for (int64_t t = 0; t < tiles; ++t) {
+    const auto [image, y, x] = locate(task.begin + t);
+    transform(op, image, y, x, first_channel, channels, products + t * row, tiles * row);
+  }
+}
+
+using Run = void (*)(const WinogradConv2d&, const WinogradTask&, float*);
+
+template <class Y>
+constexpr std::array<Run, kPieceKinds> runs_of() {
+  return {&run<Y, Pair>, &run<Y, Four>, &run<Y, Last>, &run<Y, One>, &run<Y, Two>, &run<Y, Three>};
+}
+
+constexpr std::array<std::array<Run, kPieceKinds>, kPieceKinds> kRuns = {
+    runs_of<Pair>(), runs_of<Four>(), runs_of<Last>(),
+    runs_of<One>(),  runs_of<Two>(),  runs_of<Three>()};
+
+}  // namespace
+
+void winograd_task(const WinogradConv2d& op, const WinogradTask& task, float* memory) {
+  kRuns[static_cast<int>(task.y)][static_cast<int>(task.x)](op, task, memory);
+}
+
+}  // namespace fastseg::cpu::FASTSEG_SIMD

@@ -1,0 +1,213 @@
+// Set-up of the terms of a mean field: once, before the iterations.
+
+#include "cpu/crf/lattice_mean_field_terms.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <utility>
+
+namespace fastseg::cpu {
+
+Mixing::Mixing(const Compatibility& compatibility, int64_t labels, int64_t pitch)
+    : scale(pitch), natural_scale(pitch) {
+  using Kind = Compatibility::Kind;
+  const float* from = compatibility.values;
+  constexpr float to_logits = 1.44269504f;  // 1 / log 2
+  for (int64_t l = 0; l < pitch; ++l) {
+    const bool mixed = compatibility.kind == Kind::full || l >= labels;
+    const float factor = mixed ? 1 : compatibility.kind == Kind::potts ? from[0] : -from[l];
+    scale[l] = mixed ? 1 : factor * to_logits;
+    natural_scale[l] = mixed ? 1 / to_logits : factor;
+  }
+  if (compatibility.kind != Kind::full) return;
+  matrix = Buffer<float>(labels * pitch);
+  std::fill_n(matrix.get(), labels * pitch, 0.f);
+  for (int64_t row = 0; row < labels; ++row) {
+    for (int64_t l = 0; l < labels; ++l) {
+      matrix[l * pitch + row] = -from[row * labels + l] * to_logits;
+    }
+  }
+}
+
+PointFactors::PointFactors(Normalization normalization, LargeVector<float> response, double gain,
+                           const TaskRunner& tasks)
+    : same_on_both_sides(normalization == Normalization::symmetric) {
+  constexpr float kTiny = 1e-20f;
+  const auto each = [&](const auto& factor) {
+    constexpr int64_t kTask = 1 << 14;
+    const int64_t size = static_cast<int64_t>(response.size());
+    tasks.run((size + kTask - 1) / kTask, [&](int64_t t) {
+      for (int64_t i = t * kTask; i < std::min(size, (t + 1) * kTask); ++i) {
+        response[i] = factor(response[i]);
+      }
+    });
+  };
+  if (normalization == Normalization::none) {
+    // On the side where Kraehenbuehl's program has it: sums without normalisation are so large that
+    // another rounding shows in Q.
+    std::fill(response.begin(), response.end(), static_cast<float>(gain));
+  } else if (normalization == Normalization::symmetric) {
+    each([](float x) { return 1 / std::sqrt(x + kTiny); });
+  } else {
+    each([](float x) { return 1 / (x + kTiny); });
+  }
+  const bool behind = normalization == Normalization::none || normalization == Normalization::after;
+  (behind ? after : before) = std::move(response);
+}
+
+LatticeTerm::LatticeTerm(const LatticeInput<float>& input, const BlurOptions& options, double gain,
+                         Normalization normalization, Mixing term_mixing, const TaskRunner& tasks,
+                         const char* name)
+    : mixing(std::move(term_mixing)),
+      normalised(normalization != Normalization::none),
+      blur_options(options),
+      vertex_count(input.batch),
+      arrays(static_cast<int>(LatticeArray::neighbors) + 1) {
+  const auto allocate = [this](LatticeArray array, int64_t elements) {
+    static_assert(sizeof(float) == sizeof(int32_t));
+    auto& memory = arrays[static_cast<int>(array)];
+    memory = Buffer<std::byte>(elements * static_cast<int64_t>(sizeof(float)));
+    return static_cast<void*>(memory.get());
+  };
+  view = build_lattice(input, tasks, allocate, vertex_count.data(), name);
+  LargeVector<float> response(input.batch * input.points);
+  filter_ones(view, options, 1.f, response.data(), tasks);
+  factors = PointFactors(normalization, std::move(response), gain, tasks);
+}
+
+void LatticeTerm::filter(const float* sums, int64_t copy_rows, int64_t labels, int64_t pitch,
+                         const std::vector<Buffer<float>>& spare, const TaskRunner& tasks) {
+  const int buffers = blur_buffers(blur_options);
+  for (size_t k = 0; k < copies.size(); ++k) {
+    Copy& copy = copies[k];
+    if (!copy.blurred) copy.blurred = Buffer<float>((view.vertices + 1) * pitch);
+    LatticeView<float> common = view;
+    common.vertex_rows = copy.vertex_rows.data();
+    // An odd number of steps ends in the last of the other buffers, an even one where it began.
+    float* memory[] = {copy.blurred.get(), spare[0].get(), spare[buffers - 1].get()};
+    if (blur_options.passes * (view.d + 1) % 2) std::swap(memory[0], memory[buffers]);
+    reduce(common, pitch, sums + k * copy_rows * pitch, memory[0], tasks);
+    float* blurred = blur(common, blur_options, pitch, memory[0], memory + 1, tasks);
+    if (blurred != copy.blurred.get()) throw std::logic_error("the blur ended elsewhere");
+    if (!mixing.matrix) continue;
+    constexpr int64_t kTask = 256;
+    tasks.run((view.vertices + kTask - 1) / kTask, [&](int64_t task) {
+      const int64_t begin = task * kTask, end = std::min(begin + kTask, view.vertices);
+      FASTSEG_SIMD_DISPATCH(
+          mix_rows(blurred + begin * pitch, end - begin, labels, pitch, mixing.matrix.get()));
+    });
+  }
+}
+
+SeparableTerm::SeparableTerm(const std::vector<int64_t>& size, const double* sigma, int64_t images,
+                             int64_t pitch, Normalization normalization, Mixing term_mixing,
+                             const TaskRunner& tasks)
+    : mixing(std::move(term_mixing)) {
+  const int axes = static_cast<int>(size.size());
+  const auto ones_gaussian = spatial_gaussian<float>(size.data(), sigma, axes, -1, 1);
+  const int64_t points = ones_gaussian.volume();
+  LargeVector<float> ones(points, 1.f), response(points), space(points);
+  spatial_gaussian_filter(ones_gaussian, 1, ones.data(), response.data(), space.data(), tasks);
+  factors = PointFactors(normalization, std::move(response), 1, tasks);
+  gaussian = spatial_gaussian<float>(size.data(), sigma, axes, -1, pitch);
+  in = Buffer<float>(images * points * pitch);
+  source = Buffer<float>(images * points * pitch);
+}
+
+void SeparableTerm::filter(int64_t images, const TaskRunner& tasks) {
+  if (!gaussian.has_depth()) return std::swap(in, source);
+  for (int64_t image = 0; image < images; ++image) {
+    const int64_t offset = image * gaussian.volume();
+    spatial_gaussian_depths(gaussian, in.get() + offset, source.get() + offset, tasks);
+  }
+}
+
+void SeparableTerm::rows(int64_t image, int64_t begin, int64_t end, float* out) const {
+  const int64_t height = gaussian.sizes[1], slice = begin / height;
+  const float* from = source.get() + image * gaussian.volume() + slice * gaussian.slice();
+  FASTSEG_SIMD_DISPATCH(
+      spatial_gaussian_rows(gaussian, from, begin - slice * height, end - slice * height, out));
+}
+
+CommonTiles::CommonTiles(std::vector<LatticeTerm>& terms, int64_t all_images, int64_t points,
+                         int64_t pitch, const TaskRunner& tasks) {
+  for (const LatticeTerm& term : terms) {
+    if (term.view.batch > 1) images = term.view.batch;
+    corners += term.view.d + 1;
+  }
+  if (!terms.empty()) tile_points = terms[0].view.tile_points();
+  per_image = points == 0 ? 0 : (points + tile_points - 1) / tile_points;
+  starts.assign(images * per_image + 1, 0);
+  bool two_sided = false;
+  for (LatticeTerm& term : terms) {
+    const LatticeView<float>& view = term.view;
+    if (view.tile_points() != tile_points) throw std::logic_error("lattices differ in their tiles");
+    two_sided |= !term.factors.same_on_both_sides;
+    const bool shared = view.batch == 1;
+    term.copies.resize(shared ? all_images : 1);
+    for (size_t t = 0; t + 1 < starts.size(); ++t) {
+      const int64_t tile = shared ? t % per_image : t;
+      starts[t + 1] += view.tile_starts[tile + 1] - view.tile_starts[tile];
+    }
+  }
+  for (size_t t = 0; t + 1 < starts.size(); ++t) {
+    largest = std::max(largest, starts[t + 1]);
+    starts[t + 1] += starts[t];
+  }
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  if (starts.back() > kMost || largest * pitch > kMost) {
+    throw std::runtime_error("more than 2^31 vertices in all tiles, or values at those of one");
+  }
+  slots = Buffer<int32_t>(images * points * corners);
+  slice = Buffer<float>(images * points * corners);
+  if (two_sided) splat = Buffer<float>(images * points * corners);
+
+  std::vector<int64_t> next(starts.begin(), starts.end() - 1);  // row of a tile's next lattice
+  int first_corner = 0;
+  for (LatticeTerm& term : terms) {
+    const LatticeView<float>& view = term.view;
+    const int d1 = view.d + 1;
+    const bool shared = view.batch == 1;
+    // The row of a tile in the common numbering for each of the lattice's own.
+    LargeVector<int32_t> common(shared ? images * view.rows : view.rows);
+    tasks.run(images * per_image, [&](int64_t t) {
+      const int64_t k = t % per_image, image = t / per_image, tile = shared ? k : t;
+      const int64_t own = view.tile_starts[tile], rows = view.tile_starts[tile + 1] - own;
+      int32_t* to = common.data() + (shared ? image * view.rows : 0) + own;
+      for (int64_t r = 0; r < rows; ++r) to[r] = static_cast<int32_t>(next[t] + r);
+      const int32_t shift = static_cast<int32_t>(next[t] - starts[t]);
+      next[t] += rows;
+      const float* before = term.factors.before_or_null();
+      const float* after = term.factors.after_or_null();
+      const int64_t end = std::min((k + 1) * tile_points, points);
+      for (int64_t i = k * tile_points; i < end; ++i) {
+        const int64_t from = (shared ? 0 : image * points) + i;
+        const int64_t at = (image * points + i) * corners + first_corner;
+        const float after_i = after == nullptr ? 1 : after[from];
+        const float before_i = before == nullptr ? 1 : before[from];
+        for (int c = 0; c < d1; ++c) {
+          const float weight = view.barycentric[from * d1 + c];
+          slots[at + c] = (view.slots[from * d1 + c] + shift) * static_cast<int32_t>(pitch);
+          slice[at + c] = weight * after_i;
+          if (two_sided) splat[at + c] = weight * before_i;
+        }
+      }
+    });
+    for (size_t copy = 0; copy < term.copies.size(); ++copy) {
+      const int32_t* map = common.data() + (shared && images > 1 ? copy * view.rows : 0);
+      auto& rows = term.copies[copy].vertex_rows;
+      rows.resize(view.rows);
+      for (int64_t r = 0; r < view.rows; ++r) rows[r] = map[view.vertex_rows[r]];
+    }
+    for (const auto array :
+         {LatticeArray::slots, LatticeArray::barycentric, LatticeArray::vertex_rows}) {
+      term.arrays[static_cast<int>(array)] = {};
+    }
+    term.factors = {};
+    first_corner += d1;
+  }
+}
+
+}  // namespace fastseg::cpu

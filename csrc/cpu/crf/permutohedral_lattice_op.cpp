@@ -1,0 +1,63 @@
+// fastseg::permutohedral_lattice on the CPU.
+
+#include <torch/csrc/stable/library.h>
+
+#include "common/crf/permutohedral_lattice_ops.h"
+#include "cpu/threads/parallel.h"
+#include "cpu/crf/permutohedral_lattice.h"
+#include "cpu/threads/torch_tasks.h"
+
+namespace fastseg::cpu {
+namespace {
+
+template <class T>
+void build_as(const LatticeCall& call, LatticeTensors& out) {
+  const int64_t b = call.batch(), d = call.d(), n = call.points();
+  const LatticeInput<T> input{static_cast<const T*>(call.features.const_data_ptr()),
+                              b,
+                              n,
+                              call.d(),
+                              d * n,
+                              n,
+                              call.refine,
+                              call.dilation};
+  const auto allocate = [&](LatticeArray array, int64_t elements) {
+    const auto integers = [&](Tensor& tensor, const std::vector<int64_t>& size) {
+      tensor = call.integers(size);
+      return tensor.mutable_data_ptr();
+    };
+    switch (array) {
+      case LatticeArray::slots:
+        return integers(out.slots, {b, n, d + 1});
+      case LatticeArray::barycentric:
+        out.barycentric =
+            empty_like_layout(call.features, {b, n, d + 1}, call.features.scalar_type(), false);
+        return out.barycentric.mutable_data_ptr();
+      case LatticeArray::tile_starts:
+        return integers(out.tile_starts, {elements});
+      case LatticeArray::tile_vertices:
+        return integers(out.tile_vertices, {elements});
+      case LatticeArray::vertex_rows:
+        return integers(out.vertex_rows, {elements});
+      case LatticeArray::vertex_starts:
+        return integers(out.vertex_starts, {elements});
+      default:
+        return integers(out.neighbors, {d + 1, 2, elements / (2 * (d + 1))});
+    }
+  };
+  build_lattice(input, TorchTasks(), allocate,
+                static_cast<int64_t*>(out.vertex_count.mutable_data_ptr()));
+}
+
+void build(const LatticeCall& call, LatticeTensors& out) {
+  call.features.scalar_type() == ScalarType::Float ? build_as<float>(call, out)
+                                                   : build_as<double>(call, out);
+}
+
+}  // namespace
+}  // namespace fastseg::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(fastseg, CPU, m) {
+  namespace ops = fastseg::permutohedral_lattice_ops;
+  m.impl("permutohedral_lattice", TORCH_BOX(&ops::permutohedral_lattice<fastseg::cpu::build>));
+}

@@ -1,0 +1,162 @@
+#pragma once
+// The codes of a pooling, read row by row: unpacked where four share a byte, and checked.
+//
+// A code is good if it names a tap that falls inside the plane. A bad one raises a flag, which the
+// op turns into an error when the threads have met; until then nothing is read or written through
+// it.
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "common/pool/packed_codes.h"
+#include "common/pool/pool2d.h"
+#include "cpu/simd/simd_level.h"
+
+namespace fastseg::cpu {
+
+struct Codes {
+  const uint8_t* data;
+  bool packed;
+  std::atomic<bool>* bad;
+};
+
+}  // namespace fastseg::cpu
+
+namespace fastseg::cpu::FASTSEG_SIMD {
+
+// One thread's reader. A row is (w,) of a plane or, with `lanes` = C channels, (w, C) of an image.
+class CodeRows {
+ public:
+  CodeRows(const Pool2d& pool, const Codes& codes, int64_t lanes)
+      : pool_(pool),
+        codes_(codes),
+        lanes_(lanes),
+        size_(pool.w.windows * lanes),
+        whole_end_(pool.w.windows) {
+    while (whole_begin_ < whole_end_ && !pool.w.whole(whole_begin_)) ++whole_begin_;
+    while (whole_end_ > whole_begin_ && !pool.w.whole(whole_end_ - 1)) --whole_end_;
+    for (int code = 0; code < pool.taps(); ++code) {
+      tap_[code] = {static_cast<uint8_t>(code / pool.w.kernel),
+                    static_cast<uint8_t>(code % pool.w.kernel)};
+    }
+  }
+
+  // The codes of row i of plane (or image) `plane`. Valid until the next call.
+  const uint8_t* row(int64_t plane, int64_t i) {
+    const int64_t index = plane * pool_.h.windows + i;
+    if (index != current_) {
+      current_ = index;
+      row_ = rows(plane, i, 1);
+    }
+    return row_;
+  }
+
+  // The codes of `count` rows from row i on. Valid until the next call.
+  const uint8_t* rows(int64_t plane, int64_t i, int64_t count) {
+    const int64_t index = plane * pool_.h.windows + i;
+    const uint8_t* codes = codes_.packed ? unpacked(index, count) : codes_.data + index * size_;
+    if (index + count > checked_) {
+      checked_ = index + count;
+      if (!good(codes, i, count)) {
+        codes_.bad->store(true, std::memory_order_relaxed);
+        bad_ = true;
+      }
+    }
+    return codes;
+  }
+
+  // A code that this reader handed out was bad.
+  bool bad() const { return bad_; }
+
+ private:
+  struct Tap {
+    uint8_t ki, kj;
+  };
+
+  // Groups run along w, or along the channels of one window.
+  const uint8_t* unpacked(int64_t index, int64_t count) {
+    static constexpr auto kUnpacked = [] {
+      std::array<std::array<uint8_t, kCodesPerByte>, 256> table{};
+      for (int byte = 0; byte < 256; ++byte) {
+        for (int k = 0; k < kCodesPerByte; ++k) table[byte][k] = unpack_code(byte, k);
+      }
+      return table;
+    }();
+    const int64_t run = lanes_ == 1 ? pool_.w.windows : lanes_;
+    const int64_t runs_per_row = lanes_ == 1 ? 1 : pool_.w.windows;
+    scratch_.resize(count * size_);
+    const uint8_t* in = codes_.data + index * runs_per_row * packed_size(run);
+    uint8_t* out = scratch_.data();
+    for (int64_t r = 0; r < count * runs_per_row; ++r) {
+      for (int64_t whole = run / kCodesPerByte; whole > 0; --whole, out += kCodesPerByte) {
+        std::memcpy(out, kUnpacked[*in++].data(), kCodesPerByte);
+      }
+      if (const int64_t rest = run % kCodesPerByte; rest != 0) {
+        std::memcpy(out, kUnpacked[*in++].data(), rest);
+        out += rest;
+      }
+    }
+    return scratch_.data();
+  }
+
+  bool good(const uint8_t* codes, int64_t i, int64_t count) const {
+    const PoolAxis& h = pool_.h;
+    if (h.whole(i) && h.whole(i + count - 1) && whole_begin_ == 0 &&
+        whole_end_ == pool_.w.windows) {
+      return below_taps(codes, count * size_);
+    }
+    for (int64_t r = 0; r < count; ++r) {
+      if (!good_row(codes + r * size_, i + r)) return false;
+    }
+    return true;
+  }
+
+  bool good_row(const uint8_t* codes, int64_t i) const {
+    // Windows [first, end) reach nowhere out of the plane.
+    const bool whole = pool_.h.whole(i);
+    const int64_t first = whole ? whole_begin_ : pool_.w.windows;
+    const int64_t end = whole ? whole_end_ : pool_.w.windows;
+    return below_taps(codes + first * lanes_, (end - first) * lanes_) &&
+           land_inside(codes, i, 0, first) && land_inside(codes, i, end, pool_.w.windows);
+  }
+
+  bool below_taps(const uint8_t* codes, int64_t size) const {
+    if (codes_.packed) return true;  // two bits, of 2x2 windows
+    uint8_t largest = 0;
+    for (int64_t k = 0; k < size; ++k) largest = std::max(largest, codes[k]);
+    return largest < pool_.taps();
+  }
+
+  bool land_inside(const uint8_t* codes, int64_t i, int64_t first, int64_t end) const {
+    const PoolAxis &h = pool_.h, &w = pool_.w;
+    for (int64_t j = first; j < end; ++j) {
+      for (int64_t c = 0; c < lanes_; ++c) {
+        const uint8_t code = codes[j * lanes_ + c];
+        if (code >= pool_.taps() || !h.inside(h.coordinate(i, tap_[code].ki)) ||
+            !w.inside(w.coordinate(j, tap_[code].kj))) {
+          return false;
+        }
+      }
+    }
+    return true;
+  }
+
+  const Pool2d pool_;
+  const Codes codes_;
+  const int64_t lanes_;
+  const int64_t size_;
+  int64_t whole_begin_ = 0;
+  int64_t whole_end_;
+  std::array<Tap, 256> tap_{};
+  std::vector<uint8_t> scratch_;
+  const uint8_t* row_ = nullptr;
+  int64_t current_ = -1;
+  int64_t checked_ = 0;  // rows, of all planes
+  bool bad_ = false;
+};
+
+}  // namespace fastseg::cpu::FASTSEG_SIMD

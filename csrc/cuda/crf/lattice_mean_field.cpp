@@ -1,0 +1,330 @@
+// fastseg::lattice_mean_field on CUDA: the memory of a mean field, and the order of its steps.
+//
+// After the lattices are built, nothing waits for the device and nothing is allocated.
+
+#include "cuda/crf/lattice_mean_field.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <memory>
+#include <vector>
+
+#include "common/crf/lattice_gain.h"
+#include "common/crf/lattice_mean_field_ops.h"
+#include "cuda/binding.h"
+#include "cuda/crf/permutohedral_binding.h"
+#include "cuda/crf/permutohedral_blur.h"
+#include "cuda/crf/permutohedral_filter.h"
+#include "cuda/crf/permutohedral_lattice_build.h"
+#include "cuda/crf/spatial_gaussian_filter.h"
+
+namespace fastseg::cuda {
+namespace {
+
+using Term = LatticeMeanFieldCall::Term;
+
+constexpr const char* kField = LatticeMeanFieldCall::kOp;
+
+void check_cuda(cudaError_t error) {
+  FASTSEG_CHECK(error == cudaSuccess, kField, ": ", cudaGetErrorString(error));
+}
+
+float* floats(const Tensor& t) { return static_cast<float*>(t.mutable_data_ptr()); }
+
+// What all terms have in common.
+struct Field {
+  const LatticeMeanFieldCall& call;
+  cudaStream_t stream;
+  int packs;
+
+  int64_t pitch() const { return int64_t{packs} * 4; }
+  int64_t row_floats() const { return call.batch * call.points * pitch(); }
+  Tensor memory(int64_t elements, ScalarType dtype = ScalarType::Float) const {
+    return torch::stable::new_empty(call.out, {elements}, dtype);
+  }
+  Tensor ones(int64_t elements) const { return torch::stable::fill_(memory(elements), 1); }
+};
+
+// The compatibility as factors of the logits.
+class LabelMixing {
+ public:
+  LabelMixing(const Field& field, const Tensor& mu)
+      : kind_(static_cast<CompatibilityKind>(mu.dim())), scale_(field.memory(field.pitch())) {
+    if (is_full()) {
+      check_count(kField, "the elements of a compatibility", field.pitch() * field.pitch());
+      matrix_ = field.memory(field.pitch() * field.pitch());
+    }
+    const Mixing op{kind_, static_cast<int>(field.call.labels),
+                    static_cast<const float*>(mu.const_data_ptr()), floats(scale_),
+                    is_full() ? floats(matrix_) : nullptr};
+    check_cuda(make_mixing(op, field.stream));
+  }
+
+  const float* scale() const { return floats(scale_); }
+
+  // Where the rows' labels are after the matrix, if there is one: `rows` or `free`.
+  float* mix(const Field& field, int64_t row_count, float* rows, float* free) const {
+    if (!is_full()) return rows;
+    check_cuda(mix_rows(floats(matrix_), row_count, field.packs, rows, free, field.stream));
+    return free;
+  }
+
+ private:
+  bool is_full() const { return kind_ == CompatibilityKind::full; }
+
+  CompatibilityKind kind_;
+  Tensor scale_, matrix_;
+};
+
+class LatticeTerm {
+ public:
+  LatticeTerm(const Field& field, const Term& term)
+      : field_(field), mixing_(field, term.compatibility) {
+    const LatticeMeanFieldCall& call = field.call;
+    const LatticeCall lattice{features_of(term), call.refine, call.dilation};
+    lattice_.vertex_count = permutohedral_lattice_ops::on_cpu({lattice.batch()}, ScalarType::Long);
+    build_lattice(lattice, mean_field_tile_points(call.labels), lattice_, kField);
+    view_ = lattice_view<float>(kField, lattice_, field.packs);
+    blur_ = {call.passes, call.symmetric, false, call.side};
+    shape_ = {field.packs, view_.images == 1 ? static_cast<int>(call.batch) : 1};
+    allocate();
+    fold(term);
+  }
+
+  LatticeMessages messages() {
+    const bool shared = view_.images == 1;
+    return {view_.corners,
+            shared,
+            static_cast<const SliceEntry*>(slice_.const_data_ptr()),
+            mixing_.scale(),
+            nullptr,
+            shared ? vertex_floats() : 0,
+            entries(),
+            order().starts,
+            view_.tile_starts,
+            floats(sums_),
+            shared ? view_.rows * field_.pitch() : 0};
+  }
+
+  // The sums to the messages at the vertices.
+  const float* filter() const {
+    float *values = floats(buffers_), *scratch = values + shape_.copies * vertex_floats();
+    float* blurred = nullptr;
+    check_cuda((reduce<float, 4>(view_, shape_, floats(sums_), values, field_.stream)));
+    check_cuda((blur<float, 4>(view_, shape_, blur_, values, scratch, &blurred, field_.stream)));
+    const int64_t rows = int64_t{shape_.copies} * (view_.vertices + 1);
+    return mixing_.mix(field_, rows, blurred, blurred == values ? scratch : values);
+  }
+
+ private:
+  Tensor features_of(const Term& term) const {
+    const LatticeMeanFieldCall& call = field_.call;
+    if (!term.positions()) {
+      const int64_t d = term.kernel.size(1);
+      FASTSEG_CHECK(d >= 1 && d <= permutohedral::kMaxDimensions, kField,
+                    ": kernels must have 1 to ", permutohedral::kMaxDimensions, " features, got ",
+                    d);
+      return torch::stable::flatten(term.kernel, 2, -1);
+    }
+    PositionFeatures op{static_cast<int>(call.spatial.size()), {}, nullptr, nullptr};
+    for (int a = 0; a < op.axes; ++a) op.sizes[a] = static_cast<int>(call.spatial[a]);
+    const Tensor features = torch::stable::new_empty(call.out, {1, op.axes, call.points});
+    op.sigma = static_cast<const float*>(term.kernel.const_data_ptr());
+    op.features = floats(features);
+    check_cuda(position_features(op, field_.stream));
+    return features;
+  }
+
+  void allocate() {
+    const int64_t copies = shape_.copies;
+    entries_ = field_.memory(2 * view_.entries());
+    starts_ = field_.memory(2 * int64_t{view_.rows} + 1, ScalarType::Int);
+    slice_ = field_.memory(2 * view_.entries());
+    sums_ = field_.memory(copies * view_.rows * field_.pitch());
+    buffers_ = field_.memory((1 + blur_buffers(blur_)) * copies * vertex_floats());
+  }
+
+  // The factors of the points, which are functions of K 1, into the weights.
+  void fold(const Term& term) {
+    const int64_t points = int64_t{view_.images} * view_.points;
+    const Tensor ones = field_.ones(points), response = field_.memory(points);
+    const FilterJob<float> job{view_,   blur_,         1.f,
+                               1,       floats(ones),  floats(response),
+                               order(), floats(sums_), floats(buffers_)};
+    check_cuda(permutohedral_filter(job, field_.stream));
+    const LatticeMeanFieldCall& call = field_.call;
+    const double gain = lattice_gain(view_.corners - 1, call.high_quality, call.refine, blur_);
+    const FoldedWeights op{view_,
+                           static_cast<Normalization>(term.normalization),
+                           static_cast<float>(gain),
+                           floats(response),
+                           static_cast<SliceEntry*>(slice_.mutable_data_ptr()),
+                           entries()};
+    check_cuda(fold_weights(op, field_.stream));
+  }
+
+  SplatEntry<float>* entries() const {
+    return static_cast<SplatEntry<float>*>(entries_.mutable_data_ptr());
+  }
+  SplatOrder<float> order() const {
+    int* const starts = static_cast<int*>(starts_.mutable_data_ptr());
+    return {entries(), starts, starts + view_.rows + 1};
+  }
+  int64_t vertex_floats() const { return int64_t{view_.vertices + 1} * field_.pitch(); }
+
+  const Field& field_;
+  LabelMixing mixing_;
+  LatticeTensors lattice_;
+  LatticeView<float> view_;
+  BlurOptions blur_;
+  RowShape shape_;
+  Tensor entries_, starts_, slice_, sums_, buffers_;
+};
+
+class SeparableTerm {
+ public:
+  SeparableTerm(const Field& field, const Term& term)
+      : field_(field),
+        mixing_(field, term.compatibility),
+        grid_(grid(field.call.batch, field.pitch())),
+        taps_(field.memory(grid_.all_taps())),
+        radii_(field.memory(kMaxAxes, ScalarType::Int)),
+        in_(field.memory(field.row_floats())),
+        out_(field.memory(field.row_floats())) {
+    check_cuda(make_taps(grid_, static_cast<const float*>(term.kernel.const_data_ptr()), -1,
+                         axis_taps(), field.stream));
+    const auto normalization = static_cast<Normalization>(term.normalization);
+    if (normalization == Normalization::none) return;
+    const int64_t points = field.call.points;
+    const Tensor ones = field.ones(points), response = field.memory(points);
+    const Tensor scratch = field.memory(points);
+    check_cuda(spatial_gaussian_filter<float>(grid(1, 1), axis_taps(), floats(ones),
+                                              floats(response), floats(scratch), field.stream));
+    factors_ = field.memory(points);
+    before_ = normalization != Normalization::after;
+    after_ = normalization != Normalization::before;
+    check_cuda(point_factors(normalization, static_cast<int>(points), floats(response),
+                             before_ ? floats(factors_) : nullptr,
+                             before_ ? nullptr : floats(factors_), field.stream));
+  }
+
+  SeparableMessages messages() const {
+    return {mixing_.scale(), after_ ? floats(factors_) : nullptr, nullptr,
+            before_ ? floats(factors_) : nullptr, floats(in_)};
+  }
+
+  // From `in` to the messages at the points. scratch: as many rows.
+  const float* filter(float* scratch) const {
+    check_cuda(spatial_gaussian_filter<float>(grid_, axis_taps(), floats(in_), floats(out_),
+                                              scratch, field_.stream));
+    return mixing_.mix(field_, field_.call.batch * field_.call.points, floats(out_), floats(in_));
+  }
+
+ private:
+  PixelGrid grid(int64_t images, int64_t lanes) const {
+    const std::vector<int64_t>& spatial = field_.call.spatial;
+    PixelGrid grid{images, static_cast<int>(spatial.size()), {}, lanes};
+    for (int a = 0; a < grid.axes; ++a) grid.sizes[a] = spatial[a];
+    return grid;
+  }
+  AxisTaps<float> axis_taps() const {
+    return {floats(taps_), static_cast<int*>(radii_.mutable_data_ptr())};
+  }
+
+  const Field& field_;
+  LabelMixing mixing_;
+  PixelGrid grid_;
+  Tensor taps_, radii_, in_, out_, factors_;
+  bool before_ = false, after_ = false;  // a symmetric normalisation's factors are the same
+};
+
+void check_sizes(const LatticeMeanFieldCall& call) {
+  const int64_t packs = label_packs(call.labels);
+  check_count(kField, "the pixels of all images", call.batch * call.points);
+  check_count(kField, "the labels of an image's pixels", call.points * packs * 4);
+  constexpr int64_t kMaxImages = 65535;  // a launch's second dimension
+  FASTSEG_CHECK(call.batch <= kMaxImages, kField, ": on CUDA, the batch must be at most ",
+                kMaxImages, ", got ", call.batch);
+  FASTSEG_CHECK(call.terms.size() <= kMaxTerms, kField, ": on CUDA, kernels must be at most ",
+                kMaxTerms, ", got ", call.terms.size());
+}
+
+void check_not_captured(cudaStream_t stream) {
+  cudaStreamCaptureStatus status;
+  check_cuda(cudaStreamIsCapturing(stream, &status));
+  FASTSEG_CHECK(status == cudaStreamCaptureStatusNone, kField,
+                ": building a lattice waits for the GPU, which a CUDA graph cannot capture: call "
+                "the op outside of the capture");
+}
+
+void run_field(const LatticeMeanFieldCall& call, cudaStream_t stream) {
+  const Field field{call, stream, static_cast<int>(label_packs(call.labels))};
+  std::vector<std::unique_ptr<LatticeTerm>> lattices;
+  std::vector<std::unique_ptr<SeparableTerm>> separables;
+  for (const Term& term : call.terms) {
+    if (term.positions() && call.high_quality) {
+      separables.push_back(std::make_unique<SeparableTerm>(field, term));
+    } else {
+      check_not_captured(stream);
+      lattices.push_back(std::make_unique<LatticeTerm>(field, term));
+    }
+  }
+
+  const int images = static_cast<int>(call.batch), points = static_cast<int>(call.points);
+  const int labels = static_cast<int>(call.labels);
+  const Tensor unary = field.memory(field.row_floats());
+  const UnaryRows rows{static_cast<const float*>(call.unary.const_data_ptr()),
+                       call.unary.stride(0),
+                       call.unary.stride(1),
+                       lattice_mean_field_ops::point_stride(call.unary),
+                       images,
+                       points,
+                       labels,
+                       floats(unary)};
+  check_cuda(read_unary(rows, stream));
+
+  MeanFieldPass pass{};
+  pass.images = images, pass.points = points, pass.labels = labels;
+  const int64_t most = mean_field_tile_points(labels);
+  const int64_t tiles = (points + most - 1) / most;
+  pass.tile_points = static_cast<int>(permutohedral::tile_points(points, tiles));
+  pass.tiles_per_image = static_cast<int>(tiles);
+  pass.unary = floats(unary);
+  pass.out = floats(call.out);
+  pass.labels_last = call.labels_last;
+  const Tensor q = field.memory(keeps_q(labels) ? 0 : field.row_floats());
+  pass.q = floats(q);
+  for (const auto& term : lattices) pass.lattice[pass.lattices++] = term->messages();
+  for (const auto& term : separables) pass.separable[pass.separables++] = term->messages();
+  const Tensor scratch =
+      field.memory(!separables.empty() && call.spatial.size() > 1 ? field.row_floats() : 0);
+
+  pass.wants_messages = true;
+  for (int64_t i = 0; i < call.iterations && !call.terms.empty(); ++i) {
+    check_cuda(mean_field_pass(pass, stream));
+    for (size_t m = 0; m < lattices.size(); ++m) pass.lattice[m].vertices = lattices[m]->filter();
+    for (size_t m = 0; m < separables.size(); ++m) {
+      pass.separable[m].out = separables[m]->filter(floats(scratch));
+    }
+    pass.has_messages = true;
+  }
+  pass.wants_messages = false;
+  pass.log = call.log;
+  check_cuda(mean_field_pass(pass, stream));
+}
+
+void mean_field(const LatticeMeanFieldCall& call) {
+  check_sizes(call);
+  launch_beside(call.out, kField, [&](cudaStream_t stream) {
+    run_field(call, stream);
+    return cudaSuccess;
+  });
+}
+
+}  // namespace
+}  // namespace fastseg::cuda
+
+STABLE_TORCH_LIBRARY_IMPL(fastseg, CUDA, m) {
+  namespace ops = fastseg::lattice_mean_field_ops;
+  m.impl("lattice_mean_field", TORCH_BOX(&ops::lattice_mean_field<fastseg::cuda::mean_field>));
+}

@@ -1,0 +1,137 @@
+"""Loads the compiled libraries, and knows why one is not loaded; the level of SIMD."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import struct
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+_FOLDER = Path(__file__).parents[1]
+SIMD_LEVELS = ("portable", "avx2", "avx512")
+
+WHEN_SIMD_LEVEL_CHANGES: list[Callable[[], None]] = []
+"""Functions that forget what was chosen for the level of SIMD before."""
+
+
+def _load(name: str) -> tuple[ctypes.CDLL | None, str | None]:
+    """The library and None, or None and why it is not loaded."""
+    path = _FOLDER / name
+    if not path.exists():
+        return None, f"there is no {name}"
+    try:
+        if _is_cut_short(path):
+            return None, f"{name} is damaged: its end is missing"
+    except OSError as error:
+        return None, f"{name} cannot be read: {error.strerror}"
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:
+        # The linker's own words: damaged, for another processor, or a symbol that torch lacks.
+        reason = str(error.__cause__ or error).removeprefix(f"{path}: ")
+        return None, f"{name} cannot be loaded: {reason}"
+    return ctypes.CDLL(str(path)), None
+
+
+def _is_cut_short(path: Path) -> bool:
+    """Whether an ELF file is shorter than its header says; loading one may end in SIGBUS."""
+    with path.open("rb") as file:
+        header = file.read(64)
+    if len(header) < 64:
+        return True
+    (table_offset,) = struct.unpack_from("<Q", header, 40)
+    entry_size, entries = struct.unpack_from("<HH", header, 58)
+    return path.stat().st_size < table_offset + entry_size * entries
+
+
+def _load_cuda() -> tuple[ctypes.CDLL | None, str | None]:
+    if torch.version.cuda is None and (_FOLDER / "_C_cuda.so").exists():
+        return None, f"_C_cuda.so is there, but torch {torch.__version__} is a build without CUDA"
+    return _load("_C_cuda.so")
+
+
+_cpu, CPU_MISSING = _load("_C.so")
+_, CUDA_MISSING = _load_cuda()
+
+
+def warn() -> None:
+    """Warns, where fastseg is imported, of a missing CPU library and of a level that is none."""
+    if CPU_MISSING:
+        warnings.warn(
+            f"{CPU_MISSING}: fastseg's ops run their slow references in plain PyTorch. "
+            "'pip install .' in fastseg's source folder builds it; 'fastseg info' tells more.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    level = os.environ.get("FASTSEG_SIMD", SIMD_LEVELS[0])
+    if level not in SIMD_LEVELS:
+        warnings.warn(
+            f"FASTSEG_SIMD={level} is not one of {', '.join(SIMD_LEVELS)}: "
+            "the processor's best is used.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def build_info() -> dict:
+    """What the compiled libraries were built with; empty if they were not built.
+
+    Raises:
+        OSError: the file that tells cannot be read.
+        ValueError: it is damaged.
+    """
+    path = _FOLDER / "_build_info.json"
+    if not path.exists():
+        return {}
+    build = json.loads(path.read_text())
+    if not isinstance(build, dict):
+        raise ValueError(f"a {type(build).__name__} instead of a dict")
+    return build
+
+
+def simd_level() -> str | None:
+    """The instruction set that the CPU kernels use; None without compiled kernels."""
+    return None if _cpu is None else SIMD_LEVELS[_cpu.fastseg_simd_level()]
+
+
+def is_intel() -> bool:
+    """Whether the processor is one of Intel's; False without compiled kernels."""
+    return _cpu is not None and bool(_cpu.fastseg_is_intel())
+
+
+def available_simd_levels() -> list[str]:
+    """The instruction sets that were built and that this processor has."""
+    if _cpu is None:
+        return []
+    return [n for i, n in enumerate(SIMD_LEVELS) if _cpu.fastseg_simd_level_available(i)]
+
+
+@contextlib.contextmanager
+def use_simd_level(level: str) -> Iterator[None]:
+    """Makes the CPU kernels use another instruction set.
+
+    For all threads; the environment variable FASTSEG_SIMD does the same for a whole process.
+
+    Raises:
+        ValueError: this processor or this build does not have it.
+    """
+    if level not in available_simd_levels():
+        raise ValueError(f"SIMD level {level!r} is not one of {available_simd_levels()}")
+    before = _cpu.fastseg_simd_level()
+    _set_simd_level(SIMD_LEVELS.index(level))
+    try:
+        yield
+    finally:
+        _set_simd_level(before)
+
+
+def _set_simd_level(level: int) -> None:
+    _cpu.fastseg_set_simd_level(level)
+    for forget in WHEN_SIMD_LEVEL_CHANGES:
+        forget()

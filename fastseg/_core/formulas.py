@@ -1,0 +1,50 @@
+"""Formulas of ops, references and modules: activations, epilogues, the precision of sums."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ACTIVATION = {
+    "": lambda y: y,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "leaky_relu": F.leaky_relu,
+    "silu": F.silu,
+    "hardswish": F.hardswish,
+}
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What values of a dtype are computed in: float64 for float64, float32 for all others."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def conv2d_epilogue(
+    y: Tensor,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    residual: Tensor | None,
+    activation: str,
+) -> Tensor:
+    """``act((y + bias) * scale + shift + residual)`` in y's dtype; None leaves its part out.
+
+    Args:
+        y: a convolution's output (N, C, H, W).
+        bias: (C,), like scale and shift.
+        scale: of batch norm in inference, see :func:`fastseg.fold_batch_norm`.
+        shift: likewise.
+        residual: like y.
+        activation: "", "relu", "relu6", "leaky_relu" (slope 0.01), "silu" or "hardswish".
+    """
+    if bias is not None:
+        y = y + bias.to(y.dtype).view(-1, 1, 1)
+    if scale is not None:
+        y = y * scale.to(y.dtype).view(-1, 1, 1)
+    if shift is not None:
+        y = y + shift.to(y.dtype).view(-1, 1, 1)
+    if residual is not None:
+        y = y + residual.to(y.dtype)
+    return ACTIVATION[activation](y)

@@ -1,0 +1,166 @@
+"""The geometry of 2-D pooling: what the ops, their fakes and the references agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastseg._core.tensor_checks import check_dense
+
+MAX_TAPS = 256
+"""Positions that a uint8 code can tell apart."""
+
+LIMIT = 1 << 30
+"""Strides, paddings and dilations stay below it."""
+
+Ints = int | Sequence[int]
+
+
+class Pool2d(NamedTuple):
+    """Kernel size, stride, padding and dilation, each as (height, width)."""
+
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+
+    @property
+    def is_2x2(self) -> bool:
+        """2x2 windows with stride 2, of which four codes fit into a byte."""
+        return self == ((2, 2), (2, 2), (0, 0), (1, 1))
+
+    def pooled_size(self, size: Sequence[int], ceil_mode: bool) -> list[int]:
+        """The pooled (h, w) of a plane of `size` (H, W), as torch counts them."""
+        pooled = []
+        for n, k, s, p, d in zip(size, *self, strict=True):
+            room = n + 2 * p - d * (k - 1) - 1 + (s - 1 if ceil_mode else 0)
+            count = room // s + 1
+            if ceil_mode and (count - 1) * s >= n + p:
+                count -= 1  # the last window would start in the padding on the right
+            pooled.append(count)
+        return pooled
+
+
+def _pair(op: str, name: str, value: Ints) -> tuple[int, int]:
+    if isinstance(value, int):
+        return (value, value)
+    values = tuple(value)
+    if len(values) == 1:
+        values *= 2
+    if len(values) != 2:
+        torch._check(False, lambda: f"{op}: {name} must be one integer or two, got {value!r}")
+    return values
+
+
+def pool2d(
+    op: str, kernel_size: Ints, stride: Ints | None, padding: Ints, dilation: Ints = 1
+) -> Pool2d:
+    """Checks the arguments of a pooling.
+
+    Raises:
+        RuntimeError: as torch's pooling does, and if a window has more than 256 positions.
+    """
+    kernel, strides, pads, dilations = windows(op, kernel_size, stride, padding, dilation)
+    named = {"kernel_size": kernel, "stride": strides, "dilation": dilations}
+    for name, value in named.items():
+        torch._check(
+            min(value) > 0 and max(value) < LIMIT,
+            lambda n=name, v=value: f"{op}: {n} must be positive and below 2^30, got {v}",
+        )
+    torch._check(min(pads) >= 0, lambda: f"{op}: padding must not be negative, got {pads}")
+    torch._check(max(pads) < LIMIT, lambda: f"{op}: padding must be below 2^30, got {pads}")
+    for k, p, d in zip(kernel, pads, dilations, strict=True):
+        torch._check(
+            2 * p <= d * (k - 1) + 1,
+            lambda: (
+                f"{op}: padding must be at most half of the dilated kernel, got padding {pads},"
+                f" kernel_size {kernel} and dilation {dilations}"
+            ),
+        )
+    torch._check(
+        kernel[0] * kernel[1] <= MAX_TAPS,
+        lambda: (
+            f"{op}: kernel_size {kernel} has more than the {MAX_TAPS} positions that a uint8 "
+            "code can tell apart"
+        ),
+    )
+    return Pool2d(kernel, strides, pads, dilations)
+
+
+def windows(
+    op: str, kernel_size: Ints, stride: Ints | None, padding: Ints, dilation: Ints = 1
+) -> Pool2d:
+    """As :func:`pool2d`, of values that were checked before."""
+    kernel = _pair(op, "kernel_size", kernel_size)
+    no_stride = stride is None or (not isinstance(stride, int) and len(stride) == 0)
+    return Pool2d(
+        kernel,
+        kernel if no_stride else _pair(op, "stride", stride),
+        _pair(op, "padding", padding),
+        _pair(op, "dilation", dilation),
+    )
+
+
+def check_image(op: str, name: str, x: Tensor, may_lack_channels: bool = False) -> None:
+    """Raises RuntimeError unless x is dense, (N, C, H, W) or (C, H, W), empty at most in N.
+
+    Args:
+        op: what the error begins with.
+        name: of x.
+        x: the image.
+        may_lack_channels: whether a (C, H, W) may be empty in C, as torch's unpooling takes it.
+    """
+    check_dense(op, name, x)
+    torch._check(
+        x.dim() in (3, 4),
+        lambda: f"{op}: {name} must be (N, C, H, W) or (C, H, W), got shape {tuple(x.shape)}",
+    )
+    for size in x.shape[-2:] if may_lack_channels and x.dim() == 3 else x.shape[-3:]:
+        torch._check(
+            size > 0,
+            lambda: f"{op}: {name} must not be empty but for the batch, got shape {tuple(x.shape)}",
+        )
+
+
+def check_pooled(op: str, x: Tensor, pool: Pool2d, pooled: Sequence[int]) -> None:
+    """Raises RuntimeError if a plane has no window."""
+    for size in pooled:
+        torch._check(
+            size > 0,
+            lambda: (
+                f"{op}: x of {x.shape[-2]} x {x.shape[-1]} is too small for kernel_size "
+                f"{pool.kernel_size}, padding {pool.padding} and dilation {pool.dilation}"
+            ),
+        )
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """The layout of the outputs for an input x: channels_last or contiguous."""
+    if x.dim() == 4:
+        return torch._prims_common.suggest_memory_format(x)
+    return torch.contiguous_format
+
+
+def packed_layout(packed_dim: int) -> torch.memory_format:
+    """The layout of codes that were packed along packed_dim, and of what is computed from them."""
+    return torch.channels_last if packed_dim == -3 else torch.contiguous_format
+
+
+def codes_layout(codes: Tensor, packed_dim: int) -> torch.memory_format:
+    """The layout of codes, packed along packed_dim or (0) not."""
+    return memory_format(codes) if packed_dim == 0 else packed_layout(packed_dim)
+
+
+def empty_plane(
+    like: Tensor, size: Sequence[int], layout: torch.memory_format, dtype: torch.dtype | None = None
+) -> Tensor:
+    """An empty tensor of `like`'s batch and channels with planes of `size` (H, W)."""
+    return torch.empty(
+        (*like.shape[:-2], *size),
+        dtype=like.dtype if dtype is None else dtype,
+        device=like.device,
+        memory_format=layout,
+    )

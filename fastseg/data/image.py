@@ -1,0 +1,322 @@
+"""Pictures in, pictures out: read any ordinary image, draw a segmentation over it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+
+from fastseg._core.atomic import atomic_write
+
+ORIENTATION = 0x0112
+"""The number of EXIF's tag."""
+
+LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "JPEG2000")
+"""Pillow's names of formats that keep no exact values, as a rule."""
+
+
+class ImageError(ValueError):
+    """A picture that cannot be read or written, said in one line."""
+
+
+class ImageWarning(UserWarning):
+    """A picture whose reading rests on a guess, said in one line."""
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """Reads a picture as 8-bit RGB, upright; of an animation, the first frame.
+
+    Grey, 16-bit, palette, CMYK and floating-point images are converted; transparent pixels become
+    white; a camera's orientation tag is applied. Integers of more than 8 bits are taken to have as
+    many of 8, 10, 12, 14, 16, 24 or 32 as hold the largest: where files of 16 bits hold fewer, an
+    ImageWarning says so. Floats, and integers below zero, are stretched to the values they hold.
+
+    Raises:
+        ImageError: there is no such file, it is empty, truncated, not an image, of a mode that
+            cannot be converted, or larger than Pillow's limit against decompression bombs (twice
+            ``PIL.Image.MAX_IMAGE_PIXELS``).
+    """
+    with _opened(path) as (image, stored):
+        try:
+            rgb, guess = _to_rgb(_upright(image), stored)
+        except ValueError:
+            raise ImageError(f"{path}: cannot be converted to RGB from {image.mode}") from None
+    if guess:
+        warnings.warn(f"{path}: {guess}", ImageWarning, stacklevel=2)
+    return rgb
+
+
+class LabelImage(NamedTuple):
+    """A picture of class ids."""
+
+    ids: np.ndarray
+    """uint8 (H, W)."""
+    palette: list[tuple[int, int, int]] | None
+    """RGB colours of the ids from 0 on, as many as the file has; None of a grey picture."""
+
+
+def read_labels(path: str | Path) -> LabelImage:
+    """Reads a picture of class ids, upright: as `read_image`, its orientation tag is applied.
+
+    The ids are the indices of a palette picture or the grey values of a file of 1, 2, 4, 8, 16 or
+    32 bits as they are stored: Pillow spreads those of 2 and 4 bits over 0 to 255.
+
+    Raises:
+        ImageError: as `read_image`; a picture in colour, with transparency or of floats, of several
+            frames, in a format that changes values (JPEG, WebP), or with ids beyond 255.
+    """
+    with _opened(path) as (image, stored):
+        if image.format in LOSSY:
+            raise ImageError(
+                f"{path}: {image.format} does not keep ids as they are; give a PNG of labels"
+            )
+        if image.mode not in ("P", "L", "1", "I") and not image.mode.startswith("I;16"):
+            raise ImageError(
+                f"{path}: labels are a palette or grey picture of ids, this is {image.mode}"
+            )
+        if getattr(image, "is_animated", False):
+            raise ImageError(f"{path}: holds several pictures; give one of labels")
+        palette = image.getpalette("RGB")
+        ids = np.asarray(_upright(image)).astype(np.int64)
+    if stored.highest is not None:
+        spread = 255 if image.mode == "L" else 65535
+        ids = (ids * stored.highest + spread // 2) // spread
+    low, high = ids.min(), ids.max()
+    if low < 0 or high > 255:
+        raise ImageError(f"{path}: ids must be 0 to 255, got {low if low < 0 else high}")
+    colours = palette and list(zip(palette[::3], palette[1::3], palette[2::3], strict=True))
+    return LabelImage(ids.astype(np.uint8), colours)
+
+
+def is_turned(path: str | Path) -> bool:
+    """Whether a picture that can be read has an orientation tag by which it is turned."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(path) as image:
+            try:
+                return image.getexif().get(ORIENTATION) in range(2, 9)
+            except Exception:  # as _upright
+                return False
+
+
+class _Stored(NamedTuple):
+    """How a file holds its values, where Pillow gives others."""
+
+    mode: str
+    """Pillow's "raw mode", such as "L;4", or ""."""
+    highest: int | None
+    """The grey value that Pillow gives as 255, or as 65535 in its mode "I"; None: that itself."""
+
+
+def _stored(image: Image.Image) -> _Stored:
+    """Of a picture that is not loaded yet."""
+    codec, *_, options = image.tile[0] if image.tile else ("", "")
+    options = options if isinstance(options, tuple) else (options,)
+    if codec.startswith("ppm") and len(options) == 2:
+        return _Stored(*options)
+    mode = options[0] if options and isinstance(options[0], str) else ""
+    return _Stored(mode, {"L;2": 3, "L;4": 15}.get(mode[:3]))
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[tuple[Image.Image, _Stored]]:
+    """A picture, loaded, and how its file holds it; what is wrong with the file: an ImageError."""
+    path = Path(path)
+    if not path.exists():
+        raise ImageError(f"{path}: no such file")
+    if not path.is_file():
+        raise ImageError(f"{path}: not a file")
+    if path.stat().st_size == 0:
+        raise ImageError(f"{path}: the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged files, which raise as well, or are usable
+            # By a file, not by its name: of a name Pillow maps plain TIFFs of 8 and 16 bits into
+            # memory, and mixes up the rows of those that are turned by 90 degrees.
+            with path.open("rb") as file, Image.open(file) as image:
+                if 0 in image.size:
+                    raise ImageError(f"{path}: has no pixels")
+                stored = _stored(image)
+                image.load()
+                yield image, stored
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(
+            f"{path}: not an image, or not a picture of a kind that Pillow knows"
+        ) from None
+    except PermissionError:
+        raise ImageError(f"{path}: no permission to read it") from None
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path}: too large an image; scale it down first ({error})") from None
+    except Exception as error:  # Pillow's readers raise nearly anything at malformed bytes
+        raise ImageError(
+            f"{path}: damaged or truncated image ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # Pillow raises nearly anything at malformed tags; the pixels are there
+        return image
+
+
+def _to_rgb(image: Image.Image, stored: _Stored) -> tuple[Image.Image, str]:
+    """A picture as RGB, and what was guessed."""
+    guess, colours_of_16_bits = "", ";16" in stored.mode and image.mode.startswith("RGB")
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        pixels, guess = _to_8_bit(np.asarray(image, dtype=np.float64), image.mode, stored)
+        image = Image.fromarray(pixels)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    rgb = image.convert("RGB")
+    if colours_of_16_bits and max(high for _, high in rgb.getextrema()) < 64:
+        guess = (
+            "its colours of 16 bits end below a quarter of their range; of data of fewer bits the "
+            "lowest are lost here: scale it to 16 bits before"
+        )
+    return rgb, guess
+
+
+def _to_8_bit(pixels: np.ndarray, mode: str, stored: _Stored) -> tuple[np.ndarray, str]:
+    """Grey values of 0 to 255, and what was guessed."""
+    guess, low, high = "", 0.0, 65535.0
+    finite = pixels[np.isfinite(pixels)]
+    if finite.size and (mode == "F" or finite.min() < 0):
+        low, high = finite.min(), finite.max()
+    elif finite.size and stored.highest is None:
+        largest = int(finite.max())
+        bits = next(b for b in (8, 10, 12, 14, 16, 24, 32) if largest < 1 << b)
+        high = (1 << bits) - 1
+        if bits < 16 and largest > 0:
+            guess = f"its grey values end at {largest} and are taken to be of {bits} bits"
+    scaled = (np.nan_to_num(pixels, nan=low, posinf=high, neginf=low) - low) / max(
+        high - low, 1e-12
+    )
+    return (scaled * 255).round().clip(0, 255).astype(np.uint8), guess
+
+
+def overlay(
+    image: Image.Image,
+    labelings: Mapping[str, np.ndarray],
+    classes: Sequence[str],
+    palette: Sequence[Sequence[int]],
+    opacity: float = 0.55,
+) -> Image.Image:
+    """A picture with its classes in colour and, on the right, a legend with their shares.
+
+    Args:
+        image: RGB.
+        labelings: by their titles, integers (H, W), class ids, of the image's size. Of several,
+            the picture and each of them stand side by side, four in two rows, under their titles;
+            the legend's shares are the last one's.
+        classes: names by id.
+        palette: RGB colours by id.
+        opacity: of the colours, 0 to 1.
+
+    Returns:
+        RGB, wider than its parts by the legend, and higher only if the legend is.
+    """
+    colours = np.asarray(palette, dtype=np.uint8)
+    parts = {
+        title: Image.blend(image, Image.fromarray(colours[labels]), opacity)
+        for title, labels in labelings.items()
+    }
+    if len(parts) > 1:
+        parts = {"picture": image, **{title: _titled(part, title) for title, part in parts.items()}}
+    columns = 2 if len(parts) == 4 else len(parts)
+    rows = -(-len(parts) // columns)
+
+    legend = _legend(image, list(labelings.values())[-1], classes, palette)
+    width, height = columns * image.width, rows * image.height
+    canvas = Image.new("RGB", (width + legend.width, max(height, legend.height)), "white")
+    for k, part in enumerate(parts.values()):
+        canvas.paste(part, (k % columns * image.width, k // columns * image.height))
+    canvas.paste(legend, (width, 0))
+    return canvas
+
+
+def _legend(
+    image: Image.Image,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    palette: Sequence[Sequence[int]],
+) -> Image.Image:
+    shares = class_shares(labels, len(classes))
+    present = present_classes(shares)
+    names = [f"{classes[k]} {shares[k]:.1%}" for k in present]
+    size = _text_size(image)
+    font = ImageFont.load_default(size)
+    width = 4 * size + max(int(font.getlength(name)) for name in names)
+    legend = Image.new("RGB", (width, (2 * len(names) + 1) * size), "white")
+    draw = ImageDraw.Draw(legend)
+    for row, (k, name) in enumerate(zip(present, names, strict=True)):
+        left, top = size, (2 * row + 1) * size
+        draw.rectangle((left, top, left + size, top + size), tuple(palette[k]), outline="black")
+        draw.text((left + 1.5 * size, top + size / 2), name, "black", font, anchor="lm")
+    return legend
+
+
+def _titled(part: Image.Image, title: str) -> Image.Image:
+    size = _text_size(part)
+    font = ImageFont.load_default(size)
+    draw = ImageDraw.Draw(part)
+    draw.rectangle((0, 0, font.getlength(title) + size, 1.7 * size), "white")
+    draw.text((size / 2, 0.85 * size), title, "black", font, anchor="lm")
+    return part
+
+
+def _text_size(image: Image.Image) -> int:
+    return max(12, min(image.size) // 28)
+
+
+def class_shares(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """The fraction of pixels of each class, float64 (num_classes,)."""
+    return np.bincount(labels.ravel(), minlength=num_classes) / labels.size
+
+
+def present_classes(shares: np.ndarray) -> list[int]:
+    """The ids of the classes that round to 0.1 % or more, largest share first."""
+    return [int(k) for k in np.argsort(-shares, kind="stable") if shares[k] >= 0.0005]
+
+
+def check_writable(path: str | Path) -> None:
+    """Finds out before the work whether ``write_png`` can write there.
+
+    Raises:
+        ImageError: its name is not that of a PNG, it is a folder, or its folder does not exist or
+            cannot be written to.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ImageError(f"{path}: the output is a PNG, so its name must end in .png")
+    if path.is_dir():
+        raise ImageError(f"{path}: cannot be written (it is a folder)")
+    if not path.parent.is_dir():
+        raise ImageError(f"{path}: cannot be written (there is no folder {path.parent})")
+    if not os.access(path.parent, os.W_OK):
+        raise ImageError(f"{path}: cannot be written (no permission in {path.parent})")
+
+
+def write_png(image: Image.Image, path: str | Path) -> None:
+    """Writes a PNG that is never half there: a temporary file takes its place when it is whole.
+
+    Raises:
+        ImageError: as ``check_writable``, or the disk is full.
+    """
+    path = Path(path)
+    check_writable(path)
+    try:
+        with atomic_write(path) as file:
+            image.save(file, format="PNG")
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be written ({error.strerror})") from None

@@ -1,0 +1,5 @@
+"""Metrics of segmentations."""
+
+from fastseg.metrics.confusion_matrix import ConfusionMatrix
+
+__all__ = ["ConfusionMatrix"]

@@ -1,0 +1,215 @@
+"""The gradients of atrous convolution, each an op that is differentiable itself."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastseg import reference
+from fastseg._core.conv2d import Conv2d, check_conv2d, empty_output, empty_weight, in_layout_of
+from fastseg._core.float32_precision import reduced_on_cpu
+from fastseg._core.library import (
+    CPU_PLANS,
+    DIRECT,
+    call,
+    define,
+    define_cpu,
+    define_triton,
+    keep_plan,
+    needs_gradient,
+    plain_on_cpu,
+)
+from fastseg._core.tensor_checks import check_alike, check_float
+from fastseg._core.vmap import by_batch
+from fastseg.ops.conv import cpu_grad
+
+ops = torch.ops.fastseg
+
+
+def _check_sizes(op, input_size, kernel_size, conv, grad):
+    expected = conv.output_size(input_size, kernel_size)
+    torch._check(
+        all(a == b for a, b in zip(grad.shape[2:], expected, strict=True)),
+        lambda: (
+            f"{op}: grad must be of {tuple(expected)} pixels for an input of {tuple(input_size)},"
+            f" got {tuple(grad.shape[2:])}"
+        ),
+    )
+
+
+def _check_input_grad(grad, weight, input_size, stride, padding, dilation, groups):
+    op = "fastseg::atrous_conv2d_input_grad"
+    for name, t in (("grad", grad), ("weight", weight)):
+        torch._check(
+            t.dim() == 4, lambda n=name, t=t: f"{op}: {n} must be 4-D, got {tuple(t.shape)}"
+        )
+    check_float(op, "grad", grad)
+    check_alike(op, "weight", weight, "grad", grad)
+    torch._check(
+        grad.shape[1] == weight.shape[0],
+        lambda: (
+            f"{op}: grad must have weight's {weight.shape[0]} output channels, got {grad.shape[1]}"
+        ),
+    )
+    conv = check_conv2d(op, weight.shape[2:], stride, padding, dilation, groups)
+    torch._check(
+        weight.shape[0] % groups == 0,
+        lambda: (
+            f"{op}: groups must divide weight's {weight.shape[0]} output channels, got {groups}"
+        ),
+    )
+    _check_sizes(op, input_size, weight.shape[2:], conv, grad)
+    return conv
+
+
+def _fake_input_grad(grad, weight, input_size, stride, padding, dilation, groups):
+    _check_input_grad(grad, weight, input_size, stride, padding, dilation, groups)
+    return empty_output(grad, weight.shape[1] * groups, input_size)
+
+
+def _reference_input_grad(grad, weight, input_size, *geometry):
+    conv = _check_input_grad(grad, weight, input_size, *geometry)
+    return in_layout_of(grad, reference.atrous_conv2d_input_grad(grad, weight, input_size, *conv))
+
+
+def _cpu_input_grad(grad, weight, input_size, stride, padding, dilation, groups, keeps_weight=True):
+    geometry = tuple(stride), tuple(padding), tuple(dilation), groups
+    key = (
+        "input_grad", grad.shape, grad.dtype, weight.shape, weight.dtype, *input_size, geometry,
+        reduced_on_cpu(),
+    )  # fmt: skip
+    run = CPU_PLANS.get(key)
+    if run is None:
+        conv = _check_input_grad(grad, weight, input_size, *geometry)
+        run = cpu_grad.plan_input_grad(grad, weight, tuple(input_size), conv)
+        keep_plan(key, run)
+    return run(grad, weight, keeps_weight)
+
+
+def input_grad(grad: Tensor, weight: Tensor, input_size, conv: Conv2d, temporary: bool) -> Tensor:
+    """The op atrous_conv2d_input_grad; what is prepared of a temporary weight is not kept."""
+    op = ops.atrous_conv2d_input_grad.default
+    tensors = grad, weight
+    if temporary and op in DIRECT and plain_on_cpu(tensors) and not needs_gradient(tensors):
+        return _cpu_input_grad(*tensors, input_size, *conv, keeps_weight=False)
+    return call(op, tensors, input_size, *conv)
+
+
+def _triton_input_grad(grad, weight, input_size, *geometry):
+    from fastseg.kernels.conv import atrous_conv2d as kernels
+
+    conv = _check_input_grad(grad, weight, input_size, *geometry)
+    return kernels.atrous_conv2d_input_grad(grad, weight, input_size, *conv)
+
+
+def _setup_context_input_grad(ctx, inputs, output):
+    grad, weight, _, *ctx.geometry = inputs
+    ctx.save_for_backward(grad, weight)
+
+
+def _backward_input_grad(ctx, grad_x):
+    """Linear in grad and in weight, and the adjoint of the convolution in both."""
+    grad, weight = ctx.saved_tensors
+    grad_grad = grad_weight = None
+    if ctx.needs_input_grad[0]:
+        op, tensors = ops.atrous_conv2d.default, (grad_x, weight, None, None, None, None)
+        grad_grad = call(op, tensors, *ctx.geometry, "")
+    if ctx.needs_input_grad[1]:
+        op = ops.atrous_conv2d_weight_grad.default
+        grad_weight = call(op, (grad_x, grad), weight.shape[2:], *ctx.geometry)
+    return grad_grad, grad_weight
+
+
+define(
+    "atrous_conv2d_input_grad(Tensor grad, Tensor weight, SymInt[2] input_size, int[2] stride,"
+    " int[2] padding, int[2] dilation, int groups) -> Tensor",
+    reference=_reference_input_grad,
+    fake=_fake_input_grad,
+    setup_context=_setup_context_input_grad,
+    backward=_backward_input_grad,
+    vmap=by_batch(0),
+)
+define_cpu("atrous_conv2d_input_grad", _cpu_input_grad)
+define_triton("atrous_conv2d_input_grad", _triton_input_grad)
+
+
+def _check_weight_grad(x, grad, kernel_size, stride, padding, dilation, groups):
+    op = "fastseg::atrous_conv2d_weight_grad"
+    for name, t in (("x", x), ("grad", grad)):
+        torch._check(
+            t.dim() == 4, lambda n=name, t=t: f"{op}: {n} must be 4-D, got {tuple(t.shape)}"
+        )
+    check_float(op, "x", x)
+    check_alike(op, "grad", grad, "x", x)
+    torch._check(
+        x.shape[0] == grad.shape[0],
+        lambda: f"{op}: grad must have x's batch size {x.shape[0]}, got {grad.shape[0]}",
+    )
+    conv = check_conv2d(op, kernel_size, stride, padding, dilation, groups)
+    for name, t in (("x", x), ("grad", grad)):
+        torch._check(
+            t.shape[1] % groups == 0,
+            lambda n=name, t=t: (
+                f"{op}: groups must divide {n}'s {t.shape[1]} channels, got {groups}"
+            ),
+        )
+    _check_sizes(op, x.shape[2:], kernel_size, conv, grad)
+    return conv
+
+
+def _fake_weight_grad(x, grad, kernel_size, stride, padding, dilation, groups):
+    _check_weight_grad(x, grad, kernel_size, stride, padding, dilation, groups)
+    return empty_weight(x, grad, kernel_size, groups)
+
+
+def _reference_weight_grad(x, grad, kernel_size, *geometry):
+    conv = _check_weight_grad(x, grad, kernel_size, *geometry)
+    return in_layout_of(x, reference.atrous_conv2d_weight_grad(x, grad, kernel_size, *conv))
+
+
+def _cpu_weight_grad(x, grad, kernel_size, stride, padding, dilation, groups):
+    geometry = tuple(stride), tuple(padding), tuple(dilation), groups
+    key = ("weight_grad", x.shape, x.dtype, grad.shape, grad.dtype, *kernel_size, geometry)
+    run = CPU_PLANS.get(key)
+    if run is None:
+        conv = _check_weight_grad(x, grad, kernel_size, *geometry)
+        run = cpu_grad.plan_weight_grad(x, grad, tuple(kernel_size), conv)
+        keep_plan(key, run)
+    return run(x, grad)
+
+
+def _triton_weight_grad(x, grad, kernel_size, *geometry):
+    from fastseg.kernels.conv import weight_grad as kernels
+
+    conv = _check_weight_grad(x, grad, kernel_size, *geometry)
+    return kernels.atrous_conv2d_weight_grad(x, grad, kernel_size, *conv)
+
+
+def _setup_context_weight_grad(ctx, inputs, output):
+    x, grad, _, *ctx.geometry = inputs
+    ctx.save_for_backward(x, grad)
+
+
+def _backward_weight_grad(ctx, grad_weight):
+    """Linear in x and in grad, and the adjoint of the convolution in both."""
+    x, grad = ctx.saved_tensors
+    grad_x = grad_grad = None
+    if ctx.needs_input_grad[0]:
+        op = ops.atrous_conv2d_input_grad.default
+        grad_x = call(op, (grad, grad_weight), x.shape[2:], *ctx.geometry)
+    if ctx.needs_input_grad[1]:
+        op, tensors = ops.atrous_conv2d.default, (x, grad_weight, None, None, None, None)
+        grad_grad = call(op, tensors, *ctx.geometry, "")
+    return grad_x, grad_grad
+
+
+define(
+    "atrous_conv2d_weight_grad(Tensor x, Tensor grad, int[2] kernel_size, int[2] stride,"
+    " int[2] padding, int[2] dilation, int groups) -> Tensor",
+    reference=_reference_weight_grad,
+    fake=_fake_weight_grad,
+    setup_context=_setup_context_weight_grad,
+    backward=_backward_weight_grad,
+)
+define_cpu("atrous_conv2d_weight_grad", _cpu_weight_grad)
+define_triton("atrous_conv2d_weight_grad", _triton_weight_grad)

@@ -1,0 +1,152 @@
+"""Weights in the form that a kernel wants, kept for as long as the weights live and do not change.
+
+To prepare weights can take as long as to use them once. What was prepared is found again by the
+weights' storage and their place in it. Torch counts changes (tensor._version), but not those
+through ``tensor.data``, numpy or shared memory: so every call also compares a fingerprint of all
+their bytes, which costs what it costs to read them, and a kernel reads as many or more.
+
+There are no locks, which a fork could leave locked for ever in the child: what several threads read
+is never changed but replaced, and two that prepare the same at once do so twice.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import weakref
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor, UntypedStorage
+
+from fastseg._core import extension
+
+MOST_FORMS = 8
+"""Number of forms that are kept of one weight, for inputs of several sizes; the oldest goes."""
+
+MOST_WEIGHTS = 1024
+"""Number of weights in one storage whose forms are kept; the oldest goes."""
+
+
+class _Kept(NamedTuple):
+    """What is prepared of the weights in a storage."""
+
+    storage: weakref.ref[UntypedStorage]
+    weights: dict[Hashable, dict[Hashable, tuple[State, Any]]]
+
+
+# By the storage's id. To tensors themselves there are no weak references: torch's swap_tensors, and
+# with it Module.double() and load_state_dict(), refuses tensors that have one.
+_kept: dict[int, _Kept] = {}
+
+
+def prepared(
+    weight: Tensor,
+    folded: Sequence[Tensor | None],
+    form: Hashable,
+    prepare: Callable[[], Any],
+) -> Any:
+    """``prepare()``, or what it returned before for these tensors and this form.
+
+    Args:
+        weight: on the CPU; what is prepared lives as long as its storage does.
+        folded: other tensors that prepare() reads, or None.
+        form: names what prepare() makes.
+        prepare: reads these tensors alone.
+    """
+    tensors = (weight, *folded)
+    weights = _weights_in(weight.untyped_storage())
+    place = (weight.storage_offset(), weight.shape, weight.stride(), weight.dtype)
+    forms = weights.get(place, {})
+    found = forms.get(form)
+    if found is not None and found[0].still_of(tensors):
+        return found[1]
+    state = State(tensors)
+    made = prepare()
+    weights.pop(place, None)
+    weights[place] = _with(forms, form, (state, made))
+    if len(weights) > MOST_WEIGHTS:
+        weights.pop(next(iter(tuple(weights))), None)
+    return made
+
+
+def _weights_in(storage: UntypedStorage) -> dict[Hashable, dict[Hashable, tuple[State, Any]]]:
+    key = id(storage)
+    kept = _kept.get(key)
+    if kept is None or kept.storage() is not storage:
+
+        def forget_storage(reference: weakref.ref) -> None:
+            if (dead := _kept.get(key)) is not None and dead.storage is reference:
+                del _kept[key]
+
+        kept = _kept[key] = _Kept(weakref.ref(storage, forget_storage), {})
+    return kept.weights
+
+
+def _with(forms: dict, form: Hashable, entry: tuple[State, Any]) -> dict:
+    """A new dictionary with one form more, and the newest MOST_FORMS at the most."""
+    others = [(f, e) for f, e in forms.items() if f != form]
+    return dict([*others[1 - MOST_FORMS :], (form, entry)])
+
+
+class State:
+    """Of tensors, or None: another when values are; on a GPU writes through ``t.data`` go unseen.
+
+    Attributes:
+        places: each tensor's place in memory and its version.
+        memory: the places and sizes of those on the CPU, as the fingerprint takes them.
+        fingerprint: of their values.
+    """
+
+    __slots__ = ("fingerprint", "memory", "places")
+
+    def __init__(self, tensors: Sequence[Tensor | None]):
+        self.places = _places(tensors)
+        pieces = [(t.data_ptr(), _reach(t)) for t in tensors if t is not None and t.is_cpu]
+        count = len(pieces)
+        pointers, sizes = zip(*pieces, strict=True) if pieces else ((), ())
+        arrays = (ctypes.c_void_p * count)(*pointers), (ctypes.c_int64 * count)(*sizes)
+        self.memory = (*arrays, count)
+        self.fingerprint = _fingerprint()(*self.memory)
+
+    def still_of(self, tensors: Sequence[Tensor | None]) -> bool:
+        """Whether these are the same tensors, unchanged."""
+        return self.places == _places(tensors) and (
+            self.fingerprint == _fingerprint()(*self.memory)
+        )
+
+
+def _places(tensors: Sequence[Tensor | None]) -> list:
+    return [
+        t
+        if t is None
+        else (t.data_ptr(), -1 if t.is_inference() else t._version, t.shape, t.stride(), t.dtype)
+        for t in tensors
+    ]
+
+
+def _reach(t: Tensor) -> int:
+    """Bytes from a tensor's first element to its last, gaps of a strided one included."""
+    if t.numel() == 0:
+        return 0
+    last = sum((n - 1) * step for n, step in zip(t.shape, t.stride(), strict=True))
+    return (last + 1) * t.element_size()
+
+
+@functools.cache
+def _fingerprint() -> Callable[[ctypes.Array, ctypes.Array, int], int]:
+    if extension.CPU_MISSING:
+        return lambda pointers, sizes, count: 0
+    function = extension._cpu.fastseg_fingerprint
+    function.argtypes = (
+        ctypes.POINTER(ctypes.c_void_p),
+        ctypes.POINTER(ctypes.c_int64),
+        ctypes.c_int64,
+    )
+    function.restype = ctypes.c_uint64
+    return function
+
+
+def forget() -> None:
+    """Drops all that is prepared."""
+    _kept.clear()

@@ -1,0 +1,182 @@
+"""fastseg.dense_crf and, step by step, fastseg.MeanField."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
+
+from fastseg._core.ordinary_tensors import ordinary_tensors
+from fastseg._core.pairwise import Pairwise
+from fastseg.ops.crf.mean_field import check_energies, mean_field, memory_format
+from fastseg.ops.crf.model import DenseCRFModel
+from fastseg.ops.crf.problem import check_count, make_problem
+
+
+def dense_crf(
+    unary: Tensor,
+    image: Tensor | None = None,
+    pairwise: Sequence[Pairwise] | None = None,
+    *,
+    iterations: int = 10,
+    quality: str = "high",
+    checkpoints: int = 3,
+    log: bool = False,
+) -> Tensor:
+    """Mean-field inference in a fully connected CRF: label probabilities that respect the image.
+
+    ``Q <- softmax(-U - sum_m mu_m (n_m K_m (n_m Q)))`` from ``Q = softmax(-U)``, K_m being the
+    Gaussian kernels of the pairwise terms, n_m their normalisations and mu_m their label
+    compatibilities; a pixel's own term is part of K_m, as in pydensecrf. Krähenbühl and Koltun,
+    "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials", 2011.
+
+    A network's logits make a unary in one step: ``dense_crf(-logits, image)``. Whatever is added to
+    all labels of a pixel, such as log-softmax adds, changes nothing.
+
+    A loss takes ``log=True``: ``nll_loss(dense_crf(-logits, image, log=True), labels)``. The
+    logarithm of Q itself is -infinity where Q underflows, and clamped it has no gradient there,
+    at the pixels that are wrong with confidence.
+
+    float32 on a lattice ("compat", "high") runs as one fused C++ kernel on the CPU and one of CUDA
+    C++ on a GPU, where these are compiled. Everything else (float64, "exact", a gradient) is a
+    composition of the ops permutohedral_filter, spatial_gaussian_filter and exact_gaussian_filter,
+    each of which has kernels of its own; without any, plain PyTorch. Deterministic, for any number
+    of threads.
+
+    Differentiable in the unary, in a floating-point image, and in the tensors among the terms'
+    bandwidths, features and compatibilities; once. The gradient computes the iterations again
+    rather than keep them: its memory does not grow with their number.
+
+    Args:
+        unary: U, energies, the negative logarithms of probabilities: (B, L, H, W), (B, L, D, H, W)
+            or (L, H, W); float32, float64 (computed in float64), float16 or bfloat16 (computed in
+            float32). +infinity forbids a label. On a GPU the values are not checked: NaN spreads.
+        image: (B, C, H, W), (B, C, D, H, W) or (C, H, W), as the unary; batch 1 serves all. Any
+            number of channels, any integer or floating-point dtype, in the units of srgb. Only
+            bilateral terms need it.
+        pairwise: the terms. Default: what pydensecrf's README uses, ``PairwiseGaussian(3, 3)`` and,
+            with an image, ``PairwiseBilateral(80, 13, 10)``.
+        iterations: the number of updates, 0 or more. 5 to 10 suffice.
+        quality: "compat": the lattice of Krähenbühl and Koltun, what pydensecrf computes. "high": a
+            lattice with smaller errors; spatial terms are exact. "exact": sums over all pairs of
+            pixels, O(N^2).
+        checkpoints: the gradient's compromise: how many label volumes it keeps; 10 iterations are
+            repeated at most twice with 3. 0: keep all, repeat none.
+        log: whether to return log Q, the log-softmax of the last update's logits.
+
+    Returns:
+        Q, of unary's shape, dtype and memory format; the labels of a pixel sum to 1. log Q is
+        contiguous, as torch.log_softmax's is: nll_loss has no gradient in another format.
+
+    Raises:
+        ValueError: wrong shapes, dtypes or devices; an image missing; unknown names.
+        TypeError: arguments of wrong types.
+        RuntimeError: NaN or infinities in unary or features; features too large for the lattice;
+            more than 8 features in a term, unless "exact".
+    """
+    problem = make_problem("dense_crf", unary, image, pairwise, quality)
+    iterations = check_count("dense_crf: iterations", iterations)
+    checkpoints = check_count("dense_crf: checkpoints", checkpoints)
+    *model, quality_code = problem.arguments
+    q = mean_field(*model, iterations, quality_code, checkpoints, bool(log))
+    return problem.as_unary(q)
+
+
+class MeanField:
+    """Mean-field inference step by step; the lattices are built once.
+
+    The steps are those of :func:`fastseg.dense_crf`, to rounding. In grad mode autograd keeps
+    every step; dense_crf's gradient needs less memory. Where gradients are off, a step's Q is a
+    constant for all that follows; where they are off as the object is made, all its arguments are.
+    Of the arguments copies are kept: what happens to them later changes nothing.
+
+    Args:
+        unary: as in :func:`fastseg.dense_crf`.
+        image: as in :func:`fastseg.dense_crf`.
+        pairwise: as in :func:`fastseg.dense_crf`.
+        quality: as in :func:`fastseg.dense_crf`.
+        log: whether `step` returns log Q, as in :func:`fastseg.dense_crf`.
+
+    Raises:
+        ValueError: as :func:`fastseg.dense_crf`, like all errors.
+    """
+
+    def __init__(
+        self,
+        unary: Tensor,
+        image: Tensor | None = None,
+        pairwise: Sequence[Pairwise] | None = None,
+        *,
+        quality: str = "high",
+        log: bool = False,
+    ):
+        self.log = log
+        problem = make_problem("MeanField", unary, image, pairwise, quality)
+        energies, kernels, compatibility, *codes = problem.arguments
+        self._problem = problem._replace(arguments=())  # which the model has
+        check_energies("MeanField", energies)
+        self._layout = memory_format(energies)
+        with _uncast(energies):
+            self._model = DenseCRFModel(
+                _or_constant(energies.contiguous()),
+                [_or_constant(kernel).clone() for kernel in kernels],
+                [_or_constant(mu).clone() for mu in compatibility],
+                *codes,
+            )
+            self._logits = self._model.unary_logits
+            self._q = self._model.start()
+
+    @property
+    def q(self) -> Tensor:
+        """Q after the steps so far, of unary's shape, dtype and memory format."""
+        layout = self._layout
+        if not torch.compiler.is_compiling() and is_functorch_wrapped_tensor(self._q):
+            layout = torch.contiguous_format  # vmap knows of no other
+        return self._problem.as_unary(self._q.clone(memory_format=layout))
+
+    @property
+    def log_q(self) -> Tensor:
+        """Its logarithm, of unary's shape and dtype, contiguous."""
+        return self._problem.as_unary(torch.log_softmax(self._logits, 1))
+
+    def step(self, n: int = 1) -> Tensor:
+        """Makes n updates; returns Q, or log Q if the object was made with ``log=True``.
+
+        Raises:
+            ValueError: a negative n.
+            TypeError: n is no integer.
+        """
+        with _uncast(self._logits):
+            for _ in range(check_count("MeanField.step: n", n)):
+                self._logits = self._model.logits(self._q)
+                self._q = torch.softmax(self._logits, 1)
+        return self.log_q if self.log else self.q
+
+    def kl_divergence(self) -> Tensor:
+        """How far Q is from the CRF's distribution, up to a constant: (B,), or () unbatched.
+
+        ``sum Q log Q + sum U Q + sum_m <Q, mu_m F_m>`` in float64, with F_m the normalised filter
+        of Q and mu = -w for Potts: pydensecrf's function, whose pairwise part has no factor 1/2.
+        """
+        with _uncast(self._logits):
+            divergence = self._model.kl_divergence(self._q, self._logits)
+        return divergence if self._problem.batched else divergence[0]
+
+
+@contextmanager
+def _uncast(t: Tensor) -> Iterator[None]:
+    """For a part of a MeanField: in t's dtype, and what is kept is ordinary tensors."""
+    with torch.autocast(t.device.type, enabled=False), ordinary_tensors():
+        yield
+
+
+def _or_constant(t: Tensor) -> Tensor:
+    """An argument of a MeanField, as a constant where gradients are off.
+
+    Else steps in grad mode would have the part of its gradient that does not go through what was
+    computed of it without.
+    """
+    return t if torch.is_grad_enabled() else t.detach()

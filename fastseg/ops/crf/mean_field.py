@@ -1,0 +1,345 @@
+"""The op mean_field: all iterations of a dense CRF, and the op of its gradient.
+
+Both are compositions of the filter ops in Python. Where a fused kernel is compiled, mean_field is
+that instead: float32, on a lattice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastseg._core.lattice_quality import LATTICE_QUALITY
+from fastseg._core.library import define, gradient_free
+from fastseg._core.pairwise import NORMALIZATIONS
+from fastseg._core.readable import readable
+from fastseg.ops.crf.checkpoints import reversed_states
+from fastseg.ops.crf.gaussians import QUALITIES
+from fastseg.ops.crf.lattice_mean_field import lattice_mean_field
+from fastseg.ops.crf.model import (
+    DenseCRFModel,
+    log_softmax_backward,
+    softmax_backward,
+)
+from fastseg.ops.crf.vmap import by_images
+
+ops = torch.ops.fastseg
+
+SCHEMA = (
+    "Tensor unary, Tensor[] kernels, Tensor[] compatibility, int[] normalization, int iterations,"
+    " int quality, int checkpoints"
+)
+
+
+def memory_format(t: Tensor, log: bool = False) -> torch.memory_format:
+    """The layout of Q for a unary (B, L, *spatial).
+
+    That of log Q is always contiguous, as log_softmax's is: the gradient of nll_loss is refused in
+    any other (pytorch's "grad_input must be contiguous").
+    """
+    return torch.contiguous_format if log else torch._prims_common.suggest_memory_format(t)
+
+
+def mean_field(
+    unary: Tensor,
+    kernels: Sequence[Tensor],
+    compatibility: Sequence[Tensor],
+    normalization: Sequence[int],
+    iterations: int,
+    quality: int,
+    checkpoints: int = 3,
+    log: bool = False,
+) -> Tensor:
+    """``torch.ops.fastseg.mean_field``: see :func:`fastseg.dense_crf`.
+
+    Args:
+        unary: (B, L, *spatial) energies, float32 or float64, any strides.
+        kernels: of each term, bandwidths (len(spatial),) in pixels in the order of the axes, or
+            features (B or 1, d, *spatial); unary's dtype.
+        compatibility: of each term, () for Potts, (L,) or (L, L); unary's dtype.
+        normalization: of each term, the position in ``fastseg._core.pairwise.NORMALIZATIONS``.
+        iterations: the number of updates.
+        quality: 0 "compat", 1 "high", 2 "exact".
+        checkpoints: how many label volumes the gradient keeps; 0: all.
+        log: whether to return log Q instead.
+
+    Returns:
+        Q, of unary's shape and dtype, in its memory format; log Q is contiguous.
+
+    Raises:
+        RuntimeError: arguments that do not fit; energies or features that are not finite.
+    """
+    arguments = (kernels, compatibility, normalization, iterations, quality, checkpoints, log)
+    if not gradient_free((unary, *kernels, *compatibility)):
+        return ops.mean_field.default(unary, *arguments)
+    with torch._C._AutoDispatchBelowAutograd():  # as `call`, for lists of tensors
+        return ops.mean_field.default(unary, *arguments)
+
+
+def _mean_field(
+    unary, kernels, compatibility, normalization, iterations, quality, checkpoints=3, log=False
+) -> Tensor:
+    _check(unary, kernels, compatibility, normalization, iterations, quality, checkpoints)
+    with torch.autocast(unary.device.type, enabled=False):
+        if _has_fused_kernel(unary, quality):
+            lattice = LATTICE_QUALITY[QUALITIES[quality]]
+            return lattice_mean_field(
+                unary,
+                kernels,
+                compatibility,
+                normalization,
+                iterations,
+                quality,
+                lattice.refine,
+                lattice.dilation,
+                lattice.passes,
+                lattice.symmetric,
+                lattice.side,
+                log,
+            )
+        check_energies("fastseg::mean_field", unary)
+        model = DenseCRFModel(unary.contiguous(), kernels, compatibility, normalization, quality)
+        logits = model.unary_logits
+        for _ in range(iterations):
+            logits = model.logits(torch.softmax(logits, 1))
+        out = torch.log_softmax(logits, 1) if log else torch.softmax(logits, 1)
+        return out.contiguous(memory_format=memory_format(unary, log))
+
+
+def _has_fused_kernel(unary: Tensor, quality: int) -> bool:
+    key = {"cpu": "CPU", "cuda": "CUDA"}.get(unary.device.type)
+    return (
+        unary.dtype == torch.float32
+        and QUALITIES[quality] in LATTICE_QUALITY
+        and key is not None
+        and torch._C._dispatch_has_kernel_for_dispatch_key("fastseg::lattice_mean_field", key)
+    )
+
+
+def check_energies(op: str, unary: Tensor) -> None:
+    """One pass over the energies; not on a GPU, which would have to be waited for."""
+    labels = 1 - unary.dim()  # of vmap's dimensions there may be any number before
+    unary = readable(unary)
+    if unary is None or unary.numel() == 0:
+        return
+    low, high = unary.aminmax()
+    torch._check(
+        bool(low > -torch.inf),  # false for NaN
+        lambda: f"{op}: unary must hold no NaN and no -infinity, got {low.item()}",
+    )
+    if high == torch.inf:
+        torch._check(
+            bool((unary.amin(labels) < torch.inf).all()),
+            lambda: (
+                f"{op}: unary must have a finite energy for every pixel, got a pixel whose labels "
+                "are all infinite"
+            ),
+        )
+
+
+def _check(unary, kernels, compatibility, normalization, iterations, quality, checkpoints):
+    """Raises RuntimeError for arguments that do not fit; looks at no values."""
+    op = "fastseg::mean_field"
+    torch._check(
+        unary.dim() in (4, 5),
+        lambda: (
+            f"{op}: unary must be (B, L, H, W) or (B, L, D, H, W), got shape {tuple(unary.shape)}"
+        ),
+    )
+    for size in unary.shape[1:]:
+        torch._check(
+            size > 0,
+            lambda: (
+                f"{op}: unary must not be empty but for the batch, got shape {tuple(unary.shape)}"
+            ),
+        )
+    torch._check(
+        unary.dtype in (torch.float32, torch.float64),
+        lambda: f"{op}: unary must be float32 or float64, got {unary.dtype}",
+    )
+    torch._check(
+        len(kernels) == len(compatibility) == len(normalization),
+        lambda: (
+            f"{op}: kernels, compatibility and normalization must be of one length, got "
+            f"{len(kernels)}, {len(compatibility)} and {len(normalization)}"
+        ),
+    )
+    torch._check(
+        0 <= quality < len(QUALITIES),
+        lambda: f"{op}: quality must be 0 (compat), 1 (high) or 2 (exact), got {quality}",
+    )
+    for name, number in (("iterations", iterations), ("checkpoints", checkpoints)):
+        torch._check(
+            number >= 0, lambda n=name, i=number: f"{op}: {n} must not be negative, got {i}"
+        )
+    for n in normalization:
+        torch._check(
+            0 <= n < len(NORMALIZATIONS),
+            lambda n=n: f"{op}: normalization must be from 0 to 3, got {n}",
+        )
+    for i, kernel in enumerate(kernels):
+        _check_kernel(op, f"kernels[{i}]", kernel, unary)
+    labels = unary.shape[1]
+    for i, mu in enumerate(compatibility):
+        name = f"compatibility[{i}]"
+        torch._check(
+            mu.dim() <= 2 and all(n == labels for n in mu.shape),
+            lambda n=name, mu=mu: (
+                f"{op}: {n} must be of shape (), ({labels},) or ({labels}, {labels}) for "
+                f"{labels} labels, got {tuple(mu.shape)}"
+            ),
+        )
+        _check_like_unary(op, name, mu, unary)
+
+
+def _check_kernel(op: str, name: str, kernel: Tensor, unary: Tensor) -> None:
+    batch, spatial = unary.shape[0], unary.shape[2:]
+    if kernel.dim() == 1:
+        torch._check(
+            kernel.shape[0] == len(spatial),
+            lambda: (
+                f"{op}: {name} of one dimension must hold {len(spatial)} bandwidths, got "
+                f"{kernel.shape[0]}"
+            ),
+        )
+    else:
+        torch._check(
+            kernel.dim() == unary.dim()
+            and kernel.shape[0] in (1, batch)
+            and kernel.shape[1] > 0
+            and kernel.shape[2:] == spatial,
+            lambda: (
+                f"{op}: {name} must be bandwidths ({len(spatial)},) or features "
+                f"({batch} or 1, d, {', '.join(map(str, spatial))}), got shape "
+                f"{tuple(kernel.shape)}"
+            ),
+        )
+    _check_like_unary(op, name, kernel, unary)
+
+
+def _check_like_unary(op: str, name: str, t: Tensor, unary: Tensor) -> None:
+    torch._check(
+        t.dtype == unary.dtype,
+        lambda: f"{op}: {name} must have unary's dtype {unary.dtype}, got {t.dtype}",
+    )
+    torch._check(
+        t.device == unary.device,
+        lambda: f"{op}: {name} must be on unary's device {unary.device}, got {t.device}",
+    )
+
+
+def _fake(
+    unary, kernels, compatibility, normalization, iterations, quality, checkpoints=3, log=False
+):
+    _check(unary, kernels, compatibility, normalization, iterations, quality, checkpoints)
+    return torch.empty_like(unary, memory_format=memory_format(unary, log))
+
+
+def _setup_context(ctx, inputs, output):
+    unary, kernels, compatibility, *ctx.arguments, ctx.log = inputs
+    ctx.terms = len(kernels)
+    ctx.save_for_backward(unary, output, *kernels, *compatibility)
+
+
+def _backward(ctx, grad):
+    unary, q, *parameters = ctx.saved_tensors
+    kernels, compatibility = parameters[: ctx.terms], parameters[ctx.terms :]
+    needs = list(ctx.needs_input_grad[1 : 1 + len(parameters)])
+    arguments = (grad, q, unary, kernels, compatibility, *ctx.arguments, needs, ctx.log)
+    grads = ops.mean_field_backward(*arguments)
+    of_parameters = [g if n else None for g, n in zip(grads[1:], needs, strict=True)]
+    return grads[0] if ctx.needs_input_grad[0] else None, *of_parameters
+
+
+define(
+    f"mean_field({SCHEMA}=3, bool log=False) -> Tensor",
+    reference=_mean_field,
+    fake=_fake,
+    setup_context=_setup_context,
+    backward=_backward,
+    vmap=by_images,
+)
+
+
+def _mean_field_backward(
+    grad,
+    q,
+    unary,
+    kernels,
+    compatibility,
+    normalization,
+    iterations,
+    quality,
+    checkpoints,
+    needs,
+    log=False,
+) -> list[Tensor]:
+    """The gradients of unary, kernels and compatibility; empty tensors for those not needed.
+
+    `grad` and `q` are the output's, which is Q or log Q. Runs the updates backwards. The Q of each
+    is computed again, from at most `checkpoints` that are kept (0: all), so memory does not grow
+    with the iterations.
+    """
+    _check(unary, kernels, compatibility, normalization, iterations, quality, checkpoints)
+    layout = memory_format(unary)
+    terms = len(kernels)
+    with torch.autocast(unary.device.type, enabled=False):
+        model = DenseCRFModel(unary.contiguous(), kernels, compatibility, normalization, quality)
+        wanted: Sequence[tuple[bool, bool]] = list(zip(needs[:terms], needs[terms:], strict=True))
+        of_logits = log_softmax_backward if log else softmax_backward
+        grad = of_logits(grad.contiguous(), q.contiguous())
+        grad_unary = torch.zeros_like(grad)
+        for before in reversed_states(
+            model.start(), iterations, checkpoints or iterations, model.step
+        ):
+            grad_unary -= grad
+            grad = model.step_backward(grad, before, wanted) if terms else torch.zeros_like(grad)
+            grad = softmax_backward(grad, before)
+        grad_unary -= grad
+        grads = [grad_unary.contiguous(memory_format=layout)]
+        for parameters, name in ((kernels, "kernel"), (compatibility, "compatibility")):
+            flags = needs[:terms] if name == "kernel" else needs[terms:]
+            for term, parameter, needed in zip(model.terms, parameters, flags, strict=True):
+                if not needed:
+                    grads.append(parameter.new_empty(0))
+                elif name == "kernel":
+                    out = term.kernel_gradient()
+                    grads.append(out.contiguous(memory_format=torch.contiguous_format))
+                else:
+                    grads.append(term.grad_compatibility)
+        return grads
+
+
+def _fake_mean_field_backward(
+    grad,
+    q,
+    unary,
+    kernels,
+    compatibility,
+    normalization,
+    iterations,
+    quality,
+    checkpoints,
+    needs,
+    log=False,
+):
+    grads = [torch.empty_like(unary, memory_format=memory_format(unary))]
+    for parameter, needed in zip((*kernels, *compatibility), needs, strict=True):
+        shape = parameter.shape if needed else (0,)
+        grads.append(parameter.new_empty(shape))
+    return grads
+
+
+def _no_second_derivative(ctx, *grads):
+    raise NotImplementedError("fastseg::mean_field has no second derivative")
+
+
+define(
+    f"mean_field_backward(Tensor grad, Tensor q, {SCHEMA}, bool[] needs, bool log=False)"
+    " -> Tensor[]",
+    reference=_mean_field_backward,
+    fake=_fake_mean_field_backward,
+    backward=_no_second_derivative,
+)

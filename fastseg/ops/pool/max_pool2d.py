@@ -1,0 +1,153 @@
+"""fastseg.max_pool2d and the op of its gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastseg import reference
+from fastseg._core.library import call, define
+from fastseg._core.pool2d import (
+    Ints,
+    Pool2d,
+    check_image,
+    check_pooled,
+    codes_layout,
+    empty_plane,
+    memory_format,
+    pool2d,
+    windows,
+)
+from fastseg._core.tensor_checks import FLOATS, STRIDED, check_float, check_tensors
+from fastseg._core.vmap import fold_planes
+
+ops = torch.ops.fastseg
+
+
+def max_pool2d(
+    x: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Max-pooling that returns each maximum's position in its window as one byte.
+
+    Values, and positions after :func:`fastseg.codes_to_indices`, are bit for bit those of
+    ``torch.nn.functional.max_pool2d(..., return_indices=True)``: the first of equal values wins,
+    the last NaN wins. The byte code is ``ki * kernel_width + kj``, where torch keeps an int64. For
+    the gradient 2x2 windows with stride 2 keep a quarter of a byte each, other windows one byte.
+
+    Args:
+        x: (N, C, H, W) or (C, H, W), any strides; float32, float64, float16 or bfloat16. Other
+            dtypes that torch can pool run the reference.
+        kernel_size: one integer or (height, width); at most 256 positions.
+        stride: one integer or (height, width); default kernel_size.
+        padding: at most half of the dilated kernel; padding never wins.
+        dilation: distance between the taps of a window.
+        ceil_mode: round the number of windows up instead of down.
+
+    Returns:
+        values: (N, C, h, w), x's dtype, channels_last if x is, else contiguous.
+        codes: uint8 of the same shape and layout.
+
+    Raises:
+        TypeError: x is no tensor.
+        RuntimeError: an argument that torch's pooling refuses too, or a window of more than 256
+            positions.
+    """
+    if type(x) is not Tensor or x.layout is not STRIDED:
+        check_tensors("fastseg::max_pool2d", x=x)
+    if x.dtype not in FLOATS:
+        return reference.max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode)
+    arguments = (() if stride is None else stride, padding, dilation, ceil_mode)
+    if arguments == ((), 0, 1, False):
+        arguments = ()  # to hand over lists costs as much as to pool a small x
+    return call(_max_pool2d, (x,), kernel_size, *arguments)
+
+
+def fake_pooled(op: str, x: Tensor, pool: Pool2d, ceil_mode: bool) -> tuple[Tensor, Tensor]:
+    """Empty values and codes for a pooling of x."""
+    check_image(op, "x", x)
+    check_float(op, "x", x)
+    size = pool.pooled_size(x.shape[-2:], ceil_mode)
+    check_pooled(op, x, pool, size)
+    layout = memory_format(x)
+    return empty_plane(x, size, layout), empty_plane(x, size, layout, torch.uint8)
+
+
+def codes_to_save(codes: Tensor, pool: Pool2d) -> tuple[Tensor, int]:
+    """What a gradient keeps of byte codes: (codes, packed_dim), packed where that is possible."""
+    if not pool.is_2x2:
+        return codes, 0
+    packed_dim = -3 if memory_format(codes) == torch.channels_last else -1
+    return call(ops.pack_codes.default, (codes,), packed_dim), packed_dim
+
+
+def _fake(x, kernel_size, stride=(), padding=0, dilation=1, ceil_mode=False):
+    pool = pool2d("fastseg::max_pool2d", kernel_size, stride, padding, dilation)
+    return fake_pooled("fastseg::max_pool2d", x, pool, ceil_mode)
+
+
+def _setup_context(ctx, inputs, output):
+    x, kernel_size, stride, padding, dilation, _ = inputs
+    ctx.pool = windows("fastseg::max_pool2d", kernel_size, stride, padding, dilation)
+    ctx.input_size = x.shape[-2:]
+    codes, ctx.packed_dim = codes_to_save(output[1], ctx.pool)
+    ctx.save_for_backward(codes)
+
+
+def _backward(ctx, grad_values, grad_codes):
+    (codes,) = ctx.saved_tensors
+    op, tensors = ops.max_pool2d_backward.default, (grad_values, codes)
+    return (call(op, tensors, ctx.input_size, *ctx.pool, ctx.packed_dim),)
+
+
+def _vmap(op, info, in_dims, x, *args):
+    (x,), unfold = fold_planes(info.batch_size, in_dims[:1], (x,))
+    return tuple(map(unfold, op(x, *args))), (0, 0)
+
+
+define(
+    "max_pool2d(Tensor x, int[2] kernel_size, int[2] stride=[], int[2] padding=0,"
+    " int[2] dilation=1, bool ceil_mode=False) -> (Tensor values, Tensor codes)",
+    reference=reference.max_pool2d,
+    fake=_fake,
+    setup_context=_setup_context,
+    backward=_backward,
+    vmap=_vmap,
+)
+_max_pool2d = ops.max_pool2d.default
+
+
+def _fake_backward(grad, codes, input_size, kernel_size, stride, padding, dilation, packed_dim=0):
+    return empty_plane(grad, input_size, codes_layout(codes, packed_dim))
+
+
+def _setup_context_backward(ctx, inputs, output):
+    grad, codes, _, *pool, ctx.packed_dim = inputs
+    ctx.pool, ctx.pooled_size = pool, grad.shape[-2:]
+    ctx.save_for_backward(codes)
+
+
+def _backward_backward(ctx, grad):
+    (codes,) = ctx.saved_tensors
+    op, tensors = ops.max_unpool2d_backward.default, (grad, codes)
+    return call(op, tensors, ctx.pooled_size, *ctx.pool, ctx.packed_dim), None
+
+
+def _vmap_backward(op, info, in_dims, grad, codes, *args):
+    (grad, codes), unfold = fold_planes(info.batch_size, in_dims[:2], (grad, codes))
+    return unfold(op(grad, codes, *args)), 0
+
+
+define(
+    "max_pool2d_backward(Tensor grad, Tensor codes, SymInt[2] input_size, int[2] kernel_size,"
+    " int[2] stride, int[2] padding, int[2] dilation, int packed_dim=0) -> Tensor",
+    reference=reference.max_pool2d_backward,
+    fake=_fake_backward,
+    setup_context=_setup_context_backward,
+    backward=_backward_backward,
+    vmap=_vmap_backward,
+)

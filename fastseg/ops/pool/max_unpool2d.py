@@ -1,0 +1,217 @@
+"""fastseg.max_unpool2d and the op of its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastseg import reference
+from fastseg._core.autocast import autocast_dtype, cast, unpools_in_float32
+from fastseg._core.library import call, define
+from fastseg._core.pool2d import (
+    Ints,
+    check_image,
+    codes_layout,
+    empty_plane,
+    memory_format,
+    pool2d,
+    windows,
+)
+from fastseg._core.tensor_checks import (
+    STRIDED,
+    check_dense,
+    check_device,
+    check_float,
+    check_tensors,
+)
+from fastseg._core.vmap import fold_planes
+from fastseg.ops.pool.max_pool2d import codes_to_save
+
+ops = torch.ops.fastseg
+
+
+def max_unpool2d(
+    values: Tensor,
+    indices: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    output_size: Sequence[int] | None = None,
+) -> Tensor:
+    """Puts each value back where max-pooling found it, zero elsewhere.
+
+    With int64 indices this is ``torch.nn.functional.max_unpool2d``. With the byte codes of
+    :func:`fastseg.max_pool2d` (dilation 1) every output element is gathered from its window and
+    written once; and a code keeps its row and column whatever the output's size, where a flat index
+    is counted in the output's own rows. Windows that meet in an element act in raster order: the
+    last one stays. Deterministic on every device, in both directions.
+
+    Args:
+        values: (N, C, h, w) or (C, h, w); float32, float64, float16 or bfloat16.
+        indices: of values' shape; uint8 codes or int64 flat indices.
+        kernel_size: the pooling's, one integer or (height, width).
+        stride: the pooling's; default kernel_size.
+        padding: the pooling's.
+        output_size: (H, W), or values' whole shape with H and W last; each within less than a
+            stride of the default ``(h - 1) * stride - 2 * padding + kernel_size``.
+
+    Returns:
+        (N, C, H, W), values' dtype, in the layout of indices. Under autocast float32 where torch's
+        unpooling is: on the CPU.
+
+    Raises:
+        TypeError: values or indices are no tensors.
+        ValueError: an output_size of wrong length or, in eager mode, out of range.
+        RuntimeError: wrong shapes, dtypes or windows; a code or an index that does not lie in its
+            window or the plane (on a GPU a device-side assert that names the op).
+    """
+    for t in (values, indices):
+        if type(t) is not Tensor or t.layout is not STRIDED:
+            check_tensors("fastseg::max_unpool2d", values=values, indices=indices)
+            break
+    kernel, padding = _pair(kernel_size), _pair(padding)
+    stride = kernel if stride is None else _pair(stride)
+    size = _output_size(values.shape[-2:], kernel, stride, padding, output_size)
+    if autocast_dtype(values) is not None and unpools_in_float32(values.device.type):
+        (values,) = cast(torch.float32, values)
+    return call(_max_unpool2d, (values, indices), size, kernel, stride, padding)
+
+
+def _pair(value: Ints) -> Sequence[int]:
+    """(height, width); the op itself checks the values."""
+    return (value, value) if isinstance(value, int) else value
+
+
+def _output_size(
+    pooled: Sequence[int],
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_size: Sequence[int] | None,
+) -> list[int]:
+    """The plane's (H, W), by torch's rules."""
+    default = [
+        (n - 1) * s - 2 * p + k
+        for n, k, s, p in zip(pooled, kernel_size, stride, padding, strict=False)
+    ]
+    if output_size is None:
+        return default
+    if len(output_size) not in (2, 4):
+        raise ValueError(
+            "max_unpool2d: output_size must be (H, W) or the whole shape with H and W last, "
+            f"got {tuple(output_size)}"
+        )
+    size = list(output_size[-2:])
+    if torch.compiler.is_compiling():  # an exporter cannot prove the range of dynamic sizes
+        return size
+    for n, d, s in zip(size, default, stride, strict=False):
+        if not d - s < n < d + s:
+            raise ValueError(
+                f"max_unpool2d: output_size must be within less than a stride {tuple(stride)} of "
+                f"{tuple(default)}, got {tuple(size)}"
+            )
+    return size
+
+
+def _fake(values, indices, output_size, kernel_size, stride=(), padding=0):
+    _check(values, indices, kernel_size, stride, padding)
+    return empty_plane(values, output_size, memory_format(indices))
+
+
+def _check(values, indices, kernel_size, stride, padding):
+    op = "fastseg::max_unpool2d"
+    pool2d(op, kernel_size, stride, padding)
+    check_image(op, "values", values, may_lack_channels=True)
+    check_float(op, "values", values)
+    check_dense(op, "indices", indices)
+    torch._check(
+        indices.dtype in (torch.uint8, torch.int64),
+        lambda: f"{op}: indices must be uint8 codes or int64 flat indices, got {indices.dtype}",
+    )
+    torch._check(
+        indices.shape == values.shape,
+        lambda: (
+            f"{op}: indices must have shape {tuple(values.shape)} of values, got"
+            f" {tuple(indices.shape)}"
+        ),
+    )
+    check_device(op, "indices", indices, "values", values)
+
+
+def _reference(values, indices, output_size, kernel_size, stride=(), padding=0):
+    _check(values, indices, kernel_size, stride, padding)
+    return reference.max_unpool2d(values, indices, output_size, kernel_size, stride, padding)
+
+
+def _setup_context(ctx, inputs, output):
+    values, indices, _, kernel_size, stride, padding = inputs
+    ctx.pool = windows("fastseg::max_unpool2d", kernel_size, stride, padding)
+    ctx.pooled_size, ctx.packed_dim = values.shape[-2:], 0
+    if indices.dtype == torch.uint8:
+        indices, ctx.packed_dim = codes_to_save(indices, ctx.pool)
+    ctx.save_for_backward(indices)
+
+
+def _backward(ctx, grad):
+    (indices,) = ctx.saved_tensors
+    op, tensors = ops.max_unpool2d_backward.default, (grad, indices)
+    return call(op, tensors, ctx.pooled_size, *ctx.pool, ctx.packed_dim), None
+
+
+def _vmap(op, info, in_dims, values, indices, *args):
+    (values, indices), unfold = fold_planes(info.batch_size, in_dims[:2], (values, indices))
+    return unfold(op(values, indices, *args)), 0
+
+
+define(
+    "max_unpool2d(Tensor values, Tensor indices, SymInt[2] output_size, int[2] kernel_size,"
+    " int[2] stride=[], int[2] padding=0) -> Tensor",
+    reference=_reference,
+    fake=_fake,
+    setup_context=_setup_context,
+    backward=_backward,
+    vmap=_vmap,
+)
+_max_unpool2d = ops.max_unpool2d.default
+
+
+def _fake_backward(
+    grad, indices, pooled_size, kernel_size, stride, padding, dilation, packed_dim=0
+):
+    return empty_plane(grad, pooled_size, codes_layout(indices, packed_dim))
+
+
+def _setup_context_backward(ctx, inputs, output):
+    grad, indices, _, *pool, ctx.packed_dim = inputs
+    ctx.pool, ctx.size = pool, grad.shape[-2:]
+    ctx.save_for_backward(indices)
+
+
+def _backward_backward(ctx, grad):
+    """Elements that several windows picked receive the gradients of all of them."""
+    (indices,) = ctx.saved_tensors
+    if indices.dtype == torch.uint8:
+        out = ops.max_pool2d_backward(grad, indices, ctx.size, *ctx.pool, ctx.packed_dim)
+    else:
+        plane = grad.new_zeros((*grad.shape[:-2], ctx.size[0] * ctx.size[1]))
+        out = plane.scatter_add(-1, indices.flatten(-2), grad.flatten(-2))
+        out = out.unflatten(-1, ctx.size)
+    return out, None
+
+
+def _vmap_backward(op, info, in_dims, grad, indices, *args):
+    (grad, indices), unfold = fold_planes(info.batch_size, in_dims[:2], (grad, indices))
+    return unfold(op(grad, indices, *args)), 0
+
+
+define(
+    "max_unpool2d_backward(Tensor grad, Tensor indices, SymInt[2] pooled_size, int[2] kernel_size,"
+    " int[2] stride, int[2] padding, int[2] dilation, int packed_dim=0) -> Tensor",
+    reference=reference.max_unpool2d_backward,
+    fake=_fake_backward,
+    setup_context=_setup_context_backward,
+    backward=_backward_backward,
+    vmap=_vmap_backward,
+)

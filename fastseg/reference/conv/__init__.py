@@ -1,0 +1,1 @@
+"""Atrous convolution in plain PyTorch."""

@@ -1,0 +1,1 @@
+"""The dense CRF and its filters in plain PyTorch."""

@@ -1,0 +1,26 @@
+"""Folded batch norm, ReLU and max-pooling, one after the other."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastseg._core.pool2d import Ints
+from fastseg.reference.pool.max_pool2d import max_pool2d
+
+
+def batch_norm_relu_max_pool2d(
+    x: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """See :func:`fastseg.batch_norm_relu_max_pool2d`."""
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    per_channel = (-1, 1, 1)
+    y = x.to(wide) * scale.to(wide).view(per_channel) + shift.to(wide).view(per_channel)
+    return max_pool2d(y.to(x.dtype).relu(), kernel_size, stride, padding, dilation, ceil_mode)

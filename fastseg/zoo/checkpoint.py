@@ -1,0 +1,251 @@
+"""Checkpoints that are never half written, and errors that say what does not fit.
+
+A weights file is a dict ``{"format": "fastseg-weights-1", "state_dict": ..., "metadata": ...}``
+that is enough to build its model: see ``save_model`` and ``load_model``.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastseg._core.atomic import atomic_write
+from fastseg.models import build_model
+from fastseg.zoo import unpickler
+from fastseg.zoo.fitting_options import hint
+from fastseg.zoo.state_dicts import listed, misfits
+from fastseg.zoo.unpickler import StandIn
+
+WEIGHTS_FORMAT = "fastseg-weights-1"
+REQUIRED_METADATA = ("model", "options", "classes")
+# How files begin that are given in place of a checkpoint, and what they are.
+OTHER_KINDS = {
+    b"version https://git-lfs": "a pointer of Git LFS; 'git lfs pull' fetches the file itself",
+    b"\x89HDF": "an HDF5 file, of Keras or TensorFlow",
+    b"\x1f\x8b": "compressed by gzip; unpack it first",
+    b"<": "a page of HTML or XML, which some downloads save in place of the file",
+}
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be read or does not fit what it is loaded into."""
+
+
+def save(contents: Any, path: str | Path) -> None:
+    """Write ``contents`` with ``torch.save``, atomically.
+
+    Args:
+        contents: what ``torch.load(weights_only=True)`` can read: tensors, numbers, strings,
+            lists, tuples and dicts of them.
+        path: the file; its folder must exist.
+
+    Raises:
+        OSError: it cannot be written, such as to a full disk. The old file stays.
+    """
+    with atomic_write(path) as file:
+        try:
+            torch.save(contents, file)
+        except RuntimeError as error:  # of its archive's end, which hides why it came to that
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def load(path: str | Path) -> Any:
+    """Read what ``save`` or ``torch.save`` wrote, on the CPU, without running code from the file.
+
+    Dense tensors, numbers, texts and the containers around them are read. What else a trainer may
+    have saved, such as an ``argparse.Namespace`` or a quantized tensor, becomes a
+    ``fastseg.zoo.unpickler.StandIn`` that knows the name of its class and nothing more.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: the file is truncated, corrupted, or not a checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}{' (a folder)' * path.is_dir()}")
+    data = path.read_bytes()
+    unreadable = f"{path} ({len(data)} bytes) is not a readable checkpoint:"
+    try:
+        problem = _other_kind(data)
+        if problem is None:
+            contents = torch.load(
+                io.BytesIO(data),
+                map_location="cpu",
+                pickle_module=unpickler,
+                weights_only=False,
+                encoding="latin1",  # of Python 2's texts; those of checkpoints are ASCII
+            )
+    except Exception as error:  # malformed bytes raise nearly anything inside torch.load
+        reason = str(error).strip().split("\n")[0][:200] or "it ends too early"
+        raise CheckpointError(
+            f"{unreadable} truncated, corrupted or of another kind "
+            f"({type(error).__name__}: {reason})"
+        ) from error
+    if problem is not None:
+        raise CheckpointError(f"{unreadable} {problem}")
+    if isinstance(contents, StandIn) and not contents:
+        raise CheckpointError(
+            f"{path} holds a {contents.name} as a whole, whose code is not run; "
+            "save its state_dict() instead"
+        )
+    return contents
+
+
+def _other_kind(data: bytes) -> str | None:
+    """What a file is that torch.save did not write, or that is damaged; None if it may be good."""
+    if not data:
+        return "the file is empty"
+    for start, kind in OTHER_KINDS.items():
+        if data.lstrip().startswith(start):
+            return f"it is {kind}"
+    if not data.startswith(b"PK"):  # before torch 1.6 files were no archives
+        return None
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if not any(name.endswith(".pkl") for name in archive.namelist()):
+            return "it is an archive that torch.save did not write"
+        damaged = archive.testzip()  # torch.load does not look at the checksums
+    # torch.load's own reader: in a file made for that, another one may find other names.
+    if "constants.pkl" in torch._C.PyTorchFileReader(io.BytesIO(data)).get_all_records():
+        return "it is a TorchScript program, which is not run; save the state_dict() of its model"
+    return None if damaged is None else f"it is damaged: bad checksum of {damaged}"
+
+
+def load_state_dict(
+    module: nn.Module, state: Mapping[str, Tensor], source: str = "state_dict"
+) -> None:
+    """Load ``state`` into ``module``, every key of it, or change nothing.
+
+    Args:
+        module: the module to fill; tensors are converted to its dtypes and devices.
+        state: what ``module.state_dict()`` has; batch norms' ``num_batches_tracked`` may be absent.
+        source: what to call ``state`` in an error.
+
+    Raises:
+        CheckpointError: with all missing, unexpected and misshapen keys in one message.
+    """
+    expected = module.state_dict()
+    odd = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    if odd:
+        raise CheckpointError(
+            f"{source} holds other things than tensors: {listed([str(key) for key in odd])}"
+        )
+    found = misfits(expected, state)
+    if any(found):
+        raise CheckpointError(f"{source} does not fit {type(module).__name__}: {found}")
+    module.load_state_dict(state, strict=False)  # without batch norms' counters, if they are absent
+
+
+def save_model(path: str | Path, model: nn.Module, metadata: Mapping[str, Any]) -> None:
+    """Write the weights of a model in fp16, with what is needed to build and feed it.
+
+    Parameters are stored in float16. Buffers keep their dtype: a running variance may lie outside
+    float16's range.
+
+    Args:
+        path: the file.
+        model: the model.
+        metadata: at least "model" (a name of ``list_models()``), "options" (dict of the builder's
+            keyword arguments) and "classes" (list of class names); for ``fastseg segment`` also
+            "palette", "mean", "std" and "short_side" (pixels that the short side of an image is
+            resized to).
+
+    Raises:
+        ValueError: metadata lacks a key, or a parameter does not fit float16.
+    """
+    _check_metadata(metadata, ValueError, "metadata")
+    state = dict(model.state_dict())
+    for name, parameter in model.named_parameters():
+        state[name] = parameter.detach().to(torch.float16)
+        if not state[name].isfinite().all():
+            raise ValueError(f"parameter {name} has values that float16 cannot hold")
+    state = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
+    contents = {"format": WEIGHTS_FORMAT, "state_dict": state, "metadata": dict(metadata)}
+    save(contents, path)
+
+
+def load_model(
+    path: str | Path, *, backend: str = "fastseg", **options: Any
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Build the model of a weights file.
+
+    Args:
+        path: a file that ``save_model`` wrote.
+        backend: "fastseg" or "torch".
+        **options: of the builder, which win over the file's.
+
+    Returns:
+        The model in evaluation mode, float32, on the CPU, and the file's metadata.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: the file is not a weights file, or its weights do not fit its model.
+        TypeError: the model has no such option.
+        ValueError: an option out of range.
+    """
+    contents = load(path)
+    if not isinstance(contents, dict) or contents.get("format") != WEIGHTS_FORMAT:
+        raise CheckpointError(f"{path} is not a fastseg weights file (no {WEIGHTS_FORMAT!r} mark)")
+    metadata, state = (contents.get(key) for key in ("metadata", "state_dict"))
+    return build_saved(path, state, metadata, backend=backend, **options), metadata
+
+
+def build_saved(
+    path: str | Path, state: Any, metadata: Any, *, backend: str = "fastseg", **options: Any
+) -> nn.Module:
+    """Build the model of what was read from a weights file.
+
+    Args:
+        path: the file, for errors.
+        state: its state_dict.
+        metadata: its metadata.
+        backend: as in :func:`load_model`.
+        **options: likewise.
+
+    Raises:
+        CheckpointError: these are none, or do not fit each other; or the options do not fit the
+            file, and which would.
+        TypeError: the model has no such option.
+        ValueError: an option out of range.
+    """
+    if not isinstance(metadata, dict) or not isinstance(state, dict):
+        raise CheckpointError(f"{path} lacks a dict 'metadata' or a dict 'state_dict'")
+    _check_metadata(metadata, CheckpointError, f"metadata of {path}")
+    try:
+        chosen = {**_saved_options(metadata), "backend": backend, **options}
+        model = build_model(metadata["model"], **chosen)
+    except (TypeError, ValueError) as error:
+        if _describes_a_model(metadata):
+            raise  # it is the caller's options that are wrong, not the file's
+        raise CheckpointError(f"{path} does not describe a model: {error}") from error
+    try:
+        load_state_dict(model, state, source=str(path))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{hint(metadata['model'], chosen, state)}") from None
+    return model.eval()
+
+
+def _saved_options(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {**metadata["options"], "num_classes": len(metadata["classes"])}
+
+
+def _describes_a_model(metadata: Mapping[str, Any]) -> bool:
+    try:
+        with torch.device("meta"):
+            build_model(metadata["model"], **_saved_options(metadata))
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _check_metadata(metadata: Mapping[str, Any], error: type[Exception], name: str) -> None:
+    missing = [key for key in REQUIRED_METADATA if key not in metadata]
+    if missing:
+        raise error(f"{name} lacks {', '.join(missing)}; it has {', '.join(metadata) or 'nothing'}")

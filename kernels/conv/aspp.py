@@ -1,0 +1,223 @@
+"""Atrous spatial pyramid pooling on NVIDIA GPUs (Chen et al. 2017, arXiv 1706.05587).
+
+    z = (act(conv_b(x) * scale_b + shift_b) for each branch b), side by side
+    y = act((z project_weight^T + pool_bias) * project_scale + project_shift)
+
+in two or three kernels: all branches, the 1x1 included, in one launch of
+:mod:`fastseg.kernels.conv.forward`, whose programs store their columns of z, (N * H * W,
+branches * C), so that nothing is concatenated; where the GPU is not filled, the sums of split
+tiles; the projection. The branch of the pooled image is constant over an image: `pool_bias` is
+what it adds to the projection's sums.
+
+The sum of branches of DeepLab v2 (Chen et al. 2016, arXiv 1606.00915),
+``y = sum_b conv_b(x) + shift_b``, is one product over the taps of all branches: a tile's pixels
+share their live taps in every branch.
+
+Floor: that of the branches (see the kernel's), then 2 * N * H * W * branches * C * Co FLOPs of the
+projection, and z written and read once: for 33 x 33 and 4 branches of 256 channels in bfloat16 at
+a batch of 8 6 microseconds of FLOPs, 12 of bytes on an H100. These figures are arithmetic: no run
+on a GPU stands behind them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastseg import reference
+from fastseg.kernels.conv import configs as configs
+from fastseg.kernels.conv.atrous_conv2d import atrous_conv2d
+from fastseg.kernels.conv.epilogue import epilogue
+from fastseg.kernels.conv.launch import (
+    Epilogue,
+    channels_last,
+    empty_channels_last,
+    in_layout_of,
+    input_precision,
+    launch_of,
+    precision_of,
+    processors,
+    rows_aligned,
+    run,
+    with_descriptor_memory,
+)
+from fastseg.kernels.conv.tiles import Branch
+
+
+@triton.jit
+def project_kernel(
+    z, weight, out, pool_bias, scale, shift, rows, plane, channels, outputs, weight_stride,
+    columns, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, ALIGNED: tl.constexpr,
+    PRECISION: tl.constexpr, ACTIVATION: tl.constexpr,
+):  # fmt: skip
+    """Program (row block * columns + c): BM pixels of z (rows, channels) by BN outputs."""
+    row = tl.program_id(0) // columns * BM
+    column = tl.program_id(0) % columns * BN
+    pixel, channel = row + tl.arange(0, BM), column + tl.arange(0, BN)
+    k = tl.arange(0, BK)
+    if ALIGNED:
+        z_tiles = tl.make_tensor_descriptor(
+            z, shape=[rows, channels], strides=[channels, 1], block_shape=[BM, BK]
+        )
+        weight_tiles = tl.make_tensor_descriptor(
+            weight, shape=[outputs, channels], strides=[weight_stride, 1], block_shape=[BN, BK]
+        )
+    sums = tl.zeros((BM, BN), tl.float32)
+    for first in range(0, channels, BK):
+        if ALIGNED:
+            a = z_tiles.load([row, first])
+            b = weight_tiles.load([column, first]).T
+        else:
+            exists = first + k < channels
+            a = tl.load(
+                z + pixel.to(tl.int64)[:, None] * channels + (first + k)[None, :],
+                (pixel < rows)[:, None] & exists[None, :],
+                0.0,
+            )
+            b = tl.load(
+                weight + channel.to(tl.int64)[None, :] * weight_stride + (first + k)[:, None],
+                exists[:, None] & (channel < outputs)[None, :],
+                0.0,
+            )
+        sums = tl.dot(a, b, sums, input_precision=PRECISION)
+    channel_exists = (channel < outputs)[None, :]
+    exists = (pixel < rows)[:, None] & channel_exists
+    if pool_bias is not None:
+        image = pixel // plane
+        at = image.to(tl.int64)[:, None] * outputs + channel[None, :]
+        sums += tl.load(pool_bias + at, exists, 0.0).to(tl.float32)
+    at = pixel.to(tl.int64)[:, None] * outputs + channel[None, :]
+    sums = epilogue(
+        sums, None, scale, shift, None, channel[None, :], channel_exists, at, exists, ACTIVATION
+    )
+    tl.store(out + at, sums.to(out.dtype.element_ty), exists)
+
+
+def project_config(rows: int, channels: int, outputs: int, device: torch.device, precision: str):
+    """The table's entry whose programs should be done first."""
+    return min(
+        configs.candidates(device, precision, outputs, wide=False),
+        key=lambda c: (
+            triton.cdiv(triton.cdiv(rows, c.BM) * triton.cdiv(outputs, c.BN), processors(device))
+            * triton.cdiv(channels, c.BK)
+            * c.step(precision)
+        ),
+    )
+
+
+def project(
+    z: Tensor,
+    weight: Tensor,
+    pool_bias: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    activation: str,
+) -> Tensor:
+    """``act((z weight^T + pool_bias) * scale + shift)`` for each pixel.
+
+    Args:
+        z: (N, K, H, W), channels_last.
+        weight: (Co, K), rows of any stride.
+        pool_bias: (N, Co) or None.
+        scale: (Co,) or None.
+        shift: (Co,) or None.
+        activation: its name, or "".
+
+    Returns:
+        (N, Co, H, W), z's dtype, channels_last.
+    """
+    n, channels, height, width = z.shape
+    outputs, rows = weight.shape[0], n * height * width
+    precision = precision_of(z.dtype)
+    config = project_config(rows, channels, outputs, z.device, precision)
+    out = empty_channels_last(z, (n, outputs, height, width))
+    if weight.stride(1) != 1 or weight.stride(0) < channels:  # as of an expanded one
+        weight = weight.contiguous()
+    vectors = [None if t is None else t.contiguous() for t in (pool_bias, scale, shift)]
+    columns = triton.cdiv(outputs, config.BN)
+    aligned = rows_aligned(z, channels) and rows_aligned(weight, weight.stride(0))
+    with_descriptor_memory(
+        z,
+        lambda: project_kernel[(triton.cdiv(rows, config.BM) * columns,)](
+            z, weight, out, *vectors, rows, height * width, channels, outputs, weight.stride(0),
+            columns, *config[:3], ALIGNED=aligned, PRECISION=input_precision(precision),
+            ACTIVATION=activation, num_warps=config.num_warps, num_stages=config.num_stages,
+            enable_fp_fusion=True,
+        ),
+    )  # fmt: skip
+    return out
+
+
+def aspp(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    scales: Sequence[Tensor | None],
+    shifts: Sequence[Tensor | None],
+    dilations: Sequence[int],
+    project_weight: Tensor | None,
+    project_scale: Tensor | None,
+    project_shift: Tensor | None,
+    pool_bias: Tensor | None,
+    activation: str,
+) -> Tensor:
+    """See :func:`fastseg.reference.aspp`; its arguments are checked.
+
+    Branches of different widths are launched one by one, and so are summed branches that have
+    scales, whose partial sums are rounded to x's dtype; float64 takes the reference.
+    """
+    ending = (project_weight, project_scale, project_shift, pool_bias, activation)
+    if x.dtype == torch.float64 or x.numel() == 0:
+        out = reference.aspp(x, weights, scales, shifts, dilations, *ending)
+        return in_layout_of(x, out)
+    z = _branches(x, weights, scales, shifts, dilations, project_weight is None, activation)
+    if project_weight is None:
+        return in_layout_of(x, z)
+    return in_layout_of(
+        x, project(z, project_weight.flatten(1), pool_bias, *ending[1:3], activation)
+    )
+
+
+def _branches(x, weights, scales, shifts, dilations, summed, activation):
+    """Side by side, (N, sum of C, H, W), or their sum, (N, C, H, W); channels_last."""
+    branches = [same_branch(w, d) for w, d in zip(weights, dilations, strict=True)]
+    outputs = weights[0].shape[0]
+    x = channels_last(x)
+    if any(w.shape[0] != outputs for w in weights):
+        each = zip(weights, scales, shifts, branches, strict=True)
+        parts = [
+            atrous_conv2d(x, w, None, scale, shift, None, *branch[1:], 1, activation)
+            for w, scale, shift, branch in each
+        ]
+        return channels_last(torch.cat(parts, 1))
+    if summed and any(scale is not None for scale in scales):
+        total = None
+        for w, scale, shift, branch in zip(weights, scales, shifts, branches, strict=True):
+            total = atrous_conv2d(x, w, None, scale, shift, total, *branch[1:], 1, activation)
+        return total
+    width = outputs if summed else outputs * len(branches)
+    z = empty_channels_last(x, (x.shape[0], width, *x.shape[2:]))
+    vectors = {"scales": _alike(scales, 1.0), "shifts": _alike(shifts, 0.0)}
+    ending = Epilogue(**vectors, activation=activation)
+    launch = launch_of(x, outputs, branches, summed=summed)
+    return run(launch, x, [channels_last(w) for w in weights], z, ending)
+
+
+def _alike(vectors: Sequence[Tensor | None], neutral: float) -> list[Tensor] | None:
+    """One dtype for all, and the neutral element for what is None; None if all are."""
+    given = [v for v in vectors if v is not None]
+    if not given:
+        return None
+    dtype = given[0].dtype if len({v.dtype for v in given}) == 1 else torch.float32
+    other = torch.full_like(given[0], neutral, dtype=dtype)
+    return [other if v is None else v.to(dtype) for v in vectors]
+
+
+def same_branch(weight: Tensor, dilation: int) -> Branch:
+    """Of stride 1, with the padding that keeps the size."""
+    kernel = tuple(weight.shape[2:])
+    padding = (dilation * (kernel[0] // 2), dilation * (kernel[1] // 2))
+    return Branch(kernel, (1, 1), padding, (dilation, dilation))

@@ -1,0 +1,113 @@
+"""Dense atrous convolution on NVIDIA GPUs, forward and the gradient of the input.
+
+:mod:`fastseg.kernels.conv.forward` says what the kernels compute and what they cost at
+least. Work is laid out in channels_last: an x or a weight that is not is copied once, and an output
+that must not be is copied back.
+
+Depthwise convolutions have kernels of their own, :mod:`fastseg.kernels.conv.depthwise_conv2d`.
+torch's convolution comes first where skipping gains nothing: where a tile would multiply nearly
+all that a dense convolution does (rate 1, small rates on large maps, 1x1 kernels), in other grouped
+convolutions, and in strided gradients. The epilogue is then one more kernel, over a convolution
+rounded to x's dtype. float64 takes the reference: GPUs have few float64 units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastseg import reference
+from fastseg.kernels.conv.depthwise_conv2d import depthwise_conv2d, depthwise_conv2d_input_grad
+from fastseg.kernels.conv.epilogue import apply_epilogue
+from fastseg.kernels.conv.launch import (
+    Epilogue,
+    Launch,
+    channels_last,
+    empty_channels_last,
+    estimate,
+    in_layout_of,
+    launch_of,
+    run,
+)
+from fastseg.kernels.conv.tiles import Branch
+
+DENSE_SHARE = 0.95
+"""From this share of a dense convolution's multiplications on, torch's convolution is called."""
+
+
+def _pays(launch: Launch, groups: int) -> bool:
+    """Skipping dead taps saves more than torch's convolution is ahead."""
+    if groups != 1 or launch.channels == 0 or launch.outputs == 0 or 0 in launch.sizes:
+        return False
+    return estimate(launch)[1] <= DENSE_SHARE
+
+
+def atrous_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    residual: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    activation: str,
+) -> Tensor:
+    """See :func:`fastseg.ops.atrous_conv2d`; its arguments are checked."""
+    geometry = (tuple(stride), tuple(padding), tuple(dilation))
+    if x.dtype == torch.float64:
+        arguments = (x, weight, bias, scale, shift, residual, *geometry, groups, activation)
+        return in_layout_of(x, reference.atrous_conv2d(*arguments))
+    if groups == x.shape[1] == weight.shape[0]:
+        vectors = (bias, scale, shift)
+        return depthwise_conv2d(x, weight, *vectors, residual, *geometry, activation)
+    launch = launch_of(x, weight.shape[0], [Branch(tuple(weight.shape[2:]), *geometry)])
+    if not _pays(launch, groups):
+        out = in_layout_of(x, torch.conv2d(x, weight, None, *geometry, groups))
+        return apply_epilogue(out, bias, scale, shift, residual, activation)
+    out = empty_channels_last(x, (x.shape[0], weight.shape[0], *launch.sizes[3:]))
+    vectors = (None if t is None else (t,) for t in (bias, scale, shift))
+    residual = None if residual is None else channels_last(residual)
+    ending = Epilogue(*vectors, residual, activation)
+    return in_layout_of(x, run(launch, channels_last(x), [channels_last(weight)], out, ending))
+
+
+def atrous_conv2d_input_grad(
+    grad: Tensor,
+    weight: Tensor,
+    input_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """See :func:`fastseg.reference.atrous_conv2d_input_grad`; its arguments are checked.
+
+    At stride 1 a convolution of grad with the weight's taps reversed and its channels exchanged,
+    padded by ``dilation * (kernel - 1) - padding``.
+    """
+    geometry = (tuple(stride), tuple(padding), tuple(dilation))
+    if grad.dtype == torch.float64:
+        arguments = (grad, weight, input_size, *geometry, groups)
+        return in_layout_of(grad, reference.atrous_conv2d_input_grad(*arguments))
+    if groups == grad.shape[1] == weight.shape[1] * groups:
+        return depthwise_conv2d_input_grad(grad, weight, input_size, *geometry)
+    kernel = tuple(weight.shape[2:])
+    reach = tuple(d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True))
+    branch = Branch(kernel, (1, 1), reach, tuple(dilation))
+    launch = launch_of(grad, weight.shape[1], [branch], transposed=True)
+    shape = (grad.shape[0], weight.shape[1] * groups, *input_size)
+    if tuple(stride) != (1, 1) or not _pays(launch, groups):
+        x = in_layout_of(grad, empty_channels_last(grad, shape))  # its values are not read
+        mask = (True, False, False)
+        backward = torch.ops.aten.convolution_backward
+        out = backward(grad, x, weight, None, *geometry, False, (0, 0), groups, mask)[0]
+        return in_layout_of(grad, out)
+    out = empty_channels_last(grad, shape)
+    return in_layout_of(
+        grad, run(launch, channels_last(grad), [channels_last(weight)], out, Epilogue())
+    )

@@ -1,0 +1,218 @@
+"""The Triton kernels of dense atrous convolution: an implicit matrix product over live taps.
+
+With A the pixels that a tap reads, gathered from channels_last x (N, H, W, Ci), and B the tap's
+weight, read in place from a channels_last weight (Co, kh, kw, Ci):
+
+    sums[pixel, co] = sum over live taps, ci of x[pixel + tap, ci] * weight[co, tap, ci]
+
+A program takes one item of a plan (see :mod:`fastseg.kernels.conv.plan`): BM pixels that
+share their live taps, BN output channels, a range of (tap, chunk of BK input channels). It walks
+only those taps; there is no im2col in memory. B comes through a tensor descriptor (TMA), which
+fills channels that do not exist with zeros; A through asynchronous copies, without a mask where
+all pixels of every tile have the same live taps and BK divides Ci. Sums are float32. The program
+stores the epilogue of its sums, or where several share a tile the sums themselves into its own
+slot of a workspace, which `reduce_kernel` adds up in the plan's order: deterministic.
+
+The gradient of the input at stride 1 is the same product with the weight's roles exchanged
+(TRANSPOSED): B = weight[k, tap, n], read in place too.
+
+Floor: 2 * Ci * Co FLOPs for each (pixel, live tap); bytes: x, weight and residual read and the
+output written once. H100, bfloat16, at 800 TFLOP/s and 3 TB/s, in microseconds for a batch of
+1 / 8 / 16: 3x3 2048 -> 256 on 33 x 33 at rate 6: 10/79/159 of FLOPs and 5/17/30 of bytes, at
+rate 12: 7/59/118, at rate 18: 5/42/83; all branches of an ASPP of rates 6, 12, 18 and the 1x1:
+24/191/383 and 12/28/45. Multiplying the padding too would take 13/103/206 a branch and 40/320/639
+for the ASPP. These figures are arithmetic: no run on a GPU stands behind them.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from fastseg.kernels.conv.epilogue import epilogue
+
+PART = tl.constexpr(8192)
+
+
+@triton.jit
+def pick(pointers, branch):
+    """pointers[branch], of a tuple."""
+    chosen = pointers[0]
+    for i in tl.static_range(1, len(pointers)):
+        chosen = tl.where(branch == i, pointers[i], chosen)
+    return chosen
+
+
+@triton.jit
+def make_descriptor(
+    weight, rows, row_taps, columns, BN: tl.constexpr, BK: tl.constexpr, TRANSPOSED: tl.constexpr
+):
+    """Of a weight (rows, row_taps, columns): tiles (BN, 1, BK), or (BK, 1, BN)."""
+    return tl.make_tensor_descriptor(
+        weight,
+        shape=[rows, row_taps, columns],
+        strides=[row_taps * columns, columns, 1],
+        block_shape=[BK, 1, BN] if TRANSPOSED else [BN, 1, BK],
+    )
+
+
+@triton.jit
+def accumulate(
+    sums, x, weight, taps, first, end, first_chunk, end_chunk, origin, top, left, height, width,
+    channels, outputs, weight_taps, column, BN: tl.constexpr, BK: tl.constexpr,
+    MIXED: tl.constexpr, WHOLE: tl.constexpr, ALIGNED: tl.constexpr, TRANSPOSED: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Adds the taps [first, end) of one branch to the sums (BM, BN).
+
+    x: (N, height, width, channels). weight: (outputs, weight_taps, channels); if TRANSPOSED
+    (channels, weight_taps, outputs). taps: rows of (number in the weight, dy, dx, unused). Of each
+    tap the chunks [first_chunk, end_chunk) of BK channels. origin: the pixels' windows, counted in
+    pixels of x, (BM,), with their rows and columns top and left. column: the first output channel.
+
+    MIXED: some taps are dead for some pixels. WHOLE: BK divides channels. ALIGNED: all rows of x
+    and of the weight begin at multiples of 16 bytes.
+    """
+    k, n = tl.arange(0, BK), column + tl.arange(0, BN)
+    if ALIGNED:
+        if TRANSPOSED:
+            descriptor = make_descriptor(weight, channels, weight_taps, outputs, BN, BK, True)
+        else:
+            descriptor = make_descriptor(weight, outputs, weight_taps, channels, BN, BK, False)
+    # Flattened, so that the next tap's copies are under way when a tap's last products are.
+    for t in tl.range(first, end, flatten=True):
+        tap, dy, dx = tl.load(taps + 4 * t), tl.load(taps + 4 * t + 1), tl.load(taps + 4 * t + 2)
+        at = (origin + (dy * width + dx)).to(tl.int64) * channels
+        if MIXED:
+            y, column_of_x = top + dy, left + dx
+            live = (y >= 0) & (y < height) & (column_of_x >= 0) & (column_of_x < width)
+        for chunk in range(first_chunk, end_chunk):
+            channel = chunk * BK + k
+            pointers = x + at[:, None] + channel[None, :]
+            if ALIGNED:  # which the compiler loses sight of in the flattened loop
+                pointers = tl.multiple_of(pointers, (16, 16))
+            if MIXED and WHOLE:
+                a = tl.load(pointers, live[:, None], 0.0)
+            elif MIXED:
+                a = tl.load(pointers, live[:, None] & (channel < channels)[None, :], 0.0)
+            elif WHOLE:
+                a = tl.load(pointers)
+            else:
+                a = tl.load(pointers, (channel < channels)[None, :], 0.0)
+            if ALIGNED and TRANSPOSED:
+                b = descriptor.load([chunk * BK, tap, column]).reshape(BK, BN)
+            elif ALIGNED:
+                b = descriptor.load([column, tap, chunk * BK]).reshape(BN, BK).T
+            else:
+                exists = (channel < channels)[:, None] & (n < outputs)[None, :]
+                if TRANSPOSED:
+                    rows = (channel.to(tl.int64) * weight_taps + tap) * outputs
+                    b = tl.load(weight + rows[:, None] + n[None, :], exists, 0.0)
+                else:
+                    rows = (n.to(tl.int64) * weight_taps + tap) * channels
+                    b = tl.load(weight + rows[None, :] + channel[:, None], exists, 0.0)
+            sums = tl.dot(a, b, sums, input_precision=PRECISION)
+    return sums
+
+
+@triton.jit
+def finish(
+    sums, out, biases, scales, shifts, residual, branch, pixel, column, outputs, out_stride,
+    BM: tl.constexpr, BN: tl.constexpr, SUMMED: tl.constexpr, ACTIVATION: tl.constexpr,
+):  # fmt: skip
+    """Stores the epilogue of whole sums (BM, BN), of one branch or of SUMMED at once.
+
+    In parts of PART elements: the pointers of more would not fit beside the sums.
+    """
+    if BM * BN > PART:
+        left, right = sums.reshape(BM, 2, BN // 2).permute(0, 2, 1).split()
+        finish(
+            left, out, biases, scales, shifts, residual, branch, pixel, column, outputs,
+            out_stride, BM, BN // 2, SUMMED, ACTIVATION,
+        )  # fmt: skip
+        finish(
+            right, out, biases, scales, shifts, residual, branch, pixel, column + BN // 2, outputs,
+            out_stride, BM, BN // 2, SUMMED, ACTIVATION,
+        )  # fmt: skip
+    else:
+        channel = (column + tl.arange(0, BN))[None, :]
+        channel_exists = channel < outputs
+        at = pixel.to(tl.int64)[:, None] * out_stride + branch * outputs + channel
+        bias = pick(biases, branch) if biases is not None else None
+        scale = pick(scales, branch) if scales is not None else None
+        shift = pick(shifts, branch) if shifts is not None else None
+        for i in tl.static_range(1, SUMMED if shifts is not None else 1):
+            sums += tl.load(shifts[i] + channel, channel_exists, 0.0).to(tl.float32)
+        sums = epilogue(
+            sums, bias, scale, shift, residual, channel, channel_exists, at, channel_exists,
+            ACTIVATION,
+        )  # fmt: skip
+        tl.store(out + at, sums.to(out.dtype.element_ty), channel_exists)
+
+
+@triton.jit
+def atrous_conv2d_kernel(
+    x, weights, out, workspace, biases, scales, shifts, residual, items, pixels, taps,
+    height, width, out_height, out_width, stride_y, stride_x, channels, outputs, weight_taps,
+    out_stride, columns,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SUMMED: tl.constexpr,
+    MIXED: tl.constexpr, SPLIT: tl.constexpr, WHOLE: tl.constexpr, ALIGNED: tl.constexpr,
+    TRANSPOSED: tl.constexpr, PRECISION: tl.constexpr, ACTIVATION: tl.constexpr,
+):  # fmt: skip
+    """Program (item * columns + c): BM pixels by the c-th BN of the outputs of one branch."""
+    item = items + tl.program_id(0) // columns * (5 + 2 * SUMMED)
+    column = tl.program_id(0) % columns * BN
+    tile, branch, slot = tl.load(item), tl.load(item + 1), tl.load(item + 2)
+    first_chunk, end_chunk = tl.load(item + 3), tl.load(item + 4)
+    lane = tl.arange(0, BM)
+    pixel = tl.load(pixels + tile.to(tl.int64) * BM + lane)
+    row = pixel // out_width
+    image = row // out_height
+    top, left = row % out_height * stride_y, pixel % out_width * stride_x
+    origin = (image * height + top) * width + left
+    sums = tl.zeros((BM, BN), tl.float32)
+    for i in tl.static_range(SUMMED):
+        if SUMMED > 1:
+            weight, branch_taps = weights[i], weight_taps[i]
+        else:
+            weight, branch_taps = pick(weights, branch), pick(weight_taps, branch)
+        sums = accumulate(
+            sums, x, weight, taps, tl.load(item + 5 + 2 * i), tl.load(item + 6 + 2 * i),
+            first_chunk, end_chunk, origin, top, left, height, width, channels, outputs,
+            branch_taps, column, BN, BK, MIXED, WHOLE, ALIGNED, TRANSPOSED, PRECISION,
+        )  # fmt: skip
+    if SPLIT and slot >= 0:
+        at = (slot * columns + tl.program_id(0) % columns).to(tl.int64) * BM * BN
+        at += lane[:, None] * BN + tl.arange(0, BN)[None, :]
+        tl.store(workspace + at, sums)
+    else:
+        pixel = tl.load(pixels + tile.to(tl.int64) * BM + lane)
+        finish(
+            sums, out, biases, scales, shifts, residual, branch, pixel, column, outputs,
+            out_stride, BM, BN, SUMMED, ACTIVATION,
+        )  # fmt: skip
+
+
+@triton.jit
+def reduce_kernel(
+    workspace, out, biases, scales, shifts, residual, reductions, pixels, outputs, out_stride,
+    columns, BM: tl.constexpr, BN: tl.constexpr, ROWS: tl.constexpr, SUMMED: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+):  # fmt: skip
+    """Program (split tile * columns + c, r): adds up ROWS rows of its slots, in their order."""
+    entry = reductions + tl.program_id(0) // columns * 4
+    part = tl.program_id(0) % columns
+    tile, branch = tl.load(entry), tl.load(entry + 1)
+    first, slots = tl.load(entry + 2), tl.load(entry + 3)
+    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    at = (first.to(tl.int64) * columns + part) * BM * BN
+    at += row[:, None] * BN + tl.arange(0, BN)[None, :]
+    sums = tl.zeros((ROWS, BN), tl.float32)
+    for _ in range(slots):
+        sums += tl.load(workspace + at)
+        at += columns * BM * BN
+    pixel = tl.load(pixels + tile.to(tl.int64) * BM + row)
+    finish(
+        sums, out, biases, scales, shifts, residual, branch, pixel, part * BN, outputs,
+        out_stride, ROWS, BN, SUMMED, ACTIVATION,
+    )  # fmt: skip

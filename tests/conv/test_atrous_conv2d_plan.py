@@ -1,0 +1,176 @@
+"""The plans of atrous convolutions on GPUs: every live tap of every pixel once, dead taps never."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("triton")
+from fastseg.kernels.conv import plan as plans
+from fastseg.kernels.conv.tiles import Branch, Sizes, make_tiles
+
+ONE = (1, 1)
+
+
+def atrous(rate, kernel=3):
+    return Branch((kernel, kernel), ONE, (rate * (kernel // 2),) * 2, (rate, rate))
+
+
+CASES = (  # batch, (H, W), branches, summed
+    (1, (9, 11), [atrous(2)], False),
+    (3, (7, 5), [atrous(9)], False),
+    (2, (13, 8), [Branch((3, 3), ONE, (4, 2), (4, 2))], False),
+    (2, (10, 10), [Branch((5, 3), ONE, (6, 1), (3, 2))], False),
+    (2, (11, 9), [Branch((3, 3), (2, 3), (3, 3), (3, 3))], False),
+    (1, (1, 5), [Branch((3, 3), (1, 2), (4, 2), (2, 1))], False),  # pixels without a live tap
+    (2, (9, 8), [Branch((3, 3), ONE, (0, 0), (2, 2))], False),
+    (2, (8, 9), [atrous(1, 1), atrous(2), atrous(4), atrous(2, 5)], False),
+    (2, (8, 9), [atrous(1), atrous(2), atrous(4), atrous(12)], True),
+)
+CUTS = (
+    plans.Cut(tile=16, columns=1, chunks=3, step=1.0, processors=1),  # whole tiles
+    plans.Cut(tile=16, columns=2, chunks=5, step=30.0, processors=200),  # split tiles
+    plans.Cut(tile=32, columns=1, chunks=1, step=30.0, processors=500),  # by taps alone
+)
+
+
+def sizes_of(batch, size, branch):
+    out = [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(size, *branch, strict=True)
+    ]
+    return Sizes(batch, *size, *out)
+
+
+def is_live(sizes, branch, pixel, dy, dx):
+    row, x = divmod(pixel, sizes.out_width)
+    y = row % sizes.out_height
+    inside = (y * branch.stride[0] + dy, x * branch.stride[1] + dx)
+    return 0 <= inside[0] < sizes.height and 0 <= inside[1] < sizes.width
+
+
+def expected(sizes, branches):
+    """Every (branch, pixel, number of a live tap in the weight, dy, dx)."""
+    found = set()
+    pixels = range(sizes.batch * sizes.out_height * sizes.out_width)
+    for b, branch in enumerate(branches):
+        for i, j in itertools.product(*map(range, branch.kernel_size)):
+            dy = i * branch.dilation[0] - branch.padding[0]
+            dx = j * branch.dilation[1] - branch.padding[1]
+            number = i * branch.kernel_size[1] + j
+            found |= {(b, p, number, dy, dx) for p in pixels if is_live(sizes, branch, p, dy, dx)}
+    return found
+
+
+@pytest.mark.parametrize("cut", CUTS, ids=("whole", "split", "by taps"))
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_live_tap_of_every_pixel_once(case, cut):
+    batch, size, branches, summed = case
+    sizes = sizes_of(batch, size, branches[0])
+    plan = plans.build(sizes, tuple(branches), cut, summed, False)
+    pixels, taps = plan.pixels.numpy(), plan.taps.numpy()
+    walked, slots, previous = Counter(), {}, np.inf
+    for tile, branch, slot, low, high, *ranges in plan.items.tolist():
+        ranges = list(zip(ranges[::2], ranges[1::2], strict=True))
+        steps = sum(end - first for first, end in ranges) * (high - low)
+        assert steps <= previous, "longest first"
+        previous = steps
+        slots.setdefault((tile, branch), []).append(slot)
+        for b, (first, end) in enumerate(ranges):
+            b = b if summed else branch
+            for number, dy, dx, _ in taps[first:end].tolist():
+                for p in set(pixels[tile].tolist()):
+                    live = is_live(sizes, branches[b], p, dy, dx)
+                    assert live or plan.mixed, "nothing masks a dead tap"
+                    if live:
+                        walked.update((b, p, number, dy, dx, c) for c in range(low, high))
+    assert set(walked) == {(*e, c) for e in expected(sizes, branches) for c in range(cut.chunks)}
+    assert set(walked.values()) <= {1}
+    check_slots(plan, slots)
+
+
+def check_slots(plan, slots):
+    """Each split tile is reduced once, over its own slots; the others are stored at once."""
+    used = []
+    for tile, branch, first, count in plan.reductions.tolist():
+        mine = slots.pop((tile, branch))
+        assert sorted(mine) == list(range(first, first + count))
+        used += mine
+    assert sorted(used) == list(range(plan.slots))
+    assert all(mine == [-1] for mine in slots.values())
+
+
+def test_cuts_split_as_they_are_meant_to():
+    sizes, branches = Sizes(1, 9, 11, 9, 11), (atrous(2),)
+    slots = [plans.build(sizes, branches, cut, False, False).slots for cut in CUTS]
+    assert slots[0] == 0
+    assert min(slots[1:]) > 7
+
+
+def test_pixels_without_a_live_tap_have_a_tile():
+    _, size, branches, _ = CASES[5]
+    tiles = make_tiles(sizes_of(1, size, branches[0]), branches, 16)
+    assert 0 in tiles.taps
+
+
+def test_reversed_taps():
+    sizes, branch = Sizes(1, 9, 9, 9, 9), atrous(3)
+    forward = make_tiles(sizes, [branch], 16).tap_lists
+    backward = make_tiles(sizes, [branch], 16, flipped=True).tap_lists
+    assert len(forward) == len(backward)
+    for a, b in zip(forward, backward, strict=True):
+        assert [t[2:] for t in a] == [t[2:] for t in b]
+        assert [8 - t[1] for t in a] == [t[1] for t in b]
+
+
+@pytest.mark.parametrize(("rate", "most"), [(6, 0.795), (12, 0.60), (18, 0.425)])
+def test_executed_share(rate, most):
+    """Of a dense convolution's multiplications; 0.772, 0.574 and 0.405 touch real pixels."""
+    tiles = make_tiles(Sizes(8, 33, 33, 33, 33), [atrous(rate)], 128)
+    assert tiles.taps.sum() * 128 / (9 * 8 * 33 * 33) <= most
+    pixels = np.concatenate([np.unique(t) for t in tiles.pixels])
+    assert np.array_equal(np.sort(pixels), np.arange(8 * 33 * 33))
+
+
+def test_more_pixels_than_an_int32_counts():
+    cut = CUTS[0]
+    sizes = Sizes(1 << 12, 1 << 10, 1 << 10, 1 << 10, 1 << 10)
+    with pytest.raises(ValueError, match="more pixels than an int32 counts"):
+        plans.build(sizes, (atrous(2),), cut, False, False)
+
+
+def test_cache_keeps_the_plans_that_were_used_last():
+    cache, cpu = plans.PlanCache(most=2), torch.device("cpu")
+    sizes = [Sizes(1, n, 9, n, 9) for n in (5, 6, 7)]
+
+    def get(i):
+        return cache.get(sizes[i], (atrous(2),), CUTS[0], cpu)
+
+    first, second = get(0), get(1)
+    assert get(0) is first
+    get(2)
+    assert get(0) is first
+    assert get(1) is not second
+    assert len(cache.plans) == 2
+
+
+def test_threads_share_the_cache():
+    cache, cpu = plans.PlanCache(), torch.device("cpu")
+    found = []
+
+    def work():
+        for n in range(5, 25):
+            sizes = Sizes(1, n, 9, n, 9)
+            found.append((n, cache.get(sizes, (atrous(2),), CUTS[0], cpu)))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert len(found) == 80
+    assert len({id(plan) for _, plan in found}) == len(cache.plans) == 20

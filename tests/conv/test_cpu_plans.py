@@ -1,0 +1,170 @@
+"""A call of atrous_conv2d on the CPU without the op between: the same, and only where it may be."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import fastseg
+from fastseg._core import extension
+from fastseg._core.conv2d import Conv2d
+from fastseg._core.library import CPU_PLANS
+from fastseg.ops.conv.cpu_costs import live_taps
+from fastseg.ops.conv.cpu_plan import plan
+from tests.conv.conv_cases import needs_kernel
+
+pytestmark = needs_kernel("atrous_conv2d")
+
+
+@pytest.fixture(autouse=True)
+def forget():
+    CPU_PLANS.clear()
+
+
+def operands(channels=16, out_channels=24, kernel=3):
+    torch.manual_seed(0)
+    return torch.randn(2, channels, 9, 8), torch.randn(out_channels, channels, kernel, kernel)
+
+
+def planned(x, weight, conv, bare=False):
+    """The name of the kernel that is chosen."""
+    return plan(x, weight, conv, "", bare).func.__name__
+
+
+def test_the_plan_computes_what_the_op_does():
+    x, weight = operands()
+    scale, shift = torch.rand(2, 24)
+    residual = torch.randn(2, 24, 9, 8)
+    direct = fastseg.atrous_conv2d(
+        x, weight, scale=scale, shift=shift, residual=residual, activation="relu"
+    )
+    assert len(CPU_PLANS) == 1
+    geometry = ((1, 1), (1, 1), (1, 1), 1)
+    op = torch.ops.fastseg.atrous_conv2d
+    assert torch.equal(direct, op(x, weight, None, scale, shift, residual, *geometry, "relu"))
+
+
+def test_arguments_that_cannot_be_hashed():
+    x, weight = operands()
+    expected = fastseg.atrous_conv2d(x, weight, dilation=(2, 1))
+    assert torch.equal(fastseg.atrous_conv2d(x, weight, dilation=[2, 1]), expected)
+
+
+def test_bad_input_is_refused_each_time():
+    x, weight = operands()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="scale must have the shape"):
+            fastseg.atrous_conv2d(x, weight, scale=torch.rand(23))
+        with pytest.raises(RuntimeError, match="weight must have x's dtype"):
+            fastseg.atrous_conv2d(x, weight.double())
+        with pytest.raises(RuntimeError, match="activation must be one of"):
+            fastseg.atrous_conv2d(x, weight, activation="tanh")
+    assert not CPU_PLANS
+
+
+def test_plans_are_of_a_level_of_simd():
+    x, weight = operands(32, 32)
+    for level in extension.available_simd_levels():
+        with extension.use_simd_level(level):
+            assert not CPU_PLANS
+            fastseg.atrous_conv2d(x, weight)
+            assert CPU_PLANS
+    assert not CPU_PLANS
+
+
+class Dispatched(TorchDispatchMode):
+    """Notes the ops."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+class Called(TorchFunctionMode):
+    """Notes the functions."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mode", [Dispatched, Called])
+def test_modes_see_the_op(mode):
+    x, weight = operands()
+    fastseg.atrous_conv2d(x, weight)
+    with mode() as seen:
+        fastseg.atrous_conv2d(x, weight)
+    assert [name for name in seen.names if "fastseg" in name and "atrous_conv2d" in name]
+
+
+def test_a_gradient_asked_for_later():
+    x, weight = operands()
+    fastseg.atrous_conv2d(x, weight)
+    weight.requires_grad_()
+    fastseg.atrous_conv2d(x, weight).sum().backward()
+    expected = torch.autograd.grad(F.conv2d(x, weight, padding=1).sum(), weight)[0]
+    torch.testing.assert_close(weight.grad, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_negated_views():
+    """Their memory holds the values with the other sign."""
+    x, weight = operands()
+    z = torch.complex(torch.zeros_like(weight), weight)
+    expected = fastseg.atrous_conv2d(x, weight.clone())
+    for w, sign in ((z.imag, 1), (z.conj().imag, -1), (z.imag, 1)):
+        torch.testing.assert_close(fastseg.atrous_conv2d(x, w), sign * expected)
+
+
+def test_autocast_still_casts():
+    x, weight = operands()
+    fastseg.atrous_conv2d(x, weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert fastseg.atrous_conv2d(x, weight).dtype == torch.bfloat16
+
+
+@pytest.mark.skipif(extension.simd_level() != "avx512", reason="the choice measured for AVX-512")
+def test_choice_by_size():
+    point = Conv2d((1, 1), (0, 0), (1, 1), 1)
+    weight = torch.empty(64, 64, 1, 1)
+    assert planned(torch.empty(1, 64, 1, 1), weight, point) == "im2col_conv2d"
+    assert planned(torch.empty(1, 64, 17, 17), weight, point) == "im2col_conv2d"
+    assert planned(torch.empty(1, 64, 129, 129), weight, point) == "onednn_conv2d"
+    each = Conv2d((1, 1), (2, 2), (1, 1), 64)
+    taps = torch.empty(64, 1, 5, 5)
+    assert planned(torch.empty(1, 64, 17, 17), taps, each) == "depthwise_conv2d"
+    assert planned(torch.empty(1, 64, 129, 129), taps, each) == "onednn_conv2d"
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [(9, 3, 1, 1, 1), (9, 3, 2, 1, 1), (10, 5, 3, 2, 2), (7, 3, 1, 6, 6), (4, 1, 2, 0, 1)],
+)
+def test_live_taps_are_counted(geometry):
+    size, kernel, stride, padding, dilation = geometry
+    ones = torch.ones(1, 1, size)
+    taps = F.conv1d(ones, torch.ones(1, 1, kernel), None, stride, padding, dilation)
+    assert live_taps(*geometry) == taps.sum()
+
+
+@pytest.mark.skipif(extension.simd_level() != "avx512", reason="the choice measured for AVX-512")
+def test_weights_that_are_used_few_times_are_not_prepared():
+    """To compare them with what was prepared would take longer than to multiply by them."""
+    wide = torch.empty(256, 2048, 1, 1)
+    point = Conv2d((1, 1), (0, 0), (1, 1), 1)
+    same = Conv2d((1, 1), (1, 1), (1, 1), 1)
+    assert planned(torch.empty(1, 2048, 1, 1), wide, point) == "im2col_conv2d"
+    assert planned(torch.empty(1, 2048, 33, 33), wide, point) == "onednn_conv2d"
+    taps = torch.empty(512, 512, 3, 3)
+    assert planned(torch.empty(1, 512, 2, 2), taps, same) == "im2col_conv2d"
+    assert planned(torch.empty(1, 512, 16, 16), taps, same) == "winograd_conv2d"

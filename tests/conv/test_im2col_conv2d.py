@@ -1,0 +1,130 @@
+"""The op of convolution as one matrix product against torch's convolution and its reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fastseg._core import extension
+from fastseg import reference
+from fastseg._core.conv2d import ACTIVATIONS
+from tests.conv.conv_cases import needs_kernel
+
+ops = torch.ops.fastseg
+CASES = [
+    # (N, Ci, H, W), Co, kernel, stride, padding, dilation
+    ((1, 16, 8, 8), 16, (1, 1), 1, 0, 1),
+    ((2, 3, 17, 15), 20, (3, 3), 2, 1, 1),  # the first convolution of a network
+    ((1, 70, 9, 11), 33, (3, 3), 1, 2, 2),  # rows longer than a block, panels with lanes over
+    ((3, 600, 1, 1), 40, (1, 1), 1, 0, 1),  # squeeze and excitation
+    ((1, 256, 5, 5), 17, (1, 1), 1, 0, 1),  # a block exactly
+    ((1, 5, 7, 9), 1, (5, 3), (2, 1), (4, 0), (1, 3)),
+    ((1, 1, 4, 4), 3, (1, 1), 2, 0, 1),
+    ((2, 24, 40, 41), 65, (1, 1), 1, 0, 1),  # several tasks
+    ((0, 8, 5, 5), 16, (3, 3), 1, 1, 1),
+]
+
+
+def pairs(*values):
+    """Two integers each."""
+    return [(v, v) if isinstance(v, int) else v for v in values]
+
+
+def problem(shape, out_channels, kernel, *geometry):
+    """Operands of a case and what its convolution is, in float64."""
+    torch.manual_seed(sum(shape))
+    x = torch.randn(shape).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(out_channels, shape[1], *kernel)
+    geometry = pairs(*geometry)
+    return x, weight, geometry, F.conv2d(x.double(), weight.double(), None, *geometry)
+
+
+def convolve(x, weight, geometry, epilogue=(None,) * 4, activation=""):
+    return ops.im2col_conv2d(x, weight, *epilogue, *geometry, activation)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("level", extension.available_simd_levels())
+def test_computes_the_convolution(level, case):
+    x, weight, geometry, expected = problem(*case)
+    with extension.use_simd_level(level):
+        y = convolve(x, weight, geometry)
+        assert torch.equal(convolve(x.contiguous(), weight, geometry), y)
+        by_taps = weight.contiguous(memory_format=torch.channels_last)
+        others = [by_taps, torch.stack([weight, weight], -1)[..., 0], weight.flip(0).flip(0)]
+        close = [convolve(x, w, geometry) for w in others]
+    assert y.is_contiguous(memory_format=torch.channels_last) or 1 in y.shape
+    for z in (y, *close):
+        assert z.shape == expected.shape
+        if len(x):
+            assert (z - expected).abs().max() <= 1e-6 * expected.abs().max()
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("level", extension.available_simd_levels())
+def test_epilogue(level, activation):
+    x, weight, geometry, y = problem((2, 9, 6, 7), 37, (3, 3), 1, 1, 1)
+    bias, scale, shift = torch.randn(3, 37)
+    residual = torch.randn(2, 37, 6, 7)
+    epilogue = (bias, scale, shift, residual)
+    with extension.use_simd_level(level):
+        actual = convolve(x, weight, geometry, epilogue, activation)
+    expected = reference.conv2d_epilogue(y, *(t.double() for t in epilogue), activation)
+    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=2e-5)
+
+
+@needs_kernel("im2col_conv2d")
+def test_bits_do_not_depend_on_threads():
+    before = torch.get_num_threads()
+    for case in (CASES[2], CASES[7], ((1, 320, 6, 6), 512, (3, 3), 1, 1, 1)):
+        x, weight, geometry, _ = problem(*case)
+        results = []
+        for threads in (1, 2, 3, 7):
+            torch.set_num_threads(threads)
+            results.append(convolve(x, weight, geometry))
+        torch.set_num_threads(before)
+        assert all(torch.equal(r, results[0]) for r in results)
+
+
+def test_nan_and_infinity():
+    x, weight, geometry, _ = problem((1, 4, 6, 6), 5, (3, 3), 1, 1, 1)
+    x[0, 2, 1, 1] = float("nan")
+    y = convolve(x, weight, geometry, activation="relu")
+    assert torch.equal(y.isnan()[0, 0], F.max_pool2d(x[:, 2:3].isnan().float(), 3, 1, 1)[0, 0] > 0)
+
+
+def test_opcheck():
+    x, weight, geometry, _ = problem((2, 3, 9, 8), 5, (3, 3), 2, 1, 1)
+    vector = torch.randn(5)
+    arguments = (x, weight, vector, None, vector, None, *geometry, "relu")
+    torch.library.opcheck(ops.im2col_conv2d.default, arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({0: torch.randn(4, 9, 8)}, "x must have the shape"),
+        ({0: torch.randn(1, 4, 9, 8).double()}, "x must be float32"),
+        ({0: torch.randn(1, 5, 9, 8)}, "5"),
+        ({1: torch.randn(5, 4, 3)}, "weight must have the shape"),
+        ({1: torch.randn(5, 4, 3, 3).double()}, "weight must have x's dtype"),
+        ({1: torch.randn(5, 4, 2, 3)}, "odd kernel height and width"),
+        ({2: torch.randn(6)}, "bias must have the shape"),
+        ({5: torch.randn(1, 5, 9, 9)}, "residual must have the output's shape"),
+        ({6: (0, 1)}, "stride must be at least 1"),
+        ({7: (3, 1)}, "padding must not be larger"),
+        ({0: torch.randn(1, 4, 1, 1), 7: (0, 0)}, "too small"),
+        ({9: "tanh"}, "activation must be one of"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_bad_input(change, message):
+    arguments = [torch.randn(1, 4, 9, 8), torch.randn(5, 4, 3, 3), None, None, None, None]
+    arguments += [(1, 1), (1, 1), (1, 1), ""]
+    for at, value in change.items():
+        arguments[at] = value
+    with pytest.raises(RuntimeError, match=message):
+        ops.im2col_conv2d(*arguments)
+    with pytest.raises(RuntimeError, match=message):
+        ops.im2col_conv2d(*(a.to("meta") if isinstance(a, torch.Tensor) else a for a in arguments))

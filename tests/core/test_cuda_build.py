@@ -1,0 +1,180 @@
+"""What nvcc makes of csrc/cuda: registers, stack and vector instructions of each kernel.
+
+Registers decide how many threads fit on a multiprocessor, and so how many bytes are in flight; a
+stack means spills to memory. None of it needs a GPU.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.cuda_on_cpu.build import CSRC, cuda_home
+from tests.native_build import folder_for, run
+
+ARCHS = ("80", "90", "100")
+# Of 65536 registers for 2048 threads: the 2x2 kernels keep 5 blocks of 256 threads resident, the
+# kernels for any window, which read less at once, at least 3, as does the simplex of 8 dimensions
+# in double; the lattice's look-ups, which wait for memory, 5; the filters 4.
+CEILINGS = {
+    "_2x2": 48,
+    "_any": 80,
+    "_bid": 40,
+    "_fetch": 40,
+    "_pick": 40,
+    "_kernel": 40,
+    "_simplex": 80,
+    "_hash": 48,
+}
+CEILINGS |= {"_order": 40, "_reduce": 48, "_blur": 40, "_splat": 64, "_slice": 48, "_gradient": 64}
+CEILINGS |= {"_taps": 40, "_pass": 64, "_tile": 64, "_unary": 40, "_positions": 40, "_fold": 40}
+CEILINGS |= {"_factors": 40, "_mixing": 40, "_mix": 40}
+
+
+def tool(name: str) -> str | None:
+    """cuobjdump or nvdisasm of the toolkit, or those that come with Triton."""
+    if found := shutil.which(name, path=f"{cuda_home()}/bin"):
+        return found
+    try:
+        import triton
+    except ImportError:
+        return None
+    return shutil.which(name, path=f"{Path(triton.__file__).parent}/backends/nvidia/bin")
+
+
+NVCC = cuda_home() and shutil.which("nvcc", path=f"{cuda_home()}/bin")
+CUOBJDUMP = tool("cuobjdump")
+pytestmark = pytest.mark.skipif(
+    not (NVCC and CUOBJDUMP), reason="needs nvcc and cuobjdump (which the triton package holds)"
+)
+
+
+def compiled(source: Path) -> Path:
+    """The object file for ARCHS, made once for each state of the sources."""
+    folder = folder_for("cuda", ARCHS, CSRC.glob("c*/*.[ch]*"))
+    target = folder / f"{source.stem}.o"
+    if not target.exists():
+        codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHS]
+        scratch = target.with_suffix(f".{os.getpid()}.o")
+        run([NVCC, "-O3", "-std=c++20", f"-I{CSRC}", *codes, "-c", source, "-o", scratch])
+        scratch.rename(target)
+    return target
+
+
+def dump(objects: list[Path], *options: str) -> str:
+    texts = [
+        subprocess.run([CUOBJDUMP, *options, o], capture_output=True, text=True, check=True).stdout
+        for o in objects
+    ]
+    return "".join(texts)
+
+
+@pytest.fixture(scope="module")
+def objects() -> list[Path]:
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(compiled, sorted((CSRC / "cuda").glob("*.cu"))))
+
+
+def test_registers_and_stack(objects):
+    pattern = r"Function (\w+):\s+REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)"
+    text = dump(objects, "--dump-resource-usage")
+    kernels = re.findall(pattern, text)
+    assert len(kernels) % len(ARCHS) == 0
+    assert len(kernels) >= 40 * len(ARCHS)
+    for name, registers, stack, local in kernels:
+        (kind,) = [k for k in CEILINGS if re.search(rf"[a-z]{k}(I|E|P)", name)]
+        assert int(registers) <= CEILINGS[kind], f"{name} takes {registers} registers"
+        assert int(stack) == int(local) == 0, f"{name} has a stack of {stack} bytes"
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_no_product_of_a_simplex_is_fused_with_a_sum(objects, arch):
+    """common/permutohedral.h: which simplex a point lies in depends on each rounding."""
+    source = CSRC / "cuda/permutohedral_simplex.cu"
+    sass = dump([compiled(source)], "--dump-sass", "--gpu-architecture", f"sm_{arch}")
+    assert re.search(r"\bFMUL\b", sass)
+    assert re.search(r"\bDMUL\b", sass)
+    assert not re.search(r"\b[FD]FMA", sass)
+
+
+class Kernel2x2(NamedTuple):
+    """A kernel for 2x2 windows: its op, whether its vectors are full ones, its instructions."""
+
+    name: str
+    op: str
+    full: bool
+    sass: str
+
+    @property
+    def accesses(self) -> int:
+        """Vectors on the plane's side of a tile: rows or taps."""
+        return 4 if self.full else 2
+
+
+@functools.cache
+def kernels_2x2(arch: str) -> list[Kernel2x2]:
+    objects = [compiled(s) for s in sorted((CSRC / "cuda").glob("max_*pool*.cu"))]
+    text = dump(objects, "--dump-sass", "--gpu-architecture", f"sm_{arch}")
+    names_and_bodies = re.split(r"\s+Function : (\w+)\n", text)[1:]
+    kernels = []
+    for name, body in zip(names_and_bodies[::2], names_and_bodies[1::2], strict=True):
+        if found := re.search(r"\d(max_[a-z0-9_]+)_2x2I(\w+)Li(\d)ELb", name):
+            size = {"f": 4, "j": 4, "d": 8, "m": 8}.get(found[2], 2)
+            kernels.append(Kernel2x2(name, found[1], int(found[3]) * size == 16, body))
+    return kernels
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_2x2_kernels_move_16_bytes_an_instruction(objects, arch):
+    assert len(kernels_2x2(arch)) == 12 + 9 + 9
+    for k in kernels_2x2(arch):
+        sides = (int(k.full), k.accesses)  # of the pooled tensor and of the plane
+        loads, stores = sides if k.op == "max_unpool2d" else sides[::-1]
+        assert len(re.findall(r"\bLDG\.E\.EF\.128", k.sass)) >= loads, k.name
+        assert len(re.findall(r"\bSTG\.E\.128", k.sass)) >= stores, k.name
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_tile_is_in_flight_before_its_first_use(objects, arch):
+    for k in kernels_2x2(arch):
+        if k.op == "max_unpool2d":
+            continue
+        loads = [m.start() for m in re.finditer(r"\bLDG\.E\.EF\.128", k.sass)]
+        between = k.sass[loads[0] : loads[k.accesses - 1]]
+        assert not re.search(r"\b(FSETP|DSETP|FSEL|SEL|STG|BRA)\b", between), k.name
+
+
+# Where the rows of a lattice are read from and written to.
+ROWS = {
+    "permutohedral_reduce": ("LDG.E", "STG.E"),
+    "permutohedral_blur": ("LDG.E", "STG.E"),
+    "permutohedral_tile_splat": ("STS", "LDS", "STG.E"),
+    "permutohedral_slice": ("LDG.E", "STS", "LDS"),
+    "lattice_mean_field_tile": ("LDG.E", "STS", "LDS", "STG.E"),
+}
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_rows_move_16_bytes_an_instruction(objects, arch):
+    files = ("permutohedral_blur", "permutohedral_filter", "lattice_mean_field")
+    paths = [compiled(CSRC / "cuda" / f"{name}.cu") for name in files]
+    text = dump(paths, "--dump-sass", "--gpu-architecture", f"sm_{arch}")
+    names_and_bodies = re.split(r"\s+Function : (\w+)\n", text)[1:]
+    found = 0
+    for name, body in zip(names_and_bodies[::2], names_and_bodies[1::2], strict=True):
+        # Rows of one channel are scalars; Q that shared memory does not hold goes through no LDS.
+        kernel = next((k for k in ROWS if k in name), None)
+        if kernel is None or "Li1EEE" in name or "ELb0ELb0E" in name:
+            continue
+        found += 1
+        for access in ROWS[kernel]:
+            assert re.search(rf"\b{re.escape(access)}\.128", body), f"{name}: {access}"
+    assert found == 4 * 2 + 7

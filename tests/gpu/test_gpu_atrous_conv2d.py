@@ -1,0 +1,115 @@
+"""Atrous convolution's Triton kernels on a GPU: values, determinism, CUDA graphs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastseg import reference
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here"),
+    pytest.mark.usefixtures("ieee_convolutions"),
+]
+ONE = (1, 1)
+# Relative L2. Of float32 in three TF32 terms: the matrix units cut off their sums' last bits, over
+# thousands of terms; one TF32 term alone has 3e-4.
+TOLERANCE = {torch.float32: 2e-5, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+CASES = (  # (N, Ci, H, W), Co, kernel, stride, padding, dilation
+    ((1, 2048, 33, 33), 256, (3, 3), ONE, (12, 12), (12, 12)),  # split
+    ((8, 512, 33, 33), 256, (3, 3), ONE, (18, 18), (18, 18)),
+    ((2, 40, 41, 37), 21, (5, 3), ONE, (6, 9), (3, 9)),
+    ((2, 33, 20, 21), 70, (3, 3), (2, 2), (6, 6), (6, 6)),  # rows that TMA cannot address
+)
+each_dtype = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+
+
+def inputs(case, dtype):
+    shape, outputs, kernel, *geometry = case
+    x = torch.randn(shape, device="cuda").to(dtype, memory_format=torch.channels_last)
+    weight = torch.randn(outputs, shape[1], *kernel, device="cuda")
+    weight = (weight / weight[0].numel() ** 0.5).to(dtype)
+    return x, weight, *torch.randn(3, outputs, device="cuda"), (*geometry, 1)
+
+
+def doubled(a):
+    if isinstance(a, list):
+        return [doubled(t) for t in a]
+    return a.double() if isinstance(a, torch.Tensor) else a
+
+
+def error(actual, expected):
+    return ((actual.double() - expected).norm() / expected.norm()).item()
+
+
+@each_dtype
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_values_and_determinism(case, dtype, monkeypatch):
+    from fastseg.kernels.conv import atrous_conv2d as kernels
+
+    monkeypatch.setattr(kernels, "DENSE_SHARE", float("inf"))
+    x, weight, bias, scale, shift, geometry = inputs(case, dtype)
+    vectors = (bias, scale, shift)
+    wide = [t.double() for t in (x, weight, *vectors)]
+    out = kernels.atrous_conv2d(x, weight, *vectors, None, *geometry, "relu")
+    expected = reference.atrous_conv2d(*wide, None, *geometry, "relu")
+    assert error(out, expected) < TOLERANCE[dtype]
+    again = kernels.atrous_conv2d(x, weight, *vectors, None, *geometry, "relu")
+    assert torch.equal(out, again)
+    size = x.shape[2:]
+    expected = reference.atrous_conv2d_input_grad(out.double(), wide[1], size, *geometry)
+    actual = kernels.atrous_conv2d_input_grad(out, weight, size, *geometry)
+    assert error(actual, expected) < TOLERANCE[dtype]
+
+
+@each_dtype
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("summed", [False, True])
+def test_aspp(dtype, batch, summed):
+    from fastseg.kernels.conv import aspp
+
+    x = torch.randn(batch, 512, 33, 33, device="cuda").to(dtype)
+    channels = 21 if summed else 256
+    weights = [torch.randn(channels, 512, k, k, device="cuda") / (23 * k) for k in (1, 3, 3, 3)]
+    weights = [w.to(dtype) for w in weights]
+    shifts = list(torch.randn(4, channels, device="cuda"))
+    scales, rest, activation = [None] * 4, [None] * 4, ""
+    if not summed:
+        scales, activation = list(torch.randn(4, channels, device="cuda")), "relu"
+        project = (torch.randn(128, 5 * channels, 1, 1, device="cuda") / 32).to(dtype)
+        rest = [project[:, : 4 * channels], *torch.randn(2, 128, device="cuda")]
+        rest.append(torch.randn(batch, 128, device="cuda"))
+    arguments = (x, weights, scales, shifts, [1, 6, 12, 18], *rest)
+    out = aspp.aspp(*arguments, activation)
+    expected = reference.aspp(*map(doubled, arguments), activation)
+    assert error(out, expected) < 2 * TOLERANCE[dtype]  # the branches are rounded as well
+
+
+@pytest.mark.parametrize("warm", [True, False])
+def test_cuda_graphs(warm):
+    """Also one whose capture is the first to need its plan; and new ones do not harm it."""
+    from fastseg.kernels.conv import atrous_conv2d as kernels
+    from fastseg.kernels.conv import plan as plans
+
+    case = ((1, 256, 29, 31 + warm), 64, (3, 3), ONE, (12, 12), (12, 12))
+    x, weight, *_, geometry = inputs(case, torch.float16)
+
+    def run():
+        return kernels.atrous_conv2d(x, weight, *[None] * 4, *geometry, "")
+
+    # Compiles the kernels, which a capture cannot wait for; elsewhere a plan of the same kind.
+    run()
+    if not warm:
+        plans.cache.plans.clear()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = run()
+    plans.cache.plans.clear()
+    torch.full((1 << 22,), -1, dtype=torch.int32, device="cuda")  # over memory that was given up
+    x.copy_(torch.randn_like(x))
+    graph.replay()
+    expected = reference.atrous_conv2d(
+        x.double(), weight.double(), *[None] * 4, *geometry, ""
+    )  # fmt: skip
+    assert error(out, expected) < TOLERANCE[torch.float16]
