@@ -18,6 +18,7 @@ resource = pytest.importorskip("resource")
 pytestmark = needs_kernel("max_pool2d")
 
 MIB = 1 << 20
+PR_SET_THP_DISABLE = 41  # of Linux's prctl
 
 
 def kept() -> int:
@@ -119,9 +120,19 @@ CALLS = [
 ]
 
 
+@pytest.fixture
+def pages_of_4_kilobytes():
+    """No large pages, so that memory that is taken from the system shows in many page faults."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is None or prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) != 0:
+        pytest.skip("needs Linux's prctl")
+    yield
+    prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0)
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("make", CALLS, ids=lambda f: f.__name__)
-def test_a_call_takes_no_pages_from_the_system(make, layout):
+def test_a_call_takes_no_pages_from_the_system(make, layout, pages_of_4_kilobytes):
     torch.manual_seed(0)
     work = make(image(layout))
     faults = []
@@ -129,8 +140,8 @@ def test_a_call_takes_no_pages_from_the_system(make, layout):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         work()
         faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-    # An output of 5 MB alone would take 3 or 1200. Some calls take a few for small things.
-    assert min(faults[3:]) == 0, faults
+    # The smallest output alone would take 300. A busy system takes a few pages back at any time.
+    assert min(faults[3:]) < 100, faults
 
 
 def test_the_next_output_of_the_size_takes_it():
