@@ -43,6 +43,9 @@ struct TapChain {
   int64_t first, count;
   int64_t live_begin, live_end;
   bool paired;
+
+  // The second chain of a pair.
+  TapChain next() const { return {first + 1, count, live_begin, live_end, false}; }
 };
 
 std::vector<TapChain> tap_chains(int64_t outputs, int64_t inputs, int64_t padding,

@@ -66,6 +66,8 @@ struct Row {
   int64_t output = 0;             // the place of the row in y
 };
 
+// L channels of Q neighbouring chains; few images have so few channels that L is less than a
+// register, so one form serves these. I: the number of live kernel rows, or 0 for any up to three.
 template <class T, int I, int Q, int L, bool smooth, bool stream>
 void walk_vector(const ChannelsLastDepthwiseConv2d<T>& op, const Row<T>& row, const TapChain& chain,
                  int64_t c) {
@@ -75,10 +77,13 @@ void walk_vector(const ChannelsLastDepthwiseConv2d<T>& op, const Row<T>& row, co
   const Conv2dEpilogue<T> epilogue = op.epilogue;
   const T* next = row.next;
   T* y = op.y;
-  V weight[I][3];
-  const T* source[I];
+  constexpr int kRows = I > 0 ? I : 3;
+  const int rows = I > 0 ? I : static_cast<int>(row.sources.size());
+  V weight[kRows][3];
+  const T* source[kRows];
   FASTSEG_UNROLL
-  for (int i = 0; i < I; ++i) {
+  for (int i = 0; i < kRows; ++i) {
+    if (i >= rows) break;
     source[i] = row.sources[i];
     FASTSEG_UNROLL
     for (int j = 0; j < 3; ++j) {
@@ -93,10 +98,11 @@ void walk_vector(const ChannelsLastDepthwiseConv2d<T>& op, const Row<T>& row, co
     FASTSEG_UNROLL
     for (int q = 0; q < Q; ++q) {
       V first = {};
-      if constexpr (live) {
+      if (live) {
         const int64_t pixel = at + q * channels;
         FASTSEG_UNROLL
-        for (int i = 0; i < I; ++i) {
+        for (int i = 0; i < kRows; ++i) {
+          if (i >= rows) break;
           V x = S::load(source[i] + pixel);
           hold(x);
           first += weight[i][0] * x;
@@ -105,7 +111,7 @@ void walk_vector(const ChannelsLastDepthwiseConv2d<T>& op, const Row<T>& row, co
         }
         if (next) __builtin_prefetch(next + pixel, 0, 2);
       }
-      if constexpr (complete) {
+      if (complete) {
         const int64_t place = out + q * channels;
         put<T, L, stream>(y + place, finish<T, L, smooth>(epilogue, terms, third[q], place));
       }
@@ -115,15 +121,19 @@ void walk_vector(const ChannelsLastDepthwiseConv2d<T>& op, const Row<T>& row, co
     at += step;
     out += step;
   };
+  // The loop that counts is compiled for itself; both its ends are one piece of code.
+  const auto advance_at_end = [&](int64_t m) {
+    advance(chain.live_begin <= m && m < chain.live_end, m >= 2);
+  };
   constexpr std::true_type yes;
-  constexpr std::false_type no;
-  int64_t m = 0;
-  for (; m < std::min<int64_t>(chain.live_begin, 2); ++m) advance(no, no);
-  for (; m < 2 && m < chain.live_end; ++m) advance(yes, no);
-  for (; m < 2; ++m) advance(no, no);
-  for (; m < chain.live_begin; ++m) advance(no, yes);
-  for (; m < chain.live_end; ++m) advance(yes, yes);
-  for (; m < chain.count + 2; ++m) advance(no, yes);
+  const int64_t whole = std::max<int64_t>(chain.live_begin, 2), end = chain.count + 2;
+  for (int64_t m = 0; m < end; ++m) {
+    if (m == whole) {
+      for (; m < chain.live_end; ++m) advance(yes, yes);
+      if (m == end) break;
+    }
+    advance_at_end(m);
+  }
 }
 
 template <class T, int I, bool smooth, bool stream>
@@ -131,8 +141,13 @@ void walk(const ChannelsLastDepthwiseConv2d<T>& op, const Row<T>& row, int64_t b
   for (const TapChain& chain : op.chains) {
     for_blocks<kLanes<T>>(begin, end, [&](auto lanes, int64_t c) {
       constexpr int L = decltype(lanes)::value;
-      if (chain.paired) return walk_vector<T, I, 2, L, smooth, stream>(op, row, chain, c);
-      walk_vector<T, I, 1, L, smooth, stream>(op, row, chain, c);
+      if constexpr (kSpecialForms<T> && L == kLanes<T>) {
+        if (chain.paired) return walk_vector<T, I, 2, L, smooth, stream>(op, row, chain, c);
+        walk_vector<T, I, 1, L, smooth, stream>(op, row, chain, c);
+      } else {
+        walk_vector<T, 0, 1, L, smooth, false>(op, row, chain, c);
+        if (chain.paired) walk_vector<T, 0, 1, L, smooth, false>(op, row, chain.next(), c);
+      }
     });
   }
 }
@@ -179,7 +194,8 @@ void sum_taps(const ChannelsLastDepthwiseConv2d<T>& op, const Row<T>& row, int64
       constexpr int P = decltype(pixels)::value;
       for_blocks<kLanes<T>>(begin, end, [&](auto lanes, int64_t c) {
         constexpr int L = decltype(lanes)::value;
-        sum_pixels<T, P, L, smooth, stream>(op, sources, weights, source_step, output, step, c);
+        constexpr bool kStream = stream && L == kLanes<T>;
+        sum_pixels<T, P, L, smooth, kStream>(op, sources, weights, source_step, output, step, c);
       });
       for (const T*& source : sources) source += P * source_step;
       output += P * step;

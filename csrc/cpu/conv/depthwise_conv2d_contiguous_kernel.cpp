@@ -81,41 +81,46 @@ void compute_vectors(const ContiguousDepthwiseConv2d<T>& op, const Region<T>& re
   }
 }
 
-template <class T, int N, int source_step, bool smooth, int L = kLanes<T>>
-void compute_region(const ContiguousDepthwiseConv2d<T>& op, const Region<T>& region) {
-  if constexpr (L > 1) {
-    if (region.columns < L) {
-      return compute_region<T, N, source_step, smooth, (L > 4 ? L / 2 : 1)>(op, region);
+// Full vectors and those of eight have code for each usual number of taps.
+template <class T, bool smooth, int L>
+void compute_rows(const ContiguousDepthwiseConv2d<T>& op, const Region<T>& region) {
+  constexpr bool kFull = kSpecialForms<T> && L == kLanes<T>;
+  const size_t taps = region.offsets.size();
+  if (op.columns.source_step == 1) {
+    if constexpr (kFull || (kSpecialForms<T> && L == 8)) {
+      switch (taps) {
+        case 1:
+          return compute_vectors<T, 1, 1, smooth, L>(op, region);
+        case 2:
+          return compute_vectors<T, 2, 1, smooth, L>(op, region);
+        case 3:
+          return compute_vectors<T, 3, 1, smooth, L>(op, region);
+        case 4:
+          return compute_vectors<T, 4, 1, smooth, L>(op, region);
+        case 6:
+          return compute_vectors<T, 6, 1, smooth, L>(op, region);
+        case 9:
+          return compute_vectors<T, 9, 1, smooth, L>(op, region);
+      }
     }
+    return compute_vectors<T, 0, 1, smooth, L>(op, region);
   }
-  compute_vectors<T, N, source_step, smooth, L>(op, region);
+  if constexpr (kFull) {
+    if (op.columns.source_step == 2 && taps == 9) {
+      return compute_vectors<T, 9, 2, smooth, L>(op, region);
+    }
+    if (op.columns.source_step == 2) return compute_vectors<T, 0, 2, smooth, L>(op, region);
+  }
+  compute_vectors<T, 0, 0, smooth, L>(op, region);
 }
 
-template <class T, bool smooth>
+// By the widest vectors that a row has room for.
+template <class T, bool smooth, int L = kLanes<T>>
 void compute_region(const ContiguousDepthwiseConv2d<T>& op, const Region<T>& region) {
-  if (op.columns.source_step == 1) {
-    switch (region.offsets.size()) {
-      case 1:
-        return compute_region<T, 1, 1, smooth>(op, region);
-      case 2:
-        return compute_region<T, 2, 1, smooth>(op, region);
-      case 3:
-        return compute_region<T, 3, 1, smooth>(op, region);
-      case 4:
-        return compute_region<T, 4, 1, smooth>(op, region);
-      case 6:
-        return compute_region<T, 6, 1, smooth>(op, region);
-      case 9:
-        return compute_region<T, 9, 1, smooth>(op, region);
-      default:
-        return compute_region<T, 0, 1, smooth>(op, region);
-    }
+  if constexpr (L > 1) {
+    if (region.columns < L) return compute_region<T, smooth, (L > 4 ? L / 2 : 1)>(op, region);
   }
-  if (op.columns.source_step == 2) {
-    if (region.offsets.size() == 9) return compute_region<T, 9, 2, smooth>(op, region);
-    return compute_region<T, 0, 2, smooth>(op, region);
-  }
-  compute_region<T, 0, 0, smooth>(op, region);
+  compute_rows<T, smooth, L>(op, region);
 }
 
 }  // namespace

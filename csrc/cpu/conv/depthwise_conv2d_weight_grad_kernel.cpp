@@ -19,16 +19,18 @@ namespace fastseg::cpu::FASTSEG_SIMD {
 namespace {
 
 // Calls body(std::integral_constant<int, M>, t) for groups of M <= 9 taps [t, t + M) of `taps`.
-template <class Body>
+template <class T, class Body>
 void for_tap_groups(int64_t taps, const Body& body) {
   int64_t t = 0;
   const auto take = [&](auto group) {
     for (; t + group <= taps; t += group) body(group, t);
   };
-  take(std::integral_constant<int, 9>{});
-  take(std::integral_constant<int, 6>{});
-  take(std::integral_constant<int, 3>{});
-  take(std::integral_constant<int, 2>{});
+  if constexpr (kSpecialForms<T>) {
+    take(std::integral_constant<int, 9>{});
+    take(std::integral_constant<int, 6>{});
+    take(std::integral_constant<int, 3>{});
+    take(std::integral_constant<int, 2>{});
+  }
   take(std::integral_constant<int, 1>{});
 }
 
@@ -88,6 +90,14 @@ struct Region {
   int64_t rows, columns;
 };
 
+// Out of line: kernels hold no copy of it for each of their taps.
+template <class T, int L>
+[[gnu::noinline]] double total_of(typename Simd<T, L>::Value sums) {
+  double total = 0;
+  for (int l = 0; l < L; ++l) total += sums[l];
+  return total;
+}
+
 // Adds the sums of M taps to totals[number].
 template <class T, int M, int L, int source_step>
 void add_region(const Region<T>& region, int64_t any_step, double* totals) {
@@ -107,9 +117,7 @@ void add_region(const Region<T>& region, int64_t any_step, double* totals) {
   int64_t length = 0;
   const auto flush = [&] {
     for (int t = 0; t < M; ++t) {
-      double total = 0;
-      for (int l = 0; l < L; ++l) total += sum[t][l];
-      totals[region.taps[t].number] += total;
+      totals[region.taps[t].number] += total_of<T, L>(sum[t]);
       sum[t] = V{};
     }
     length = 0;
@@ -146,8 +154,12 @@ void add_region(const Region<T>& region, int64_t source_step, double* totals) {
     if (region.columns < L) return add_region<T, M, 1>(region, source_step, totals);
   }
   if (source_step == 1) return add_region<T, M, L, 1>(region, source_step, totals);
-  if (source_step == 2) return add_region<T, M, L, 2>(region, source_step, totals);
-  add_region<T, M, L, 0>(region, source_step, totals);
+  if constexpr (L == kLanes<T> && M % 3 == 0) {
+    if (source_step == 2) return add_region<T, M, L, 2>(region, source_step, totals);
+  }
+  // Pixels that lie apart are gathered one by one, whatever the number of taps.
+  Region<T> tap = region;
+  for (int t = 0; t < M; ++t, ++tap.taps) add_region<T, 1, L, 0>(tap, source_step, totals);
 }
 
 }  // namespace
@@ -167,7 +179,7 @@ void depthwise_weight_grad_contiguous(const ContiguousDepthwiseWeightGrad<T>& op
       for (const TapRun& rows : op.rows.runs) {
         for (const TapRun& columns : op.columns.runs) {
           region_taps(rows, columns, op.kernel_width, source_width, taps);
-          for_tap_groups(taps.size(), [&](auto group, int64_t t) {
+          for_tap_groups<T>(taps.size(), [&](auto group, int64_t t) {
             constexpr int M = decltype(group)::value;
             const Region<T> region{taps.data() + t,
                                    x,
@@ -211,11 +223,19 @@ void depthwise_weight_grad_channels_last(const ChannelsLastDepthwiseWeightGrad<T
             op.grad + ((image * rows + row.destination) * width + columns.first) * channels;
         for (int64_t p = 0; p < columns.count; p += kPixels) {
           const int64_t pixels = std::min(kPixels, columns.count - p);
-          for_tap_groups(taps.size(), [&](auto group, int64_t t) {
+          for_tap_groups<T>(taps.size(), [&](auto group, int64_t t) {
             for_disjoint_blocks<kLanes<T>>(first, last, [&](auto lanes, int64_t c) {
               constexpr int M = decltype(group)::value, L = decltype(lanes)::value;
-              add_pixels<T, M, L>(taps.data() + t, x + p * step, step, grad + p * channels, pixels,
-                                  channels, c, sums);
+              const auto add = [&](auto count, int64_t first_tap) {
+                add_pixels<T, decltype(count)::value, L>(taps.data() + first_tap, x + p * step,
+                                                         step, grad + p * channels, pixels,
+                                                         channels, c, sums);
+              };
+              if constexpr (L == kLanes<T>) {
+                add(group, t);
+              } else {  // the last few channels
+                for (int k = 0; k < M; ++k) add(std::integral_constant<int, 1>{}, t + k);
+              }
             });
           });
         }

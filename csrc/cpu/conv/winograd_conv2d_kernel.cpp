@@ -47,17 +47,24 @@ void combine_rows(const V* x, V* out, Ints<R...>) {
   ((out[R * Step] = combine<Matrix, R, Step>(x, std::make_integer_sequence<int, Columns>{})), ...);
 }
 
+// As for_blocks, but ranges shorter than a register are left to the scalar body: few have so few
+// channels, and the widths between would double the code.
+template <int L, class Body>
+void for_wide_blocks(int64_t begin, int64_t end, const Body& body) {
+  if (end - begin >= L) return for_blocks<L>(begin, end, body);
+  for (int64_t i = begin; i < end; ++i) body(std::integral_constant<int, 1>{}, i);
+}
+
 // The pixels that a tile reads, by (row, column): zeros where there is padding.
-template <class Y, class X>
-void find_inputs(const WinogradConv2d& op, int64_t image, int64_t y, int64_t x, const float* zeros,
-                 const float** pixels) {
-  for (int i = 0; i < Y::kInputs; ++i) {
-    const int64_t row = y + (Y::kFirst + i) * op.y_axis.dilation;
+void find_inputs(const WinogradConv2d& op, const PieceShape& y_piece, const PieceShape& x_piece,
+                 int64_t image, int64_t y, int64_t x, const float* zeros, const float** pixels) {
+  for (int i = 0; i < y_piece.inputs; ++i) {
+    const int64_t row = y + (y_piece.first + i) * op.y_axis.dilation;
     const bool live_row = row >= 0 && row < op.y_axis.size;
-    for (int j = 0; j < X::kInputs; ++j) {
-      const int64_t column = x + (X::kFirst + j) * op.x_axis.dilation;
+    for (int j = 0; j < x_piece.inputs; ++j) {
+      const int64_t column = x + (x_piece.first + j) * op.x_axis.dilation;
       const bool live = live_row && column >= 0 && column < op.x_axis.size;
-      pixels[i * X::kInputs + j] =
+      pixels[i * x_piece.inputs + j] =
           live ? op.x + ((image * op.y_axis.size + row) * op.x_axis.size + column) * op.in_channels
                : zeros;
     }
@@ -68,7 +75,7 @@ void find_inputs(const WinogradConv2d& op, int64_t image, int64_t y, int64_t x, 
 template <class Y, class X>
 void transform_input(const float* const* pixels, int64_t channel, int64_t depth, const float* zeros,
                      float* to, int64_t step) {
-  for_blocks<kLanes<float>>(0, depth, [&](auto lanes, int64_t c) {
+  for_wide_blocks<kLanes<float>>(0, depth, [&](auto lanes, int64_t c) {
     using S = Simd<float, decltype(lanes)::value>;
     using V = typename S::Value;
     V in[Y::kInputs * X::kInputs], half[Y::kProducts * X::kInputs];
@@ -93,16 +100,42 @@ void transform_input(const float* const* pixels, int64_t channel, int64_t depth,
   });
 }
 
+// The outputs of one tile, (rows, columns) vectors of the channels from `channel`, those within the
+// image. Not a part of the transforms, so that they hold no copy of it for each of their outputs.
+template <int L>
+[[gnu::noinline]] void store_outputs(const WinogradConv2d& op, const PieceShape& y_piece,
+                                     const PieceShape& x_piece, int64_t image, int64_t y, int64_t x,
+                                     int64_t channel,
+                                     const typename Simd<float, L>::Value* values) {
+  const auto terms = channel_terms<float, L>(op.epilogue, channel);
+  const bool smooth = is_smooth(op.epilogue.activation);
+  for (int i = 0; i < y_piece.outputs; ++i) {
+    const int64_t row = y + i * op.y_axis.dilation;
+    if (row >= op.y_axis.size) break;
+    for (int j = 0; j < x_piece.outputs; ++j) {
+      const int64_t column = x + j * op.x_axis.dilation;
+      if (column >= op.x_axis.size) break;
+      const auto value = values[i * x_piece.outputs + j];
+      const int64_t at =
+          ((image * op.y_axis.size + row) * op.x_axis.size + column) * op.y_step + channel;
+      Simd<float, L>::store(op.y + at,
+                            smooth ? finish<float, L, true>(op.epilogue, terms, value, at)
+                                   : finish<float, L, false>(op.epilogue, terms, value, at));
+    }
+  }
+}
+
 // The products of one tile, `step` apart, to its outputs.
-template <class Y, class X, bool smooth>
+template <class Y, class X>
 void transform_output(const WinogradConv2d& op, int64_t image, int64_t y, int64_t x,
                       int64_t first_channel, int64_t channels, const float* products,
                       int64_t step) {
-  for_blocks<kLanes<float>>(0, channels, [&](auto lanes, int64_t c) {
+  for_wide_blocks<kLanes<float>>(0, channels, [&](auto lanes, int64_t c) {
     constexpr int L = decltype(lanes)::value;
     using S = Simd<float, L>;
     using V = typename S::Value;
     V in[Y::kProducts * X::kProducts], half[Y::kOutputs * X::kProducts];
+    V out[Y::kOutputs * X::kOutputs];
     FASTSEG_UNROLL
     for (int i = 0; i < Y::kProducts * X::kProducts; ++i) in[i] = S::load(products + i * step + c);
     FASTSEG_UNROLL
@@ -110,23 +143,13 @@ void transform_output(const WinogradConv2d& op, int64_t image, int64_t y, int64_
       combine_rows<Y::kOutput, Y::kOutputs, Y::kProducts, X::kProducts>(
           in + j, half + j, std::make_integer_sequence<int, Y::kOutputs>{});
     }
-    const auto terms = channel_terms<float, L>(op.epilogue, first_channel + c);
     FASTSEG_UNROLL
     for (int i = 0; i < Y::kOutputs; ++i) {
-      V out[X::kOutputs];
       combine_rows<X::kOutput, X::kOutputs, X::kProducts, 1>(
-          half + i * X::kProducts, out, std::make_integer_sequence<int, X::kOutputs>{});
-      const int64_t row = y + i * op.y_axis.dilation;
-      if (row >= op.y_axis.size) break;
-      FASTSEG_UNROLL
-      for (int j = 0; j < X::kOutputs; ++j) {
-        const int64_t column = x + j * op.x_axis.dilation;
-        if (column >= op.x_axis.size) break;
-        const int64_t at = ((image * op.y_axis.size + row) * op.x_axis.size + column) * op.y_step +
-                           first_channel + c;
-        S::store(op.y + at, finish<float, L, smooth>(op.epilogue, terms, out[j], at));
-      }
+          half + i * X::kProducts, out + i * X::kOutputs,
+          std::make_integer_sequence<int, X::kOutputs>{});
     }
+    store_outputs<L>(op, shape_of<Y>(), shape_of<X>(), image, y, x, first_channel + c, out);
   });
 }
 
@@ -164,12 +187,37 @@ void multiply(const float* a, int64_t rows, int64_t row_step, const float* b, co
   }
 }
 
-template <class Y, class X>
-void run(const WinogradConv2d& op, const WinogradTask& task, float* memory) {
+// The transforms of a tile whose pieces are of one kind along each axis.
+struct Transforms {
+  decltype(&transform_input<Pair, Pair>) input;
+  decltype(&transform_output<Pair, Pair>) output;
+};
+
+template <class Y>
+constexpr std::array<Transforms, kPieceKinds> transforms_of() {
+  return {{{&transform_input<Y, Pair>, &transform_output<Y, Pair>},
+           {&transform_input<Y, Four>, &transform_output<Y, Four>},
+           {&transform_input<Y, Last>, &transform_output<Y, Last>},
+           {&transform_input<Y, One>, &transform_output<Y, One>},
+           {&transform_input<Y, Two>, &transform_output<Y, Two>},
+           {&transform_input<Y, Three>, &transform_output<Y, Three>}}};
+}
+
+// By the kinds along y and x.
+constexpr std::array<std::array<Transforms, kPieceKinds>, kPieceKinds> kTransforms = {
+    transforms_of<Pair>(), transforms_of<Four>(), transforms_of<Last>(),
+    transforms_of<One>(),  transforms_of<Two>(),  transforms_of<Three>()};
+
+}  // namespace
+
+void winograd_task(const WinogradConv2d& op, const WinogradTask& task, float* memory) {
   alignas(64) static const float zeros[kWinogradDepth] = {};
-  constexpr int kProducts = Y::kProducts * X::kProducts;
-  const auto& ys = op.y_axis.starts[static_cast<int>(task.y)];
-  const auto& xs = op.x_axis.starts[static_cast<int>(task.x)];
+  const int y_kind = static_cast<int>(task.y), x_kind = static_cast<int>(task.x);
+  const Transforms& transforms = kTransforms[y_kind][x_kind];
+  const PieceShape &y_piece = kPieces[y_kind], &x_piece = kPieces[x_kind];
+  const int all_products = y_piece.products * x_piece.products;
+  const auto& ys = op.y_axis.starts[y_kind];
+  const auto& xs = op.x_axis.starts[x_kind];
   const int64_t columns = static_cast<int64_t>(xs.size());
   const int64_t tiles_of_image = static_cast<int64_t>(ys.size()) * columns;
   const auto locate = [&](int64_t tile) {
@@ -182,7 +230,7 @@ void run(const WinogradConv2d& op, const WinogradTask& task, float* memory) {
   const int64_t all_panels = (op.out_channels + kPanel - 1) / kPanel;
   float* const inputs = memory;
   const int64_t row_step = winograd_row(op.in_channels);
-  float* const products = memory + kProducts * tiles * row_step;
+  float* const products = memory + all_products * tiles * row_step;
   const int64_t row = panels * kPanel;
 
   const int64_t blocks = (op.in_channels + kWinogradDepth - 1) / kWinogradDepth;
@@ -192,45 +240,27 @@ void run(const WinogradConv2d& op, const WinogradTask& task, float* memory) {
     for (int64_t t = 0; t < tiles; ++t) {
       const auto [image, y, x] = locate(task.begin + t);
       const float* pixels[kMostPixels];
-      find_inputs<Y, X>(op, image, y, x, zeros, pixels);
-      transform_input<Y, X>(pixels, channel, depth, zeros, inputs + t * row_step, tiles * row_step);
+      find_inputs(op, y_piece, x_piece, image, y, x, zeros, pixels);
+      transforms.input(pixels, channel, depth, zeros, inputs + t * row_step, tiles * row_step);
     }
     const auto weights = [&](int p) {
-      const int64_t slot = op.y_axis.position(Y::kRows[p / X::kProducts]) * op.x_axis.rows.size() +
-                           op.x_axis.position(X::kRows[p % X::kProducts]);
+      const int64_t slot =
+          op.y_axis.position(y_piece.rows[p / x_piece.products]) * op.x_axis.rows.size() +
+          op.x_axis.position(x_piece.rows[p % x_piece.products]);
       return op.weights + (slot * all_panels + task.first_panel) * panel_step + channel * kPanel;
     };
-    for (int p = 0; p < kProducts; ++p) {
-      const float* next = p + 1 < kProducts ? weights(p + 1) : weights(0) + depth * kPanel;
+    for (int p = 0; p < all_products; ++p) {
+      const float* next = p + 1 < all_products ? weights(p + 1) : weights(0) + depth * kPanel;
       multiply(inputs + p * tiles * row_step, tiles, row_step, weights(p), next, panel_step, panels,
                products + p * tiles * row, row, depth, block > 0);
     }
   }
   const int64_t first_channel = task.first_panel * kPanel;
   const int64_t channels = std::min(row, op.out_channels - first_channel);
-  const auto transform = is_smooth(op.epilogue.activation) ? &transform_output<Y, X, true>
-                                                           : &transform_output<Y, X, false>;
   for (int64_t t = 0; t < tiles; ++t) {
     const auto [image, y, x] = locate(task.begin + t);
-    transform(op, image, y, x, first_channel, channels, products + t * row, tiles * row);
+    transforms.output(op, image, y, x, first_channel, channels, products + t * row, tiles * row);
   }
-}
-
-using Run = void (*)(const WinogradConv2d&, const WinogradTask&, float*);
-
-template <class Y>
-constexpr std::array<Run, kPieceKinds> runs_of() {
-  return {&run<Y, Pair>, &run<Y, Four>, &run<Y, Last>, &run<Y, One>, &run<Y, Two>, &run<Y, Three>};
-}
-
-constexpr std::array<std::array<Run, kPieceKinds>, kPieceKinds> kRuns = {
-    runs_of<Pair>(), runs_of<Four>(), runs_of<Last>(),
-    runs_of<One>(),  runs_of<Two>(),  runs_of<Three>()};
-
-}  // namespace
-
-void winograd_task(const WinogradConv2d& op, const WinogradTask& task, float* memory) {
-  kRuns[static_cast<int>(task.y)][static_cast<int>(task.x)](op, task, memory);
 }
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD

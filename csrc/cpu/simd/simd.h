@@ -38,6 +38,17 @@ using Compute = std::conditional_t<std::is_same_v<T, double>, double, float>;
 template <class T>
 inline constexpr int kLanes = FASTSEG_SIMD_BYTES / sizeof(Compute<T>);
 
+// Whether a kernel of T is compiled in special forms, for the usual numbers of taps, beside its
+// general one. Nothing fast takes double, and processors of x86 without AVX2 are of before 2013:
+// the fewer the forms, the sooner all is built.
+#if defined(FASTSEG_X86) && FASTSEG_SIMD_BYTES == 16
+template <class T>
+inline constexpr bool kSpecialForms = false;
+#else
+template <class T>
+inline constexpr bool kSpecialForms = !std::is_same_v<T, double>;
+#endif
+
 // Without L the full register; kernels take narrower ones for the ends of rows.
 template <class T, int L = kLanes<T>>
 struct Simd {
