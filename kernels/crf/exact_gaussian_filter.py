@@ -36,6 +36,7 @@ from torch import Tensor
 
 from fastseg import reference
 from fastseg._core.float32_precision import tf32_in_products
+from fastseg.kernels.common import input_precision, precision_of
 from fastseg.kernels.crf.exact_gaussian_filter_blocks import (
     BLOCK,
     Blocks,
@@ -83,10 +84,24 @@ def first_key(image, blocks, lists, i, BLOCK: tl.constexpr, KEYS: tl.constexpr):
 
 @triton.jit
 def filter_kernel(
-    features, centers, values, order, counts, lists, out, first_row, blocks, points, channels,
-    chunk_stride, BLOCK: tl.constexpr, DIMS: tl.constexpr, CHANNELS: tl.constexpr,
-    KEYS: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    features,
+    centers,
+    values,
+    order,
+    counts,
+    lists,
+    out,
+    first_row,
+    blocks,
+    points,
+    channels,
+    chunk_stride,
+    BLOCK: tl.constexpr,
+    DIMS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    KEYS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """Program (r, k): the queries of block first_row + r, the k-th chunk of channels.
 
     values: (chunks, B * P, CHANNELS); order: (B * P); out: (B, channels, points).
@@ -113,10 +128,26 @@ def filter_kernel(
 
 @triton.jit
 def grad_features_kernel(
-    features, centers, grads, values, order, counts, lists, out, first_row, blocks, points, dims,
-    chunk_stride, out_stride, BLOCK: tl.constexpr, DIMS: tl.constexpr, CHANNELS: tl.constexpr,
-    KEYS: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    features,
+    centers,
+    grads,
+    values,
+    order,
+    counts,
+    lists,
+    out,
+    first_row,
+    blocks,
+    points,
+    dims,
+    chunk_stride,
+    out_stride,
+    BLOCK: tl.constexpr,
+    DIMS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    KEYS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """``sum_j k_ij s_ij (f_j - f_i)``, ``s_ij = g_i.v_j + v_i.g_j`` over one chunk of channels.
 
     Programs and layouts as in filter_kernel; out: (chunks, B, dims, points), to be summed.
@@ -200,15 +231,13 @@ def tile(dtype: torch.dtype, dims: int, channels: int, gradient: bool) -> Tile:
         channels: all of them; a program sums some, several share the rest.
         gradient: grad_features_kernel's, or filter_kernel's.
     """
-    single = dtype == torch.float32
-    # 16-bit values make more than one TF32 term pointless.
-    exact = single and not tf32_in_products()
     return Tile(
         BLOCK=BLOCK,
         DIMS=dims,
-        CHANNELS=min(32 if single else 64, padded_size(channels)),
+        CHANNELS=min(32 if dtype == torch.float32 else 64, padded_size(channels)),
         KEYS=BLOCK // 2 if gradient or dims > 16 else BLOCK,
-        PRECISION="tf32x3" if exact else "tf32",
+        # 16-bit values make more than one TF32 term pointless.
+        PRECISION=input_precision(precision_of(dtype, tf32_in_products)),
     )
 
 
@@ -251,10 +280,21 @@ def _rows(x: Tensor, blocks: Blocks) -> Tensor:
 def _filter(blocks: Blocks, near: Near, rows: Tensor, out: Tensor) -> None:
     constants = tile(rows.dtype, blocks.features.shape[1], out.shape[1], gradient=False)
     filter_kernel[(near.counts.shape[0], rows.shape[0])](
-        blocks.features, blocks.centers, rows, blocks.order, near.counts, near.lists, out,
-        near.first_row, blocks.blocks, out.shape[2], out.shape[1], rows.stride(0),
-        **constants._asdict(), **OPTIONS,
-    )  # fmt: skip
+        blocks.features,
+        blocks.centers,
+        rows,
+        blocks.order,
+        near.counts,
+        near.lists,
+        out,
+        near.first_row,
+        blocks.blocks,
+        out.shape[2],
+        out.shape[1],
+        rows.stride(0),
+        **constants._asdict(),
+        **OPTIONS,
+    )
 
 
 def _grad_features(
@@ -262,7 +302,20 @@ def _grad_features(
 ) -> None:
     constants = tile(rows.dtype, blocks.features.shape[1], rows.shape[2], gradient=True)
     grad_features_kernel[(near.counts.shape[0], rows.shape[0])](
-        blocks.features, blocks.centers, grad_rows, rows, blocks.order, near.counts, near.lists,
-        out, near.first_row, blocks.blocks, out.shape[3], out.shape[2], rows.stride(0),
-        out.stride(0), **constants._asdict(), **OPTIONS,
-    )  # fmt: skip
+        blocks.features,
+        blocks.centers,
+        grad_rows,
+        rows,
+        blocks.order,
+        near.counts,
+        near.lists,
+        out,
+        near.first_row,
+        blocks.blocks,
+        out.shape[3],
+        out.shape[2],
+        rows.stride(0),
+        out.stride(0),
+        **constants._asdict(),
+        **OPTIONS,
+    )

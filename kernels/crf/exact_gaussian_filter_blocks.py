@@ -131,6 +131,13 @@ def find_near_blocks(
 ) -> None:
     """Fills counts, (rows,), and lists, (rows, blocks), int32, for rows from first_row."""
     near_blocks_kernel[(counts.shape[0],)](
-        blocks.lower, blocks.upper, counts, lists, first_row, blocks.blocks,
-        blocks.lower.shape[1], limit, STRETCH=NEAR_STRETCH,
-    )  # fmt: skip
+        blocks.lower,
+        blocks.upper,
+        counts,
+        lists,
+        first_row,
+        blocks.blocks,
+        blocks.lower.shape[1],
+        limit,
+        STRETCH=NEAR_STRETCH,
+    )

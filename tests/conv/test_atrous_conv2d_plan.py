@@ -12,7 +12,9 @@ import torch
 
 pytest.importorskip("triton")
 from fastseg.kernels.conv import plan as plans
-from fastseg.kernels.conv.tiles import Branch, Sizes, make_tiles
+from fastseg.kernels.conv.geometry import Branch, Sizes
+from fastseg.kernels.conv.plan_cache import PlanCache
+from fastseg.kernels.conv.tiles import make_tiles
 
 ONE = (1, 1)
 
@@ -144,11 +146,11 @@ def test_more_pixels_than_an_int32_counts():
 
 
 def test_cache_keeps_the_plans_that_were_used_last():
-    cache, cpu = plans.PlanCache(most=2), torch.device("cpu")
+    cache, cpu = PlanCache(most=2), torch.device("cpu")
     sizes = [Sizes(1, n, 9, n, 9) for n in (5, 6, 7)]
 
     def get(i):
-        return cache.get(sizes[i], (atrous(2),), CUTS[0], cpu)
+        return cache.get(cpu, plans.build, sizes[i], (atrous(2),), CUTS[0], False, False)
 
     first, second = get(0), get(1)
     assert get(0) is first
@@ -159,13 +161,14 @@ def test_cache_keeps_the_plans_that_were_used_last():
 
 
 def test_threads_share_the_cache():
-    cache, cpu = plans.PlanCache(), torch.device("cpu")
+    cache, cpu = PlanCache(), torch.device("cpu")
     found = []
 
     def work():
         for n in range(5, 25):
             sizes = Sizes(1, n, 9, n, 9)
-            found.append((n, cache.get(sizes, (atrous(2),), CUTS[0], cpu)))
+            problem = (sizes, (atrous(2),), CUTS[0], False, False)
+            found.append((n, cache.get(cpu, plans.build, *problem)))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for t in threads:

@@ -21,9 +21,15 @@ from tests.triton_aot import (
 
 SHARED_BYTES = 99 << 10  # what a block may have on sm_86, sm_89 and sm_120, the least of all
 POINTERS = {
-    "features": "*fp32", "centers": "*fp32", "lower": "*fp32", "upper": "*fp32", "limit": "fp32",
-    "order": "*i64", "counts": "*i32", "lists": "*i32",
-}  # fmt: skip
+    "features": "*fp32",
+    "centers": "*fp32",
+    "lower": "*fp32",
+    "upper": "*fp32",
+    "limit": "fp32",
+    "order": "*i64",
+    "counts": "*i32",
+    "lists": "*i32",
+}
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +119,7 @@ def test_triton_runs_the_op_where_torch_is_built_for_cuda(version):
     script = f"""
 import sys, torch
 torch.version.cuda = {version}
-from fastseg import _extension
+from fastseg._core import library
 assert "fastseg.kernels.crf.exact_gaussian_filter" not in sys.modules
 for name in ("exact_gaussian_filter", "exact_gaussian_filter_backward"):
     print(library.backend(name, "cuda"))
