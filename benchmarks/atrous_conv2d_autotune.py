@@ -61,8 +61,8 @@ class Problem(NamedTuple):
 
     def launch(self, x: Tensor):
         """For the input of `tensors`."""
-        from fastseg.kernels.conv.launch import launch_of
         from fastseg.kernels.conv.geometry import Branch
+        from fastseg.kernels.conv.launch import launch_of
 
         branches = [
             Branch((k, k), (1, 1), (rate * (k // 2),) * 2, (rate, rate))

@@ -1,8 +1,9 @@
 """What the kernels take together: the parameters that belong to one thing, as one NamedTuple.
 
 Triton takes each field as if it were an argument of its own: an integer that is 1 or a multiple of
-16, and a pointer that is aligned, are known to the compiler, and None is a constant. No group holds
-another: Triton 3.6 forgets the constants of a tuple in a tuple.
+16, and a pointer that is aligned, are known to the compiler, and None is a constant. Triton 3.6
+asks for three things: no group holds another, no function returns a group that may hold None, and
+a constant of a group is passed on under a name of its own, ``BM: tl.constexpr = FORM.BM``.
 """
 
 from __future__ import annotations

@@ -46,6 +46,16 @@ def pick(pointers, branch):
 
 
 @triton.jit
+def windows_of(pixel, image):
+    """The `Windows` of pixels of the output, counted over (N, out_height, out_width)."""
+    row = pixel // image.out_width
+    top = row % image.out_height * image.stride_y
+    left = pixel % image.out_width * image.stride_x
+    origin = (row // image.out_height * image.height + top) * image.width + left
+    return Windows(origin, top, left)
+
+
+@triton.jit
 def make_descriptor(
     weight, rows, row_taps, columns, BN: tl.constexpr, BK: tl.constexpr, TRANSPOSED: tl.constexpr
 ):
@@ -67,19 +77,18 @@ def accumulate(
     outputs,
     column,
     taps,
-    first,
-    end,
-    first_chunk,
-    end_chunk,
+    walked,
+    chunks,
     windows,
     image,
     FORM: tl.constexpr,
 ):
-    """Adds the taps [first, end) of one branch to the sums (BM, BN).
+    """Adds taps of one branch to the sums (BM, BN).
 
     x: (N, height, width, channels). weight: (outputs, weight_taps, channels); if TRANSPOSED
     (channels, weight_taps, outputs). column: the first output channel. taps: rows of (number in
-    the weight, dy, dx, unused). Of each tap the chunks [first_chunk, end_chunk) of BK channels.
+    the weight, dy, dx, unused). walked: the first tap and the end of the taps. chunks: of each tap
+    the first chunk of BK channels and the end of the chunks.
     """
     BN: tl.constexpr = FORM.BN
     BK: tl.constexpr = FORM.BK
@@ -91,13 +100,13 @@ def accumulate(
         else:
             descriptor = make_descriptor(weight, outputs, weight_taps, channels, BN, BK, False)
     # Flattened, so that the next tap's copies are under way when a tap's last products are.
-    for t in tl.range(first, end, flatten=True):
+    for t in tl.range(walked[0], walked[1], flatten=True):
         tap, dy, dx = tl.load(taps + 4 * t), tl.load(taps + 4 * t + 1), tl.load(taps + 4 * t + 2)
         at = (windows.origin + (dy * width + dx)).to(tl.int64) * channels
         if FORM.MIXED:
             y, column_of_x = windows.top + dy, windows.left + dx
             live = (y >= 0) & (y < height) & (column_of_x >= 0) & (column_of_x < width)
-        for chunk in range(first_chunk, end_chunk):
+        for chunk in range(chunks[0], chunks[1]):
             channel = chunk * BK + k
             pointers = x + at[:, None] + channel[None, :]
             if FORM.ALIGNED:  # which the compiler loses sight of in the flattened loop
@@ -130,10 +139,8 @@ def accumulate(
 def finish(
     sums,
     out,
-    biases,
-    scales,
+    operands,
     shifts,
-    residual,
     branch,
     pixel,
     column,
@@ -148,36 +155,34 @@ def finish(
     In parts of PART elements: the pointers of more would not fit beside the sums.
     """
     if BM * BN > PART:
-        left, right = sums.reshape(BM, 2, BN // 2).permute(0, 2, 1).split()
+        HALF: tl.constexpr = BN // 2
+        left, right = sums.reshape(BM, 2, HALF).permute(0, 2, 1).split()
+        second = column + HALF
         finish(
             left,
             out,
-            biases,
-            scales,
+            operands,
             shifts,
-            residual,
             branch,
             pixel,
             column,
             columns,
             BM,
-            BN // 2,
+            HALF,
             SUMMED,
             ACTIVATION,
         )
         finish(
             right,
             out,
-            biases,
-            scales,
+            operands,
             shifts,
-            residual,
             branch,
             pixel,
-            column + BN // 2,
+            second,
             columns,
             BM,
-            BN // 2,
+            HALF,
             SUMMED,
             ACTIVATION,
         )
@@ -185,12 +190,6 @@ def finish(
         channel = (column + tl.arange(0, BN))[None, :]
         channel_exists = channel < columns.outputs
         at = pixel.to(tl.int64)[:, None] * columns.out_stride + branch * columns.outputs + channel
-        operands = Operands(
-            pick(biases, branch) if biases is not None else None,
-            pick(scales, branch) if scales is not None else None,
-            pick(shifts, branch) if shifts is not None else None,
-            residual,
-        )
         for i in tl.static_range(1, SUMMED if shifts is not None else 1):
             sums += tl.load(shifts[i] + channel, channel_exists, 0.0).to(tl.float32)
         sums = epilogue(sums, operands, channel, channel_exists, at, channel_exists, ACTIVATION)
@@ -215,29 +214,27 @@ def atrous_conv2d_kernel(
 ):
     """Program (item * columns.blocks + c): BM pixels by the c-th BN of the outputs of one branch.
 
-    weights, weight_taps, biases, scales and shifts: tuples of pointers or, the numbers of taps, of
-    integers, one for each branch. workspace: float32 (slots * columns.blocks, BM, BN).
+    weights, biases, scales and shifts: tuples of a pointer for each branch. weight_taps: for each
+    branch the number of its taps. workspace: float32 (slots * columns.blocks, BM, BN).
     """
     BM: tl.constexpr = FORM.BM
     BN: tl.constexpr = FORM.BN
     SUMMED: tl.constexpr = FORM.SUMMED
     ACTIVATION: tl.constexpr = FORM.ACTIVATION
+    part = tl.program_id(0) % columns.blocks
+    column = part * BN
     item = tables.items + tl.program_id(0) // columns.blocks * (5 + 2 * SUMMED)
-    column = tl.program_id(0) % columns.blocks * BN
     tile, branch, slot = tl.load(item), tl.load(item + 1), tl.load(item + 2)
-    first_chunk, end_chunk = tl.load(item + 3), tl.load(item + 4)
-    lane = tl.arange(0, BM)
-    pixel = tl.load(tables.pixels + tile.to(tl.int64) * BM + lane)
-    row = pixel // image.out_width
-    top = row % image.out_height * image.stride_y
-    left = pixel % image.out_width * image.stride_x
-    origin = (row // image.out_height * image.height + top) * image.width + left
+    chunks = tl.load(item + 3), tl.load(item + 4)
+    pixels = tables.pixels + tile.to(tl.int64) * BM + tl.arange(0, BM)
+    windows = windows_of(tl.load(pixels), image)
     sums = tl.zeros((BM, BN), tl.float32)
     for i in tl.static_range(SUMMED):
         if SUMMED > 1:
             weight, branch_taps = weights[i], weight_taps[i]
         else:
             weight, branch_taps = pick(weights, branch), pick(weight_taps, branch)
+        walked = tl.load(item + 5 + 2 * i), tl.load(item + 6 + 2 * i)
         sums = accumulate(
             sums,
             x,
@@ -246,35 +243,26 @@ def atrous_conv2d_kernel(
             columns.outputs,
             column,
             tables.taps,
-            tl.load(item + 5 + 2 * i),
-            tl.load(item + 6 + 2 * i),
-            first_chunk,
-            end_chunk,
-            Windows(origin, top, left),
+            walked,
+            chunks,
+            windows,
             image,
             FORM,
         )
     if FORM.SPLIT and slot >= 0:
-        at = (slot * columns.blocks + tl.program_id(0) % columns.blocks).to(tl.int64) * BM * BN
-        at += lane[:, None] * BN + tl.arange(0, BN)[None, :]
-        tl.store(workspace + at, sums)
+        row, n = tl.arange(0, BM)[:, None], tl.arange(0, BN)[None, :]
+        at = (slot * columns.blocks + part).to(tl.int64) * BM * BN
+        tl.store(workspace + (at + (row * BN + n)), sums)
     else:
-        pixel = tl.load(tables.pixels + tile.to(tl.int64) * BM + lane)
-        finish(
-            sums,
-            out,
-            biases,
-            scales,
-            shifts,
+        operands = Operands(
+            pick(biases, branch) if biases is not None else None,
+            pick(scales, branch) if scales is not None else None,
+            pick(shifts, branch) if shifts is not None else None,
             residual,
-            branch,
-            pixel,
-            column,
-            columns,
-            BM,
-            BN,
-            SUMMED,
-            ACTIVATION,
+        )
+        pixel = tl.load(pixels)  # anew, so that it takes no registers in the loop
+        finish(
+            sums, out, operands, shifts, branch, pixel, column, columns, BM, BN, SUMMED, ACTIVATION
         )
 
 
@@ -297,10 +285,11 @@ def reduce_kernel(
 ):
     """Program (split tile * columns.blocks + c, r): adds up ROWS rows of its slots, in their order.
 
-    reductions and pixels: parts of a plan. The others: see atrous_conv2d_kernel.
+    reductions and pixels are parts of a plan; the others are those of atrous_conv2d_kernel.
     """
     entry = reductions + tl.program_id(0) // columns.blocks * 4
     part = tl.program_id(0) % columns.blocks
+    column = part * BN
     tile, branch = tl.load(entry), tl.load(entry + 1)
     first, slots = tl.load(entry + 2), tl.load(entry + 3)
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
@@ -311,19 +300,12 @@ def reduce_kernel(
         sums += tl.load(workspace + at)
         at += columns.blocks * BM * BN
     pixel = tl.load(pixels + tile.to(tl.int64) * BM + row)
-    finish(
-        sums,
-        out,
-        biases,
-        scales,
-        shifts,
+    operands = Operands(
+        pick(biases, branch) if biases is not None else None,
+        pick(scales, branch) if scales is not None else None,
+        pick(shifts, branch) if shifts is not None else None,
         residual,
-        branch,
-        pixel,
-        part * BN,
-        columns,
-        ROWS,
-        BN,
-        SUMMED,
-        ACTIVATION,
+    )
+    finish(
+        sums, out, operands, shifts, branch, pixel, column, columns, ROWS, BN, SUMMED, ACTIVATION
     )
