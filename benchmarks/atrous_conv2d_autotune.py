@@ -101,7 +101,7 @@ def try_out(problem: Problem, dtype: torch.dtype, entry: tuple[int, ...]) -> str
 @contextlib.contextmanager
 def row(key: tuple[str, str, str], entries) -> Iterator[None]:
     """The table with other entries, for a while."""
-    from fastseg.kernels.conv import configs as configs
+    from fastseg.kernels.conv import configs
 
     kept, configs.TABLE[key] = configs.TABLE[key], tuple(configs.Config(*e) for e in entries)
     try:
@@ -113,7 +113,7 @@ def row(key: tuple[str, str, str], entries) -> Iterator[None]:
 def autotune(dtype: torch.dtype, only: str = "") -> None:
     """Tunes the launches whose title has that text; prints what it finds."""
     from fastseg.kernels.common import device_of, precision_of
-    from fastseg.kernels.conv import configs as configs
+    from fastseg.kernels.conv import configs
     from fastseg.kernels.conv import launch as launches
 
     chosen = [p for p in problems() if only in p.title]

@@ -31,7 +31,7 @@ from torch import Tensor
 from fastseg import reference
 from fastseg._core.conv2d import in_layout_of
 from fastseg.kernels.common import device_of, input_precision, precision_of
-from fastseg.kernels.conv import configs as configs
+from fastseg.kernels.conv import configs
 from fastseg.kernels.conv.arguments import Product
 from fastseg.kernels.conv.atrous_conv2d import atrous_conv2d
 from fastseg.kernels.conv.epilogue import Operands, epilogue

@@ -16,7 +16,7 @@ import triton
 from torch import Tensor
 
 from fastseg.kernels.common import device_of, input_precision, precision_of
-from fastseg.kernels.conv import configs as configs
+from fastseg.kernels.conv import configs
 from fastseg.kernels.conv import plan as plans
 from fastseg.kernels.conv.arguments import Columns, Form, Image, Tables
 from fastseg.kernels.conv.forward import atrous_conv2d_kernel, reduce_kernel

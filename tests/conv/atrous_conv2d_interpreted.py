@@ -14,7 +14,7 @@ from fastseg import reference
 from fastseg.kernels import common
 from fastseg.kernels.conv import aspp as pyramid
 from fastseg.kernels.conv import atrous_conv2d as kernels
-from fastseg.kernels.conv import configs as configs
+from fastseg.kernels.conv import configs
 from fastseg.kernels.conv import launch as launches
 from fastseg.kernels.conv import plan as plans
 from fastseg.kernels.conv.epilogue import Operands, apply_epilogue

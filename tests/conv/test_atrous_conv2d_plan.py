@@ -12,8 +12,9 @@ import torch
 
 pytest.importorskip("triton")
 from fastseg.kernels.conv import plan as plans
+from fastseg.kernels.conv import weight_grad_plan
 from fastseg.kernels.conv.geometry import Branch, Sizes
-from fastseg.kernels.conv.plan_cache import PlanCache
+from fastseg.kernels.conv.plan_cache import PlanCache, moved
 from fastseg.kernels.conv.tiles import make_tiles
 
 ONE = (1, 1)
@@ -158,6 +159,29 @@ def test_cache_keeps_the_plans_that_were_used_last():
     assert get(0) is first
     assert get(1) is not second
     assert len(cache.plans) == 2
+
+
+def test_gradients_of_the_weight_share_the_cache():
+    """A plan of theirs is the one that is built on the host, and is kept."""
+    cache, cpu = PlanCache(), torch.device("cpu")
+    problem = (Sizes(2, 9, 11, 9, 11), atrous(2), 3, 16, 5)
+    plan = cache.get(cpu, weight_grad_plan.build, *problem)
+    assert cache.get(cpu, weight_grad_plan.build, *problem) is plan
+    pieces = weight_grad_plan.make_pieces(*problem)
+    assert (plan.pieces.tolist(), plan.slots.tolist()) == pieces
+    places = {t.untyped_storage().data_ptr() for t in plan}
+    assert places == {plan.buffer.data_ptr()}, "kept while the buffer is"
+    assert all(t.data_ptr() % 16 == 0 for t in plan), "read 16 bytes at a time"
+
+
+def test_a_plan_moves_with_its_buffer():
+    """As it does to a GPU."""
+    plan = plans.build(Sizes(1, 9, 11, 9, 11), (atrous(2),), CUTS[1], False, False)
+    copy = moved(plan, plan.buffer.clone())
+    plan.buffer.zero_()
+    expected = plans.build(Sizes(1, 9, 11, 9, 11), (atrous(2),), CUTS[1], False, False)
+    for ours, theirs in zip(copy, expected, strict=True):
+        assert torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs
 
 
 def test_threads_share_the_cache():

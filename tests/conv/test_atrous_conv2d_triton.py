@@ -16,8 +16,7 @@ import torch
 
 pytest.importorskip("triton")
 from fastseg.kernels import common
-from fastseg.kernels.conv import arguments, aspp
-from fastseg.kernels.conv import configs as configs
+from fastseg.kernels.conv import arguments, aspp, configs
 from fastseg.kernels.conv import forward as kernels
 from fastseg.kernels.conv import launch as launches
 from fastseg.kernels.conv.epilogue import Operands
@@ -230,6 +229,24 @@ def test_projection_fits(arch, precision, monkeypatch):
     kernel = compiled(aspp.project_kernel, arch, config, constants, kinds)
     check_budget(kernel, arch)
     assert ("cp.async.bulk.tensor.2d" in kernel.asm["ptx"]) == (arch >= 90)
+
+
+def test_fields_of_a_group_are_specialized_as_single_arguments():
+    """The compiled kernels here rely on it: 1 and multiples of 16 are known, None is constant."""
+    from triton.backends.compiler import GPUTarget
+    from triton.backends.nvidia.compiler import CUDABackend
+    from triton.runtime.jit import create_function_from_signature
+
+    kernel, backend = aspp.project_kernel, CUDABackend(GPUTarget("cuda", 90, 32))
+    bind = create_function_from_signature(kernel.signature, kernel.params, backend)
+    t = torch.empty(64)
+    sizes = arguments.Product(33, 1, 32, 21, 1040, 2)
+    _, specialized, _ = bind(t, t, t, None, Operands(scale=t[1:]), sizes, *[1] * 6)
+    types, values = zip(*specialized[4:6], strict=True)
+    assert types[0] == Operands("constexpr", "*fp32", "constexpr", "constexpr")
+    assert values[0] == Operands(None, "", None, None)
+    assert types[1] == arguments.Product("i32", "constexpr", *["i32"] * 4)
+    assert values[1] == arguments.Product("", 1, "D", "", "D", "")
 
 
 def test_float32_is_as_exact_as_the_user_wants_torch_s_convolution():
