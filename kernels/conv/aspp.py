@@ -198,7 +198,7 @@ def aspp(
 
 
 def _branches(x, weights, scales, shifts, dilations, summed, activation):
-    """Side by side, (N, sum of C, H, W), or their sum, (N, C, H, W); channels_last."""
+    """The branches side by side, (N, sum of C, H, W), or their sum, (N, C, H, W); channels_last."""
     branches = [same_branch(w, d) for w, d in zip(weights, dilations, strict=True)]
     outputs = weights[0].shape[0]
     x = channels_last(x)
@@ -223,7 +223,7 @@ def _branches(x, weights, scales, shifts, dilations, summed, activation):
 
 
 def _alike(vectors: Sequence[Tensor | None], neutral: float) -> list[Tensor] | None:
-    """One dtype for all, and the neutral element for what is None; None if all are."""
+    """The vectors in one dtype, the neutral element for each that is None; None if all are."""
     given = [v for v in vectors if v is not None]
     if not given:
         return None
@@ -233,7 +233,7 @@ def _alike(vectors: Sequence[Tensor | None], neutral: float) -> list[Tensor] | N
 
 
 def same_branch(weight: Tensor, dilation: int) -> Branch:
-    """Of stride 1, with the padding that keeps the size."""
+    """The branch of stride 1 with the padding that keeps the size."""
     kernel = tuple(weight.shape[2:])
     padding = (dilation * (kernel[0] // 2), dilation * (kernel[1] // 2))
     return Branch(kernel, (1, 1), padding, (dilation, dilation))

@@ -1,9 +1,8 @@
 """Depthwise convolution with its epilogue, and its gradients, on NVIDIA GPUs.
 
 ``y[c, p] = act((sum_tap weight[c, tap] x[c, p + tap] + bias) * scale + shift + residual)``, groups
-equal to the channels. Sums are float32 in registers, the epilogue is applied
-before they are stored. channels_last: a program takes 64 pixels of 128 bytes of channels, in
-accesses of 16 bytes. At rate d those pixels lie d apart (see
+equal to the channels. Sums are float32 in registers, the epilogue is applied before they are
+stored. channels_last: a program takes 64 pixels of 128 bytes of channels, in accesses of 16 bytes. At rate d those pixels lie d apart (see
 :mod:`fastseg.kernels.conv.depthwise_forward`), so that they share what they read at any rate: 100
 pixels for 64 outputs of a 3x3, from L2, and each pixel once from memory. Contiguous: a block of
 pixels of one plane, its rows d apart, for the same reason.
@@ -135,6 +134,7 @@ def _runs_here(x: Tensor, kernel_size: Pair) -> bool:
 
 
 def _window(size: Pair, out_size: Pair, geometry: Sequence[Pair]) -> Window:
+    """What the kernels take of an input of `size` and an output of `out_size`."""
     return Window(*size, *out_size, *(n for pair in geometry for n in pair))
 
 
@@ -203,7 +203,7 @@ def _convolve(
 def _weight_grad_sums(
     x: Tensor, grad: Tensor, kernel_size: Pair, geometry: tuple[Pair, Pair, Pair]
 ) -> Tensor:
-    """(runs, kh * kw, C) float32, to be summed over the runs."""
+    """The sums of each run of tiles, (runs, kh * kw, C) float32, to be summed over the runs."""
     layout = layout_of(x)
     x, grad = (t.contiguous(memory_format=layout) for t in (x, grad))
     images, channels = x.shape[:2]

@@ -18,7 +18,7 @@ from fastseg.kernels.conv.epilogue import epilogue
 
 @triton.jit
 def tap_at(i, tap, stride, padding, dilation, size, TRANSPOSED: tl.constexpr):
-    """Where a tap of output i reads along an axis of `size`, and whether that exists.
+    """The place that a tap of output i reads along an axis of `size`, and whether it exists.
 
     If TRANSPOSED, i counts the input of the convolution, whose output is read.
     """
@@ -32,7 +32,7 @@ def tap_at(i, tap, stride, padding, dilation, size, TRANSPOSED: tl.constexpr):
 
 @triton.jit
 def tile_pixels(tile, tiling, height, width, TILE: tl.constexpr):
-    """A tile's image, rows and columns of its pixels and which exist, (PHASES * ROWS * COLUMNS,).
+    """The image of a tile, and of its pixels rows, columns and existence, (PHASES * ROWS * COLUMNS,).
 
     Tiles are counted over (images, groups of PHASES phases, tiles_y, tiles_x).
     """
@@ -116,7 +116,7 @@ def channels_last_kernel(
 
 @triton.jit
 def block_pixels(block, height, width, phases, BLOCK: tl.constexpr):
-    """Rows, columns and existence of a BLOCK of a plane's pixels, its rows ordered by phase."""
+    """Rows, columns and existence of a BLOCK of a plane's pixels; rows are ordered by phase."""
     i = block * BLOCK + tl.arange(0, BLOCK)
     row, x = i // width, i % width
     rows = tl.cdiv(height, phases)

@@ -28,7 +28,7 @@ def zeros(COUNT: tl.constexpr, SHAPE: tl.constexpr):
 
 @triton.jit
 def first_tile(run, runs, tiles):
-    """The tile that a run begins with, of as many runs of the tiles, as even as can be."""
+    """The number of the first tile of a run, where `runs` runs share the tiles evenly."""
     return (run * tiles // runs).to(tl.int32)
 
 

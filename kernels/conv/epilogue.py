@@ -34,7 +34,7 @@ class Operands(NamedTuple):
     residual: Tensor | None = None
 
     def in_layout(self, layout: torch.memory_format) -> Operands:
-        """Contiguous vectors, and the residual in that layout."""
+        """The operands with contiguous vectors and the residual in that layout."""
         vectors = (None if t is None else t.contiguous() for t in self[:3])
         residual = self.residual
         if residual is not None:
@@ -70,9 +70,9 @@ def epilogue(sums, operands, channel, channel_exists, at, exists, ACTIVATION: tl
         sums: a block of float32, or of float64.
         operands: `Operands`.
         channel: integers that broadcast to the sums' shape: (1, BN) where channels are columns.
-        channel_exists: of channel's shape; the others are not read.
+        channel_exists: a mask of channel's shape; the other channels are not read.
         at: offsets into the residual, of the sums' shape; int64 where they may pass 2^31.
-        exists: of the sums' shape; the other elements of the residual are not read.
+        exists: a mask of the sums' shape; the other elements of the residual are not read.
         ACTIVATION: "", "relu", "relu6", "leaky_relu" (slope 0.01), "silu" or "hardswish".
 
     Returns:

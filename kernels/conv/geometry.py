@@ -53,7 +53,16 @@ class Sizes(NamedTuple):
 
 
 def live_taps(size: int, out: int, k: int, s: int, p: int, d: int) -> np.ndarray:
-    """Along one axis, the first live tap of each output and the end of its live taps, (2, out)."""
+    """Along one axis, the first live tap of each output and the end of its live taps, (2, out).
+
+    Args:
+        size: size of the input.
+        out: size of the output.
+        k: number of taps.
+        s: stride.
+        p: padding.
+        d: dilation.
+    """
     origin = np.arange(out, dtype=np.int64) * s - p
     first = np.clip(-(origin // d), 0, k)
     end = np.clip((size - 1 - origin) // d + 1, 0, k)

@@ -85,7 +85,7 @@ def parts_of(taps: int, chunks: int, most: int) -> tuple[int, int]:
 
 
 def bounds(total: int, parts: int) -> list[tuple[int, int]]:
-    """`total` cut into `parts` ranges as even as can be."""
+    """The `parts` ranges, as even as can be, that `total` is cut into."""
     return [(i * total // parts, (i + 1) * total // parts) for i in range(parts)]
 
 

@@ -167,7 +167,7 @@ def atrous_conv2d_weight_grad(
 
 
 def _runs_here(x: Tensor, sizes: Sizes, branch: Branch) -> bool:
-    """Whether it is worth it, in numbers of 32 bits; GPUs have few float64 units."""
+    """Whether these kernels are ahead, and 32 bits count the pixels; GPUs have few float64 units."""
     if x.dtype == torch.float64 or branch.dilation == (1, 1):
         return False
     pixels = sizes.batch * max(sizes.height * sizes.width, sizes.out_pixels)
@@ -175,6 +175,7 @@ def _runs_here(x: Tensor, sizes: Sizes, branch: Branch) -> bool:
 
 
 def _weight_grad(x: Tensor, grad: Tensor, sizes: Sizes, branch: Branch) -> Tensor:
+    """The gradient (Co, kh, kw, Ci) by the kernels here."""
     out_channels, in_channels = grad.shape[1], x.shape[1]
     x, grad = _rows(x), _rows(grad)
     device, precision = device_of(x.device), precision_of(x.dtype)
