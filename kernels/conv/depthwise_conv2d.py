@@ -2,10 +2,10 @@
 
 ``y[c, p] = act((sum_tap weight[c, tap] x[c, p + tap] + bias) * scale + shift + residual)``, groups
 equal to the channels. Sums are float32 in registers, the epilogue is applied before they are
-stored. channels_last: a program takes 64 pixels of 128 bytes of channels, in accesses of 16 bytes. At rate d those pixels lie d apart (see
-:mod:`fastseg.kernels.conv.depthwise_forward`), so that they share what they read at any rate: 100
-pixels for 64 outputs of a 3x3, from L2, and each pixel once from memory. Contiguous: a block of
-pixels of one plane, its rows d apart, for the same reason.
+stored. channels_last: a program takes 64 pixels of 128 bytes of channels, in accesses of 16 bytes.
+At rate d those pixels lie d apart (see :mod:`fastseg.kernels.conv.depthwise_forward`), so that they
+share what they read at any rate: 100 pixels for 64 outputs of a 3x3, from L2, and each pixel once
+from memory. Contiguous: a block of pixels of one plane, its rows d apart, for the same reason.
 
 The input's gradient is the same kernel with the taps turned around; at a stride it reads, of its
 taps, those that an output ends at. The weight's gradient sums a run of tiles for each program, and

@@ -32,7 +32,7 @@ def tap_at(i, tap, stride, padding, dilation, size, TRANSPOSED: tl.constexpr):
 
 @triton.jit
 def tile_pixels(tile, tiling, height, width, TILE: tl.constexpr):
-    """The image of a tile, and of its pixels rows, columns and existence, (PHASES * ROWS * COLUMNS,).
+    """The image of a tile; rows, columns and existence of its pixels, (PHASES * ROWS * COLUMNS,).
 
     Tiles are counted over (images, groups of PHASES phases, tiles_y, tiles_x).
     """

@@ -167,7 +167,7 @@ def atrous_conv2d_weight_grad(
 
 
 def _runs_here(x: Tensor, sizes: Sizes, branch: Branch) -> bool:
-    """Whether these kernels are ahead, and 32 bits count the pixels; GPUs have few float64 units."""
+    """Whether the kernels are ahead and 32 bits count the pixels; GPUs have few float64 units."""
     if x.dtype == torch.float64 or branch.dilation == (1, 1):
         return False
     pixels = sizes.batch * max(sizes.height * sizes.width, sizes.out_pixels)
