@@ -171,7 +171,6 @@ def test_gradients_of_the_weight_share_the_cache():
     assert (plan.pieces.tolist(), plan.slots.tolist()) == pieces
     places = {t.untyped_storage().data_ptr() for t in plan}
     assert places == {plan.buffer.data_ptr()}, "kept while the buffer is"
-    assert all(t.data_ptr() % 16 == 0 for t in plan), "read 16 bytes at a time"
 
 
 def test_a_plan_moves_with_its_buffer():
@@ -180,6 +179,7 @@ def test_a_plan_moves_with_its_buffer():
     copy = moved(plan, plan.buffer.clone())
     plan.buffer.zero_()
     expected = plans.build(Sizes(1, 9, 11, 9, 11), (atrous(2),), CUTS[1], False, False)
+    assert all(t.data_ptr() % 16 == 0 for t in copy[:5]), "Triton compiles for aligned pointers"
     for ours, theirs in zip(copy, expected, strict=True):
         assert torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs
 
