@@ -61,8 +61,8 @@ class Problem(NamedTuple):
 
     def launch(self, x: Tensor):
         """For the input of `tensors`."""
+        from fastseg.kernels.conv.geometry import Branch
         from fastseg.kernels.conv.launch import launch_of
-        from fastseg.kernels.conv.tiles import Branch
 
         branches = [
             Branch((k, k), (1, 1), (rate * (k // 2),) * 2, (rate, rate))
@@ -85,7 +85,7 @@ def problems() -> Iterator[Problem]:
 
 
 def try_out(problem: Problem, dtype: torch.dtype, entry: tuple[int, ...]) -> str | None:
-    """Compiles and runs a launch; why it does not run."""
+    """Compiles and runs a launch; the reason why it does not run, or None."""
     from fastseg.kernels.conv.configs import Config
     from fastseg.kernels.conv.launch import Epilogue, run
 
@@ -99,9 +99,9 @@ def try_out(problem: Problem, dtype: torch.dtype, entry: tuple[int, ...]) -> str
 
 
 @contextlib.contextmanager
-def row(key: tuple[str, str], entries) -> Iterator[None]:
-    """The table with other entries."""
-    from fastseg.kernels.conv import configs as configs
+def row(key: tuple[str, str, str], entries) -> Iterator[None]:
+    """The table with other entries, for a while."""
+    from fastseg.kernels.conv import configs
 
     kept, configs.TABLE[key] = configs.TABLE[key], tuple(configs.Config(*e) for e in entries)
     try:
@@ -112,13 +112,16 @@ def row(key: tuple[str, str], entries) -> Iterator[None]:
 
 def autotune(dtype: torch.dtype, only: str = "") -> None:
     """Tunes the launches whose title has that text; prints what it finds."""
-    from fastseg.kernels.conv import configs as configs
+    from fastseg.kernels.common import device_of, precision_of
+    from fastseg.kernels.conv import configs
     from fastseg.kernels.conv import launch as launches
 
     chosen = [p for p in problems() if only in p.title]
-    precision = launches.precision_of(dtype)
-    key = (configs.architecture(torch.device("cuda")), precision)
-    entries = list(dict.fromkeys([*map(tuple, configs.TABLE[key]), *EXTRA[precision]]))
+    precision = precision_of(dtype)
+    architecture = device_of(torch.device("cuda")).architecture
+    key = (configs.FORWARD, architecture, precision)
+    extra = [tuple(configs.Config(*entry)) for entry in EXTRA[precision]]
+    entries = list(dict.fromkeys([*map(tuple, configs.TABLE[key]), *extra]))
     estimated = {p: launches.estimate(p.launch(p.tensors(dtype)[0]))[0] for p in chosen}
     with row(key, entries):
         jobs = [

@@ -35,7 +35,7 @@ each_arch = pytest.mark.parametrize("arch", ARCHS)
 def compile_kernel(
     kernel,
     arch: int,
-    signature: Mapping[str, str],
+    signature: Mapping[str, object],
     constants: Mapping[str, object],
     options: Mapping[str, object],
     aligned: Sequence[str] = (),
@@ -45,21 +45,46 @@ def compile_kernel(
     Args:
         kernel: a function under triton.jit.
         arch: 10 times the compute capability.
-        signature: the type of every argument that is none of the constants; "*fp16" is a pointer.
+        signature: the type of every argument that is none of the constants: "*fp16" is a pointer,
+            None and 1 are constants at a launch too, a tuple holds the types of its elements.
         constants: the values of the tl.constexpr.
         options: num_warps, num_stages and others.
-        aligned: integers that are multiples of 16, which Triton sees at a launch; pointers are.
+        aligned: integers, fields of tuples too, that are multiples of 16, which Triton sees at a
+            launch; pointers are.
     """
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    names = kernel.arg_names
-    types = {n: "constexpr" if n in constants else signature[n] for n in names}
-    multiples = [n for n in names if types[n][0] == "*" or n in aligned]
-    attributes = {(names.index(n),): [["tt.divisibility", 16]] for n in multiples}
-    values = {(names.index(n),): v for n, v in constants.items()}
+    values, attributes = {}, {}
+
+    def specialize(name, kind, path):
+        if isinstance(kind, tuple):
+            names = getattr(kind, "_fields", [name] * len(kind))
+            parts = [
+                specialize(part, one, (*path, i))
+                for i, (part, one) in enumerate(zip(names, kind, strict=True))
+            ]
+            return type(kind)(*parts) if hasattr(kind, "_fields") else tuple(parts)
+        if not isinstance(kind, str):
+            values[path] = kind
+            return "constexpr"
+        if kind[0] == "*" or name in aligned:
+            attributes[path] = [["tt.divisibility", 16]]
+        return kind
+
+    types = {}
+    for i, name in enumerate(kernel.arg_names):
+        if name in constants:
+            types[name], values[i,] = "constexpr", constants[name]
+        else:
+            types[name] = specialize(name, signature[name], (i,))
     source = ASTSource(kernel, types, constexprs=values, attrs=attributes)
     return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=dict(options))
+
+
+def integers(group, **kinds):
+    """The types of a group of integers as a launch has them: i32, but for those of other kinds."""
+    return group(**dict.fromkeys(group._fields, "i32") | kinds)
 
 
 def resources(kernel) -> dict[str, int]:

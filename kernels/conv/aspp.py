@@ -29,34 +29,39 @@ import triton.language as tl
 from torch import Tensor
 
 from fastseg import reference
-from fastseg.kernels.conv import configs as configs
+from fastseg._core.conv2d import in_layout_of
+from fastseg.kernels.common import device_of, input_precision, precision_of
+from fastseg.kernels.conv import configs
+from fastseg.kernels.conv.arguments import Product
 from fastseg.kernels.conv.atrous_conv2d import atrous_conv2d
-from fastseg.kernels.conv.epilogue import epilogue
-from fastseg.kernels.conv.launch import (
-    Epilogue,
-    channels_last,
-    empty_channels_last,
-    in_layout_of,
-    input_precision,
-    launch_of,
-    precision_of,
-    processors,
-    rows_aligned,
-    run,
-    with_descriptor_memory,
-)
-from fastseg.kernels.conv.tiles import Branch
+from fastseg.kernels.conv.epilogue import Operands, epilogue
+from fastseg.kernels.conv.geometry import Branch
+from fastseg.kernels.conv.launch import Epilogue, launch_of, run, with_descriptor_memory
+from fastseg.kernels.conv.layouts import channels_last, empty_channels_last, rows_aligned
 
 
 @triton.jit
 def project_kernel(
-    z, weight, out, pool_bias, scale, shift, rows, plane, channels, outputs, weight_stride,
-    columns, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, ALIGNED: tl.constexpr,
-    PRECISION: tl.constexpr, ACTIVATION: tl.constexpr,
-):  # fmt: skip
-    """Program (row block * columns + c): BM pixels of z (rows, channels) by BN outputs."""
-    row = tl.program_id(0) // columns * BM
-    column = tl.program_id(0) % columns * BN
+    z,
+    weight,
+    out,
+    pool_bias,
+    operands,
+    sizes,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+):
+    """Program (row block * sizes.blocks + c): BM pixels of z (rows, channels) by BN outputs.
+
+    operands: the scale and the shift of an `Operands`. sizes: a `Product`.
+    """
+    rows, channels, outputs = sizes.rows, sizes.channels, sizes.outputs
+    row = tl.program_id(0) // sizes.blocks * BM
+    column = tl.program_id(0) % sizes.blocks * BN
     pixel, channel = row + tl.arange(0, BM), column + tl.arange(0, BN)
     k = tl.arange(0, BK)
     if ALIGNED:
@@ -64,7 +69,10 @@ def project_kernel(
             z, shape=[rows, channels], strides=[channels, 1], block_shape=[BM, BK]
         )
         weight_tiles = tl.make_tensor_descriptor(
-            weight, shape=[outputs, channels], strides=[weight_stride, 1], block_shape=[BN, BK]
+            weight,
+            shape=[outputs, channels],
+            strides=[sizes.weight_stride, 1],
+            block_shape=[BN, BK],
         )
     sums = tl.zeros((BM, BN), tl.float32)
     for first in range(0, channels, BK):
@@ -79,7 +87,7 @@ def project_kernel(
                 0.0,
             )
             b = tl.load(
-                weight + channel.to(tl.int64)[None, :] * weight_stride + (first + k)[:, None],
+                weight + channel.to(tl.int64)[None, :] * sizes.weight_stride + (first + k)[:, None],
                 exists[:, None] & (channel < outputs)[None, :],
                 0.0,
             )
@@ -87,26 +95,26 @@ def project_kernel(
     channel_exists = (channel < outputs)[None, :]
     exists = (pixel < rows)[:, None] & channel_exists
     if pool_bias is not None:
-        image = pixel // plane
+        image = pixel // sizes.plane
         at = image.to(tl.int64)[:, None] * outputs + channel[None, :]
         sums += tl.load(pool_bias + at, exists, 0.0).to(tl.float32)
     at = pixel.to(tl.int64)[:, None] * outputs + channel[None, :]
-    sums = epilogue(
-        sums, None, scale, shift, None, channel[None, :], channel_exists, at, exists, ACTIVATION
-    )
+    sums = epilogue(sums, operands, channel[None, :], channel_exists, at, exists, ACTIVATION)
     tl.store(out + at, sums.to(out.dtype.element_ty), exists)
 
 
-def project_config(rows: int, channels: int, outputs: int, device: torch.device, precision: str):
+def project_config(
+    rows: int, channels: int, outputs: int, device: torch.device, precision: str
+) -> configs.Config:
     """The table's entry whose programs should be done first."""
-    return min(
-        configs.candidates(device, precision, outputs, wide=False),
-        key=lambda c: (
-            triton.cdiv(triton.cdiv(rows, c.BM) * triton.cdiv(outputs, c.BN), processors(device))
-            * triton.cdiv(channels, c.BK)
-            * c.step(precision)
-        ),
-    )
+    processors = device_of(device).multiprocessors
+
+    def time(config: configs.Config) -> float:
+        programs = triton.cdiv(rows, config.BM) * triton.cdiv(outputs, config.BN)
+        steps = triton.cdiv(programs, processors) * triton.cdiv(channels, config.BK)
+        return steps * config.step(precision)
+
+    return min(configs.candidates(device, precision, outputs, wide=False), key=time)
 
 
 def project(
@@ -137,18 +145,26 @@ def project(
     out = empty_channels_last(z, (n, outputs, height, width))
     if weight.stride(1) != 1 or weight.stride(0) < channels:  # as of an expanded one
         weight = weight.contiguous()
-    vectors = [None if t is None else t.contiguous() for t in (pool_bias, scale, shift)]
+    operands = Operands(scale=scale, shift=shift).in_layout(torch.channels_last)
     columns = triton.cdiv(outputs, config.BN)
-    aligned = rows_aligned(z, channels) and rows_aligned(weight, weight.stride(0))
     with_descriptor_memory(
         z,
         lambda: project_kernel[(triton.cdiv(rows, config.BM) * columns,)](
-            z, weight, out, *vectors, rows, height * width, channels, outputs, weight.stride(0),
-            columns, *config[:3], ALIGNED=aligned, PRECISION=input_precision(precision),
-            ACTIVATION=activation, num_warps=config.num_warps, num_stages=config.num_stages,
+            z,
+            weight,
+            out,
+            None if pool_bias is None else pool_bias.contiguous(),
+            operands,
+            Product(rows, height * width, channels, outputs, weight.stride(0), columns),
+            *config[:3],
+            ALIGNED=rows_aligned(z, channels) and rows_aligned(weight, weight.stride(0)),
+            PRECISION=input_precision(precision),
+            ACTIVATION=activation,
+            num_warps=config.num_warps,
+            num_stages=config.num_stages,
             enable_fp_fusion=True,
         ),
-    )  # fmt: skip
+    )
     return out
 
 
@@ -182,7 +198,7 @@ def aspp(
 
 
 def _branches(x, weights, scales, shifts, dilations, summed, activation):
-    """Side by side, (N, sum of C, H, W), or their sum, (N, C, H, W); channels_last."""
+    """The branches side by side, (N, sum of C, H, W), or their sum, (N, C, H, W); channels_last."""
     branches = [same_branch(w, d) for w, d in zip(weights, dilations, strict=True)]
     outputs = weights[0].shape[0]
     x = channels_last(x)
@@ -207,7 +223,7 @@ def _branches(x, weights, scales, shifts, dilations, summed, activation):
 
 
 def _alike(vectors: Sequence[Tensor | None], neutral: float) -> list[Tensor] | None:
-    """One dtype for all, and the neutral element for what is None; None if all are."""
+    """The vectors in one dtype, the neutral element for each that is None; None if all are."""
     given = [v for v in vectors if v is not None]
     if not given:
         return None
@@ -217,7 +233,7 @@ def _alike(vectors: Sequence[Tensor | None], neutral: float) -> list[Tensor] | N
 
 
 def same_branch(weight: Tensor, dilation: int) -> Branch:
-    """Of stride 1, with the padding that keeps the size."""
+    """The branch of stride 1 with the padding that keeps the size."""
     kernel = tuple(weight.shape[2:])
     padding = (dilation * (kernel[0] // 2), dilation * (kernel[1] // 2))
     return Branch(kernel, (1, 1), padding, (dilation, dilation))

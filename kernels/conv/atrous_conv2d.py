@@ -19,26 +19,20 @@ import torch
 from torch import Tensor
 
 from fastseg import reference
+from fastseg._core.conv2d import in_layout_of
 from fastseg.kernels.conv.depthwise_conv2d import depthwise_conv2d, depthwise_conv2d_input_grad
-from fastseg.kernels.conv.epilogue import apply_epilogue
-from fastseg.kernels.conv.launch import (
-    Epilogue,
-    Launch,
-    channels_last,
-    empty_channels_last,
-    estimate,
-    in_layout_of,
-    launch_of,
-    run,
-)
-from fastseg.kernels.conv.tiles import Branch
+from fastseg.kernels.conv.epilogue import Operands, apply_epilogue
+from fastseg.kernels.conv.geometry import Branch
+from fastseg.kernels.conv.launch import Epilogue, Launch, estimate, launch_of, run
+from fastseg.kernels.conv.layouts import channels_last, empty_channels_last
+from fastseg.kernels.conv.torch_conv2d import torch_input_grad
 
 DENSE_SHARE = 0.95
 """From this share of a dense convolution's multiplications on, torch's convolution is called."""
 
 
 def _pays(launch: Launch, groups: int) -> bool:
-    """Skipping dead taps saves more than torch's convolution is ahead."""
+    """Whether skipping dead taps saves more than torch's convolution is ahead."""
     if groups != 1 or launch.channels == 0 or launch.outputs == 0 or 0 in launch.sizes:
         return False
     return estimate(launch)[1] <= DENSE_SHARE
@@ -68,7 +62,7 @@ def atrous_conv2d(
     launch = launch_of(x, weight.shape[0], [Branch(tuple(weight.shape[2:]), *geometry)])
     if not _pays(launch, groups):
         out = in_layout_of(x, torch.conv2d(x, weight, None, *geometry, groups))
-        return apply_epilogue(out, bias, scale, shift, residual, activation)
+        return apply_epilogue(out, Operands(bias, scale, shift, residual), activation)
     out = empty_channels_last(x, (x.shape[0], weight.shape[0], *launch.sizes[3:]))
     vectors = (None if t is None else (t,) for t in (bias, scale, shift))
     residual = None if residual is None else channels_last(residual)
@@ -100,14 +94,8 @@ def atrous_conv2d_input_grad(
     reach = tuple(d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True))
     branch = Branch(kernel, (1, 1), reach, tuple(dilation))
     launch = launch_of(grad, weight.shape[1], [branch], transposed=True)
-    shape = (grad.shape[0], weight.shape[1] * groups, *input_size)
     if tuple(stride) != (1, 1) or not _pays(launch, groups):
-        x = in_layout_of(grad, empty_channels_last(grad, shape))  # its values are not read
-        mask = (True, False, False)
-        backward = torch.ops.aten.convolution_backward
-        out = backward(grad, x, weight, None, *geometry, False, (0, 0), groups, mask)[0]
-        return in_layout_of(grad, out)
-    out = empty_channels_last(grad, shape)
-    return in_layout_of(
-        grad, run(launch, channels_last(grad), [channels_last(weight)], out, Epilogue())
-    )
+        return torch_input_grad(grad, weight, input_size, geometry, groups)
+    out = empty_channels_last(grad, (grad.shape[0], weight.shape[1], *input_size))
+    run(launch, channels_last(grad), [channels_last(weight)], out, Epilogue())
+    return in_layout_of(grad, out)

@@ -7,17 +7,44 @@ computed. The latter's floor is its bytes: y and the residual are read and y is 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 BLOCK = 1024
+"""Number of elements that one program of apply_epilogue_kernel takes."""
+
+
+class Operands(NamedTuple):
+    """What an epilogue adds and multiplies by: tensors outside a kernel, pointers inside, or None.
+
+    Attributes:
+        bias: (Co,) of any floating dtype, added first.
+        scale: (Co,) of any floating dtype, multiplied by.
+        shift: (Co,) of any floating dtype, added.
+        residual: a tensor of the output's shape and of any floating dtype, added last.
+    """
+
+    bias: Tensor | None = None
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+    residual: Tensor | None = None
+
+    def in_layout(self, layout: torch.memory_format) -> Operands:
+        """The operands with contiguous vectors and the residual in that layout."""
+        vectors = (None if t is None else t.contiguous() for t in self[:3])
+        residual = self.residual
+        if residual is not None:
+            residual = residual.contiguous(memory_format=layout)
+        return Operands(*vectors, residual)
 
 
 @triton.jit
 def activate(x, ACTIVATION: tl.constexpr):
-    """One of the six activations; a NaN stays one, as in torch."""
+    """The activation of that name, or none for ""; a NaN stays one, as in torch."""
     if ACTIVATION == "relu":
         x = tl.where(x < 0, 0.0, x)
     elif ACTIVATION == "relu6":
@@ -36,76 +63,68 @@ def activate(x, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def epilogue(
-    sums, bias, scale, shift, residual, channel, channel_exists, at, exists,
-    ACTIVATION: tl.constexpr,
-):  # fmt: skip
+def epilogue(sums, operands, channel, channel_exists, at, exists, ACTIVATION: tl.constexpr):
     """``act((sums + bias) * scale + shift + residual)``.
 
     Args:
         sums: a block of float32, or of float64.
-        bias: pointer to (Co,) of any floating dtype, or None; scale and shift likewise.
-        scale: see bias.
-        shift: see bias.
-        residual: pointer of any floating dtype, or None.
+        operands: `Operands`.
         channel: integers that broadcast to the sums' shape: (1, BN) where channels are columns.
-        channel_exists: of channel's shape; the others are not read.
+        channel_exists: a mask of channel's shape; the other channels are not read.
         at: offsets into the residual, of the sums' shape; int64 where they may pass 2^31.
-        exists: of the sums' shape; the other elements of the residual are not read.
+        exists: a mask of the sums' shape; the other elements of the residual are not read.
         ACTIVATION: "", "relu", "relu6", "leaky_relu" (slope 0.01), "silu" or "hardswish".
 
     Returns:
         A block like the sums.
     """
-    if bias is not None:
-        sums += tl.load(bias + channel, channel_exists, 0.0).to(sums.dtype)
-    if scale is not None:
-        sums *= tl.load(scale + channel, channel_exists, 0.0).to(sums.dtype)
-    if shift is not None:
-        sums += tl.load(shift + channel, channel_exists, 0.0).to(sums.dtype)
-    if residual is not None:
-        sums += tl.load(residual + at, exists, 0.0).to(sums.dtype)
+    if operands.bias is not None:
+        sums += tl.load(operands.bias + channel, channel_exists, 0.0).to(sums.dtype)
+    if operands.scale is not None:
+        sums *= tl.load(operands.scale + channel, channel_exists, 0.0).to(sums.dtype)
+    if operands.shift is not None:
+        sums += tl.load(operands.shift + channel, channel_exists, 0.0).to(sums.dtype)
+    if operands.residual is not None:
+        sums += tl.load(operands.residual + at, exists, 0.0).to(sums.dtype)
     return activate(sums, ACTIVATION)
 
 
 @triton.jit
 def apply_epilogue_kernel(
-    y, bias, scale, shift, residual, elements, channels, plane,
-    ACTIVATION: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """In place. plane: how many elements of one channel follow each other, 1 if channels_last."""
+    y, operands, elements, channels, plane, ACTIVATION: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Overwrites y with its epilogue, BLOCK elements a program.
+
+    plane: how many elements of one channel follow each other, 1 if y is channels_last.
+    """
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     exists = at < elements
     channel = (at // plane % channels).to(tl.int32)
     sums = tl.load(y + at, exists, 0.0)
     if sums.dtype != tl.float64:
         sums = sums.to(tl.float32)
-    out = epilogue(sums, bias, scale, shift, residual, channel, exists, at, exists, ACTIVATION)
+    out = epilogue(sums, operands, channel, exists, at, exists, ACTIVATION)
     tl.store(y + at, out.to(y.dtype.element_ty), exists)
 
 
-def apply_epilogue(
-    y: Tensor,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    residual: Tensor | None,
-    activation: str,
-) -> Tensor:
+def apply_epilogue(y: Tensor, operands: Operands, activation: str) -> Tensor:
     """Overwrites y, (N, C, H, W), contiguous or channels_last, with its epilogue; returns y.
 
-    bias, scale and shift are (C,) or None, the residual is of y's shape and any layout, or None.
+    The operands may be of any layout.
     """
-    per_channel = [None if t is None else t.contiguous() for t in (bias, scale, shift)]
-    if y.numel() == 0 or (per_channel == [None] * 3 and residual is None and activation == ""):
+    if y.numel() == 0 or (all(t is None for t in operands) and activation == ""):
         return y
     contiguous = y.is_contiguous()
     layout = torch.contiguous_format if contiguous else torch.channels_last
-    if residual is not None:
-        residual = residual.contiguous(memory_format=layout)
     plane = y.shape[2] * y.shape[3] if contiguous else 1
     apply_epilogue_kernel[(triton.cdiv(y.numel(), BLOCK),)](
-        y, *per_channel, residual, y.numel(), y.shape[1], plane,
-        ACTIVATION=activation, BLOCK=BLOCK, num_warps=4,
-    )  # fmt: skip
+        y,
+        operands.in_layout(layout),
+        y.numel(),
+        y.shape[1],
+        plane,
+        ACTIVATION=activation,
+        BLOCK=BLOCK,
+        num_warps=4,
+    )
     return y

@@ -29,14 +29,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastseg.kernels.conv.epilogue import epilogue
+from fastseg.kernels.conv.arguments import Windows
+from fastseg.kernels.conv.epilogue import Operands, epilogue
 
 PART = tl.constexpr(8192)
+"""Number of sums whose epilogue is computed at once."""
 
 
 @triton.jit
 def pick(pointers, branch):
-    """pointers[branch], of a tuple."""
+    """The element of a tuple at `branch`, a number that the compiler does not know."""
     chosen = pointers[0]
     for i in tl.static_range(1, len(pointers)):
         chosen = tl.where(branch == i, pointers[i], chosen)
@@ -44,10 +46,20 @@ def pick(pointers, branch):
 
 
 @triton.jit
+def windows_of(pixel, image):
+    """The `Windows` of pixels of the output, counted over (N, out_height, out_width)."""
+    row = pixel // image.out_width
+    top = row % image.out_height * image.stride_y
+    left = pixel % image.out_width * image.stride_x
+    origin = (row // image.out_height * image.height + top) * image.width + left
+    return Windows(origin, top, left)
+
+
+@triton.jit
 def make_descriptor(
     weight, rows, row_taps, columns, BN: tl.constexpr, BK: tl.constexpr, TRANSPOSED: tl.constexpr
 ):
-    """Of a weight (rows, row_taps, columns): tiles (BN, 1, BK), or (BK, 1, BN)."""
+    """The descriptor of a weight (rows, row_taps, columns): tiles (BN, 1, BK), or (BK, 1, BN)."""
     return tl.make_tensor_descriptor(
         weight,
         shape=[rows, row_taps, columns],
@@ -58,161 +70,242 @@ def make_descriptor(
 
 @triton.jit
 def accumulate(
-    sums, x, weight, taps, first, end, first_chunk, end_chunk, origin, top, left, height, width,
-    channels, outputs, weight_taps, column, BN: tl.constexpr, BK: tl.constexpr,
-    MIXED: tl.constexpr, WHOLE: tl.constexpr, ALIGNED: tl.constexpr, TRANSPOSED: tl.constexpr,
-    PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Adds the taps [first, end) of one branch to the sums (BM, BN).
+    sums,
+    x,
+    weight,
+    weight_taps,
+    outputs,
+    column,
+    taps,
+    walked,
+    chunks,
+    windows,
+    image,
+    FORM: tl.constexpr,
+):
+    """Adds taps of one branch to the sums (BM, BN).
 
     x: (N, height, width, channels). weight: (outputs, weight_taps, channels); if TRANSPOSED
-    (channels, weight_taps, outputs). taps: rows of (number in the weight, dy, dx, unused). Of each
-    tap the chunks [first_chunk, end_chunk) of BK channels. origin: the pixels' windows, counted in
-    pixels of x, (BM,), with their rows and columns top and left. column: the first output channel.
-
-    MIXED: some taps are dead for some pixels. WHOLE: BK divides channels. ALIGNED: all rows of x
-    and of the weight begin at multiples of 16 bytes.
+    (channels, weight_taps, outputs). column: the first output channel. taps: rows of (number in
+    the weight, dy, dx, unused). walked: the first tap and the end of the taps. chunks: of each tap
+    the first chunk of BK channels and the end of the chunks.
     """
+    BN: tl.constexpr = FORM.BN
+    BK: tl.constexpr = FORM.BK
+    channels, height, width = image.channels, image.height, image.width
     k, n = tl.arange(0, BK), column + tl.arange(0, BN)
-    if ALIGNED:
-        if TRANSPOSED:
+    if FORM.ALIGNED:
+        if FORM.TRANSPOSED:
             descriptor = make_descriptor(weight, channels, weight_taps, outputs, BN, BK, True)
         else:
             descriptor = make_descriptor(weight, outputs, weight_taps, channels, BN, BK, False)
     # Flattened, so that the next tap's copies are under way when a tap's last products are.
-    for t in tl.range(first, end, flatten=True):
+    for t in tl.range(walked[0], walked[1], flatten=True):
         tap, dy, dx = tl.load(taps + 4 * t), tl.load(taps + 4 * t + 1), tl.load(taps + 4 * t + 2)
-        at = (origin + (dy * width + dx)).to(tl.int64) * channels
-        if MIXED:
-            y, column_of_x = top + dy, left + dx
+        at = (windows.origin + (dy * width + dx)).to(tl.int64) * channels
+        if FORM.MIXED:
+            y, column_of_x = windows.top + dy, windows.left + dx
             live = (y >= 0) & (y < height) & (column_of_x >= 0) & (column_of_x < width)
-        for chunk in range(first_chunk, end_chunk):
+        for chunk in range(chunks[0], chunks[1]):
             channel = chunk * BK + k
             pointers = x + at[:, None] + channel[None, :]
-            if ALIGNED:  # which the compiler loses sight of in the flattened loop
+            if FORM.ALIGNED:  # which the compiler loses sight of in the flattened loop
                 pointers = tl.multiple_of(pointers, (16, 16))
-            if MIXED and WHOLE:
+            if FORM.MIXED and FORM.WHOLE:
                 a = tl.load(pointers, live[:, None], 0.0)
-            elif MIXED:
+            elif FORM.MIXED:
                 a = tl.load(pointers, live[:, None] & (channel < channels)[None, :], 0.0)
-            elif WHOLE:
+            elif FORM.WHOLE:
                 a = tl.load(pointers)
             else:
                 a = tl.load(pointers, (channel < channels)[None, :], 0.0)
-            if ALIGNED and TRANSPOSED:
+            if FORM.ALIGNED and FORM.TRANSPOSED:
                 b = descriptor.load([chunk * BK, tap, column]).reshape(BK, BN)
-            elif ALIGNED:
+            elif FORM.ALIGNED:
                 b = descriptor.load([column, tap, chunk * BK]).reshape(BN, BK).T
             else:
                 exists = (channel < channels)[:, None] & (n < outputs)[None, :]
-                if TRANSPOSED:
+                if FORM.TRANSPOSED:
                     rows = (channel.to(tl.int64) * weight_taps + tap) * outputs
                     b = tl.load(weight + rows[:, None] + n[None, :], exists, 0.0)
                 else:
                     rows = (n.to(tl.int64) * weight_taps + tap) * channels
                     b = tl.load(weight + rows[None, :] + channel[:, None], exists, 0.0)
-            sums = tl.dot(a, b, sums, input_precision=PRECISION)
+            sums = tl.dot(a, b, sums, input_precision=FORM.PRECISION)
     return sums
 
 
 @triton.jit
 def finish(
-    sums, out, biases, scales, shifts, residual, branch, pixel, column, outputs, out_stride,
-    BM: tl.constexpr, BN: tl.constexpr, SUMMED: tl.constexpr, ACTIVATION: tl.constexpr,
-):  # fmt: skip
+    sums,
+    out,
+    operands,
+    shifts,
+    branch,
+    pixel,
+    column,
+    columns,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    SUMMED: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+):
     """Stores the epilogue of whole sums (BM, BN), of one branch or of SUMMED at once.
 
     In parts of PART elements: the pointers of more would not fit beside the sums.
     """
     if BM * BN > PART:
-        left, right = sums.reshape(BM, 2, BN // 2).permute(0, 2, 1).split()
+        HALF: tl.constexpr = BN // 2
+        left, right = sums.reshape(BM, 2, HALF).permute(0, 2, 1).split()
+        second = column + HALF
         finish(
-            left, out, biases, scales, shifts, residual, branch, pixel, column, outputs,
-            out_stride, BM, BN // 2, SUMMED, ACTIVATION,
-        )  # fmt: skip
+            left,
+            out,
+            operands,
+            shifts,
+            branch,
+            pixel,
+            column,
+            columns,
+            BM,
+            HALF,
+            SUMMED,
+            ACTIVATION,
+        )
         finish(
-            right, out, biases, scales, shifts, residual, branch, pixel, column + BN // 2, outputs,
-            out_stride, BM, BN // 2, SUMMED, ACTIVATION,
-        )  # fmt: skip
+            right,
+            out,
+            operands,
+            shifts,
+            branch,
+            pixel,
+            second,
+            columns,
+            BM,
+            HALF,
+            SUMMED,
+            ACTIVATION,
+        )
     else:
         channel = (column + tl.arange(0, BN))[None, :]
-        channel_exists = channel < outputs
-        at = pixel.to(tl.int64)[:, None] * out_stride + branch * outputs + channel
-        bias = pick(biases, branch) if biases is not None else None
-        scale = pick(scales, branch) if scales is not None else None
-        shift = pick(shifts, branch) if shifts is not None else None
+        channel_exists = channel < columns.outputs
+        at = pixel.to(tl.int64)[:, None] * columns.out_stride + branch * columns.outputs + channel
         for i in tl.static_range(1, SUMMED if shifts is not None else 1):
             sums += tl.load(shifts[i] + channel, channel_exists, 0.0).to(tl.float32)
-        sums = epilogue(
-            sums, bias, scale, shift, residual, channel, channel_exists, at, channel_exists,
-            ACTIVATION,
-        )  # fmt: skip
+        sums = epilogue(sums, operands, channel, channel_exists, at, channel_exists, ACTIVATION)
         tl.store(out + at, sums.to(out.dtype.element_ty), channel_exists)
 
 
 @triton.jit
 def atrous_conv2d_kernel(
-    x, weights, out, workspace, biases, scales, shifts, residual, items, pixels, taps,
-    height, width, out_height, out_width, stride_y, stride_x, channels, outputs, weight_taps,
-    out_stride, columns,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SUMMED: tl.constexpr,
-    MIXED: tl.constexpr, SPLIT: tl.constexpr, WHOLE: tl.constexpr, ALIGNED: tl.constexpr,
-    TRANSPOSED: tl.constexpr, PRECISION: tl.constexpr, ACTIVATION: tl.constexpr,
-):  # fmt: skip
-    """Program (item * columns + c): BM pixels by the c-th BN of the outputs of one branch."""
-    item = items + tl.program_id(0) // columns * (5 + 2 * SUMMED)
-    column = tl.program_id(0) % columns * BN
+    x,
+    weights,
+    weight_taps,
+    out,
+    workspace,
+    biases,
+    scales,
+    shifts,
+    residual,
+    tables,
+    image,
+    columns,
+    FORM: tl.constexpr,
+):
+    """Program (item * columns.blocks + c): BM pixels by the c-th BN of the outputs of one branch.
+
+    weights, biases, scales and shifts: tuples of a pointer for each branch. weight_taps: for each
+    branch the number of its taps. workspace: float32 (slots * columns.blocks, BM, BN).
+    """
+    BM: tl.constexpr = FORM.BM
+    BN: tl.constexpr = FORM.BN
+    SUMMED: tl.constexpr = FORM.SUMMED
+    ACTIVATION: tl.constexpr = FORM.ACTIVATION
+    part = tl.program_id(0) % columns.blocks
+    column = part * BN
+    item = tables.items + tl.program_id(0) // columns.blocks * (5 + 2 * SUMMED)
     tile, branch, slot = tl.load(item), tl.load(item + 1), tl.load(item + 2)
-    first_chunk, end_chunk = tl.load(item + 3), tl.load(item + 4)
-    lane = tl.arange(0, BM)
-    pixel = tl.load(pixels + tile.to(tl.int64) * BM + lane)
-    row = pixel // out_width
-    image = row // out_height
-    top, left = row % out_height * stride_y, pixel % out_width * stride_x
-    origin = (image * height + top) * width + left
+    chunks = tl.load(item + 3), tl.load(item + 4)
+    pixels = tables.pixels + tile.to(tl.int64) * BM + tl.arange(0, BM)
+    windows = windows_of(tl.load(pixels), image)
     sums = tl.zeros((BM, BN), tl.float32)
     for i in tl.static_range(SUMMED):
         if SUMMED > 1:
             weight, branch_taps = weights[i], weight_taps[i]
         else:
             weight, branch_taps = pick(weights, branch), pick(weight_taps, branch)
+        walked = tl.load(item + 5 + 2 * i), tl.load(item + 6 + 2 * i)
         sums = accumulate(
-            sums, x, weight, taps, tl.load(item + 5 + 2 * i), tl.load(item + 6 + 2 * i),
-            first_chunk, end_chunk, origin, top, left, height, width, channels, outputs,
-            branch_taps, column, BN, BK, MIXED, WHOLE, ALIGNED, TRANSPOSED, PRECISION,
-        )  # fmt: skip
-    if SPLIT and slot >= 0:
-        at = (slot * columns + tl.program_id(0) % columns).to(tl.int64) * BM * BN
-        at += lane[:, None] * BN + tl.arange(0, BN)[None, :]
-        tl.store(workspace + at, sums)
+            sums,
+            x,
+            weight,
+            branch_taps,
+            columns.outputs,
+            column,
+            tables.taps,
+            walked,
+            chunks,
+            windows,
+            image,
+            FORM,
+        )
+    if FORM.SPLIT and slot >= 0:
+        row, n = tl.arange(0, BM)[:, None], tl.arange(0, BN)[None, :]
+        at = (slot * columns.blocks + part).to(tl.int64) * BM * BN
+        tl.store(workspace + (at + (row * BN + n)), sums)
     else:
-        pixel = tl.load(pixels + tile.to(tl.int64) * BM + lane)
+        operands = Operands(
+            pick(biases, branch) if biases is not None else None,
+            pick(scales, branch) if scales is not None else None,
+            pick(shifts, branch) if shifts is not None else None,
+            residual,
+        )
+        pixel = tl.load(pixels)  # anew, so that it takes no registers in the loop
         finish(
-            sums, out, biases, scales, shifts, residual, branch, pixel, column, outputs,
-            out_stride, BM, BN, SUMMED, ACTIVATION,
-        )  # fmt: skip
+            sums, out, operands, shifts, branch, pixel, column, columns, BM, BN, SUMMED, ACTIVATION
+        )
 
 
 @triton.jit
 def reduce_kernel(
-    workspace, out, biases, scales, shifts, residual, reductions, pixels, outputs, out_stride,
-    columns, BM: tl.constexpr, BN: tl.constexpr, ROWS: tl.constexpr, SUMMED: tl.constexpr,
+    workspace,
+    out,
+    biases,
+    scales,
+    shifts,
+    residual,
+    reductions,
+    pixels,
+    columns,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    ROWS: tl.constexpr,
+    SUMMED: tl.constexpr,
     ACTIVATION: tl.constexpr,
-):  # fmt: skip
-    """Program (split tile * columns + c, r): adds up ROWS rows of its slots, in their order."""
-    entry = reductions + tl.program_id(0) // columns * 4
-    part = tl.program_id(0) % columns
+):
+    """Program (split tile * columns.blocks + c, r): adds up ROWS rows of its slots, in their order.
+
+    reductions and pixels are parts of a plan; the others are those of atrous_conv2d_kernel.
+    """
+    entry = reductions + tl.program_id(0) // columns.blocks * 4
+    part = tl.program_id(0) % columns.blocks
+    column = part * BN
     tile, branch = tl.load(entry), tl.load(entry + 1)
     first, slots = tl.load(entry + 2), tl.load(entry + 3)
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    at = (first.to(tl.int64) * columns + part) * BM * BN
+    at = (first.to(tl.int64) * columns.blocks + part) * BM * BN
     at += row[:, None] * BN + tl.arange(0, BN)[None, :]
     sums = tl.zeros((ROWS, BN), tl.float32)
     for _ in range(slots):
         sums += tl.load(workspace + at)
-        at += columns * BM * BN
+        at += columns.blocks * BM * BN
     pixel = tl.load(pixels + tile.to(tl.int64) * BM + row)
+    operands = Operands(
+        pick(biases, branch) if biases is not None else None,
+        pick(scales, branch) if scales is not None else None,
+        pick(shifts, branch) if shifts is not None else None,
+        residual,
+    )
     finish(
-        sums, out, biases, scales, shifts, residual, branch, pixel, part * BN, outputs,
-        out_stride, ROWS, BN, SUMMED, ACTIVATION,
-    )  # fmt: skip
+        sums, out, operands, shifts, branch, pixel, column, columns, ROWS, BN, SUMMED, ACTIVATION
+    )

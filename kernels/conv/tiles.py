@@ -9,7 +9,6 @@ its pixels. Of 33 x 33 maps in a batch of 8 at rates 6, 12 and 18, tiles of 128 
 Either every tile keeps to one region, and its loads need no mask; or one list of all pixels is cut,
 and tiles across two regions mask what is dead for a pixel: whichever executes less. The last tile
 is filled up with its last pixel, so that no lane is idle: it stores the same value twice.
-
 """
 
 from __future__ import annotations
@@ -19,38 +18,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-Pair = tuple[int, int]
-
-
-class Branch(NamedTuple):
-    """One convolution; each is (vertical, horizontal)."""
-
-    kernel_size: Pair
-    stride: Pair
-    padding: Pair
-    dilation: Pair
-
-
-class Sizes(NamedTuple):
-    """Of the input and the output of all branches of a launch, which have one stride."""
-
-    batch: int
-    height: int
-    width: int
-    out_height: int
-    out_width: int
+from fastseg.kernels.conv.geometry import Branch, Sizes, live_taps
 
 
 class Tiles(NamedTuple):
     """Tiles on the host, longest first.
 
     Attributes:
-        pixels: of the output, counted over (N, h, w), (tiles, BM) int32.
+        pixels: pixels of the output, counted over (N, h, w), (tiles, BM) int32.
         branches: the branch of each tile; 0 where branches are summed.
-        lists: for each tile which of tap_lists it walks.
+        lists: the number of the tap list that each tile walks.
         tap_lists: tuples of taps (branch, number in the weight, dy, dx): the pixel (y, x) reads
             (y * stride + dy, x * stride + dx) of the input.
-        mixed: some tile's taps are not live for all of its pixels.
+        mixed: whether some tile's taps are not live for all of its pixels.
     """
 
     pixels: np.ndarray
@@ -61,16 +41,8 @@ class Tiles(NamedTuple):
 
     @property
     def taps(self) -> np.ndarray:
-        """How many each tile walks."""
+        """Number of taps that each tile walks."""
         return np.array([len(taps) for taps in self.tap_lists])[self.lists]
-
-
-def live_taps(size: int, out: int, k: int, s: int, p: int, d: int) -> np.ndarray:
-    """Along one axis, the first live tap of each output and the end of its live taps, (2, out)."""
-    origin = np.arange(out, dtype=np.int64) * s - p
-    first = np.clip(-(origin // d), 0, k)
-    end = np.clip((size - 1 - origin) // d + 1, 0, k)
-    return np.stack([first, np.maximum(first, end)])
 
 
 def make_tiles(
@@ -79,11 +51,11 @@ def make_tiles(
     """Tiles of `tile` pixels.
 
     Args:
-        sizes: of input and output.
-        branches: of one stride and output size.
-        tile: BM.
-        summed: branches add up into one output: a tile walks the taps of all of them.
-        flipped: the number in the weight counts from the last tap.
+        sizes: sizes of the input and of the output.
+        branches: convolutions of one stride and output size.
+        tile: BM, the number of pixels of a tile.
+        summed: whether branches add up into one output: a tile then walks the taps of all of them.
+        flipped: whether a tap's number in the weight counts from the last tap.
     """
     groups = [range(len(branches))] if summed else [[b] for b in range(len(branches))]
     tiles = [_group_tiles(sizes, [(b, branches[b]) for b in g], tile, flipped) for g in groups]
@@ -99,8 +71,9 @@ def make_tiles(
 
 def _group_tiles(sizes, group, tile, flipped):
     """Pixels (tiles, tile), the taps of each tile, mixed, for branches that share their tiles."""
-    rows, row_class = _axis_classes(sizes.height, sizes.out_height, group, 0)
-    columns, column_class = _axis_classes(sizes.width, sizes.out_width, group, 1)
+    (rows, row_class), (columns, column_class) = (
+        _axis_classes(*sizes.axes[axis], group, axis) for axis in (0, 1)
+    )
     region_of = row_class[:, None] * columns.shape[1] + column_class
     regions = [
         frozenset(
@@ -112,12 +85,11 @@ def _group_tiles(sizes, group, tile, flipped):
         for r in range(rows.shape[1])
         for c in range(columns.shape[1])
     ]
-    plane = sizes.out_height * sizes.out_width
     counts = np.bincount(region_of.ravel(), minlength=len(regions)) * sizes.batch
     order, mixed = _cheapest_order(regions, counts, tile)
     in_image = np.argsort(region_of.ravel(), kind="stable")
     in_image = np.split(in_image, np.cumsum(counts // sizes.batch)[:-1])
-    images = np.arange(sizes.batch)[:, None] * plane
+    images = np.arange(sizes.batch)[:, None] * sizes.out_pixels
     pixels = [(images + in_image[r]).ravel() for r in order]
     if mixed:
         pixels = [np.concatenate(pixels)]
@@ -138,6 +110,7 @@ def _axis_classes(size, out, group, axis):
 
 
 def _tap_list(live, branches, flipped):
+    """A tuple of `Tiles.tap_lists` for live taps (branch, row, column)."""
     taps = []
     for b, i, j in sorted(live):
         kernel, _, padding, dilation = branches[b]

@@ -26,59 +26,65 @@ on a GPU stands behind them.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastseg._core.float32_precision import tf32_in_convolutions
+from fastseg._core.conv2d import in_layout_of
+from fastseg.kernels.common import device_of, input_precision, precision_of
+from fastseg.kernels.conv import weight_grad_plan as plans
+from fastseg.kernels.conv.arguments import Channels, Rows
+from fastseg.kernels.conv.configs import weight_grad_config
 from fastseg.kernels.conv.depthwise_conv2d import depthwise_conv2d_weight_grad
-from fastseg.kernels.conv.weight_grad_plan import (
-    COLUMNS,
-    Geometry,
-    live_share,
-    plan_tensors,
-)
+from fastseg.kernels.conv.geometry import Branch, Sizes
+from fastseg.kernels.conv.plan_cache import cache
+from fastseg.kernels.conv.torch_conv2d import torch_weight_grad
 
 WORTHWHILE_SHARE = 0.95
-"""Above this live share torch's kernel, which multiplies all pairs, is called."""
+"""The live share above which torch's kernel, which multiplies all pairs, is called."""
 
 MOST_PIXELS = 1 << 30
-"""Of x or of grad, in all images: they are counted in 32 bits."""
+"""Most pixels of x or of grad, in all images: they are counted in 32 bits."""
 
 VECTOR = 8
-"""Channels that are copied at once, 16 bytes of them: those of a pixel are padded to a multiple."""
+"""Number of channels that are copied at once, 16 bytes of 16 bits: a pixel's are padded to it."""
 
 SUM_BLOCK = 1024
+"""Number of elements of the gradient that one program of sum_pieces_kernel adds up."""
 
 OPTIONS = {"enable_fp_fusion": True}
 
 
 @triton.jit
 def divide(n, factor, shift):
-    """The quotient n / d of n in [0, 2^31); factor and shift are `reciprocal(d)`."""
+    """The quotient n / d of n in [0, 2^31), where factor and shift are `reciprocal(d)`."""
     n = n.to(tl.uint32)
     return ((tl.umulhi(n, factor.to(tl.uint32, bitcast=True)) + n) >> shift).to(tl.int32)
 
 
 @triton.jit
 def weight_grad_kernel(
-    x, grad, out, pieces, x_image, x_row, x_column, x_vectors, grad_image, grad_row,
-    grad_vectors, in_channels, out_channels, slot_stride, out_stride,
-    COLUMNS: tl.constexpr, VECTOR: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr,
-    PIXELS: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    x,
+    grad,
+    out,
+    pieces,
+    rows,
+    channels,
+    COLUMNS: tl.constexpr,
+    VECTOR: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """Program (t, p): the sums of the t-th tile of channels over the p-th piece of a plan.
 
-    x and grad: pixels of x_vectors and grad_vectors times VECTOR channels, of which the last may be
-    beyond in_channels and out_channels. x_image, x_row and x_column: how many pixels of x lie
-    between what an output reads and what the same output of the next image, the one below it and
-    the one beside it read; grad_image and grad_row: likewise between outputs. out: rows of input
-    channels, out_stride apart, at a piece's slot * slot_stride.
+    x and grad: rows of channels, one a pixel. out: rows of input channels, those of a piece at its
+    slot. pieces: rows of COLUMNS integers. rows: `Rows`. channels: `Channels`. A tile is BM output
+    channels by BN input channels; a step sums BK pixels, VECTOR channels of which are a vector.
     """
     piece = pieces + tl.program_id(1) * COLUMNS
     first, last, slot = tl.load(piece), tl.load(piece + 1), tl.load(piece + 2)
@@ -87,20 +93,20 @@ def weight_grad_kernel(
     width_shift = tl.load(piece + 7)
     height, height_factor = tl.load(piece + 8), tl.load(piece + 9)
     height_shift = tl.load(piece + 10)
-    x_channels, grad_channels = x_vectors * VECTOR, grad_vectors * VECTOR
-    in_tiles = tl.cdiv(in_channels, IN)
-    co = tl.program_id(0) // in_tiles * OUT + tl.arange(0, OUT)
-    ci = tl.program_id(0) % in_tiles * IN + tl.arange(0, IN)
-    sums = tl.zeros((OUT, IN), tl.float32)
-    for start in range(first, last, PIXELS):
-        pixel = start + tl.arange(0, PIXELS)
+    x_channels, grad_channels = rows.x_vectors * VECTOR, rows.grad_vectors * VECTOR
+    in_tiles = tl.cdiv(channels.inputs, BN)
+    co = tl.program_id(0) // in_tiles * BM + tl.arange(0, BM)
+    ci = tl.program_id(0) % in_tiles * BN + tl.arange(0, BN)
+    sums = tl.zeros((BM, BN), tl.float32)
+    for start in range(first, last, BK):
+        pixel = start + tl.arange(0, BK)
         exists = pixel < last
         row = divide(pixel, width_factor, width_shift)
         image = divide(row, height_factor, height_shift)
         column = pixel - row * width
         row -= image * height
-        grad_at = grad_corner + image * grad_image + row * grad_row + column
-        x_at = x_corner + image * x_image + row * x_row + column * x_column
+        grad_at = grad_corner + image * rows.grad_image + row * rows.grad_row + column
+        x_at = x_corner + image * rows.x_image + row * rows.x_row + column * rows.x_column
         # Transposed as it is read: Ampere's copies are asynchronous only straight into a product.
         a = tl.load(
             grad + grad_at.to(tl.int64)[None, :] * grad_channels + co[:, None],
@@ -113,9 +119,9 @@ def weight_grad_kernel(
             0.0,
         )
         sums = tl.dot(a, b, sums, input_precision=PRECISION)
-    out += slot.to(tl.int64) * slot_stride
-    at = co.to(tl.int64)[:, None] * out_stride + ci[None, :]
-    exists = (co < out_channels)[:, None] & (ci < in_channels)[None, :]
+    out += slot.to(tl.int64) * channels.slot_stride
+    at = co.to(tl.int64)[:, None] * channels.out_stride + ci[None, :]
+    exists = (co < channels.outputs)[:, None] & (ci < channels.inputs)[None, :]
     tl.store(out + at, sums.to(out.dtype.element_ty), exists)
 
 
@@ -137,82 +143,6 @@ def sum_pieces_kernel(sums, out, slots, elements, in_channels, BLOCK: tl.constex
     tl.store(out + to, total.to(out.dtype.element_ty), exists)
 
 
-class Tile(NamedTuple):
-    """A tile of channels and a step of pixels: what fits registers and shared memory.
-
-    Attributes:
-        OUT: output channels.
-        IN: input channels.
-        PIXELS: of a step.
-        num_warps: of a program.
-        num_stages: steps in flight, one of them multiplied.
-        programs: that a multiprocessor holds at a time.
-    """
-
-    OUT: int
-    IN: int
-    PIXELS: int
-    num_warps: int
-    num_stages: int
-    programs: int
-
-
-TILES = {
-    # A large one and a small one for: the architecture that has the instructions and at least the
-    # shared memory (80: the 99 KB of sm_86, sm_89 and sm_120), what a product takes.
-    (90, "16 bit"): (Tile(128, 256, 64, 8, 4, 1), Tile(64, 128, 64, 8, 4, 2)),
-    (90, "tf32"): (Tile(128, 256, 32, 8, 4, 1), Tile(64, 128, 32, 8, 4, 2)),
-    (90, "tf32x3"): (Tile(128, 128, 32, 8, 3, 1), Tile(64, 128, 32, 8, 3, 1)),
-    (80, "16 bit"): (Tile(128, 128, 32, 4, 4, 2), Tile(64, 128, 32, 4, 4, 2)),
-    (80, "tf32"): (Tile(128, 128, 32, 8, 3, 1), Tile(64, 128, 32, 8, 3, 1)),
-    (80, "tf32x3"): (Tile(128, 128, 32, 8, 3, 1), Tile(64, 128, 16, 8, 4, 2)),
-}
-
-SMALL_TILE_COST = 1.5
-"""What a small tile takes for each of its elements, compared with a large one: it reads more."""
-
-
-class Device(NamedTuple):
-    """What a plan is made for: compute capability times 10, and the number of multiprocessors."""
-
-    arch: int
-    multiprocessors: int
-
-
-@functools.cache
-def device_properties(device: torch.device) -> Device:
-    """Of a CUDA device; of an H100 for the CPU, where the kernels are interpreted."""
-    if device.type == "cpu":
-        return Device(90, 132)
-    properties = torch.cuda.get_device_properties(device)
-    return Device(properties.major * 10 + properties.minor, properties.multi_processor_count)
-
-
-def choose_tile(arch: int, precision: str, out_channels: int, in_channels: int) -> Tile:
-    """The tile that wastes the least on channels that do not exist.
-
-    Args:
-        arch: compute capability times 10.
-        precision: "16 bit", "tf32" or "tf32x3".
-        out_channels: of the convolution.
-        in_channels: likewise.
-    """
-    large, small = TILES[90 if arch // 10 in (9, 10) else 80, precision]
-
-    def padded(tile: Tile) -> int:
-        columns = triton.cdiv(in_channels, tile.IN) * tile.IN
-        return triton.cdiv(out_channels, tile.OUT) * tile.OUT * columns
-
-    return large if padded(large) <= SMALL_TILE_COST * padded(small) else small
-
-
-def product_precision(dtype: torch.dtype) -> str:
-    """What a matrix product of that dtype takes: a key of TILES."""
-    if dtype != torch.float32:
-        return "16 bit"
-    return "tf32" if tf32_in_convolutions() else "tf32x3"
-
-
 def atrous_conv2d_weight_grad(
     x: Tensor,
     grad: Tensor,
@@ -223,63 +153,74 @@ def atrous_conv2d_weight_grad(
     groups: int,
 ) -> Tensor:
     """See :func:`fastseg.reference.atrous_conv2d_weight_grad`; the arguments are checked."""
+    geometry = (stride, padding, dilation)
     if groups == x.shape[1] == grad.shape[1]:
-        return depthwise_conv2d_weight_grad(x, grad, kernel_size, stride, padding, dilation)
-    layout = torch._prims_common.suggest_memory_format(x)
-    pairs = (x.shape[2:], grad.shape[2:], kernel_size, stride, padding, dilation)
-    geometry = Geometry(x.shape[0], *map(tuple, pairs))
-    shape = (grad.shape[1], x.shape[1] // groups, *kernel_size)
+        return depthwise_conv2d_weight_grad(x, grad, kernel_size, *geometry)
     if x.numel() == 0 or grad.numel() == 0:
-        return x.new_zeros(shape).contiguous(memory_format=layout)
-    if groups != 1 or not _runs_here(x, grad, geometry):
-        weight = x.new_empty(shape).contiguous(memory_format=layout)
-        out = torch.ops.aten.convolution_backward(
-            grad, x, weight, None, stride, padding, dilation, False, (0, 0), groups,
-            (False, True, False),
-        )[1]  # fmt: skip
-        return out.contiguous(memory_format=layout)
-    out = _weight_grad(x, grad, geometry)  # (Co, kh, kw, Ci)
-    return out.permute(0, 3, 1, 2).contiguous(memory_format=layout)
+        return in_layout_of(x, x.new_zeros((grad.shape[1], x.shape[1] // groups, *kernel_size)))
+    sizes = Sizes(x.shape[0], *x.shape[2:], *grad.shape[2:])
+    branch = Branch(*map(tuple, (kernel_size, *geometry)))
+    if groups != 1 or not _runs_here(x, sizes, branch):
+        return torch_weight_grad(x, grad, kernel_size, geometry, groups)
+    out = _weight_grad(x, grad, sizes, branch)  # (Co, kh, kw, Ci)
+    return in_layout_of(x, out.permute(0, 3, 1, 2))
 
 
-def _runs_here(x: Tensor, grad: Tensor, geometry: Geometry) -> bool:
-    """Worth it, and in numbers of 32 bits; GPUs have few float64 units."""
-    if x.dtype == torch.float64 or geometry.dilation == (1, 1):
+def _runs_here(x: Tensor, sizes: Sizes, branch: Branch) -> bool:
+    """Whether the kernels are ahead and 32 bits count the pixels; GPUs have few float64 units."""
+    if x.dtype == torch.float64 or branch.dilation == (1, 1):
         return False
-    pixels = max(t.shape[0] * t.shape[2] * t.shape[3] for t in (x, grad))
-    return pixels <= MOST_PIXELS and live_share(geometry) <= WORTHWHILE_SHARE
+    pixels = sizes.batch * max(sizes.height * sizes.width, sizes.out_pixels)
+    return pixels <= MOST_PIXELS and plans.live_share(sizes, branch) <= WORTHWHILE_SHARE
 
 
-def _weight_grad(x: Tensor, grad: Tensor, geometry: Geometry) -> Tensor:
+def _weight_grad(x: Tensor, grad: Tensor, sizes: Sizes, branch: Branch) -> Tensor:
+    """The gradient (Co, kh, kw, Ci) by the kernels here."""
     out_channels, in_channels = grad.shape[1], x.shape[1]
-    (height, width), (out_height, out_width) = geometry.size, geometry.out_size
     x, grad = _rows(x), _rows(grad)
-    arch, multiprocessors = device_properties(x.device)
-    precision = product_precision(x.dtype)
-    tile = choose_tile(arch, precision, out_channels, in_channels)
-    tiles = triton.cdiv(out_channels, tile.OUT) * triton.cdiv(in_channels, tile.IN)
-    pieces, slots = plan_tensors(
-        geometry, tiles, tile.PIXELS, multiprocessors * tile.programs, x.device
-    )
-    out = x.new_empty((out_channels, *geometry.kernel_size, in_channels))
-    taps = slots.shape[0] - 1
-    is_cut = pieces.shape[0] > taps
+    device, precision = device_of(x.device), precision_of(x.dtype)
+    config = weight_grad_config(device.architecture, precision, out_channels, in_channels)
+    tiles = triton.cdiv(out_channels, config.BM) * triton.cdiv(in_channels, config.BN)
+    programs = device.multiprocessors * config.programs
+    plan = cache.get(x.device, plans.build, sizes, branch, tiles, config.BK, programs)
+    out = x.new_empty((out_channels, *branch.kernel_size, in_channels))
+    is_cut = plan.pieces.shape[0] > branch.taps
     if is_cut:
-        sums = x.new_empty((pieces.shape[0], out_channels, in_channels), dtype=torch.float32)
+        shape = (plan.pieces.shape[0], out_channels, in_channels)
+        sums = x.new_empty(shape, dtype=torch.float32)
         strides = (sums.stride(0), in_channels)
     else:  # slots are taps
-        sums, strides = out, (in_channels, taps * in_channels)
-    weight_grad_kernel[(tiles, pieces.shape[0])](
-        x, grad, sums, pieces, height * width, geometry.stride[0] * width, geometry.stride[1],
-        x.shape[3] // VECTOR, out_height * out_width, out_width, grad.shape[3] // VECTOR,
-        in_channels, out_channels, *strides, COLUMNS=COLUMNS, VECTOR=VECTOR, OUT=tile.OUT,
-        IN=tile.IN, PIXELS=tile.PIXELS, PRECISION="tf32x3" if precision == "tf32x3" else "tf32",
-        num_warps=tile.num_warps, num_stages=tile.num_stages, **OPTIONS,
-    )  # fmt: skip
+        sums, strides = out, (in_channels, branch.taps * in_channels)
+    rows = Rows(
+        x_image=sizes.height * sizes.width,
+        x_row=branch.stride[0] * sizes.width,
+        x_column=branch.stride[1],
+        x_vectors=x.shape[3] // VECTOR,
+        grad_image=sizes.out_pixels,
+        grad_row=sizes.out_width,
+        grad_vectors=grad.shape[3] // VECTOR,
+    )
+    weight_grad_kernel[(tiles, plan.pieces.shape[0])](
+        x,
+        grad,
+        sums,
+        plan.pieces,
+        rows,
+        Channels(in_channels, out_channels, *strides),
+        COLUMNS=plans.COLUMNS,
+        VECTOR=VECTOR,
+        BM=config.BM,
+        BN=config.BN,
+        BK=config.BK,
+        PRECISION=input_precision(precision),
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
+        **OPTIONS,
+    )
     if is_cut:
         elements = sums.stride(0)
-        sum_pieces_kernel[(triton.cdiv(elements, SUM_BLOCK), taps)](
-            sums, out, slots, elements, in_channels, BLOCK=SUM_BLOCK, num_warps=4, **OPTIONS
+        sum_pieces_kernel[(triton.cdiv(elements, SUM_BLOCK), branch.taps)](
+            sums, out, plan.slots, elements, in_channels, BLOCK=SUM_BLOCK, num_warps=4, **OPTIONS
         )
     return out
 

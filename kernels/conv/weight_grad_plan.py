@@ -1,4 +1,4 @@
-"""Who sums what in the gradient of an atrous convolution's weight: taps, cut into pieces.
+"""The plan of a weight gradient's launch: which program sums which pixels of which tap.
 
 The pixels at which a tap is live are a rectangle of the output, the same in every image. They are
 counted through, image by image and row by row, and a tap's count is cut into pieces, each of which
@@ -8,106 +8,109 @@ a program sums for one tile of channels.
 from __future__ import annotations
 
 import functools
-import heapq
 import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from fastseg._core.conv2d import live_range
+from fastseg.kernels.conv.geometry import Branch, Sizes
+from fastseg.kernels.conv.makespan import makespan
+from fastseg.kernels.conv.plan_cache import pack
 
 COLUMNS = 16
-"""Integers in a row of the table of pieces."""
+"""Number of integers in a row of the table of pieces."""
 
 STORE_STEPS = 8
-"""What writing a tile's sums in float32 takes, or reading them, in steps of its main loop.
+"""Time to write a tile's sums in float32, or to read them, in steps of its main loop.
 
 A step of 64 pixels takes 2 * 64 multiply-adds for each sum, of 4 bytes; 800 TFLOP/s (bfloat16) over
 3 TB/s makes 8.3 steps. The ratio is about the same for TF32, in steps of 32, and for sm_80.
 """
 
 MOST_ROUNDS = 8
-"""Pieces beyond this many for each program that runs at a time would be too short."""
+"""Most pieces for each program that runs at a time: more would be too short."""
 
 
-class Geometry(NamedTuple):
-    """Of a convolution; each pair is (vertical, horizontal)."""
-
-    images: int
-    size: tuple[int, int]
-    out_size: tuple[int, int]
-    kernel_size: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-
-
-class Plan(NamedTuple):
-    """The pieces of all taps.
+class Pieces(NamedTuple):
+    """The pieces of all taps, on the host.
 
     Attributes:
-        pieces: of each a row of COLUMNS integers, the longest first.
-        slots: where each tap's pieces begin among the slots of their sums; and how many there are.
+        pieces: a row of COLUMNS integers for each piece, the longest first.
+        slots: for each tap the first slot of its sums, and at last the number of slots.
     """
 
     pieces: list[list[int]]
     slots: list[int]
 
 
+class Plan(NamedTuple):
+    """A plan as :mod:`fastseg.kernels.conv.weight_grad` reads it.
+
+    Attributes:
+        buffer: all of the plan, int32; the others are its parts.
+        pieces: (pieces, COLUMNS).
+        slots: (taps + 1,).
+    """
+
+    buffer: Tensor
+    pieces: Tensor
+    slots: Tensor
+
+
 @functools.lru_cache(maxsize=256)
-def live_pixels(geometry: Geometry) -> tuple[tuple[tuple[slice, slice], ...], ...]:
+def live_pixels(sizes: Sizes, branch: Branch) -> tuple[tuple[tuple[slice, slice], ...], ...]:
     """For each tap, row by row of the kernel: by axis what it reads of x, and the outputs."""
-    taps = itertools.product(*map(range, geometry.kernel_size))
-    axes = list(zip(*geometry[1:3], *geometry[4:], strict=True))
+    taps = itertools.product(*map(range, branch.kernel_size))
+    pairs = zip(*branch[1:], strict=True)
+    axes = [(*lengths, *pair) for lengths, pair in zip(sizes.axes, pairs, strict=True)]
     return tuple(
         tuple(live_range(*axis, tap) for axis, tap in zip(axes, numbers, strict=True))
         for numbers in taps
     )
 
 
-def live_share(geometry: Geometry) -> float:
-    """Which share of all pairs (output pixel, tap) does not fall into padding."""
-    taps = live_pixels(geometry)
-    return sum(map(_count, taps)) / max(1, len(taps) * math.prod(geometry.out_size))
+def live_share(sizes: Sizes, branch: Branch) -> float:
+    """The share of all pairs (output pixel, tap) that does not fall into padding."""
+    taps = live_pixels(sizes, branch)
+    return sum(map(_count, taps)) / max(1, len(taps) * sizes.out_pixels)
 
 
-@functools.lru_cache(maxsize=256)
-def make_plan(geometry: Geometry, tiles: int, pixels: int, programs: int) -> Plan:
+def make_pieces(sizes: Sizes, branch: Branch, tiles: int, pixels: int, programs: int) -> Pieces:
     """The pieces for `tiles` tiles of channels, `programs` of which run at a time.
 
     Args:
-        geometry: of the convolution.
-        tiles: of the channels; each takes every piece.
-        pixels: in a step of the main loop; pieces are whole steps, but for a tap's last.
-        programs: that run at a time.
+        sizes: sizes of x and of its convolution's output.
+        branch: the convolution.
+        tiles: number of tiles of the channels; each takes every piece.
+        pixels: number of pixels in a step of the main loop; pieces are whole steps, but for a
+            tap's last.
+        programs: number of programs that run at a time.
     """
-    counts = [geometry.images * _count(tap) for tap in live_pixels(geometry)]
+    counts = [sizes.batch * _count(tap) for tap in live_pixels(sizes, branch)]
     steps = [-(-count // pixels) for count in counts]
     cuts = share_out(tuple(steps), tiles, programs)
     slots = list(itertools.accumulate(cuts, initial=0))
     rows = []
-    for tap, live in enumerate(live_pixels(geometry)):
+    for tap, live in enumerate(live_pixels(sizes, branch)):
         for k in range(cuts[tap]):
             first, last = (steps[tap] * i // cuts[tap] * pixels for i in (k, k + 1))
-            piece = (first, min(last, counts[tap]), slots[tap] + k, *_place(geometry, live))
+            piece = (first, min(last, counts[tap]), slots[tap] + k, *_place(sizes, live))
             rows.append([*piece, *[0] * (COLUMNS - len(piece))])
-    return Plan(sorted(rows, key=lambda row: row[0] - row[1]), slots)
+    return Pieces(sorted(rows, key=lambda row: row[0] - row[1]), slots)
 
 
-@functools.lru_cache(maxsize=256)
-def plan_tensors(
-    geometry: Geometry, tiles: int, pixels: int, programs: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """make_plan's pieces (pieces, COLUMNS) and slots (taps + 1,), int32, on a device."""
-    plan = make_plan(geometry, tiles, pixels, programs)
-    return tuple(torch.tensor(t, dtype=torch.int32, device=device) for t in plan)
+def build(sizes: Sizes, branch: Branch, tiles: int, pixels: int, programs: int) -> Plan:
+    """A plan on the host; its arguments are those of `make_pieces`."""
+    pieces = make_pieces(sizes, branch, tiles, pixels, programs)
+    return Plan(*pack([np.array(t, np.int32) for t in pieces]))
 
 
 def share_out(steps: Sequence[int], tiles: int, programs: int) -> list[int]:
-    """How many pieces each tap's steps are cut into, so that all is done soonest.
+    """The number of pieces that each tap's steps are cut into, so that all is done soonest.
 
     Programs start in order, the longest first, each as soon as one of those that run at a time
     has ended. Uncut, sums go straight to the output; cut, all of them are written as float32 and
@@ -119,8 +122,10 @@ def share_out(steps: Sequence[int], tiles: int, programs: int) -> list[int]:
         cuts = [max(1, -(-s // max(1, longest))) for s in steps]
         if pieces > 1 and sum(cuts) * tiles > MOST_ROUNDS * programs:
             break
-        lengths = [s / n + STORE_STEPS for s, n in zip(steps, cuts, strict=True) for _ in range(n)]
-        time = _makespan(sorted(lengths, reverse=True), tiles, programs)
+        lengths = [
+            s / n + STORE_STEPS for s, n in zip(steps, cuts, strict=True) for _ in range(n * tiles)
+        ]
+        time = makespan(sorted(lengths, reverse=True), programs)
         if pieces > 1:
             time += STORE_STEPS * (1 + sum(cuts) * tiles / programs)
         if time < least:
@@ -139,30 +144,21 @@ def reciprocal(divisor: int) -> tuple[int, int]:
 
 
 def _count(live: Sequence[tuple[slice, slice]]) -> int:
-    """Of pixels in an image."""
+    """The number of pixels of an image in a rectangle."""
     return math.prod(out.stop - out.start for _, out in live)
 
 
-def _place(geometry: Geometry, live: Sequence[tuple[slice, slice]]) -> tuple[int, ...]:
-    """Where the rectangle begins in x and in the output; its width and height, to divide by."""
+def _place(sizes: Sizes, live: Sequence[tuple[slice, slice]]) -> tuple[int, ...]:
+    """Where a rectangle begins in x and in the output; its width and height, to divide by."""
     (x_rows, rows), (x_columns, columns) = live
     return (
-        x_rows.start * geometry.size[1] + x_columns.start,
-        rows.start * geometry.out_size[1] + columns.start,
+        x_rows.start * sizes.width + x_columns.start,
+        rows.start * sizes.out_width + columns.start,
         *_divisor(columns.stop - columns.start),
         *_divisor(rows.stop - rows.start),
     )
 
 
 def _divisor(n: int) -> tuple[int, int, int]:
-    """n, at least 1, and its reciprocal."""
+    """The integer n, or 1 if it is 0, and its reciprocal."""
     return (max(1, n), *reciprocal(max(1, n)))
-
-
-def _makespan(lengths: Sequence[float], tiles: int, programs: int) -> float:
-    """When the last of `tiles` programs of each length ends, started in order."""
-    busy = [0.0] * programs
-    for length in lengths:
-        for _ in range(tiles):
-            heapq.heapreplace(busy, busy[0] + length)
-    return max(busy)

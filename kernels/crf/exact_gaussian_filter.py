@@ -30,12 +30,11 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from fastseg import reference
 from fastseg._core.float32_precision import tf32_in_products
+from fastseg.kernels.common import input_precision, precision_of
 from fastseg.kernels.crf.exact_gaussian_filter_blocks import (
     BLOCK,
     Blocks,
@@ -43,111 +42,21 @@ from fastseg.kernels.crf.exact_gaussian_filter_blocks import (
     padded_size,
     sort_into_blocks,
 )
+from fastseg.kernels.crf.exact_gaussian_filter_kernels import (
+    Lists,
+    Points,
+    Sizes,
+    filter_kernel,
+    grad_features_kernel,
+)
 
 MOST_DIMS = 32
+"""Most dimensions of a feature: a tile of more would not fit registers."""
 
 LIST_ENTRIES = 1 << 26
 """The lists of near blocks take 256 MB at most; more queries are filtered in several launches."""
 
 OPTIONS = {"num_warps": 4, "num_stages": 2, "enable_fp_fusion": True}
-
-
-@triton.jit
-def weigh(query, query_half_square, features, center, keys, DIMS: tl.constexpr):
-    """The weights of the points `keys`, (queries, keys), and the keys' features from the centre."""
-    dim = tl.arange(0, DIMS)
-    key = tl.load(features + keys[:, None] * DIMS + dim[None, :]) - center[None, :]
-    key_half_square = 0.5 * 1.4426950408889634 * tl.sum(key * key, 1)
-    product = tl.dot(query, tl.trans(key), input_precision="tf32x3")
-    exponent = product - query_half_square[:, None] - key_half_square[None, :]
-    return tl.exp2(tl.minimum(exponent, 0.0)), key
-
-
-@triton.jit
-def load_queries(features, centers, row, BLOCK: tl.constexpr, DIMS: tl.constexpr):
-    """The centre of a block, its points from there and half their squares; times log2(e)."""
-    lane, dim = tl.arange(0, BLOCK), tl.arange(0, DIMS)
-    center = tl.load(centers + row * DIMS + dim)
-    query = tl.load(features + (row * BLOCK + lane)[:, None] * DIMS + dim[None, :])
-    query -= center[None, :]
-    half_square = 0.5 * 1.4426950408889634 * tl.sum(query * query, 1)
-    return center, query * 1.4426950408889634, half_square
-
-
-@triton.jit
-def first_key(image, blocks, lists, i, BLOCK: tl.constexpr, KEYS: tl.constexpr):
-    """Where the i-th KEYS keys of the listed blocks begin."""
-    parts: tl.constexpr = BLOCK // KEYS
-    return (image * blocks + tl.load(lists + i // parts)) * BLOCK + i % parts * KEYS
-
-
-@triton.jit
-def filter_kernel(
-    features, centers, values, order, counts, lists, out, first_row, blocks, points, channels,
-    chunk_stride, BLOCK: tl.constexpr, DIMS: tl.constexpr, CHANNELS: tl.constexpr,
-    KEYS: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Program (r, k): the queries of block first_row + r, the k-th chunk of channels.
-
-    values: (chunks, B * P, CHANNELS); order: (B * P); out: (B, channels, points).
-    """
-    lane, channel = tl.arange(0, BLOCK), tl.arange(0, CHANNELS)
-    row = (first_row + tl.program_id(0)).to(tl.int64)
-    image = row // blocks
-    values += tl.program_id(1).to(tl.int64) * chunk_stride
-    lists += tl.program_id(0).to(tl.int64) * blocks
-    center, query, half_square = load_queries(features, centers, row, BLOCK, DIMS)
-    sums = tl.zeros((BLOCK, CHANNELS), tl.float32)
-    for i in range(tl.load(counts + tl.program_id(0)) * (BLOCK // KEYS)):
-        keys = first_key(image, blocks, lists, i, BLOCK, KEYS) + tl.arange(0, KEYS)
-        weights, _ = weigh(query, half_square, features, center, keys, DIMS)
-        at = keys[:, None] * CHANNELS + channel[None, :]
-        value = tl.load(values + at)
-        sums = tl.dot(weights.to(value.dtype), value, sums, input_precision=PRECISION)
-    channel += tl.program_id(1) * CHANNELS
-    exists = (((row % blocks) * BLOCK + lane) < points)[:, None] & (channel < channels)[None, :]
-    to = tl.load(order + row * BLOCK + lane)
-    out += (image * channels + channel[None, :]) * points + to[:, None]
-    tl.store(out, sums.to(out.dtype.element_ty), exists)
-
-
-@triton.jit
-def grad_features_kernel(
-    features, centers, grads, values, order, counts, lists, out, first_row, blocks, points, dims,
-    chunk_stride, out_stride, BLOCK: tl.constexpr, DIMS: tl.constexpr, CHANNELS: tl.constexpr,
-    KEYS: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """``sum_j k_ij s_ij (f_j - f_i)``, ``s_ij = g_i.v_j + v_i.g_j`` over one chunk of channels.
-
-    Programs and layouts as in filter_kernel; out: (chunks, B, dims, points), to be summed.
-    """
-    lane, channel, dim = tl.arange(0, BLOCK), tl.arange(0, CHANNELS), tl.arange(0, DIMS)
-    row = (first_row + tl.program_id(0)).to(tl.int64)
-    image = row // blocks
-    grads += tl.program_id(1).to(tl.int64) * chunk_stride
-    values += tl.program_id(1).to(tl.int64) * chunk_stride
-    out += tl.program_id(1).to(tl.int64) * out_stride
-    lists += tl.program_id(0).to(tl.int64) * blocks
-    center, query, half_square = load_queries(features, centers, row, BLOCK, DIMS)
-    own = (row * BLOCK + lane)[:, None] * CHANNELS + channel[None, :]
-    query_grad, query_value = tl.load(grads + own), tl.load(values + own)
-    moments = tl.zeros((BLOCK, DIMS), tl.float32)
-    total = tl.zeros((BLOCK,), tl.float32)
-    for i in range(tl.load(counts + tl.program_id(0)) * (BLOCK // KEYS)):
-        keys = first_key(image, blocks, lists, i, BLOCK, KEYS) + tl.arange(0, KEYS)
-        weights, key = weigh(query, half_square, features, center, keys, DIMS)
-        at = keys[:, None] * CHANNELS + channel[None, :]
-        grad, value = tl.load(grads + at), tl.load(values + at)
-        s = tl.dot(query_grad, tl.trans(value), input_precision=PRECISION)
-        s = tl.dot(query_value, tl.trans(grad), s, input_precision=PRECISION)
-        s *= weights
-        moments = tl.dot(s, key, moments, input_precision=PRECISION)
-        total += tl.sum(s, 1)
-    moments -= (query * 0.6931471805599453) * total[:, None]
-    exists = (((row % blocks) * BLOCK + lane) < points)[:, None] & (dim < dims)[None, :]
-    to = tl.load(order + row * BLOCK + lane)
-    out += (image * dims + dim[None, :]) * points + to[:, None]
-    tl.store(out, moments, exists)
 
 
 def exact_gaussian_filter(values: Tensor, features: Tensor, cutoff: float) -> Tensor:
@@ -192,23 +101,21 @@ class Tile(NamedTuple):
 
 
 def tile(dtype: torch.dtype, dims: int, channels: int, gradient: bool) -> Tile:
-    """For values of a dtype.
+    """The tile for a problem.
 
     Args:
-        dtype: the values'.
-        dims: of a padded row of features.
-        channels: all of them; a program sums some, several share the rest.
-        gradient: grad_features_kernel's, or filter_kernel's.
+        dtype: the dtype of the values.
+        dims: number of dimensions of a padded row of features.
+        channels: number of channels of the values; a program sums some, several share the rest.
+        gradient: whether the tile is grad_features_kernel's, or filter_kernel's.
     """
-    single = dtype == torch.float32
-    # 16-bit values make more than one TF32 term pointless.
-    exact = single and not tf32_in_products()
     return Tile(
         BLOCK=BLOCK,
         DIMS=dims,
-        CHANNELS=min(32 if single else 64, padded_size(channels)),
+        CHANNELS=min(32 if dtype == torch.float32 else 64, padded_size(channels)),
         KEYS=BLOCK // 2 if gradient or dims > 16 else BLOCK,
-        PRECISION="tf32x3" if exact else "tf32",
+        # 16-bit values make more than one TF32 term pointless.
+        PRECISION=input_precision(precision_of(dtype, tf32_in_products)),
     )
 
 
@@ -221,12 +128,12 @@ class Near(NamedTuple):
 
 
 def _runs_here(features: Tensor) -> bool:
-    """GPUs have few float64 units; and of many dimensions a tile does not fit."""
+    """Whether the kernels are ahead: GPUs have few float64 units, few dimensions fit a tile."""
     return features.dtype == torch.float32 and features.shape[1] <= MOST_DIMS
 
 
 def _near_blocks(blocks: Blocks, cutoff: float) -> Iterator[Near]:
-    """As many rows at a time as LIST_ENTRIES admits."""
+    """The near blocks of as many rows at a time as LIST_ENTRIES admits."""
     limit = -2 * math.log(cutoff) if cutoff > 0 else math.inf
     rows = blocks.centers.shape[0]
     step = min(rows, max(1, LIST_ENTRIES // blocks.blocks))
@@ -248,21 +155,37 @@ def _rows(x: Tensor, blocks: Blocks) -> Tensor:
     return x.unflatten(1, (-1, size)).permute(1, 0, 3, 2).flatten(1, 2).contiguous()
 
 
+def _arguments(blocks: Blocks, near: Near, n: int, columns: int, *strides: int) -> tuple:
+    """The groups that both kernels take, for images of n points."""
+    return (
+        Points(blocks.features, blocks.centers, blocks.order),
+        Lists(near.counts, near.lists),
+        Sizes(near.first_row, blocks.blocks, n, columns, *strides),
+    )
+
+
 def _filter(blocks: Blocks, near: Near, rows: Tensor, out: Tensor) -> None:
-    constants = tile(rows.dtype, blocks.features.shape[1], out.shape[1], gradient=False)
+    _, channels, n = out.shape
+    constants = tile(rows.dtype, blocks.features.shape[1], channels, gradient=False)
     filter_kernel[(near.counts.shape[0], rows.shape[0])](
-        blocks.features, blocks.centers, rows, blocks.order, near.counts, near.lists, out,
-        near.first_row, blocks.blocks, out.shape[2], out.shape[1], rows.stride(0),
-        **constants._asdict(), **OPTIONS,
-    )  # fmt: skip
+        *_arguments(blocks, near, n, channels, rows.stride(0), 0),
+        rows,
+        out,
+        **constants._asdict(),
+        **OPTIONS,
+    )
 
 
 def _grad_features(
     blocks: Blocks, near: Near, grad_rows: Tensor, rows: Tensor, out: Tensor
 ) -> None:
+    _, _, dims, n = out.shape
     constants = tile(rows.dtype, blocks.features.shape[1], rows.shape[2], gradient=True)
     grad_features_kernel[(near.counts.shape[0], rows.shape[0])](
-        blocks.features, blocks.centers, grad_rows, rows, blocks.order, near.counts, near.lists,
-        out, near.first_row, blocks.blocks, out.shape[3], out.shape[2], rows.stride(0),
-        out.stride(0), **constants._asdict(), **OPTIONS,
-    )  # fmt: skip
+        *_arguments(blocks, near, n, dims, rows.stride(0), out.stride(0)),
+        grad_rows,
+        rows,
+        out,
+        **constants._asdict(),
+        **OPTIONS,
+    )

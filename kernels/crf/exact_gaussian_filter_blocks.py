@@ -15,9 +15,10 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 64
-"""Points in a block: the rows that one warp group multiplies at once."""
+"""Number of points of a block: the rows that one warp group multiplies at once."""
 
 NEAR_STRETCH = 128
+"""Number of blocks that near_blocks_kernel looks at in a step."""
 
 
 class Blocks(NamedTuple):
@@ -25,10 +26,11 @@ class Blocks(NamedTuple):
 
     Attributes:
         order: where each sorted point lies in its image, (B, P) int64, P a multiple of BLOCK.
-        features: (B * P, dims) float32, dims the next power of two from 16, zeros behind d.
-        centers: of the blocks' boxes, (B * P / BLOCK, dims).
-        lower: the boxes' corners, (B, d, P / BLOCK).
-        upper: likewise.
+        features: features of the points, (B * P, dims) float32, dims the next power of two from 16,
+            zeros behind d.
+        centers: centres of the blocks' boxes, (B * P / BLOCK, dims).
+        lower: lower corners of the boxes, (B, d, P / BLOCK).
+        upper: upper corners of the boxes, (B, d, P / BLOCK).
     """
 
     order: Tensor
@@ -39,7 +41,7 @@ class Blocks(NamedTuple):
 
     @property
     def blocks(self) -> int:
-        """Blocks of an image."""
+        """Number of blocks of an image."""
         return self.order.shape[1] // BLOCK
 
 
@@ -92,7 +94,7 @@ def kd_order(features: Tensor) -> Tensor:
 
 
 def ascending_integers(x: Tensor) -> Tensor:
-    """Float32 as integers in [0, 2^32) of the same order."""
+    """Integers in [0, 2^32) of the same order as float32 x."""
     bits = x.contiguous().view(torch.int32)
     return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(torch.int64) + (1 << 31)
 
@@ -131,6 +133,13 @@ def find_near_blocks(
 ) -> None:
     """Fills counts, (rows,), and lists, (rows, blocks), int32, for rows from first_row."""
     near_blocks_kernel[(counts.shape[0],)](
-        blocks.lower, blocks.upper, counts, lists, first_row, blocks.blocks,
-        blocks.lower.shape[1], limit, STRETCH=NEAR_STRETCH,
-    )  # fmt: skip
+        blocks.lower,
+        blocks.upper,
+        counts,
+        lists,
+        first_row,
+        blocks.blocks,
+        blocks.lower.shape[1],
+        limit,
+        STRETCH=NEAR_STRETCH,
+    )

@@ -11,13 +11,14 @@ import math
 import torch
 
 from fastseg import reference
+from fastseg.kernels import common
 from fastseg.kernels.conv import aspp as pyramid
 from fastseg.kernels.conv import atrous_conv2d as kernels
-from fastseg.kernels.conv import configs as configs
+from fastseg.kernels.conv import configs
 from fastseg.kernels.conv import launch as launches
 from fastseg.kernels.conv import plan as plans
-from fastseg.kernels.conv.epilogue import apply_epilogue
-from fastseg.kernels.conv.tiles import Branch
+from fastseg.kernels.conv.epilogue import Operands, apply_epilogue
+from fastseg.kernels.conv.geometry import Branch
 
 F32, F16 = torch.float32, torch.float16
 ONE = (1, 1)
@@ -129,8 +130,14 @@ def epilogues():
             y = torch.randn(2, 5, 7, 9).mul(4).contiguous(memory_format=memory_format)
             operands = (*torch.randn(3, 5).double(), torch.randn(2, 5, 7, 9).half())
             expected = reference.conv2d_epilogue(y.double(), *map(wide, operands), activation)
-            worst = max(worst, error(apply_epilogue(y, *operands, activation), expected))
+            worst = max(worst, error(apply_epilogue(y, Operands(*operands), activation), expected))
     return worst
+
+
+def plan_for(multiprocessors):
+    """Launches are planned for a GPU of so many, from now on."""
+    common.NO_GPU = common.NO_GPU._replace(multiprocessors=multiprocessors)
+    launches.estimate.cache_clear()
 
 
 def main() -> None:
@@ -139,8 +146,7 @@ def main() -> None:
     kernels.DENSE_SHARE = math.inf
     report = {"default": [conv(CASES[i], torch.channels_last, False) for i in (0, 8)]}
     configs.TABLE.update(dict.fromkeys(configs.TABLE, (SMALL,)))
-    launches.processors = lambda device: 1
-    launches.estimate.cache_clear()
+    plan_for(1)
     report["slots"] = [slots(case) for case in CASES]
     report["errors"] = [
         conv(case, torch.channels_last if i % 2 else torch.contiguous_format, i % 3 == 2)
@@ -156,8 +162,7 @@ def main() -> None:
     ]
     # As if a program and its sums cost nothing beside its products.
     plans.START = plans.STORE = plans.LAUNCH = 0
-    launches.processors = lambda device: 24
-    launches.estimate.cache_clear()
+    plan_for(24)
     report["split slots"] = [slots(CASES[i]) for i in SPLIT]
     report["split errors"] = [conv(CASES[i], torch.channels_last, False) for i in SPLIT]
     report["split aspp"] = [

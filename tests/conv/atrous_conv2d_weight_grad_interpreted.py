@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from fastseg import reference
+from fastseg.kernels import common
 from fastseg.kernels.conv import weight_grad as kernels
 
 HALF, SINGLE = torch.float16, torch.float32
@@ -45,9 +46,16 @@ def error(case) -> float:
     out = kernels.atrous_conv2d_weight_grad(x, grad, *geometry)
     weight = torch.zeros(grad.shape[1], x.shape[1], *geometry[0], dtype=torch.float64)
     expected = torch.ops.aten.convolution_backward(
-        grad.double(), x.double(), weight, None, *geometry[1:4], False, (0, 0), 1,
+        grad.double(),
+        x.double(),
+        weight,
+        None,
+        *geometry[1:4],
+        False,
+        (0, 0),
+        1,
         (False, True, False),
-    )[1]  # fmt: skip
+    )[1]
     assert out.dtype == x.dtype
     assert out.shape == weight.shape
     assert out.is_contiguous(memory_format=case[-1])
@@ -93,7 +101,7 @@ def repeated(case) -> bool:
 def main() -> None:
     """Prints one JSON line."""
     torch.manual_seed(0)
-    kernels.device_properties = lambda device: kernels.Device(90, 20)
+    common.NO_GPU = common.Device("sm_90", 20)
     report = {
         "errors": {name: error(case) for name, case in CASES.items()},
         "nan": {name: nan_reaches_what_reads_it(name) for name in ("x", "grad")},

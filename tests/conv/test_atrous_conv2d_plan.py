@@ -12,7 +12,10 @@ import torch
 
 pytest.importorskip("triton")
 from fastseg.kernels.conv import plan as plans
-from fastseg.kernels.conv.tiles import Branch, Sizes, make_tiles
+from fastseg.kernels.conv import weight_grad_plan
+from fastseg.kernels.conv.geometry import Branch, Sizes
+from fastseg.kernels.conv.plan_cache import PlanCache, moved
+from fastseg.kernels.conv.tiles import make_tiles
 
 ONE = (1, 1)
 
@@ -144,11 +147,11 @@ def test_more_pixels_than_an_int32_counts():
 
 
 def test_cache_keeps_the_plans_that_were_used_last():
-    cache, cpu = plans.PlanCache(most=2), torch.device("cpu")
+    cache, cpu = PlanCache(most=2), torch.device("cpu")
     sizes = [Sizes(1, n, 9, n, 9) for n in (5, 6, 7)]
 
     def get(i):
-        return cache.get(sizes[i], (atrous(2),), CUTS[0], cpu)
+        return cache.get(cpu, plans.build, sizes[i], (atrous(2),), CUTS[0], False, False)
 
     first, second = get(0), get(1)
     assert get(0) is first
@@ -158,14 +161,38 @@ def test_cache_keeps_the_plans_that_were_used_last():
     assert len(cache.plans) == 2
 
 
+def test_gradients_of_the_weight_share_the_cache():
+    """A plan of theirs is the one that is built on the host, and is kept."""
+    cache, cpu = PlanCache(), torch.device("cpu")
+    problem = (Sizes(2, 9, 11, 9, 11), atrous(2), 3, 16, 5)
+    plan = cache.get(cpu, weight_grad_plan.build, *problem)
+    assert cache.get(cpu, weight_grad_plan.build, *problem) is plan
+    pieces = weight_grad_plan.make_pieces(*problem)
+    assert (plan.pieces.tolist(), plan.slots.tolist()) == pieces
+    places = {t.untyped_storage().data_ptr() for t in plan}
+    assert places == {plan.buffer.data_ptr()}, "kept while the buffer is"
+
+
+def test_a_plan_moves_with_its_buffer():
+    """As it does to a GPU."""
+    plan = plans.build(Sizes(1, 9, 11, 9, 11), (atrous(2),), CUTS[1], False, False)
+    copy = moved(plan, plan.buffer.clone())
+    plan.buffer.zero_()
+    expected = plans.build(Sizes(1, 9, 11, 9, 11), (atrous(2),), CUTS[1], False, False)
+    assert all(t.data_ptr() % 16 == 0 for t in copy[:5]), "Triton compiles for aligned pointers"
+    for ours, theirs in zip(copy, expected, strict=True):
+        assert torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs
+
+
 def test_threads_share_the_cache():
-    cache, cpu = plans.PlanCache(), torch.device("cpu")
+    cache, cpu = PlanCache(), torch.device("cpu")
     found = []
 
     def work():
         for n in range(5, 25):
             sizes = Sizes(1, n, 9, n, 9)
-            found.append((n, cache.get(sizes, (atrous(2),), CUTS[0], cpu)))
+            problem = (sizes, (atrous(2),), CUTS[0], False, False)
+            found.append((n, cache.get(cpu, plans.build, *problem)))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for t in threads:

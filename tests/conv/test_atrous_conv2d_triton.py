@@ -15,16 +15,21 @@ import pytest
 import torch
 
 pytest.importorskip("triton")
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-
-from fastseg.kernels.conv import aspp
-from fastseg.kernels.conv import configs as configs
+from fastseg.kernels import common
+from fastseg.kernels.conv import arguments, aspp, configs
 from fastseg.kernels.conv import forward as kernels
 from fastseg.kernels.conv import launch as launches
-from fastseg.kernels.conv.tiles import Branch
-from tests.triton_aot import SHARED_BYTES, each_arch, matrix_products, resources, run_interpreted
+from fastseg.kernels.conv.epilogue import Operands
+from fastseg.kernels.conv.geometry import Branch
+from tests.triton_aot import (
+    SHARED_BYTES,
+    compile_kernel,
+    each_arch,
+    integers,
+    matrix_products,
+    resources,
+    run_interpreted,
+)
 
 INTERPRETED = Path(__file__).parent / "atrous_conv2d_interpreted.py"
 LEAST_SHARED = SHARED_BYTES | {80: 99 << 10}
@@ -68,50 +73,50 @@ def test_epilogue_over_torch_s_convolution(interpreted):
     assert max(half) < 1e-3  # torch rounds before the epilogue
 
 
-def compiled(kernel, arch, config, constants, kinds):
-    """A kernel as the launcher would have it compiled for that GPU.
+ALIGNED = ("channels", "outputs", "out_stride", "weight_stride")
+"""Integers that are multiples of 16 in the cases here."""
 
-    kinds: its arguments' types where they are not i32; "constexpr" for None and for 1.
-    """
-    names = kernel.arg_names
-    signature, values, attributes = {}, {}, {}
-    for i, name in enumerate(names):
-        kind = "constexpr" if name in constants else kinds.get(name, "i32")
-        signature[name] = kind
-        whole = not isinstance(kind, tuple)
-        for j, one in enumerate((kind,) if whole else kind):
-            path = (i,) if whole else (i, j)
-            if one == "constexpr":
-                values[path] = constants.get(name, 1 if "taps" in name else None)
-            elif one[0] == "*" or name in ("channels", "outputs", "out_stride", "weight_stride"):
-                attributes[path] = [["tt.divisibility", 16]]
-    source = ASTSource(kernel, signature, constexprs=values, attrs=attributes)
+
+def compiled(kernel, arch, config, constants, kinds):
+    """A kernel as the launcher would have it compiled for that GPU."""
     options = {
         "num_warps": config.num_warps,
         "num_stages": config.num_stages,
         "enable_fp_fusion": True,
     }
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    return compile_kernel(kernel, arch, kinds, constants, options, ALIGNED)
 
 
 def convolution(arch, precision, config, *, branches=1, residual=True, split=True, **constants):
     """The forward kernel with all that takes registers, but for what the arguments turn off."""
     dtype = "*bf16" if precision == "16" else "*fp32"
-    constants = {
-        "BM": config.BM, "BN": config.BN, "BK": config.BK, "SUMMED": 1, "MIXED": True,
-        "SPLIT": split, "WHOLE": False, "ALIGNED": True, "TRANSPOSED": False,
-        "PRECISION": launches.input_precision(precision), "ACTIVATION": "silu", "stride_x": 1,
-        "stride_y": 1,
-    } | constants  # fmt: skip
+    form = arguments.Form(
+        *config[:3],
+        SUMMED=1,
+        MIXED=True,
+        SPLIT=split,
+        WHOLE=False,
+        ALIGNED=True,
+        TRANSPOSED=False,
+        PRECISION=common.input_precision(precision),
+        ACTIVATION="silu",
+    )
     vectors = ("*fp32",) * branches
     kinds = {
-        "x": dtype, "out": dtype, "weights": (dtype,) * branches, "biases": vectors,
-        "scales": vectors, "shifts": vectors, "residual": dtype if residual else "constexpr",
-        "workspace": "*fp32" if split else "constexpr", "items": "*i32", "pixels": "*i32",
-        "taps": "*i32", "weight_taps": ("constexpr",) + ("i32",) * (branches - 1),
-    }  # fmt: skip
-    if branches == 1:
-        kinds["weight_taps"] = ("i32",)
+        "x": dtype,
+        "out": dtype,
+        "weights": (dtype,) * branches,
+        "weight_taps": (1,) + ("i32",) * (branches - 1) if branches > 1 else ("i32",),
+        "biases": vectors,
+        "scales": vectors,
+        "shifts": vectors,
+        "residual": dtype if residual else None,
+        "workspace": "*fp32" if split else None,
+        "tables": arguments.Tables(*["*i32"] * 3),
+        "image": integers(arguments.Image, stride_y=1, stride_x=1),
+        "columns": integers(arguments.Columns),
+    }
+    constants = {"FORM": form._replace(**constants)}
     return compiled(kernels.atrous_conv2d_kernel, arch, config, constants, kinds)
 
 
@@ -137,7 +142,7 @@ def check_weights_by_tma(kernel, arch):
 @each_arch
 @pytest.mark.parametrize("precision", ["16", "tf32", "tf32x3"])
 def test_widest_block_fits(arch, precision):
-    config = configs.TABLE[f"sm_{arch}", precision][0]
+    config = configs.TABLE["forward", f"sm_{arch}", precision][0]
     kernel = convolution(arch, precision, config, branches=4)
     check_budget(kernel, arch)
     check_matrix_units(kernel, arch)
@@ -148,7 +153,7 @@ def test_widest_block_fits(arch, precision):
 
 @each_arch
 def test_gradient_of_the_input_reads_the_weight_in_place(arch):
-    config = configs.TABLE[f"sm_{arch}", "16"][0]
+    config = configs.TABLE["forward", f"sm_{arch}", "16"][0]
     kernel = convolution(arch, "16", config, residual=False, TRANSPOSED=True, ACTIVATION="")
     check_budget(kernel, arch)
     check_matrix_units(kernel, arch)
@@ -158,7 +163,7 @@ def test_gradient_of_the_input_reads_the_weight_in_place(arch):
 @pytest.mark.parametrize(("arch", "entry"), [(80, 0), (90, 1), (90, -1)])
 def test_summed_branches_fit(arch, entry):
     """A loop for each; the widest block that `candidates` admits, and the narrowest."""
-    config = configs.TABLE[f"sm_{arch}", "16"][entry]
+    config = configs.TABLE["forward", f"sm_{arch}", "16"][entry]
     kernel = convolution(
         arch, "16", config, branches=4, residual=False, SUMMED=4, WHOLE=True, ACTIVATION=""
     )
@@ -168,7 +173,7 @@ def test_summed_branches_fit(arch, entry):
 
 @pytest.mark.parametrize("arch", [80, 90])
 def test_channels_that_tma_cannot_address(arch):
-    config = configs.TABLE[f"sm_{arch}", "16"][0]
+    config = configs.TABLE["forward", f"sm_{arch}", "16"][0]
     kernel = convolution(arch, "16", config, ALIGNED=False)
     check_budget(kernel, arch)
     assert "cp.async.bulk.tensor" not in kernel.asm["ptx"]
@@ -176,43 +181,78 @@ def test_channels_that_tma_cannot_address(arch):
 
 @pytest.mark.parametrize("arch", [80, 90])
 def test_reduction_fits(arch):
-    config = configs.TABLE[f"sm_{arch}", "16"][0]
+    config = configs.TABLE["forward", f"sm_{arch}", "16"][0]
     vectors = ("*fp32",) * 4
     kinds = {
-        "workspace": "*fp32", "out": "*bf16", "biases": vectors, "scales": vectors,
-        "shifts": vectors, "residual": "*bf16", "reductions": "*i32", "pixels": "*i32",
-    }  # fmt: skip
+        "workspace": "*fp32",
+        "out": "*bf16",
+        "biases": vectors,
+        "scales": vectors,
+        "shifts": vectors,
+        "residual": "*bf16",
+        "reductions": "*i32",
+        "pixels": "*i32",
+        "columns": integers(arguments.Columns),
+    }
     constants = {
-        "BM": config.BM, "BN": config.BN, "ROWS": launches.REDUCED_ROWS, "SUMMED": 4,
+        "BM": config.BM,
+        "BN": config.BN,
+        "ROWS": launches.REDUCED_ROWS,
+        "SUMMED": 4,
         "ACTIVATION": "silu",
-    }  # fmt: skip
+    }
     small = configs.Config(*config[:3], num_warps=4, num_stages=3)
     check_budget(compiled(kernels.reduce_kernel, arch, small, constants, kinds), arch)
 
 
 @pytest.mark.parametrize(("arch", "precision"), [(80, "tf32x3"), (90, "16"), (100, "16")])
 def test_projection_fits(arch, precision, monkeypatch):
-    monkeypatch.setattr(configs, "architecture", lambda device: f"sm_{arch}")
-    monkeypatch.setattr(aspp, "processors", lambda device: 1)
+    monkeypatch.setattr(common, "NO_GPU", common.Device(f"sm_{arch}", 1))
     config = aspp.project_config(1 << 16, 1024, 256, torch.device("cpu"), precision)
     dtype = "*bf16" if precision == "16" else "*fp32"
     constants = {
-        "BM": config.BM, "BN": config.BN, "BK": config.BK, "ALIGNED": True,
-        "PRECISION": launches.input_precision(precision), "ACTIVATION": "silu",
-    }  # fmt: skip
+        "BM": config.BM,
+        "BN": config.BN,
+        "BK": config.BK,
+        "ALIGNED": True,
+        "PRECISION": common.input_precision(precision),
+        "ACTIVATION": "silu",
+    }
     kinds = {
-        "z": dtype, "weight": dtype, "out": dtype, "pool_bias": "*fp32", "scale": "*fp32",
-        "shift": "*fp32",
-    }  # fmt: skip
+        "z": dtype,
+        "weight": dtype,
+        "out": dtype,
+        "pool_bias": "*fp32",
+        "operands": Operands(scale="*fp32", shift="*fp32"),
+        "sizes": integers(arguments.Product),
+    }
     kernel = compiled(aspp.project_kernel, arch, config, constants, kinds)
     check_budget(kernel, arch)
     assert ("cp.async.bulk.tensor.2d" in kernel.asm["ptx"]) == (arch >= 90)
 
 
+def test_fields_of_a_group_are_specialized_as_single_arguments():
+    """The compiled kernels here rely on it: 1 and multiples of 16 are known, None is constant."""
+    from triton.backends.compiler import GPUTarget
+    from triton.backends.nvidia.compiler import CUDABackend
+    from triton.runtime.jit import create_function_from_signature
+
+    kernel, backend = aspp.project_kernel, CUDABackend(GPUTarget("cuda", 90, 32))
+    bind = create_function_from_signature(kernel.signature, kernel.params, backend)
+    t = torch.empty(64)
+    sizes = arguments.Product(33, 1, 32, 21, 1040, 2)
+    _, specialized, _ = bind(t, t, t, None, Operands(scale=t[1:]), sizes, *[1] * 6)
+    types, values = zip(*specialized[4:6], strict=True)
+    assert types[0] == Operands("constexpr", "*fp32", "constexpr", "constexpr")
+    assert values[0] == Operands(None, "", None, None)
+    assert types[1] == arguments.Product("i32", "constexpr", *["i32"] * 4)
+    assert values[1] == arguments.Product("", 1, "D", "", "D", "")
+
+
 def test_float32_is_as_exact_as_the_user_wants_torch_s_convolution():
     script = """
 import torch
-from fastseg.kernels.conv.launch import precision_of
+from fastseg.kernels.common import precision_of
 cudnn = torch.backends.cudnn
 print(precision_of(torch.bfloat16), precision_of(torch.float32))
 cudnn.allow_tf32 = False
@@ -234,8 +274,8 @@ def test_block_shapes_follow_the_size_of_the_output():
         for n, outputs in ((1, 21), (8, 256))
     )
     assert launches.choose(narrow).BN == 32
-    assert launches.choose(many) == configs.TABLE["sm_80", "16"][0]
-    other = configs.TABLE["sm_80", "16"][1]
+    assert launches.choose(many) == configs.TABLE["forward", "sm_80", "16"][0]
+    other = configs.TABLE["forward", "sm_80", "16"][1]
     configs.tuned[many] = other
     try:
         assert launches.choose(many) == other

@@ -15,6 +15,7 @@ from tests.triton_aot import (
     SHARED_BYTES,
     compile_kernel,
     each_arch,
+    integers,
     matrix_products,
     resources,
     run_interpreted,
@@ -23,7 +24,7 @@ from tests.triton_aot import (
 LEAST_SHARED_BYTES = 99 << 10  # of sm_86, sm_89 and sm_120, which take the tiles of sm_80
 DTYPES = {
     # Of the large tile and of the small one.
-    "16 bit": (torch.bfloat16, torch.float16),
+    "16": (torch.bfloat16, torch.float16),
     "tf32": (torch.float32, torch.float32),
     "tf32x3": (torch.float32, torch.float32),
 }
@@ -58,19 +59,20 @@ def test_pieces_are_added_by_a_second_kernel_in_the_same_order(interpreted):
 
 
 def make_geometry(images, size, kernel, stride, padding, dilation):
-    from fastseg.kernels.conv.weight_grad_plan import Geometry
+    """Its sizes and its branch."""
+    from fastseg.kernels.conv.geometry import Branch, Sizes
 
     axes = zip(size, kernel, stride, padding, dilation, strict=True)
     out = tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in axes)
-    return Geometry(images, size, out, kernel, stride, padding, dilation)
+    return Sizes(images, *size, *out), Branch(kernel, stride, padding, dilation)
 
 
-def pairs_of_the_convolution(geometry):
+def pairs_of_the_convolution(sizes, branch):
     """All (tap, output pixel, pixel of x) by the definition."""
-    (height, width), (out_height, out_width) = geometry.size, geometry.out_size
-    (sy, sx), (py, px), (dy, dx) = geometry.stride, geometry.padding, geometry.dilation
-    for tap, (a, b) in enumerate(itertools.product(*map(range, geometry.kernel_size))):
-        for image in range(geometry.images):
+    images, height, width, out_height, out_width = sizes
+    (sy, sx), (py, px), (dy, dx) = branch.stride, branch.padding, branch.dilation
+    for tap, (a, b) in enumerate(itertools.product(*map(range, branch.kernel_size))):
+        for image in range(images):
             for i, j in itertools.product(range(out_height), range(out_width)):
                 y, x = i * sy - py + a * dy, j * sx - px + b * dx
                 if 0 <= y < height and 0 <= x < width:
@@ -82,14 +84,14 @@ def pairs_of_the_convolution(geometry):
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_a_plan_holds_each_live_pair_once(name, tiles):
     """As the kernel reads it, in the arithmetic of its integers."""
-    from fastseg.kernels.conv.weight_grad_plan import make_plan
+    from fastseg.kernels.conv.weight_grad_plan import make_pieces
 
     def divide(n, factor, shift):
         return (((factor % (1 << 32) * n) >> 32) + n) >> shift
 
-    geometry = make_geometry(*GEOMETRIES[name])
-    (height, width), (out_height, out_width) = geometry.size, geometry.out_size
-    plan = make_plan(geometry, tiles, pixels=32, programs=132)
+    sizes, branch = make_geometry(*GEOMETRIES[name])
+    _, height, width, out_height, out_width = sizes
+    plan = make_pieces(sizes, branch, tiles, pixels=32, programs=132)
     seen = []
     for row in plan.pieces:
         first, last, slot, x_corner, corner, w, w_factor, w_shift, h, h_factor, h_shift = row[:11]
@@ -100,12 +102,12 @@ def test_a_plan_holds_each_live_pair_once(name, tiles):
             image = divide(y, h_factor, h_shift)
             x, y = pixel - y * w, y - image * h
             out = corner + image * out_height * out_width + y * out_width + x
-            read = y * geometry.stride[0] * width + x * geometry.stride[1]
+            read = y * branch.stride[0] * width + x * branch.stride[1]
             seen.append((tap, out, x_corner + image * height * width + read))
     assert sorted(row[2] for row in plan.pieces) == list(range(plan.slots[-1]))
     lengths = [row[1] - row[0] for row in plan.pieces]
     assert lengths == sorted(lengths, reverse=True)
-    assert sorted(seen) == sorted(pairs_of_the_convolution(geometry))
+    assert sorted(seen) == sorted(pairs_of_the_convolution(sizes, branch))
 
 
 def test_the_live_share_is_that_of_the_pairs():
@@ -114,7 +116,7 @@ def test_the_live_share_is_that_of_the_pairs():
     rate = {6: 0.772, 12: 0.574, 18: 0.405}
     for r, share in rate.items():
         geometry = make_geometry(8, (33, 33), (3, 3), (1, 1), (r, r), (r, r))
-        assert live_share(geometry) == pytest.approx(share, abs=5e-4)
+        assert live_share(*geometry) == pytest.approx(share, abs=5e-4)
 
 
 @pytest.mark.parametrize("divisor", [1, 2, 3, 5, 33, 64, 65, 641, (1 << 20) + 1, (1 << 31) - 1])
@@ -141,37 +143,48 @@ def test_reciprocals_divide_every_int32(divisor):
     ],
 )
 def test_taps_are_cut_where_it_pays(steps, tiles, expected):
-    from fastseg.kernels.conv.weight_grad_plan import STORE_STEPS, _makespan, share_out
+    from fastseg.kernels.conv.makespan import makespan
+    from fastseg.kernels.conv.weight_grad_plan import STORE_STEPS, share_out
 
     cuts = share_out(steps, tiles, 132)
     if expected is not None:
         assert cuts == expected
         return
-    lengths = [s / n + STORE_STEPS for s, n in zip(steps, cuts, strict=True) for _ in range(n)]
-    time = _makespan(sorted(lengths, reverse=True), tiles, 132)
+    shares = zip(steps, cuts, strict=True)
+    lengths = [s / n + STORE_STEPS for s, n in shares for _ in range(n * tiles)]
+    time = makespan(sorted(lengths, reverse=True), 132)
     assert time < 1.1 * sum(steps) * tiles / 132 + STORE_STEPS
 
 
 @functools.cache
 def compiled(arch: int, precision: str, size: int):
-    """A tile, and weight_grad_kernel for it."""
+    """A block shape, and weight_grad_kernel for it."""
+    from fastseg.kernels.common import input_precision
     from fastseg.kernels.conv import weight_grad as kernels
+    from fastseg.kernels.conv.arguments import Channels, Rows
+    from fastseg.kernels.conv.configs import TABLE
 
-    tile = kernels.TILES[min(arch, 90), precision][size]
+    config = TABLE["weight_grad", f"sm_{arch}", precision][size]
     kernel = kernels.weight_grad_kernel
     values = f"*{NAMES[DTYPES[precision][size]]}"
-    signature = dict.fromkeys(kernel.arg_names, "i32")
-    signature |= {"x": values, "grad": values, "out": "*fp32", "pieces": "*i32"}
-    constants = tile._asdict()
+    signature = {
+        "x": values,
+        "grad": values,
+        "out": "*fp32",
+        "pieces": "*i32",
+        "rows": integers(Rows),
+        "channels": integers(Channels),
+    }
+    constants = config._asdict()
     options = {k: constants.pop(k) for k in ("num_warps", "num_stages")} | kernels.OPTIONS
     del constants["programs"]
     constants |= {
-        "COLUMNS": kernels.COLUMNS,
+        "COLUMNS": kernels.plans.COLUMNS,
         "VECTOR": kernels.VECTOR,
-        "PRECISION": "tf32x3" if precision == "tf32x3" else "tf32",
+        "PRECISION": input_precision(precision),
     }
-    aligned = ["in_channels", "slot_stride", "out_stride"]
-    return tile, compile_kernel(kernel, arch, signature, constants, options, aligned)
+    aligned = ["inputs", "slot_stride", "out_stride"]
+    return config, compile_kernel(kernel, arch, signature, constants, options, aligned)
 
 
 @each_arch
@@ -190,7 +203,7 @@ def test_tiles_fit_registers_and_shared_memory(precision, size, arch):
 @each_arch
 @pytest.mark.parametrize("size", [0, 1])
 def test_steps_are_read_by_asynchronous_copies_of_16_bytes(size, arch):
-    _, kernel = compiled(arch, "16 bit", size)
+    _, kernel = compiled(arch, "16", size)
     ptx = kernel.asm["ptx"]
     copies = re.findall(r"cp\.async\.c[ag]\.shared\.global[^;]*, (0x)?([0-9a-f]+),", ptx)
     assert copies
@@ -200,18 +213,18 @@ def test_steps_are_read_by_asynchronous_copies_of_16_bytes(size, arch):
 
 @each_arch
 def test_float32_takes_three_tf32_terms_where_torch_asks_for_them(arch):
-    from fastseg.kernels.conv.weight_grad import product_precision
+    from fastseg.kernels.common import precision_of
 
     products = {}
     before = torch.backends.cudnn.allow_tf32
     for allowed in (True, False):
         torch.backends.cudnn.allow_tf32 = allowed
         try:
-            precision = product_precision(torch.float32)
+            precision = precision_of(torch.float32)
         finally:
             torch.backends.cudnn.allow_tf32 = before
         tile, kernel = compiled(arch, precision, 1)
-        step = tile.OUT * tile.IN * tile.PIXELS / tile.num_warps
+        step = tile.BM * tile.BN * tile.BK / tile.num_warps
         products[allowed] = matrix_products(kernel, arch) / step
     # The compiler may repeat the loop's body.
     assert products[False] > 1.2 * products[True]
@@ -225,9 +238,13 @@ def test_the_sum_of_pieces_does_not_spill(arch):
     signature = {"sums": "*fp32", "out": "*bf16", "slots": "*i32"}
     signature |= {"elements": "i32", "in_channels": "i32"}
     compiled = compile_kernel(
-        kernel, arch, signature, {"BLOCK": kernels.SUM_BLOCK}, {"num_warps": 4} | kernels.OPTIONS,
+        kernel,
+        arch,
+        signature,
+        {"BLOCK": kernels.SUM_BLOCK},
+        {"num_warps": 4} | kernels.OPTIONS,
         ["elements", "in_channels"],
-    )  # fmt: skip
+    )
     used = resources(compiled)
     assert used["REG"] <= 64
     assert used["STACK"] == used["LOCAL"] == 0

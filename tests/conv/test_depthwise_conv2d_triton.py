@@ -14,6 +14,7 @@ from tests.triton_aot import (
     SHARED_BYTES,
     compile_kernel,
     each_arch,
+    integers,
     resources,
     run_interpreted,
 )
@@ -59,7 +60,7 @@ def test_the_weight_gradient_is_the_same_twice(interpreted):
 @pytest.mark.parametrize("size", [(33, 33), (1, 70), (5, 128), (64, 2)])
 def test_tiles_hold_whole_phases(size, dilation):
     """Neither more lanes than a program has, nor a tile twice as large as its phases."""
-    from fastseg.kernels.conv.depthwise_conv2d import TILE_PIXELS, choose_tile, count_phases
+    from fastseg.kernels.conv.depthwise_tiles import TILE_PIXELS, choose_tile, count_phases
 
     phases = count_phases(size, (1, 1), (dilation, dilation), transposed=False)
     tile = choose_tile(size, phases)
@@ -71,7 +72,7 @@ def test_tiles_hold_whole_phases(size, dilation):
 @pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (1, 6), (2, 1), (2, 6), (3, 4), (4, 2)])
 def test_outputs_of_a_phase_share_what_they_read(stride, dilation):
     """And are as close as that allows."""
-    from fastseg.kernels.conv.depthwise_conv2d import count_phases
+    from fastseg.kernels.conv.depthwise_tiles import count_phases
 
     size, strides, dilations = (100, 100), (stride, 1), (dilation, 1)
     apart, _ = count_phases(size, strides, dilations, transposed=False)
@@ -85,32 +86,37 @@ def test_outputs_of_a_phase_share_what_they_read(stride, dilation):
 def compiled(name: str, arch: int, dtype: torch.dtype, kernel_size: tuple[int, int], transposed):
     """A kernel as its launcher would have it compiled, at rate 12 on 33 x 33 with an epilogue."""
     from fastseg.kernels.conv import depthwise_conv2d as kernels
+    from fastseg.kernels.conv import depthwise_tiles as tiles
+    from fastseg.kernels.conv.arguments import Tiling, Window
+    from fastseg.kernels.conv.epilogue import Operands
 
     kernel = getattr(kernels, name)
     values = f"*{NAMES[dtype]}"
-    signature = dict.fromkeys(kernel.arg_names, "i32")
-    signature |= dict.fromkeys(("x", "weight", "grad", "residual"), values)
-    signature |= dict.fromkeys(("bias", "scale", "shift"), "*fp32")
     of_weight = "weight_grad" in name
-    signature["out"] = "*fp32" if of_weight else values
+    signature = dict.fromkeys(kernel.arg_names, "i32")
+    signature |= dict.fromkeys(("x", "weight", "grad"), values)
+    signature |= {
+        "out": "*fp32" if of_weight else values,
+        "operands": Operands(*["*fp32"] * 3, values),
+        "window": integers(Window, stride_y=1, stride_x=1),
+        "tiling": integers(Tiling),
+    }
     kh, kw = kernel_size
     last = name.startswith("channels_last")
-    options = kernels.OPTIONS
+    options = tiles.OPTIONS
     if of_weight:
-        constants = kernels.weight_grad_taps(kernel_size)
+        constants = tiles.weight_grad_taps(kernel_size)
     else:
         constants = {"KH": kh, "KW": kw, "TRANSPOSED": transposed, "ACTIVATION": "hardswish"}
     if last and not of_weight:
-        options = options | {"maxnreg": kernels.largest_registers(kw)}
+        options = options | {"maxnreg": tiles.largest_registers(kw)}
     if last:
-        blocks = kernels.channel_blocks(960, dtype, 4 if of_weight else 8)
-        constants |= blocks | kernels.choose_tile((33, 33), (12, 12))._asdict()
+        blocks = tiles.channel_blocks(960, dtype, 4 if of_weight else 8)
+        constants |= blocks | {"TILE": tiles.choose_tile((33, 33), (12, 12))}
     else:
-        constants |= {"BLOCK": kernels.BLOCK}
+        constants |= {"BLOCK": tiles.BLOCK}
     if of_weight:
-        constants["LANES"] = kernels.lanes(blocks) if last else 32 * options["num_warps"]
-    constants |= {"stride_y": 1, "stride_x": 1}  # as Triton specialises them
-    signature = {n: signature[n] for n in kernel.arg_names}
+        constants["LANES"] = tiles.lanes(blocks) if last else 32 * options["num_warps"]
     return compile_kernel(kernel, arch, signature, constants, options), options["num_warps"]
 
 

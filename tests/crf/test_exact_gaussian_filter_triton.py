@@ -14,16 +14,13 @@ from tests.triton_aot import (
     NAMES,
     compile_kernel,
     each_arch,
+    integers,
     matrix_products,
     resources,
     run_interpreted,
 )
 
 SHARED_BYTES = 99 << 10  # what a block may have on sm_86, sm_89 and sm_120, the least of all
-POINTERS = {
-    "features": "*fp32", "centers": "*fp32", "lower": "*fp32", "upper": "*fp32", "limit": "fp32",
-    "order": "*i64", "counts": "*i32", "lists": "*i32",
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -51,19 +48,27 @@ def compiled(kernel_name: str, arch: int, dtype: torch.dtype, dims: int):
     """A kernel as its launcher would have it compiled for that GPU, of full chunks of channels."""
     from fastseg.kernels.crf import exact_gaussian_filter as kernels
     from fastseg.kernels.crf import exact_gaussian_filter_blocks as blocks
+    from fastseg.kernels.crf.exact_gaussian_filter_kernels import Lists, Points, Sizes
 
     if kernel_name == "near_blocks_kernel":
         kernel, constants = blocks.near_blocks_kernel, {"STRETCH": blocks.NEAR_STRETCH}
+        signature = dict.fromkeys(kernel.arg_names, "i32")
+        signature |= {"lower": "*fp32", "upper": "*fp32", "limit": "fp32"}
+        signature |= {"counts": "*i32", "lists": "*i32"}
     else:
         kernel = getattr(kernels, kernel_name)
         gradient = kernel_name == "grad_features_kernel"
         constants = kernels.tile(dtype, dims, 100, gradient)._asdict()
-    signature = {}
-    for name in kernel.arg_names:
-        of_values = name in ("values", "grads") or (name == "out" and kernel_name[0] == "f")
-        like_values = f"*{NAMES[dtype]}" if of_values else "*fp32" if name == "out" else "i32"
-        signature[name] = POINTERS.get(name, like_values)
-    strides = [n for n in kernel.arg_names if n.endswith("stride")]
+        values = f"*{NAMES[dtype]}"
+        signature = {
+            "points": Points("*fp32", "*fp32", "*i64"),
+            "near": Lists("*i32", "*i32"),
+            "sizes": integers(Sizes),
+            "grads": values,
+            "values": values,
+            "out": "*fp32" if gradient else values,
+        }
+    strides = ("chunk_stride", "out_stride")
     return compile_kernel(kernel, arch, signature, constants, kernels.OPTIONS, strides)
 
 
@@ -113,7 +118,7 @@ def test_triton_runs_the_op_where_torch_is_built_for_cuda(version):
     script = f"""
 import sys, torch
 torch.version.cuda = {version}
-from fastseg import _extension
+from fastseg._core import library
 assert "fastseg.kernels.crf.exact_gaussian_filter" not in sys.modules
 for name in ("exact_gaussian_filter", "exact_gaussian_filter_backward"):
     print(library.backend(name, "cuda"))

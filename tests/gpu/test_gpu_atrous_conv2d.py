@@ -90,7 +90,7 @@ def test_aspp(dtype, batch, summed):
 def test_cuda_graphs(warm):
     """Also one whose capture is the first to need its plan; and new ones do not harm it."""
     from fastseg.kernels.conv import atrous_conv2d as kernels
-    from fastseg.kernels.conv import plan as plans
+    from fastseg.kernels.conv import plan_cache as plans
 
     case = ((1, 256, 29, 31 + warm), 64, (3, 3), ONE, (12, 12), (12, 12))
     x, weight, *_, geometry = inputs(case, torch.float16)

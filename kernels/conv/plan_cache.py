@@ -1,0 +1,96 @@
+"""The cache of plans: tables that depend on sizes alone, built on the host, kept on the device.
+
+A plan is a NamedTuple whose first field, `buffer`, is a one-dimensional int32 tensor that holds all
+of it; its other tensors are views of that buffer. It outlives every CUDA graph that was captured
+with it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MOST_PLANS = 512
+"""Number of plans that are kept, most of them of some 10 KB."""
+
+
+def pack(arrays: Sequence[np.ndarray]) -> tuple[Tensor, ...]:
+    """A buffer on the host, and the int32 arrays in it, each from a multiple of 16 bytes on."""
+    places = np.cumsum([0] + [-(-array.size // 4) * 4 for array in arrays]).tolist()
+    buffer = torch.zeros(places[-1], dtype=torch.int32)
+    views = []
+    for array, place in zip(arrays, places[:-1], strict=True):
+        view = buffer[place : place + array.size].view(array.shape)
+        view.copy_(torch.from_numpy(array))
+        views.append(view)
+    return buffer, *views
+
+
+def moved(plan, buffer: Tensor):
+    """The plan with its tensors in `buffer`, a copy of its own."""
+    parts = (
+        buffer.as_strided(part.shape, part.stride(), part.storage_offset())
+        if isinstance(part, Tensor)
+        else part
+        for part in plan[1:]
+    )
+    return type(plan)(buffer, *parts)
+
+
+class PlanCache:
+    """The plans of a process that were used last; threads share it."""
+
+    def __init__(self, most: int = MOST_PLANS):
+        self.most = most
+        self.lock = threading.Lock()
+        self.plans: OrderedDict = OrderedDict()
+        self.captured: list = []
+
+    def renew_lock(self) -> None:
+        """Makes a lock that nobody holds."""
+        self.lock = threading.Lock()
+
+    def get(self, device: torch.device, build: Callable, *arguments):
+        """``build(*arguments)``, on the device and ready for the current stream.
+
+        Args:
+            device: the device of the tensors that the plan is launched with.
+            build: a function that makes a plan on the host.
+            arguments: what `build` takes, all of it hashable.
+        """
+        key = (device, build, arguments)
+        on_gpu = device.type == "cuda"
+        capturing = on_gpu and torch.cuda.is_current_stream_capturing()
+        with self.lock:
+            plan = self.plans.get(key)
+            if plan is None:
+                plan = build(*arguments)
+                if capturing:
+                    # The copy becomes a part of the graph, which reads the host's memory whenever
+                    # it runs, and owns the device's: this plan is of no use outside of it.
+                    pinned = plan.buffer.pin_memory()
+                    self.captured.append(pinned)
+                    return moved(plan, pinned.to(device, non_blocking=True))
+                # Waits for the copy: other streams may use the plan right away.
+                plan = moved(plan, plan.buffer.to(device))
+                self.plans[key] = plan
+                if len(self.plans) > self.most:
+                    self.plans.popitem(last=False)
+            self.plans.move_to_end(key)
+            if capturing and not any(kept is plan for kept in self.captured):
+                self.captured.append(plan)  # the graph reads it without owning it
+        if on_gpu and not capturing:
+            # A plan that is dropped may still be read by a stream that it was not made on.
+            plan.buffer.record_stream(torch.cuda.current_stream(device))
+        return plan
+
+
+cache = PlanCache()
+# Another thread may hold the lock while the process forks, and is not there in the child.
+os.register_at_fork(after_in_child=cache.renew_lock)
