@@ -8,9 +8,9 @@ from numbers import Integral
 import torch
 from torch import Tensor, nn
 
+from fastseg._core.lattice_quality import QUALITIES
 from fastseg._core.pairwise import Pairwise, PairwiseBilateral, PairwiseGaussian
 from fastseg.ops import dense_crf
-from fastseg.ops.crf.gaussians import QUALITIES
 
 TRAINABLE = ("weights", "compatibility", "bandwidths")
 

@@ -56,11 +56,12 @@ def _refuse(ctx, grad):
 # Q <- softmax(-U - sum_m mu_m (n_m K_m (n_m Q))), from softmax(-U).
 #
 # unary: (B, L, *spatial) energies, float32, any strides; +infinity rules a label out.
-# kernels: of each term, bandwidths (axes,) in pixels in the order of the axes, or features
-#   (B or 1, d, *spatial) in units of their bandwidths; float32.
+# kernels: of each term the Gaussian: bandwidths (axes,) in pixels in the order of the axes, or
+#   features (B or 1, d, *spatial) in units of their bandwidths; float32.
 # compatibility: of each term, () w for logits += w F, (L,) or (L, L) mu for logits -= mu F.
 # normalization: of each term, 0 none, 1 before, 2 after, 3 symmetric.
-# quality: 0: kernels of positions on a lattice, as pydensecrf; 1: as exact separable convolutions.
+# quality: 0 "compat": Gaussians of positions are on a lattice, as in pydensecrf; 1 "high": they are
+#   exact separable convolutions.
 # refine, dilation, passes, symmetric, side: of the lattices, see permutohedral_lattice and
 #   permutohedral_filter.
 # log: returns log Q instead, contiguous, -infinity where a label is ruled out.

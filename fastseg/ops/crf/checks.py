@@ -1,0 +1,67 @@
+"""Checks of a mean field's terms: one form for the public functions and for the ops.
+
+They look at shapes and devices alone, never at values. The public functions name a term's argument
+as its user wrote it, and raise ValueError; the ops name the lists of their schema.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fastseg._core.mean_field_terms import Gaussian, PositionGaussian
+
+
+def check_gaussian(
+    where: str, gaussian: Gaussian, unary: Tensor, error: type[Exception] = RuntimeError
+) -> None:
+    """Raises an error for a Gaussian of other axes, points, images or another device than unary's.
+
+    Args:
+        where: the function and the argument, with which the error begins.
+        gaussian: the Gaussian.
+        unary: (B, L, *spatial).
+        error: the type of the error.
+    """
+    batch, spatial = unary.shape[0], unary.shape[2:]
+    if isinstance(gaussian, PositionGaussian):
+        count = gaussian.sigma.shape[0]
+        if count != len(spatial):
+            raise error(f"{where} must hold {len(spatial)} bandwidths, got {count}")
+    else:
+        shape = gaussian.features.shape
+        if (
+            len(shape) != unary.dim()
+            or shape[0] not in (1, batch)
+            or shape[1] == 0
+            or shape[2:] != spatial
+        ):
+            raise error(
+                f"{where} must be ({batch} or 1, d, {', '.join(map(str, spatial))}), got shape "
+                f"{tuple(shape)}"
+            )
+    _check_device(where, gaussian.tensor, unary, error)
+
+
+def check_compatibility(
+    where: str, mu: Tensor, unary: Tensor, error: type[Exception] = RuntimeError
+) -> None:
+    """Raises an error for a compatibility of other labels or on another device than unary's.
+
+    Args:
+        where: the function and the argument, with which the error begins.
+        mu: the compatibility.
+        unary: (B, L, *spatial).
+        error: the type of the error.
+    """
+    labels = unary.shape[1]
+    if mu.dim() > 2 or any(n != labels for n in mu.shape):
+        raise error(
+            f"{where} must be a number, ({labels},) or ({labels}, {labels}) for {labels} labels, "
+            f"got shape {tuple(mu.shape)}"
+        )
+    _check_device(where, mu, unary, error)
+
+
+def _check_device(where: str, t: Tensor, unary: Tensor, error: type[Exception]) -> None:
+    if t.device != unary.device:
+        raise error(f"{where} must be on unary's device {unary.device}, got {t.device}")
