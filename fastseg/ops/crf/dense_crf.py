@@ -30,7 +30,7 @@ def dense_crf(
     """Mean-field inference in a fully connected CRF: label probabilities that respect the image.
 
     ``Q <- softmax(-U - sum_m mu_m (n_m K_m (n_m Q)))`` from ``Q = softmax(-U)``, K_m being the
-    Gaussian kernels of the pairwise terms, n_m their normalisations and mu_m their label
+    Gaussians of the pairwise terms, n_m their normalisations and mu_m their label
     compatibilities; a pixel's own term is part of K_m, as in pydensecrf. Krähenbühl and Koltun,
     "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials", 2011.
 
