@@ -5,10 +5,10 @@
 // each vertex and step, if the neighbours' rows come from the second-level cache: 9 steps of 24
 // thousand vertices of 24 channels are 2.3 MB each.
 
+#include "cuda/crf/permutohedral_blur.h"
 #include "cuda/fast_divisor.h"
 #include "cuda/launch.h"
-#include "cuda/pool/pack.h"
-#include "cuda/crf/permutohedral_blur.h"
+#include "cuda/pack.h"
 
 namespace fastseg::cuda {
 namespace {
