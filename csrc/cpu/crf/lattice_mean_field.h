@@ -1,6 +1,6 @@
 #pragma once
 // Mean field of a dense CRF on permutohedral lattices, without torch: what the torch op
-// fastseg::lattice_mean_field and the numpy functions of fastseg.densecrf run.
+// fastseg::lattice_mean_field and the classes of fastseg.compat.pydensecrf run.
 //
 //   Q <- softmax(-U - sum_m mu_m (n_m K_m (n_m Q)))
 //

@@ -11,7 +11,7 @@
 // atomics, and a vertex that many of the tile's points touch costs one row of global memory.
 // The last pass writes Q, or log Q, instead, through shared memory, along the output's own layout.
 //
-// Floor of an iteration, 500x375x21 with the two default kernels (9 corners): a gather of 142 MB of
+// Floor of an iteration, 500x375x21 with the two default terms (9 corners): a gather of 142 MB of
 // rows, of which neighbouring points share most, 142 MB read in shared memory for the splat, 53 MB
 // of blur, and streams of 18 MB of unary and 27 MB of entries: 40 to 67 us on an H100, by its
 // second-level cache. 9 corners * 2 ways * 21 labels * 2 FLOPs a point are 0.14 GFLOP, 3 us.
