@@ -6,13 +6,63 @@ as its user wrote it, and raise ValueError; the ops name the lists of their sche
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
-from fastseg._core.mean_field_terms import Gaussian, PositionGaussian
+from fastseg._core.mean_field_terms import Gaussian, PositionGaussian, terms_of
+from fastseg._core.pairwise import NORMALIZATIONS
+
+
+def check_terms(
+    op: str,
+    unary: Tensor,
+    kernels: Sequence[Tensor],
+    compatibility: Sequence[Tensor],
+    normalization: Sequence[int],
+) -> None:
+    """Raises RuntimeError for an op's terms that fit neither each other nor its unary.
+
+    Args:
+        op: the op, with which the error begins.
+        unary: (B, L, *spatial).
+        kernels: for each term, bandwidths (axes,) or features (B or 1, d, *spatial).
+        compatibility: for each term, (), (L,) or (L, L).
+        normalization: for each term, the position in NORMALIZATIONS.
+    """
+    torch._check(
+        len(kernels) == len(compatibility) == len(normalization),
+        lambda: (
+            f"{op}: kernels, compatibility and normalization must be of one length, got "
+            f"{len(kernels)}, {len(compatibility)} and {len(normalization)}"
+        ),
+    )
+    for n in normalization:
+        torch._check(
+            0 <= n < len(NORMALIZATIONS),
+            lambda n=n: f"{op}: normalization must be from 0 to 3, got {n}",
+        )
+    for name, parameters in (("kernels", kernels), ("compatibility", compatibility)):
+        for i, t in enumerate(parameters):
+            torch._check(
+                t.dtype == unary.dtype,
+                lambda where=f"{op}: {name}[{i}]", t=t: (
+                    f"{where} must have unary's dtype {unary.dtype}, got {t.dtype}"
+                ),
+            )
+    bandwidths = f"bandwidths ({unary.dim() - 2},) or features "
+    for i, term in enumerate(terms_of(kernels, compatibility, normalization)):
+        check_gaussian(f"{op}: kernels[{i}]", term.gaussian, unary, or_else=bandwidths)
+        check_compatibility(f"{op}: compatibility[{i}]", term.compatibility, unary)
 
 
 def check_gaussian(
-    where: str, gaussian: Gaussian, unary: Tensor, error: type[Exception] = RuntimeError
+    where: str,
+    gaussian: Gaussian,
+    unary: Tensor,
+    error: type[Exception] = RuntimeError,
+    or_else: str = "",
 ) -> None:
     """Raises an error for a Gaussian of other axes, points, images or another device than unary's.
 
@@ -21,6 +71,7 @@ def check_gaussian(
         gaussian: the Gaussian.
         unary: (B, L, *spatial).
         error: the type of the error.
+        or_else: words for what the argument may be instead of features of unary's shape.
     """
     batch, spatial = unary.shape[0], unary.shape[2:]
     if isinstance(gaussian, PositionGaussian):
@@ -36,8 +87,8 @@ def check_gaussian(
             or shape[2:] != spatial
         ):
             raise error(
-                f"{where} must be ({batch} or 1, d, {', '.join(map(str, spatial))}), got shape "
-                f"{tuple(shape)}"
+                f"{where} must be {or_else}({batch} or 1, d, {', '.join(map(str, spatial))}), got "
+                f"shape {tuple(shape)}"
             )
     _check_device(where, gaussian.tensor, unary, error)
 

@@ -6,6 +6,7 @@ import torch
 
 from fastseg import reference
 from fastseg._core.library import define
+from fastseg.ops.crf.checks import check_terms
 from fastseg.ops.crf.vmap import by_images
 
 OP = "fastseg::lattice_mean_field"
@@ -35,13 +36,7 @@ def _fake(
     torch._check(
         unary.dtype == torch.float32, lambda: f"{OP}: unary must be float32, got {unary.dtype}"
     )
-    torch._check(
-        len(kernels) == len(compatibility) == len(normalization),
-        lambda: (
-            f"{OP}: kernels, compatibility and normalization must be of one length, got "
-            f"{len(kernels)}, {len(compatibility)} and {len(normalization)}"
-        ),
-    )
+    check_terms(OP, unary, kernels, compatibility, normalization)
     layout = torch._prims_common.suggest_memory_format(unary)
     return torch.empty_like(unary, memory_format=torch.contiguous_format if log else layout)
 

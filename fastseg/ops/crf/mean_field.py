@@ -14,10 +14,9 @@ from torch import Tensor
 from fastseg._core.lattice_quality import LATTICE_QUALITY, QUALITIES
 from fastseg._core.library import define, gradient_free, plain_on_cpu
 from fastseg._core.mean_field_terms import Term, lists_of, terms_of
-from fastseg._core.pairwise import NORMALIZATIONS
 from fastseg._core.readable import readable
 from fastseg.ops.crf.checkpoints import reversed_states
-from fastseg.ops.crf.checks import check_compatibility, check_gaussian
+from fastseg.ops.crf.checks import check_terms
 from fastseg.ops.crf.lattice_mean_field import lattice_mean_field
 from fastseg.ops.crf.model import (
     DenseCRFModel,
@@ -168,13 +167,6 @@ def _check(unary, kernels, compatibility, normalization, iterations, quality, ch
         lambda: f"{op}: unary must be float32 or float64, got {unary.dtype}",
     )
     torch._check(
-        len(kernels) == len(compatibility) == len(normalization),
-        lambda: (
-            f"{op}: kernels, compatibility and normalization must be of one length, got "
-            f"{len(kernels)}, {len(compatibility)} and {len(normalization)}"
-        ),
-    )
-    torch._check(
         0 <= quality < len(QUALITIES),
         lambda: f"{op}: quality must be 0 (compat), 1 (high) or 2 (exact), got {quality}",
     )
@@ -182,22 +174,7 @@ def _check(unary, kernels, compatibility, normalization, iterations, quality, ch
         torch._check(
             number >= 0, lambda n=name, i=number: f"{op}: {n} must not be negative, got {i}"
         )
-    for n in normalization:
-        torch._check(
-            0 <= n < len(NORMALIZATIONS),
-            lambda n=n: f"{op}: normalization must be from 0 to 3, got {n}",
-        )
-    for name, parameters in (("kernels", kernels), ("compatibility", compatibility)):
-        for i, t in enumerate(parameters):
-            torch._check(
-                t.dtype == unary.dtype,
-                lambda where=f"{op}: {name}[{i}]", t=t: (
-                    f"{where} must have unary's dtype {unary.dtype}, got {t.dtype}"
-                ),
-            )
-    for i, term in enumerate(terms_of(kernels, compatibility, normalization)):
-        check_gaussian(f"{op}: kernels[{i}]", term.gaussian, unary)
-        check_compatibility(f"{op}: compatibility[{i}]", term.compatibility, unary)
+    check_terms(op, unary, kernels, compatibility, normalization)
 
 
 def _fake(
