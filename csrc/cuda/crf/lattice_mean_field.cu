@@ -19,6 +19,7 @@
 #include <algorithm>
 
 #include "cuda/crf/lattice_mean_field.h"
+#include "cuda/crf/permutohedral_splat_slice.h"
 #include "cuda/fast_divisor.h"
 #include "cuda/launch.h"
 #include "cuda/shared_memory.h"

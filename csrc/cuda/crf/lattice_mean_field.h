@@ -11,7 +11,6 @@
 
 #include "common/crf/mean_field_terms.h"
 #include "cuda/crf/permutohedral_order.h"
-#include "cuda/crf/permutohedral_splat_slice.h"
 #include "cuda/crf/permutohedral_view.h"
 
 namespace fastseg::cuda {

@@ -11,13 +11,6 @@
 
 namespace fastseg::cuda {
 
-// A corner of a point's simplex, on the way from the vertices.
-template <class T>
-struct alignas(2 * sizeof(T)) SliceEntry {
-  T weight;
-  int vertex;
-};
-
 // Over the entries [first, last). values: the pack of point first_point; points are `pitch` apart.
 template <int V, class T>
 __device__ inline Pack<T, V> splat_row(const SplatEntry<T>* entries, int first, int last,
