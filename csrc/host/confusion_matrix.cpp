@@ -1,3 +1,5 @@
+// Counting, one element after another.
+
 #include "host/confusion_matrix.h"
 
 namespace fastseg::host {

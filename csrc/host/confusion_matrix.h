@@ -1,4 +1,6 @@
 #pragma once
+// The counts of a confusion matrix.
+
 #include <cstdint>
 #include <optional>
 

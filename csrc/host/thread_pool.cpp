@@ -1,3 +1,5 @@
+// The threads of the pool: how they wait for work, and how a call's tasks are dealt to them.
+
 #include "host/thread_pool.h"
 
 #include <unistd.h>

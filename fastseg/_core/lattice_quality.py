@@ -1,29 +1,32 @@
-"""How well a permutohedral lattice approximates the Gaussian: one table for every op."""
+"""The names of dense_crf's qualities, and the numbers of those that are computed on a lattice."""
 
 from __future__ import annotations
 
 import math
 from typing import NamedTuple
 
+QUALITIES = ("compat", "high", "exact")
+"""The names of the qualities; an op takes a name's position in this tuple."""
+
 
 class LatticeQuality(NamedTuple):
-    """What the lattice ops are given."""
+    """The numbers that say how well a permutohedral lattice approximates the Gaussian."""
 
     refine: float
-    """Multiplies the features: more vertices, which more passes of the blur must cover."""
+    """The factor of the features: more vertices, which more passes of the blur must cover."""
     dilation: int
-    """Vertices added between those that points touch, see ``permutohedral_lattice``."""
+    """The rule by which vertices are added that no point touches, see ``permutohedral_lattice``."""
     passes: int
-    """Blurs along each axis."""
+    """The number of blurs along each axis."""
     symmetric: bool
-    """Whether to take the mean of the forward and the reverse order of axes."""
+    """Whether the blur is the mean of the forward and the reverse order of axes."""
     side: float
-    """What a neighbour weighs in the blur."""
+    """The weight of a neighbour in the blur."""
     keeps_integral: bool
-    """Whether the kernel's integral is the Gaussian's, or the gain Kraehenbuehl & Koltun's."""
+    """Whether the filter's integral is the Gaussian's; else its gain is Kraehenbuehl & Koltun's."""
 
     def gain(self, dimensions: int) -> float:
-        """What multiplies the result of the blur, for that many features."""
+        """The factor of the blur's result, for that many features."""
         d = dimensions
         if not self.keeps_integral:
             return 1 / (1 + 2.0**-d)
@@ -43,8 +46,8 @@ LATTICE_QUALITY = {
         refine=1.0, dilation=2, passes=1, symmetric=True, side=0.45, keeps_integral=True
     ),
 }
-"""By name of the quality; "compat" is Kraehenbuehl & Koltun's lattice.
+"""The lattices of the qualities that have one; that of "compat" is Kraehenbuehl & Koltun's.
 
-The blur of "high" is a little narrower: with 1/2, the interpolation on both ways and the blur are
-together wider than the Gaussian, which shows once no mass is lost at missing vertices. 0.45 was the
-best of a scan over photos at bandwidths of 80/13, 49/5 and 67/3."""
+The blur of "high" is a little narrower than theirs: with 1/2, the interpolation on both ways and
+the blur are together wider than the Gaussian, which shows once no mass is lost at missing vertices.
+0.45 was the best of a scan over photos at bandwidths of 80/13, 49/5 and 67/3."""

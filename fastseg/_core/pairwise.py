@@ -1,8 +1,8 @@
-"""The pairwise terms of a dense CRF: a Gaussian kernel, a label compatibility, a normalisation.
+"""The pairwise terms of a dense CRF: a Gaussian, a label compatibility, a normalisation.
 
 A term is data. :func:`fastseg.dense_crf`, :class:`fastseg.MeanField` and
-:class:`fastseg.nn.DenseCRF` turn it into the tensors that the ops take: bandwidths for a kernel of
-positions, features for every other.
+:class:`fastseg.nn.DenseCRF` turn it into the tensors that the ops take: bandwidths for a Gaussian
+of positions, features for every other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from fastseg._core.readable import readable
 
 NORMALIZATIONS = ("none", "before", "after", "symmetric")
-"""The names; an op takes the position in this tuple, which is pydensecrf's enumeration."""
+"""The names of the normalisations. An op takes a name's position, which is pydensecrf's number."""
 
 Bandwidth = float | Sequence[float] | Tensor
 Compatibility = float | Sequence[float] | Sequence[Sequence[float]] | Tensor
@@ -26,10 +26,10 @@ Compatibility = float | Sequence[float] | Sequence[Sequence[float]] | Tensor
 
 @dataclass(frozen=True)
 class PairwiseGaussian:
-    """The smoothness kernel: ``k(i, j) = exp(-|p_i - p_j|^2 / (2 sxy^2))`` of positions p.
+    """The term of smoothness: a Gaussian of positions p, which removes small isolated regions.
 
-    Krähenbühl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge
-    Potentials", 2011, equation 3. Removes small isolated regions.
+    ``k(i, j) = exp(-|p_i - p_j|^2 / (2 sxy^2))``, equation 3 of Krähenbühl and Koltun, "Efficient
+    Inference in Fully Connected CRFs with Gaussian Edge Potentials", 2011.
 
     Args:
         sxy: the standard deviation in pixels, positive: one number, or one for each spatial axis in
@@ -58,21 +58,25 @@ class PairwiseGaussian:
 
 @dataclass(frozen=True)
 class PairwiseBilateral:
-    """The appearance kernel: positions and the image's channels.
+    """The term of appearance: a Gaussian of positions p and of the image's channels I.
 
     ``k(i, j) = exp(-|p_i - p_j|^2 / (2 sxy^2) - |I_i - I_j|^2 / (2 srgb^2))``, equation 3 of
     Krähenbühl and Koltun, 2011. Near pixels of similar colour should have one label.
 
     Args:
-        sxy: as in :class:`PairwiseGaussian`.
+        sxy: the standard deviation in pixels, positive: one number, or one for each spatial axis.
+            A tensor can be trained.
         srgb: the standard deviation in the image's own units (0..255 for 8-bit colour), positive:
             one number, or one for each channel. A tensor can be trained.
-        compatibility: as in :class:`PairwiseGaussian`.
-        normalization: as in :class:`PairwiseGaussian`.
+        compatibility: what two labels cost each other: a number w (Potts), (L,) or (L, L), with the
+            signs of :class:`PairwiseGaussian`. A tensor can be trained.
+        normalization: what the sums over j are divided by: "symmetric", "before", "after" or
+            "none".
 
     Raises:
-        TypeError: as :class:`PairwiseGaussian`.
-        ValueError: as :class:`PairwiseGaussian`.
+        TypeError: an argument of a wrong type.
+        ValueError: a bandwidth that is not positive and finite, a compatibility that is not finite
+            or of more than two dimensions, an unknown normalisation.
     """
 
     sxy: Bandwidth = 80
@@ -88,17 +92,20 @@ class PairwiseBilateral:
 
 @dataclass(frozen=True)
 class PairwiseFeatures:
-    """A kernel of any features: ``k(i, j) = exp(-|f_i - f_j|^2 / 2)``.
+    """A term of any features f, whose Gaussian is ``k(i, j) = exp(-|f_i - f_j|^2 / 2)``.
 
     Args:
         features: (B, d, *spatial), (1, d, *spatial) for all images, or (d, H, W) with an unbatched
             unary; d from 1 to 8, already divided by their bandwidths. Differentiable.
-        compatibility: as in :class:`PairwiseGaussian`.
-        normalization: as in :class:`PairwiseGaussian`.
+        compatibility: what two labels cost each other: a number w (Potts), (L,) or (L, L), with the
+            signs of :class:`PairwiseGaussian`. A tensor can be trained.
+        normalization: what the sums over j are divided by: "symmetric", "before", "after" or
+            "none".
 
     Raises:
-        TypeError: features that are not a tensor, or as :class:`PairwiseGaussian`.
-        ValueError: as :class:`PairwiseGaussian`.
+        TypeError: features that are not a tensor, or another argument of a wrong type.
+        ValueError: a compatibility that is not finite or of more than two dimensions, an unknown
+            normalisation.
     """
 
     features: Tensor
@@ -118,7 +125,7 @@ Pairwise = PairwiseGaussian | PairwiseBilateral | PairwiseFeatures
 
 
 def gaussian_bandwidths(where: str, sxy: Bandwidth, axes: int, like: Tensor) -> Tensor:
-    """Sxy as (axes,), in the dtype and on the device of `like`: an op's kernel of positions."""
+    """The bandwidths sxy as (axes,), in the dtype and on the device of `like`."""
     return _bandwidths(f"{where}.sxy", sxy, axes, "spatial axis", like)
 
 
@@ -127,7 +134,7 @@ def bilateral_features(
 ) -> Tensor:
     """The features of :class:`PairwiseBilateral`, (B, axes + C, *spatial).
 
-    In pydensecrf's order, on which a lattice depends: x, y or z, y, x; then the channels.
+    Their order is pydensecrf's, on which a lattice depends: x, y or z, y, x; then the channels.
     """
     spatial, channels = image.shape[2:], image.shape[1]
     axes = len(spatial)
@@ -142,8 +149,8 @@ def position_features(sigma: Tensor, spatial: Sequence[int]) -> Tensor:
     """Positions divided by their bandwidths, (1, axes, *spatial).
 
     Args:
-        sigma: (axes,), in the order of the axes.
-        spatial: (H, W), which gives x, y, or (D, H, W), which gives z, y, x.
+        sigma: bandwidths in pixels, (axes,), in the order of the axes.
+        spatial: (H, W), of which the features are x, y, or (D, H, W), of which they are z, y, x.
     """
     features = [
         (torch.arange(n, dtype=sigma.dtype, device=sigma.device) / sigma[a])
@@ -157,7 +164,7 @@ def position_features(sigma: Tensor, spatial: Sequence[int]) -> Tensor:
 
 
 def _bandwidths(name: str, value: Bandwidth, count: int, each: str, like: Tensor) -> Tensor:
-    """(count,) on like's device: dividing by a number there multiplies by its reciprocal."""
+    """The value as (count,), on like's device: to divide by a number there is to multiply."""
     if isinstance(value, Tensor):
         if value.device != like.device:
             raise ValueError(f"{name} must be on unary's device {like.device}, got {value.device}")
@@ -176,7 +183,7 @@ def _wrong_count(name: str, count: int, each: str, came: int) -> str:
 
 
 def _checked_bandwidth(term: Pairwise, name: str, value: Bandwidth) -> Bandwidth:
-    """A number, a tuple of numbers or a tensor."""
+    """The value of a bandwidth as a number, a tuple of numbers or a tensor."""
     where = f"{type(term).__name__}: {name}"
     if isinstance(value, Tensor):
         if value.dim() > 1 or not value.dtype.is_floating_point:

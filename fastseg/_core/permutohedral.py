@@ -1,7 +1,7 @@
 """The format of a permutohedral lattice, the simplex of a point, and its derivative.
 
-Adams, Baek & Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", 2010; scaled
-and rounded as in Kraehenbuehl & Koltun's program (2011).
+Adams, Baek & Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", 2010. The
+lattice is scaled and rounded as in Kraehenbuehl & Koltun's program (2011).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 MAX_DIMENSIONS = 8
+"""The most features that a lattice can have."""
 
 
 class PermutohedralTensors(NamedTuple):
@@ -25,21 +26,21 @@ class PermutohedralTensors(NamedTuple):
     """
 
     slots: Tensor
-    """int32 (B, N, D1): the row, within the point's tile, of each vertex of its simplex."""
+    """Rows of each simplex's vertices within the point's tile, int32 (B, N, D1)."""
     barycentric: Tensor
-    """(B, N, D1), the features' dtype: the weight of each; differentiable."""
+    """Weights of each simplex's vertices, (B, N, D1), the features' dtype; differentiable."""
     tile_starts: Tensor
-    """int32 (T + 1): the first row of each tile."""
+    """First rows of the tiles, int32 (T + 1)."""
     tile_vertices: Tensor
-    """int32 (R): the vertex, 0 to M - 1, of each row."""
+    """Vertices of the rows, 0 to M - 1, int32 (R)."""
     vertex_rows: Tensor
-    """int32 (R): the rows in order of their vertices, ascending for each."""
+    """Rows in the order of their vertices, ascending for each, int32 (R)."""
     vertex_starts: Tensor
-    """int32 (M + 1): where each vertex's rows start in vertex_rows."""
+    """Positions in vertex_rows at which each vertex's rows start, int32 (M + 1)."""
     neighbors: Tensor
-    """int32 (D1, 2, M): the vertices one step back and one forward along each axis; M if none."""
+    """Vertices one step back and one forward along each axis, M for none, int32 (D1, 2, M)."""
     vertex_count: Tensor
-    """int64 (B), on the CPU: the vertices of each image, without those that dilation added."""
+    """Numbers of each image's vertices without those of dilation, int64 (B), on the CPU."""
 
 
 def tile_points(points: int, tiles: int) -> int:
@@ -57,7 +58,7 @@ def enclosing_simplex(features: Tensor, refine: float) -> tuple[Tensor, Tensor, 
 
     Args:
         features: (B, d, N).
-        refine: multiplies the features.
+        refine: the factor of the features.
 
     Returns:
         The quotients by D1 of the coordinates of vertex 0 and the rank of each coordinate of the
@@ -94,7 +95,7 @@ def enclosing_simplex(features: Tensor, refine: float) -> tuple[Tensor, Tensor, 
 
 
 def feature_scales(dimensions: int, refine: float, dtype: torch.dtype) -> list[float]:
-    """What the features are multiplied by, so that the blur's deviation is one unit of theirs."""
+    """The factors of the features, by which the blur's deviation is one unit of theirs."""
     deviation = torch.tensor(math.sqrt(2 / 3) * (dimensions + 1), dtype=dtype).item()
     scales = [1 / math.sqrt((i + 2) * (i + 1)) * deviation * refine for i in range(dimensions)]
     return torch.tensor(scales, dtype=torch.float64).to(dtype).tolist()
@@ -105,8 +106,8 @@ def barycentric_backward(features: Tensor, refine: float, grad: Tensor) -> Tenso
 
     Args:
         features: (B, d, N).
-        refine: as of the lattice.
-        grad: (B, N, D1), of the weights.
+        refine: the factor of the features with which the lattice was built.
+        grad: the gradient of the weights, (B, N, D1).
     """
     d = features.shape[1]
     with torch.no_grad():

@@ -1,1 +1,1 @@
-"""Imports that other people's scripts have: pydensecrf's, and fastseg's own of earlier versions."""
+"""The imports of other people's scripts: pydensecrf's, and fastseg's own of earlier versions."""

@@ -58,7 +58,7 @@ MOVED = {
 
 
 def keep() -> None:
-    """Lets all old names be imported, from now on."""
+    """Makes all old names importable."""
     for old, new in MOVED.items():
         module = sys.modules.get(f"fastseg.{new}")
         if module is not None:
@@ -70,12 +70,12 @@ def keep() -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Finds the modules of MOVED, before a folder that is left of one is taken for a package."""
+    """The finder of the modules of MOVED, which is asked before a folder that is left of one."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """A spec whose loader imports the module by its new name, or None of other names."""
+        """A spec whose loader imports the module by its new name, or None for other names."""
         package, _, old = fullname.partition(".")
         if package != "fastseg" or old not in MOVED:
             return None
@@ -83,7 +83,7 @@ class _Finder(MetaPathFinder):
 
 
 class _Loader(Loader):
-    """Loads a module by its new name."""
+    """A loader of a module by its new name."""
 
     def __init__(self, name: str):
         self.name = name
@@ -95,9 +95,9 @@ class _Loader(Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing is run again."""
+        """Gives the module its own spec again; none of its code runs a second time."""
         module.__spec__ = self.own
 
     def get_code(self, fullname: str) -> CodeType | None:
-        """What ``python -m`` runs."""
+        """The code that ``python -m`` runs."""
         return find_spec(self.name).loader.get_code(self.name)

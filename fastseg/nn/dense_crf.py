@@ -8,11 +8,12 @@ from numbers import Integral
 import torch
 from torch import Tensor, nn
 
+from fastseg._core.lattice_quality import QUALITIES
 from fastseg._core.pairwise import Pairwise, PairwiseBilateral, PairwiseGaussian
 from fastseg.ops import dense_crf
-from fastseg.ops.crf.gaussians import QUALITIES
 
 TRAINABLE = ("weights", "compatibility", "bandwidths")
+"""The names of the parameters that a DenseCRF can train."""
 
 
 class DenseCRF(nn.Module):
@@ -37,13 +38,13 @@ class DenseCRF(nn.Module):
             term's compatibility is a number w or L of them, the costs of :class:`PairwiseGaussian`
             being negative weights: ``w_m = w`` or ``w_m = -mu``. Features of one's own change with
             the image: for them see :class:`fastseg.PairwiseFeatures` and dense_crf.
-        iterations: as in dense_crf; 5 in training, 10 after, are the paper's.
-        quality: as in dense_crf.
+        iterations: the number of updates; 5 in training, 10 after, are the paper's.
+        quality: "compat", "high" or "exact", with the meanings of :func:`fastseg.dense_crf`.
         trainable: which of "weights", "compatibility" and "bandwidths" get gradients. The others
             are parameters too, with requires_grad off. Bandwidths cost the most: they need the
             gradient of the lattice or of the convolution's taps.
-        checkpoints: as in dense_crf.
-        log: whether the output is log Q, as in dense_crf.
+        checkpoints: how many label volumes the gradient keeps; 0: all.
+        log: whether the output is log Q, the log-softmax of the last update's logits.
 
     Attributes:
         weights: (M, L) for M terms: w_m of each label, w before training.
@@ -106,12 +107,12 @@ class DenseCRF(nn.Module):
     def forward(
         self, unary: Tensor, image: Tensor | None = None, *, log: bool | None = None
     ) -> Tensor:
-        """Label probabilities Q, or log Q; as :func:`fastseg.dense_crf` in shapes and errors.
+        """Label probabilities Q, or log Q, with the shapes and errors of :func:`fastseg.dense_crf`.
 
         Args:
             unary: energies (B, L, H, W), (B, L, D, H, W) or (L, H, W): minus the logits.
             image: in the units of srgb; needed by bilateral terms.
-            log: whether to return log Q; default: as the module was made.
+            log: whether to return log Q. Default: the module's own `log`.
         """
         is_tensor = isinstance(unary, Tensor)  # dense_crf refuses what is not
         axis = 0 if is_tensor and unary.dim() == 3 else 1
@@ -144,7 +145,7 @@ class DenseCRF(nn.Module):
         return terms
 
     def extra_repr(self) -> str:
-        """The arguments that are not parameters."""
+        """The arguments that are not parameters, for the module's repr."""
         return (
             f"num_labels={self.num_labels}, iterations={self.iterations}, "
             f"quality={self.quality!r}, checkpoints={self.checkpoints}, log={self.log}"
@@ -152,7 +153,7 @@ class DenseCRF(nn.Module):
 
 
 def _weights(i: int, term: Pairwise, num_labels: int) -> Tensor:
-    """(L,): what each label gains from itself."""
+    """What each label gains from itself, (L,)."""
     if not isinstance(term, PairwiseGaussian | PairwiseBilateral):
         raise ValueError(
             f"DenseCRF: pairwise[{i}] must be a PairwiseGaussian or a PairwiseBilateral, got "

@@ -59,7 +59,7 @@ pytestmark = pytest.mark.skipif(
 
 def compiled(source: Path) -> Path:
     """The object file for ARCHS, made once for each state of the sources."""
-    folder = folder_for("cuda", ARCHS, CSRC.glob("c*/*.[ch]*"))
+    folder = folder_for("cuda", ARCHS, CSRC.glob("c*/**/*.[ch]*"))
     target = folder / f"{source.stem}.o"
     if not target.exists():
         codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHS]
@@ -80,7 +80,7 @@ def dump(objects: list[Path], *options: str) -> str:
 @pytest.fixture(scope="module")
 def objects() -> list[Path]:
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(compiled, sorted((CSRC / "cuda").glob("*.cu"))))
+        return list(pool.map(compiled, sorted((CSRC / "cuda").rglob("*.cu"))))
 
 
 def test_registers_and_stack(objects):
@@ -97,8 +97,8 @@ def test_registers_and_stack(objects):
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_no_product_of_a_simplex_is_fused_with_a_sum(objects, arch):
-    """common/permutohedral.h: which simplex a point lies in depends on each rounding."""
-    source = CSRC / "cuda/permutohedral_simplex.cu"
+    """common/crf/permutohedral.h: which simplex a point lies in depends on each rounding."""
+    source = CSRC / "cuda/crf/permutohedral_simplex.cu"
     sass = dump([compiled(source)], "--dump-sass", "--gpu-architecture", f"sm_{arch}")
     assert re.search(r"\bFMUL\b", sass)
     assert re.search(r"\bDMUL\b", sass)
@@ -121,7 +121,7 @@ class Kernel2x2(NamedTuple):
 
 @functools.cache
 def kernels_2x2(arch: str) -> list[Kernel2x2]:
-    objects = [compiled(s) for s in sorted((CSRC / "cuda").glob("max_*pool*.cu"))]
+    objects = [compiled(s) for s in sorted((CSRC / "cuda").rglob("max_*pool*.cu"))]
     text = dump(objects, "--dump-sass", "--gpu-architecture", f"sm_{arch}")
     names_and_bodies = re.split(r"\s+Function : (\w+)\n", text)[1:]
     kernels = []
@@ -165,7 +165,7 @@ ROWS = {
 @pytest.mark.parametrize("arch", ARCHS)
 def test_rows_move_16_bytes_an_instruction(objects, arch):
     files = ("permutohedral_blur", "permutohedral_filter", "lattice_mean_field")
-    paths = [compiled(CSRC / "cuda" / f"{name}.cu") for name in files]
+    paths = [compiled(CSRC / "cuda/crf" / f"{name}.cu") for name in files]
     text = dump(paths, "--dump-sass", "--gpu-architecture", f"sm_{arch}")
     names_and_bodies = re.split(r"\s+Function : (\w+)\n", text)[1:]
     found = 0

@@ -9,13 +9,13 @@
   _STABLE_TORCH_LIBRARY_IMPL(fastseg_cuda_on_cpu, CPU, m, C10_UID)
 
 #include "cuda/crf/lattice_mean_field.cpp"
-#include "cuda/pool/max_pool2d.cpp"
-#include "cuda/pool/max_unpool2d.cpp"
-#include "cuda/outputs.cpp"
-#include "cuda/pool/pack_codes.cpp"
 #include "cuda/crf/permutohedral_filter.cpp"
 #include "cuda/crf/permutohedral_lattice.cpp"
 #include "cuda/crf/spatial_gaussian_filter.cpp"
+#include "cuda/outputs.cpp"
+#include "cuda/pool/max_pool2d.cpp"
+#include "cuda/pool/max_unpool2d.cpp"
+#include "cuda/pool/pack_codes.cpp"
 
 // Linked with -Bsymbolic, these come before libtorch's.
 extern "C" {

@@ -8,7 +8,8 @@
 
 namespace fastseg {
 
-// keeps_integral: so that the kernel's integral is the Gaussian's; else Kraehenbuehl and Koltun's.
+// keeps_integral: the filter's integral is the Gaussian's; else the gain is Kraehenbuehl and
+// Koltun's.
 inline double lattice_gain(int d, bool keeps_integral, double refine, const BlurOptions& blur) {
   if (!keeps_integral) return 1 / (1 + std::pow(2.0, -d));
   // The lattice has one vertex in sqrt(3/2)^d / sqrt(d + 1) of unrefined feature space, and each

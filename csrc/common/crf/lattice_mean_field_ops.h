@@ -1,12 +1,13 @@
 #pragma once
 // fastseg::lattice_mean_field but for the computation, which the CPU and the CUDA bindings bring:
-// arguments checked, kernels and compatibilities dense, the output allocated.
+// arguments checked, terms made of them, the output allocated.
 
 #include <cmath>
 #include <cstdint>
 #include <utility>
 #include <vector>
 
+#include "common/crf/mean_field_terms.h"
 #include "common/tensor_checks.h"
 
 namespace fastseg {
@@ -14,12 +15,17 @@ namespace fastseg {
 struct LatticeMeanFieldCall {
   static constexpr const char* kOp = "fastseg::lattice_mean_field";
 
+  // A term of the energy, which make_term makes of the op's arguments. Its tensors are dense.
   struct Term {
-    Tensor kernel;         // (axes) bandwidths in pixels, or features (B or 1, d, *spatial)
-    Tensor compatibility;  // (), (L) or (L, L)
-    int normalization;     // 0 none, 1 before, 2 after, 3 symmetric
+    enum class Gaussian { of_positions, of_features };
+    Gaussian gaussian;
+    Tensor sigma;     // of positions: (axes) bandwidths in pixels
+    Tensor features;  // of features: (B or 1, d, *spatial), in units of their bandwidths
+    Tensor mu;
+    Compatibility compatibility;  // of mu
+    Normalization normalization;
 
-    bool positions() const { return kernel.dim() == 1; }
+    const float* sigma_data() const { return static_cast<const float*>(sigma.const_data_ptr()); }
   };
 
   Tensor unary;  // (B, L, *spatial), points evenly spaced in memory
@@ -28,13 +34,18 @@ struct LatticeMeanFieldCall {
   std::vector<int64_t> spatial;
   std::vector<Term> terms;
   int64_t iterations;
-  bool high_quality;  // kernels of positions exactly
+  bool high_quality;  // "high", else "compat"
   double refine;
   int dilation, passes;
   bool symmetric;
   float side;
   bool labels_last;  // of out
   Tensor out;        // Q dense in unary's layout, or log Q contiguous
+
+  // Whether a term's filter is an exact separable convolution, and not on a lattice.
+  bool is_separable(const Term& term) const {
+    return high_quality && term.gaussian == Term::Gaussian::of_positions;
+  }
 };
 
 using LatticeMeanFieldKernel = void (*)(const LatticeMeanFieldCall&);
@@ -92,20 +103,17 @@ inline Tensor empty_like_unary(const Tensor& unary, bool last) {
   return view;
 }
 
-inline void check_kernel(const Tensor& kernel, const LatticeMeanFieldCall& call) {
-  const char* op = call.kOp;
-  check_float32(kernel, op, "kernels");
-  check_same_device(call.unary, "unary", kernel, "kernels", op);
-  const std::vector<int64_t> size(kernel.sizes().begin(), kernel.sizes().end());
-  if (size.size() == 1) {
-    FASTSEG_CHECK(size[0] == static_cast<int64_t>(call.spatial.size()), op,
-                  ": kernels must hold a bandwidth for each of ", call.spatial.size(),
-                  " axes, got ", size[0]);
-    return;
-  }
+inline void check_sigma(const Tensor& sigma, const LatticeMeanFieldCall& call) {
+  FASTSEG_CHECK(sigma.size(0) == static_cast<int64_t>(call.spatial.size()), call.kOp,
+                ": kernels must hold a bandwidth for each of ", call.spatial.size(), " axes, got ",
+                sigma.size(0));
+}
+
+inline void check_features(const Tensor& features, const LatticeMeanFieldCall& call) {
+  const std::vector<int64_t> size(features.sizes().begin(), features.sizes().end());
   bool fits = size.size() == call.spatial.size() + 2 && (size[0] == 1 || size[0] == call.batch);
   for (size_t d = 2; fits && d < size.size(); ++d) fits = size[d] == call.spatial[d - 2];
-  FASTSEG_CHECK(fits, op, ": kernels must be bandwidths or features (", call.batch,
+  FASTSEG_CHECK(fits, call.kOp, ": kernels must be bandwidths or features (", call.batch,
                 " or 1, d, spatial size ", to_string(call.spatial), "), got shape ",
                 to_string(size));
 }
@@ -119,6 +127,30 @@ inline void check_compatibility(const Tensor& mu, const LatticeMeanFieldCall& ca
   for (const int64_t n : size) fits = fits && n == call.labels;
   FASTSEG_CHECK(fits, op, ": compatibility must have shape (), (", call.labels, ") or (",
                 call.labels, ", ", call.labels, "), got ", to_string(size));
+}
+
+// kernel: an element of the op's `kernels`, whose dimensions tell which Gaussian it stands for.
+inline LatticeMeanFieldCall::Term make_term(const Tensor& kernel, const Tensor& compatibility,
+                                            int64_t normalization,
+                                            const LatticeMeanFieldCall& call) {
+  using Gaussian = LatticeMeanFieldCall::Term::Gaussian;
+  const char* op = call.kOp;
+  check_float32(kernel, op, "kernels");
+  check_same_device(call.unary, "unary", kernel, "kernels", op);
+  const Gaussian gaussian = kernel.dim() == 1 ? Gaussian::of_positions : Gaussian::of_features;
+  const bool positions = gaussian == Gaussian::of_positions;
+  positions ? check_sigma(kernel, call) : check_features(kernel, call);
+  check_compatibility(compatibility, call);
+  FASTSEG_CHECK(normalization >= 0 && normalization <= 3, op,
+                ": normalization must be 0 to 3, got ", normalization);
+  const Tensor parameter = dense(kernel, false), mu = dense(compatibility, false);
+  return {
+      gaussian,
+      positions ? parameter : Tensor(),
+      positions ? Tensor() : parameter,
+      mu,
+      {static_cast<Compatibility::Kind>(mu.dim()), static_cast<const float*>(mu.const_data_ptr())},
+      static_cast<Normalization>(normalization)};
 }
 
 template <LatticeMeanFieldKernel kernel>
@@ -163,12 +195,7 @@ Tensor lattice_mean_field(const Tensor& unary, std::vector<Tensor> kernels,
                             .out = empty_like_unary(unary, last)};
   for (const int64_t n : call.spatial) call.points *= n;
   for (size_t k = 0; k < kernels.size(); ++k) {
-    check_kernel(kernels[k], call);
-    check_compatibility(compatibility[k], call);
-    FASTSEG_CHECK(normalization[k] >= 0 && normalization[k] <= 3, op,
-                  ": normalization must be 0 to 3, got ", normalization[k]);
-    call.terms.push_back({dense(kernels[k], false), dense(compatibility[k], false),
-                          static_cast<int>(normalization[k])});
+    call.terms.push_back(make_term(kernels[k], compatibility[k], normalization[k], call));
   }
   if (call.batch == 0 || call.points == 0) return call.out;
   if (!evenly_spaced(unary)) call.unary = torch::stable::contiguous(unary);

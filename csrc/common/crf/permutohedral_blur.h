@@ -5,7 +5,7 @@
 
 namespace fastseg {
 
-// As LatticeQuality in fastseg/_core/lattice_quality.py.
+// The numbers of LatticeQuality (fastseg/_core/lattice_quality.py) that the blur needs.
 struct BlurOptions {
   int passes = 1;          // along each axis
   bool symmetric = false;  // the mean of the forward and the reverse order of axes

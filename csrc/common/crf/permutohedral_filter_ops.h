@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "common/crf/permutohedral.h"
+#include "common/crf/permutohedral_blur.h"
 #include "common/tensor_checks.h"
 
 namespace fastseg {
@@ -15,11 +16,16 @@ namespace fastseg {
 struct FilterCall {
   Tensor slots, barycentric, tile_starts, tile_vertices, vertex_rows, vertex_starts, neighbors;
   int64_t batch, channels, points, d, tiles, rows, vertices;
-  int passes;
-  bool symmetric, reverse;
-  double gain, side;
+  BlurOptions blur;
+  double gain;
   Tensor values, out;
   Tensor grad, grad_barycentric;  // of the backward alone; there `out` is the values' gradient
+
+  // body(T{}), T being the values' type.
+  template <class Body>
+  void with_type(const Body& body) const {
+    values.scalar_type() == ScalarType::Float ? body(float{}) : body(double{});
+  }
 };
 
 using FilterKernel = void (*)(const FilterCall&);
@@ -83,11 +89,8 @@ inline FilterCall prepare(const char* op, const Tensor& values, const Tensor& sl
           tiles,
           rows,
           vertices,
-          static_cast<int>(passes),
-          symmetric,
-          reverse,
+          {static_cast<int>(passes), symmetric, reverse, side},
           gain,
-          side,
           dense(values, false),
           empty_like_layout(values, {b, values.size(1), n}, dtype, false),
           Tensor(),

@@ -1,3 +1,5 @@
+// The k-d tree's order: the points are split at the median of their longest side, again and again.
+
 #include "cpu/crf/exact_gaussian_filter_order.h"
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// fastseg::lattice_mean_field on the CPU.
+// fastseg::lattice_mean_field on the CPU: the op's terms are added to a MeanField, which iterates.
 
 #include "cpu/crf/lattice_mean_field.h"
 
@@ -14,30 +14,25 @@ LabelStrides label_strides(const Tensor& x) {
   return {x.stride(0), x.stride(1), lattice_mean_field_ops::point_stride(x)};
 }
 
-Compatibility compatibility(const Tensor& mu) {
-  using Kind = Compatibility::Kind;
-  const Kind kind = mu.dim() == 0 ? Kind::potts : mu.dim() == 1 ? Kind::diagonal : Kind::full;
-  return {kind, static_cast<const float*>(mu.const_data_ptr())};
+void add_term(const LatticeMeanFieldCall& call, const LatticeMeanFieldCall::Term& term,
+              MeanField& field) {
+  const LatticeOptions options{call.refine,    call.dilation, call.passes,
+                               call.symmetric, call.side,     call.high_quality};
+  if (call.is_separable(term)) {
+    field.add_separable(term.sigma_data(), term.normalization, term.compatibility);
+  } else if (term.gaussian == LatticeMeanFieldCall::Term::Gaussian::of_positions) {
+    field.add_positions(term.sigma_data(), term.normalization, term.compatibility, options);
+  } else {
+    const Tensor& features = term.features;
+    field.add_features(static_cast<const float*>(features.const_data_ptr()), features.size(0),
+                       features.size(1), term.normalization, term.compatibility, options);
+  }
 }
 
 void run(const LatticeMeanFieldCall& call) {
   const TorchTasks tasks;
   MeanField field(tasks, call.batch, call.labels, call.spatial, "lattice_mean_field");
-  const LatticeOptions options{call.refine,    call.dilation, call.passes,
-                               call.symmetric, call.side,     call.high_quality};
-  for (const auto& term : call.terms) {
-    const auto* kernel = static_cast<const float*>(term.kernel.const_data_ptr());
-    const auto normalization = static_cast<Normalization>(term.normalization);
-    const Compatibility mu = compatibility(term.compatibility);
-    if (!term.positions()) {
-      field.add_features(kernel, term.kernel.size(0), term.kernel.size(1), normalization, mu,
-                         options);
-    } else if (call.high_quality) {
-      field.add_separable(kernel, normalization, mu);
-    } else {
-      field.add_positions(kernel, normalization, mu, options);
-    }
-  }
+  for (const auto& term : call.terms) add_term(call, term, field);
   field.set_unary(static_cast<const float*>(call.unary.const_data_ptr()),
                   label_strides(call.unary));
   field.start();

@@ -1,6 +1,6 @@
 #pragma once
 // Mean field of a dense CRF on permutohedral lattices, without torch: what the torch op
-// fastseg::lattice_mean_field and the numpy functions of fastseg.densecrf run.
+// fastseg::lattice_mean_field and the classes of fastseg.compat.pydensecrf run.
 //
 //   Q <- softmax(-U - sum_m mu_m (n_m K_m (n_m Q)))
 //
@@ -14,19 +14,10 @@
 #include <memory>
 #include <vector>
 
+#include "common/crf/mean_field_terms.h"
 #include "cpu/threads/tasks.h"
 
 namespace fastseg::cpu {
-
-enum class Normalization : int { none = 0, before = 1, after = 2, symmetric = 3 };
-
-// How the labels of a term interact: logits += w F (potts, one value w), logits -= mu F (diagonal,
-// L values) or logits -= mu @ F (full, (L, L) row by row, taken as it is: not symmetrised).
-struct Compatibility {
-  enum class Kind { potts, diagonal, full };
-  Kind kind;
-  const float* values;  // read while the term is added
-};
 
 // What a better filter than Kraehenbuehl and Koltun's changes in the lattice.
 struct LatticeOptions {
@@ -35,7 +26,7 @@ struct LatticeOptions {
   int passes = 1;          // of the blur along each axis
   bool symmetric = false;  // average of the blurs in forward and in reverse order of the axes
   float side = 0.5f;       // a neighbour's weight in the blur
-  // What scales the filter, which only Normalization::none shows: so that the kernel's integral is
+  // What scales the filter, which only Normalization::none shows: so that the filter's integral is
   // the Gaussian's, or Kraehenbuehl and Koltun's 1 / (1 + 2^-d).
   bool keeps_integral = false;
 };
@@ -54,7 +45,7 @@ class MeanField {
   ~MeanField();
   MeanField(MeanField&&) noexcept;
 
-  // Terms are added before the first start().
+  // Terms are added before the first start(). The values of a compatibility are read meanwhile.
 
   // A Gaussian of the points' features on a lattice. features: dense (feature_images, d, N), in
   // units of their bandwidths; feature_images is `images`, or 1 for the same in all of them.

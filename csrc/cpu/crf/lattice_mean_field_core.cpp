@@ -19,13 +19,9 @@ MeanField::~MeanField() = default;
 MeanField::MeanField(MeanField&&) noexcept = default;
 
 Mixing MeanField::State::mixing(const Compatibility& compatibility) const {
-  using Kind = Compatibility::Kind;
-  const int64_t count = compatibility.kind == Kind::potts      ? 1
-                        : compatibility.kind == Kind::diagonal ? labels
-                                                               : labels * labels;
   // Sums of messages stay finite, and beyond them a label that is ruled out stays so.
   constexpr float kLargest = 1e20f;
-  for (int64_t i = 0; i < count; ++i) {
+  for (int64_t i = 0; i < compatibility.size(labels); ++i) {
     check(std::abs(compatibility.values[i]) <= kLargest,
           "compatibility must be finite and no larger than 1e20");
   }
@@ -73,8 +69,7 @@ void MeanField::add_positions(const float* sigma, Normalization normalization,
   LargeVector<float> features(axes * s.points);
   for (int a = 0; a < axes; ++a) {
     s.check(sigma[a] > 0, "sigma must be positive");
-    // The order that the lattice of pydensecrf has: x, y, but z, y, x in volumes.
-    float* plane = features.data() + (axes == 2 ? 1 - a : a) * s.points;
+    float* plane = features.data() + position_plane(axes, a) * s.points;
     int64_t inner = 1;
     for (int b = a + 1; b < axes; ++b) inner *= s.size[b];
     for (int64_t i = 0; i < s.points; i += inner) {
@@ -201,7 +196,7 @@ std::vector<double> MeanField::kl_divergence() {
 int64_t MeanField::vertex_count(int64_t term, int64_t image) const {
   const int lattice = state_->order.at(term);
   if (lattice < 0 || state_->empty()) return 0;
-  const auto& counts = state_->lattices[lattice].vertex_count;
+  const auto& counts = state_->lattices[lattice].lattice.vertex_count;
   return counts.size() == 1 ? counts[0] : counts.at(image);
 }
 

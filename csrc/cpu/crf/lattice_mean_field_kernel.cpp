@@ -247,7 +247,7 @@ void log_probabilities(const Block& block, int64_t labels, int64_t pitch) {
     for (int64_t l = 0; l < pitch; l += 4) sums += exp2_lanes(read<V>(x + l));
     const float log_sum = std::log2(sum_lanes(sums));
     for (int64_t l = 0; l < labels; ++l) {
-      const bool ruled_out = x[l] < 0.5f * kRuledOut;  // messages have been added
+      const bool ruled_out = x[l] < kLeastLogit;
       x[l] = ruled_out ? -std::numeric_limits<float>::infinity() : (x[l] - log_sum) * kLog2;
     }
   }

@@ -15,9 +15,6 @@ namespace fastseg::cpu {
 // Floats of a row: 4 or a multiple of 8.
 inline int64_t mean_field_pitch(int64_t labels) { return labels <= 4 ? 4 : (labels + 7) / 8 * 8; }
 
-// The logit of a label that is ruled out: 2^it is zero, sums with it stay finite.
-inline constexpr float kRuledOut = -1e30f;
-
 // Points that go through slice, softmax and splat together: their rows stay in the L1 cache.
 inline constexpr int kMeanFieldBlock = 256;
 inline int mean_field_block(int64_t pitch) {
@@ -26,7 +23,7 @@ inline int mean_field_block(int64_t pitch) {
 // Floats of a block's rows, whole vectors.
 inline int64_t mean_field_block_floats(int64_t pitch) { return mean_field_block(pitch) * pitch; }
 
-// A kernel whose messages are computed point by point: in <- before Q, and back from out:
+// A filter whose messages are computed point by point: in <- before Q, and back from out:
 // logits += scale * (after out), or matrix @ (after out).
 struct PointwiseTerm {
   float* in = nullptr;            // (points, pitch); null: not wanted

@@ -16,7 +16,7 @@ void MeanField::State::prepare() {
   int64_t most_vertices = 0;
   size_t buffers = 0;
   for (const LatticeTerm& term : lattices) {
-    most_vertices = std::max(most_vertices, term.view.vertices);
+    most_vertices = std::max(most_vertices, term.lattice.view().vertices);
     buffers = std::max<size_t>(buffers, blur_buffers(term.blur_options));
   }
   while (spare.size() < buffers) spare.emplace_back((most_vertices + 1) * pitch);
@@ -52,11 +52,12 @@ void MeanField::State::run_tile(const MeanFieldPass& pass, int64_t image, int64_
   if (wants_messages && tiles.corners > 0) {
     float* to = memory;
     for (const LatticeTerm& term : lattices) {
-      if (by_lattice) messages_of.push_back({term.view.d + 1, term.mixing.natural_scale.get()});
-      const bool shared = term.view.batch == 1;
+      const LatticeView<float>& view = term.lattice.view();
+      if (by_lattice) messages_of.push_back({view.d + 1, term.mixing.natural_scale.get()});
+      const bool shared = view.batch == 1;
       const int64_t own = shared ? k : image * tiles.per_image + k;
-      const int32_t* vertices = term.view.tile_vertices + term.view.tile_starts[own];
-      const int64_t count = term.view.tile_starts[own + 1] - term.view.tile_starts[own];
+      const int32_t* vertices = view.tile_vertices + view.tile_starts[own];
+      const int64_t count = view.tile_starts[own + 1] - view.tile_starts[own];
       FASTSEG_SIMD_DISPATCH(gather_rows(term.copies[shared ? image : 0].blurred.get(), vertices,
                                         count, pitch,
                                         by_lattice ? ones.get() : term.mixing.scale.get(), to));

@@ -5,11 +5,11 @@
 #include <cstdint>
 #include <vector>
 
-#include "cpu/memory/buffer.h"
 #include "cpu/crf/lattice_mean_field_kernel.h"
 #include "cpu/crf/permutohedral_blur.h"
 #include "cpu/crf/permutohedral_lattice.h"
 #include "cpu/crf/spatial_gaussian_filter.h"
+#include "cpu/memory/buffer.h"
 
 namespace fastseg::cpu {
 
@@ -52,10 +52,8 @@ struct LatticeTerm {
   Mixing mixing;
   bool normalised;
   BlurOptions blur_options;
-  std::vector<int64_t> vertex_count;
-  LatticeView<float> view;
-  std::vector<Buffer<std::byte>> arrays;  // of the view, by LatticeArray
-  PointFactors factors;                   // (batch, points)
+  Lattice<float> lattice;
+  PointFactors factors;  // (batch, points)
 
   struct Copy {
     LargeVector<int32_t> vertex_rows;  // in the tiles' common numbering
@@ -101,7 +99,17 @@ struct CommonTiles {
   int64_t largest = 0;          // rows of a tile
   std::vector<int64_t> starts;  // (tiles + 1): first rows of tiles
   Buffer<int32_t> slots;        // (images, points, corners), times the pitch
-  Buffer<float> slice, splat;   // likewise; no splat: it equals slice
+  Buffer<float> slice, splat;   // (images, points, corners); no splat: it equals slice
+
+ private:
+  // Adds a lattice's rows to those of the tiles.
+  void count_rows(const LatticeView<float>& view);
+  // The tiles' rows one after another.
+  void sum_rows(int64_t pitch);
+  // Takes a lattice's points in, its corners being first_corner and those after it. next_rows: the
+  // row of each tile's next lattice.
+  void take_lattice(LatticeTerm& term, int first_corner, std::vector<int64_t>& next_rows,
+                    int64_t points, int64_t pitch, const TaskRunner& tasks);
 };
 
 }  // namespace fastseg::cpu

@@ -3,7 +3,7 @@
 // Blur: out[v] = in[v] + side (in[back[v]] + in[forward[v]]), a row of channels a vertex. Floor: a
 // row in and out and two indices for each vertex, if the neighbours' rows come from a cache; they
 // are asked for ahead of time, since no processor foresees them.
-// Reduce: each tile's row in once, each vertex's row out; likewise asked for ahead.
+// Reduce: each tile's row in once, each vertex's row out; rows are asked for ahead here, too.
 
 #include <algorithm>
 

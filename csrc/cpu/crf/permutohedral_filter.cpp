@@ -1,116 +1,98 @@
-// The filter on a lattice, and its gradient, by tasks: permutohedral_filter.h.
+// fastseg::permutohedral_filter and its backward on the CPU: the lattice's tensors, whose indices
+// are checked, become a view, which permutohedral_filter_core.cpp filters on.
 
 #include "cpu/crf/permutohedral_filter.h"
 
+#include <torch/csrc/stable/library.h>
+
 #include <algorithm>
 
-#include "cpu/memory/buffer.h"
+#include "common/crf/permutohedral_filter_ops.h"
+#include "cpu/threads/torch_tasks.h"
 
 namespace fastseg::cpu {
 namespace {
 
+// Whether a list's elements lie in [0, end): a lattice put together by hand must not be believed.
+void check_range(const TorchTasks& tasks, const char* name, const int32_t* list, int64_t size,
+                 int64_t end) {
+  constexpr int64_t kPerTask = 1 << 16;
+  tasks.run((size + kPerTask - 1) / kPerTask, [&](int64_t t) {
+    uint32_t largest = 0;  // negative ones are the largest
+    for (int64_t i = t * kPerTask; i < std::min(size, (t + 1) * kPerTask); ++i) {
+      largest = std::max(largest, static_cast<uint32_t>(list[i]));
+    }
+    FASTSEG_CHECK(size == 0 || largest < static_cast<uint64_t>(end),
+                  "fastseg::permutohedral_filter: ", name, " must be from 0 to ", end - 1, ", got ",
+                  static_cast<int32_t>(largest));
+  });
+}
+
+void check_starts(const char* name, const int32_t* starts, int64_t parts, int64_t end) {
+  bool good = starts[0] == 0 && starts[parts] == end;
+  for (int64_t i = 0; i < parts; ++i) good &= starts[i] <= starts[i + 1];
+  FASTSEG_CHECK(good, "fastseg::permutohedral_filter: ", name, " must ascend from 0 to ", end);
+}
+
 template <class T>
-class Filter {
- public:
-  Filter(const LatticeView<T>& lattice, int64_t channels, const TaskRunner& tasks)
-      : lattice_(lattice), channels_(channels), stride_(row_stride(channels)), tasks_(tasks) {}
-
-  // Splat and blur: a row for each vertex, at `result` within the memory that is returned.
-  Buffer<T> blurred(const BlurOptions& options, const T* values, const T*& result) const {
-    const int64_t size = (lattice_.vertices + 1) * stride_;
-    const Buffer<T> rows(lattice_.rows * stride_);
-    const auto splat = FASTSEG_SIMD_DISPATCH(splat_tile<T>);
-    tasks_.run(lattice_.tiles, [&](int64_t t) {
-      splat(tile(t), values + first(t), rows.get() + lattice_.tile_starts[t] * stride_);
-    });
-    Buffer<T> buffers(size * (1 + blur_buffers(options)));
-    T* const scratch[] = {buffers.get() + size, buffers.get() + 2 * size};
-    reduce(lattice_, stride_, rows.get(), buffers.get(), tasks_);
-    result = blur(lattice_, options, stride_, buffers.get(), scratch, tasks_);
-    return buffers;
+LatticeView<T> view_of(const FilterCall& call, const TorchTasks& tasks) {
+  const auto integers = [](const Tensor& t) {
+    return static_cast<const int32_t*>(t.const_data_ptr());
+  };
+  LatticeView<T> view;
+  view.d = static_cast<int>(call.d);
+  view.batch = call.batch, view.points = call.points;
+  view.tiles = call.tiles, view.rows = call.rows, view.vertices = call.vertices;
+  view.slots = integers(call.slots);
+  view.barycentric = static_cast<const T*>(call.barycentric.const_data_ptr());
+  view.tile_starts = integers(call.tile_starts);
+  view.tile_vertices = integers(call.tile_vertices);
+  view.vertex_rows = integers(call.vertex_rows);
+  view.vertex_starts = integers(call.vertex_starts);
+  view.neighbors = integers(call.neighbors);
+  check_starts("tile_starts", view.tile_starts, view.tiles, view.rows);
+  check_starts("vertex_starts", view.vertex_starts, view.vertices, view.rows);
+  check_range(tasks, "tile_vertices", view.tile_vertices, view.rows, view.vertices);
+  check_range(tasks, "vertex_rows", view.vertex_rows, view.rows, view.rows);
+  check_range(tasks, "neighbors", view.neighbors, (call.d + 1) * 2 * view.vertices,
+              view.vertices + 1);
+  for (int64_t t = 0; t < view.tiles; ++t) {
+    const auto tile = view.tile(t);
+    const int64_t first = (tile.image * view.points + tile.begin) * (call.d + 1);
+    check_range(tasks, "slots", view.slots + first, (tile.end - tile.begin) * (call.d + 1),
+                view.tile_starts[t + 1] - view.tile_starts[t]);
   }
+  return view;
+}
 
-  void slice(const T* rows, T gain, T* out) const {
-    const auto kernel = FASTSEG_SIMD_DISPATCH(slice_tile<T>);
-    tasks_.run(lattice_.tiles, [&](int64_t t) { kernel(tile(t), rows, gain, out + first(t)); });
-  }
+void forward(const FilterCall& call) {
+  const TorchTasks tasks;
+  call.with_type([&](auto zero) {
+    using T = decltype(zero);
+    filter(view_of<T>(call, tasks), call.blur, static_cast<T>(call.gain), call.channels,
+           static_cast<const T*>(call.values.const_data_ptr()),
+           static_cast<T*>(call.out.mutable_data_ptr()), tasks);
+  });
+}
 
-  void weight_gradient(WeightGradient<T> op) const {
-    const auto kernel = FASTSEG_SIMD_DISPATCH(weight_gradient_tile<T>);
-    tasks_.run(lattice_.tiles, [&](int64_t t) {
-      WeightGradient<T> here = op;
-      here.grad += first(t), here.values += first(t), here.out += entry(t);
-      kernel(tile(t), here);
-    });
-  }
-
- private:
-  // Where a tile's values and its slots begin.
-  int64_t first(int64_t t) const {
-    const auto tile = lattice_.tile(t);
-    return tile.image * channels_ * lattice_.points + tile.begin;
-  }
-  int64_t entry(int64_t t) const {
-    const auto tile = lattice_.tile(t);
-    return (tile.image * lattice_.points + tile.begin) * (lattice_.d + 1);
-  }
-
-  FilterTile<T> tile(int64_t t) const {
-    const auto tile = lattice_.tile(t);
-    const int32_t start = lattice_.tile_starts[t];
-    return {lattice_.d + 1,
-            tile.end - tile.begin,
-            channels_,
-            stride_,
-            lattice_.points,
-            lattice_.slots + entry(t),
-            lattice_.barycentric + entry(t),
-            lattice_.tile_starts[t + 1] - start,
-            lattice_.tile_vertices + start};
-  }
-
-  const LatticeView<T>& lattice_;
-  int64_t channels_, stride_;
-  const TaskRunner& tasks_;
-};
+void backward(const FilterCall& call) {
+  const TorchTasks tasks;
+  call.with_type([&](auto zero) {
+    using T = decltype(zero);
+    filter_backward(view_of<T>(call, tasks), call.blur, static_cast<T>(call.gain), call.channels,
+                    static_cast<const T*>(call.grad.const_data_ptr()),
+                    static_cast<const T*>(call.values.const_data_ptr()),
+                    static_cast<T*>(call.out.mutable_data_ptr()),
+                    static_cast<T*>(call.grad_barycentric.mutable_data_ptr()), tasks);
+  });
+}
 
 }  // namespace
-
-template <class T>
-void filter(const LatticeView<T>& lattice, const BlurOptions& options, T gain, int64_t channels,
-            const T* values, T* out, const TaskRunner& tasks) {
-  if (channels == 0) return;
-  const Filter<T> op(lattice, channels, tasks);
-  const T* rows;
-  const Buffer<T> memory = op.blurred(options, values, rows);
-  op.slice(rows, gain, out);
-}
-
-template <class T>
-void filter_backward(const LatticeView<T>& lattice, const BlurOptions& options, T gain,
-                     int64_t channels, const T* grad, const T* values, T* grad_values,
-                     T* grad_barycentric, const TaskRunner& tasks) {
-  if (channels == 0) {
-    std::fill_n(grad_barycentric, lattice.batch * lattice.points * (lattice.d + 1), T{0});
-    return;
-  }
-  const Filter<T> op(lattice, channels, tasks);
-  BlurOptions transposed = options;
-  transposed.reverse = !options.reverse;
-  const T *grad_rows = nullptr, *value_rows = nullptr;
-  const Buffer<T> grad_memory = op.blurred(transposed, grad, grad_rows);
-  const Buffer<T> value_memory = op.blurred(options, values, value_rows);
-  op.slice(grad_rows, gain, grad_values);
-  op.weight_gradient({grad, values, grad_rows, value_rows, gain, grad_barycentric});
-}
-
-#define FASTSEG_INSTANTIATE(T)                                                                   \
-  template void filter(const LatticeView<T>&, const BlurOptions&, T, int64_t, const T*, T*,      \
-                       const TaskRunner&);                                                       \
-  template void filter_backward(const LatticeView<T>&, const BlurOptions&, T, int64_t, const T*, \
-                                const T*, T*, T*, const TaskRunner&);
-FASTSEG_INSTANTIATE(float)
-FASTSEG_INSTANTIATE(double)
-#undef FASTSEG_INSTANTIATE
-
 }  // namespace fastseg::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(fastseg, CPU, m) {
+  namespace ops = fastseg::permutohedral_filter_ops;
+  m.impl("permutohedral_filter", TORCH_BOX(&ops::permutohedral_filter<fastseg::cpu::forward>));
+  m.impl("permutohedral_filter_backward",
+         TORCH_BOX(&ops::permutohedral_filter_backward<fastseg::cpu::backward>));
+}

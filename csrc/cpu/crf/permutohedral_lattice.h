@@ -87,22 +87,26 @@ class Lattice {
   Lattice() = default;
   Lattice(const LatticeInput<T>& input, const TaskRunner& tasks,
           const char* name = "permutohedral_lattice")
-      : vertex_count(input.batch) {
+      : vertex_count(input.batch), arrays_(static_cast<int>(LatticeArray::neighbors) + 1) {
     const auto allocate = [this](LatticeArray array, int64_t elements) {
       const size_t size = array == LatticeArray::barycentric ? sizeof(T) : sizeof(int32_t);
-      arrays_.emplace_back(elements * size);
-      return static_cast<void*>(arrays_.back().get());
+      Buffer<std::byte>& memory = arrays_[static_cast<int>(array)];
+      memory = Buffer<std::byte>(elements * size);
+      return static_cast<void*>(memory.get());
     };
     view_ = build_lattice(input, tasks, allocate, vertex_count.data(), name);
   }
 
   const LatticeView<T>& view() const { return view_; }
 
+  // Gives the memory of an array back, which the view must not be asked for afterwards.
+  void release(LatticeArray array) { arrays_[static_cast<int>(array)] = {}; }
+
   std::vector<int64_t> vertex_count;  // of each image, as in build_lattice
 
  private:
   LatticeView<T> view_;
-  std::vector<Buffer<std::byte>> arrays_;
+  std::vector<Buffer<std::byte>> arrays_;  // of the view, by LatticeArray
 };
 
 }  // namespace fastseg::cpu

@@ -1,3 +1,5 @@
+// The list of kept blocks: how one is chosen, and how much is kept for how long.
+
 #include "cpu/memory/kept_memory.h"
 
 #include <algorithm>

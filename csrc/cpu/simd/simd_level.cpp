@@ -1,3 +1,5 @@
+// Which level of SIMD runs: the widest that the processor has, or the one that was chosen.
+
 #include "cpu/simd/simd_level.h"
 
 #include <atomic>

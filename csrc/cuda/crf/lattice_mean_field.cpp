@@ -48,15 +48,15 @@ struct Field {
 // The compatibility as factors of the logits.
 class LabelMixing {
  public:
-  LabelMixing(const Field& field, const Tensor& mu)
-      : kind_(static_cast<CompatibilityKind>(mu.dim())), scale_(field.memory(field.pitch())) {
-    if (is_full()) {
+  LabelMixing(const Field& field, const Compatibility& compatibility)
+      : is_full_(compatibility.kind == Compatibility::Kind::full),
+        scale_(field.memory(field.pitch())) {
+    if (is_full_) {
       check_count(kField, "the elements of a compatibility", field.pitch() * field.pitch());
       matrix_ = field.memory(field.pitch() * field.pitch());
     }
-    const Mixing op{kind_, static_cast<int>(field.call.labels),
-                    static_cast<const float*>(mu.const_data_ptr()), floats(scale_),
-                    is_full() ? floats(matrix_) : nullptr};
+    const Mixing op{compatibility, static_cast<int>(field.call.labels), floats(scale_),
+                    is_full_ ? floats(matrix_) : nullptr};
     check_cuda(make_mixing(op, field.stream));
   }
 
@@ -64,15 +64,13 @@ class LabelMixing {
 
   // Where the rows' labels are after the matrix, if there is one: `rows` or `free`.
   float* mix(const Field& field, int64_t row_count, float* rows, float* free) const {
-    if (!is_full()) return rows;
+    if (!is_full_) return rows;
     check_cuda(mix_rows(floats(matrix_), row_count, field.packs, rows, free, field.stream));
     return free;
   }
 
  private:
-  bool is_full() const { return kind_ == CompatibilityKind::full; }
-
-  CompatibilityKind kind_;
+  bool is_full_;
   Tensor scale_, matrix_;
 };
 
@@ -95,7 +93,7 @@ class LatticeTerm {
     const bool shared = view_.images == 1;
     return {view_.corners,
             shared,
-            static_cast<const SliceEntry*>(slice_.const_data_ptr()),
+            static_cast<const SliceEntry<float>*>(slice_.const_data_ptr()),
             mixing_.scale(),
             nullptr,
             shared ? vertex_floats() : 0,
@@ -119,17 +117,17 @@ class LatticeTerm {
  private:
   Tensor features_of(const Term& term) const {
     const LatticeMeanFieldCall& call = field_.call;
-    if (!term.positions()) {
-      const int64_t d = term.kernel.size(1);
+    if (term.gaussian == Term::Gaussian::of_features) {
+      const int64_t d = term.features.size(1);
       FASTSEG_CHECK(d >= 1 && d <= permutohedral::kMaxDimensions, kField,
                     ": kernels must have 1 to ", permutohedral::kMaxDimensions, " features, got ",
                     d);
-      return torch::stable::flatten(term.kernel, 2, -1);
+      return torch::stable::flatten(term.features, 2, -1);
     }
     PositionFeatures op{static_cast<int>(call.spatial.size()), {}, nullptr, nullptr};
     for (int a = 0; a < op.axes; ++a) op.sizes[a] = static_cast<int>(call.spatial[a]);
     const Tensor features = torch::stable::new_empty(call.out, {1, op.axes, call.points});
-    op.sigma = static_cast<const float*>(term.kernel.const_data_ptr());
+    op.sigma = term.sigma_data();
     op.features = floats(features);
     check_cuda(position_features(op, field_.stream));
     return features;
@@ -155,10 +153,10 @@ class LatticeTerm {
     const LatticeMeanFieldCall& call = field_.call;
     const double gain = lattice_gain(view_.corners - 1, call.high_quality, call.refine, blur_);
     const FoldedWeights op{view_,
-                           static_cast<Normalization>(term.normalization),
+                           term.normalization,
                            static_cast<float>(gain),
                            floats(response),
-                           static_cast<SliceEntry*>(slice_.mutable_data_ptr()),
+                           static_cast<SliceEntry<float>*>(slice_.mutable_data_ptr()),
                            entries()};
     check_cuda(fold_weights(op, field_.stream));
   }
@@ -191,9 +189,8 @@ class SeparableTerm {
         radii_(field.memory(kMaxAxes, ScalarType::Int)),
         in_(field.memory(field.row_floats())),
         out_(field.memory(field.row_floats())) {
-    check_cuda(make_taps(grid_, static_cast<const float*>(term.kernel.const_data_ptr()), -1,
-                         axis_taps(), field.stream));
-    const auto normalization = static_cast<Normalization>(term.normalization);
+    check_cuda(make_taps(grid_, term.sigma_data(), -1, axis_taps(), field.stream));
+    const Normalization normalization = term.normalization;
     if (normalization == Normalization::none) return;
     const int64_t points = field.call.points;
     const Tensor ones = field.ones(points), response = field.memory(points);
@@ -201,8 +198,8 @@ class SeparableTerm {
     check_cuda(spatial_gaussian_filter<float>(grid(1, 1), axis_taps(), floats(ones),
                                               floats(response), floats(scratch), field.stream));
     factors_ = field.memory(points);
-    before_ = normalization != Normalization::after;
-    after_ = normalization != Normalization::before;
+    before_ = has_factor_before(normalization);
+    after_ = has_factor_after(normalization);
     check_cuda(point_factors(normalization, static_cast<int>(points), floats(response),
                              before_ ? floats(factors_) : nullptr,
                              before_ ? nullptr : floats(factors_), field.stream));
@@ -262,7 +259,7 @@ void run_field(const LatticeMeanFieldCall& call, cudaStream_t stream) {
   std::vector<std::unique_ptr<LatticeTerm>> lattices;
   std::vector<std::unique_ptr<SeparableTerm>> separables;
   for (const Term& term : call.terms) {
-    if (term.positions() && call.high_quality) {
+    if (call.is_separable(term)) {
       separables.push_back(std::make_unique<SeparableTerm>(field, term));
     } else {
       check_not_captured(stream);

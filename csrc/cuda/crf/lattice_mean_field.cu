@@ -11,17 +11,17 @@
 // atomics, and a vertex that many of the tile's points touch costs one row of global memory.
 // The last pass writes Q, or log Q, instead, through shared memory, along the output's own layout.
 //
-// Floor of an iteration, 500x375x21 with the two default kernels (9 corners): a gather of 142 MB of
+// Floor of an iteration, 500x375x21 with the two default terms (9 corners): a gather of 142 MB of
 // rows, of which neighbouring points share most, 142 MB read in shared memory for the splat, 53 MB
 // of blur, and streams of 18 MB of unary and 27 MB of entries: 40 to 67 us on an H100, by its
 // second-level cache. 9 corners * 2 ways * 21 labels * 2 FLOPs a point are 0.14 GFLOP, 3 us.
 
 #include <algorithm>
 
-#include "cuda/fast_divisor.h"
 #include "cuda/crf/lattice_mean_field.h"
+#include "cuda/crf/permutohedral_splat_slice.h"
+#include "cuda/fast_divisor.h"
 #include "cuda/launch.h"
-#include "cuda/pool/pack.h"
 #include "cuda/shared_memory.h"
 
 namespace fastseg::cuda {
@@ -42,12 +42,12 @@ struct Divisors {
 };
 
 // A tile of an image. Points count within the image.
-struct Tile {
+struct PointTile {
   int image, number, begin, count;
 };
 
-__device__ inline Labels logits(const MeanFieldPass& op, const Tile& tile, int point, int packs,
-                                int pack) {
+__device__ inline Labels logits(const MeanFieldPass& op, const PointTile& tile, int point,
+                                int packs, int pack) {
   const int64_t at = int64_t{tile.image} * op.points + point;
   const int label = pack * 4;
   Labels x = load_pack<4>(op.unary + at * packs * 4 + label);
@@ -62,14 +62,10 @@ __device__ inline Labels logits(const MeanFieldPass& op, const Tile& tile, int p
   }
   for (int m = 0; m < op.lattices; ++m) {
     const LatticeMessages& term = op.lattice[m];
-    const SliceEntry* entries = term.slice + (term.shared ? point : at) * term.corners;
+    const SliceEntry<float>* entries = term.slice + (term.shared ? point : at) * term.corners;
     const float* vertices = term.vertices + tile.image * term.vertices_copy + label;
-    Labels sum{};
-#pragma unroll 3
-    for (int c = 0; c < term.corners; ++c) {
-      const SliceEntry entry = entries[c];
-      sum.add(entry.weight, load_pack<4>(vertices + int64_t{entry.vertex} * packs * 4));
-    }
+    const Labels sum =
+        slice_point<4>(term.corners, [entries](int c) { return entries[c]; }, vertices, packs * 4);
     // By lattice: sums without normalisation are so large that another rounding shows in Q.
     const Labels scale = load_pack<4>(term.scale + label);
 #pragma unroll
@@ -104,8 +100,8 @@ __device__ inline float sum_in_group(float x) {
   return x;
 }
 
-// Q of a point's pack, to `row` and to the kernels of positions.
-__device__ inline void store_q(const MeanFieldPass& op, const Tile& tile, int point, int packs,
+// Q of a point's pack, to `row` and to the separable filters.
+__device__ inline void store_q(const MeanFieldPass& op, const PointTile& tile, int point, int packs,
                                int pack, float inverse, Labels q, float* row) {
 #pragma unroll
   for (int k = 0; k < 4; ++k) q.v[k] *= inverse;
@@ -125,7 +121,7 @@ __device__ inline void store_q(const MeanFieldPass& op, const Tile& tile, int po
 __device__ inline void store_log_q(int pack, float largest, float log_sum, Labels x, float* row) {
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
-    const bool ruled_out = x.v[k] < 0.5f * kRuledOut;  // messages have been added
+    const bool ruled_out = x.v[k] < kLeastLogit;
     x.v[k] = ruled_out ? -INFINITY : (x.v[k] - largest) - log_sum;
   }
   store_pack(row + pack * 4, x);
@@ -133,8 +129,8 @@ __device__ inline void store_log_q(int pack, float largest, float log_sum, Label
 
 // One pack a lane.
 template <int G>
-__device__ inline void softmax_pack(const MeanFieldPass& op, const Tile& tile, int point, int packs,
-                                    int lane, bool inside, float* row) {
+__device__ inline void softmax_pack(const MeanFieldPass& op, const PointTile& tile, int point,
+                                    int packs, int lane, bool inside, float* row) {
   const bool active = inside && lane < packs;
   Labels x{};
   if (active) x = logits(op, tile, point, packs, lane);
@@ -151,8 +147,8 @@ __device__ inline void softmax_pack(const MeanFieldPass& op, const Tile& tile, i
 
 // Any number of packs a lane: they wait in the row.
 template <int G>
-__device__ inline void softmax_row(const MeanFieldPass& op, const Tile& tile, int point, int packs,
-                                   int lane, bool inside, float* row) {
+__device__ inline void softmax_row(const MeanFieldPass& op, const PointTile& tile, int point,
+                                   int packs, int lane, bool inside, float* row) {
   const int last = inside ? packs : 0;
   float largest = -INFINITY, sum = 0;
   for (int pack = lane; pack < last; pack += G) {
@@ -177,8 +173,8 @@ __device__ inline void softmax_row(const MeanFieldPass& op, const Tile& tile, in
   }
 }
 
-__device__ inline void splat(const MeanFieldPass& op, const Tile& tile, const FastDivisor& packs,
-                             const float* q, int pitch) {
+__device__ inline void splat(const MeanFieldPass& op, const PointTile& tile,
+                             const FastDivisor& packs, const float* q, int pitch) {
   for (int m = 0; m < op.lattices; ++m) {
     const LatticeMessages& term = op.lattice[m];
     const int t = (term.shared ? 0 : tile.image * op.tiles_per_image) + tile.number;
@@ -187,20 +183,15 @@ __device__ inline void splat(const MeanFieldPass& op, const Tile& tile, const Fa
     float* sums = term.sums + tile.image * term.sums_copy + int64_t{first_row} * packs * 4;
     for (int i = threadIdx.x; i < rows * packs; i += kThreads) {
       const int r = i / packs, label = (i - r * packs) * 4;
-      const int last = term.starts[first_row + r + 1];
-      Labels sum{};
-#pragma unroll 4
-      for (int e = term.starts[first_row + r]; e < last; ++e) {
-        const SplatEntry<float> entry = term.splat[e];
-        sum.add(entry.weight, load_pack<4>(q + (entry.point - first_point) * pitch + label));
-      }
-      store_pack_global(sums + int64_t{i} * 4, sum);
+      const int* starts = term.starts + first_row + r;
+      store_pack_global(sums + int64_t{i} * 4, splat_row<4>(term.splat, starts[0], starts[1],
+                                                            q + label, first_point, pitch));
     }
   }
 }
 
-__device__ inline void write_q(const MeanFieldPass& op, const Tile& tile, const Divisors& divide,
-                               const float* q, int pitch) {
+__device__ inline void write_q(const MeanFieldPass& op, const PointTile& tile,
+                               const Divisors& divide, const float* q, int pitch) {
   if (op.labels_last) {
     const int64_t at = (int64_t{tile.image} * op.points + tile.begin) * op.labels;
     for (int i = threadIdx.x; i < tile.count * op.labels; i += kThreads) {
@@ -228,7 +219,7 @@ __global__ void __launch_bounds__(kThreads, 4)
     lattice_mean_field_tile(const MeanFieldPass op, const Divisors divide) {
   FASTSEG_DYNAMIC_SHARED(float, shared);
   const int packs = divide.packs, pitch = (kShared ? odd(packs) : packs) * 4;
-  Tile tile;
+  PointTile tile;
   tile.image = blockIdx.x / op.tiles_per_image;
   tile.number = blockIdx.x - tile.image * op.tiles_per_image;
   tile.begin = tile.number * op.tile_points;

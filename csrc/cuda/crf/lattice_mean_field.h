@@ -3,21 +3,19 @@
 //
 // Labels lie in rows of `packs` packs of four floats, padded with labels that never win. The state
 // between two iterations is the messages: rows at the vertices of each lattice, and at the points
-// for kernels of positions that are exact convolutions.
+// for the filters that are exact convolutions.
 
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
 
+#include "common/crf/mean_field_terms.h"
 #include "cuda/crf/permutohedral_order.h"
 #include "cuda/crf/permutohedral_view.h"
 
 namespace fastseg::cuda {
 
 inline constexpr int kMaxTerms = 8;  // of each sort: a launch's arguments are 4 KB
-
-// The logit of a label that is ruled out: its exponential is zero, sums with it stay finite.
-inline constexpr float kRuledOut = -1e30f;
 
 inline int64_t label_packs(int64_t labels) { return (labels + 3) / 4; }
 
@@ -26,19 +24,13 @@ inline int64_t label_packs(int64_t labels) { return (labels + 3) / 4; }
 int64_t mean_field_tile_points(int64_t labels);
 bool keeps_q(int64_t labels);
 
-// A corner of a point's simplex on the way from the vertices: the weight has n_m in it.
-struct alignas(8) SliceEntry {
-  float weight;
-  int vertex;
-};
-
 struct LatticeMessages {
   int corners;
-  bool shared;              // one lattice for all images, each with a copy of the rows
-  const SliceEntry* slice;  // (images or 1, points, corners)
-  const float* scale;       // (4 packs): logits += scale * the sum over the corners
-  const float* vertices;    // (copies, vertices + 1) rows
-  int64_t vertices_copy;    // floats from image to image; 0 where images have their own lattices
+  bool shared;                     // one lattice for all images, each with a copy of the rows
+  const SliceEntry<float>* slice;  // (images or 1, points, corners), with n_m in the weights
+  const float* scale;              // (4 packs): logits += scale * the sum over the corners
+  const float* vertices;           // (copies, vertices + 1) rows
+  int64_t vertices_copy;  // floats from image to image; 0 where images have their own lattices
   const SplatEntry<float>* splat;
   const int* starts;       // of the rows' entries
   const int* tile_starts;  // of the tiles' rows
@@ -81,8 +73,8 @@ struct UnaryRows {
 };
 cudaError_t read_unary(const UnaryRows& op, cudaStream_t stream);
 
-// Positions over bandwidths in the order that pydensecrf's lattice has: x, y, but z, y, x in
-// volumes. features: (axes, points). A bandwidth that is not positive fails the stream.
+// Positions over bandwidths, in the order of position_plane. features: (axes, points). A bandwidth
+// that is not positive fails the stream.
 struct PositionFeatures {
   int axes;
   int sizes[3];
@@ -91,8 +83,6 @@ struct PositionFeatures {
 };
 cudaError_t position_features(const PositionFeatures& op, cudaStream_t stream);
 
-enum class Normalization : int { none = 0, before = 1, after = 2, symmetric = 3 };
-
 // slice <- the weights times the points' factors behind the filter, and the vertices; splat's
 // weights times those before it. response: K 1 of each point without the gain.
 struct FoldedWeights {
@@ -100,7 +90,7 @@ struct FoldedWeights {
   Normalization normalization;
   float gain;
   const float* response;
-  SliceEntry* slice;
+  SliceEntry<float>* slice;
   SplatEntry<float>* splat;
 };
 cudaError_t fold_weights(const FoldedWeights& op, cudaStream_t stream);
@@ -109,14 +99,11 @@ cudaError_t fold_weights(const FoldedWeights& op, cudaStream_t stream);
 cudaError_t point_factors(Normalization normalization, int points, const float* response,
                           float* before, float* after, cudaStream_t stream);
 
-enum class CompatibilityKind : int { potts = 0, diagonal = 1, full = 2 };
-
 // scale: (4 packs). matrix: (4 packs, 4 packs), column after column, for the full kind. An element
 // that is not finite fails the stream.
 struct Mixing {
-  CompatibilityKind kind;
+  Compatibility compatibility;  // values on the device
   int labels;
-  const float* mu;
   float* scale;
   float* matrix;
 };

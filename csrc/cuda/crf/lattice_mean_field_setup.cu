@@ -1,17 +1,16 @@
 // What a mean field computes once, before its iterations, and the mixing of labels by a matrix. The
 // bytes of each are those of its arguments, in and out once.
 
-#include "cuda/fast_divisor.h"
 #include "cuda/crf/lattice_mean_field.h"
+#include "cuda/fast_divisor.h"
 #include "cuda/launch.h"
-#include "cuda/pool/pack.h"
+#include "cuda/pack.h"
 
 namespace fastseg::cuda {
 namespace {
 
 constexpr int kThreads = 256;
 constexpr int kUnaryPoints = 32;  // of a block: a warp reads a label of each
-constexpr float kTiny = 1e-20f;   // pydensecrf's, added to K 1
 
 unsigned blocks_for(int64_t items) {
   return static_cast<unsigned>((items + kThreads - 1) / kThreads);
@@ -69,21 +68,14 @@ __global__ void __launch_bounds__(kThreads)
   op.features[int64_t{plane} * points + i] = static_cast<float>(i / inner % size) / sigma;
 }
 
-__device__ inline float factor(Normalization normalization, float response) {
-  if (normalization == Normalization::symmetric) return 1.f / sqrtf(response + kTiny);
-  return 1.f / (response + kTiny);
-}
-
 __device__ inline float factor_before(Normalization normalization, float response) {
-  const bool has =
-      normalization == Normalization::before || normalization == Normalization::symmetric;
-  return has ? factor(normalization, response) : 1.f;
+  return has_factor_before(normalization) ? point_factor(normalization, response) : 1.f;
 }
 
 // The gain is on the side where Kraehenbuehl's program has it; a normalisation cancels it.
 __device__ inline float factor_after(Normalization normalization, float response, float gain) {
   if (normalization == Normalization::none) return gain;
-  return normalization == Normalization::before ? 1.f : factor(normalization, response);
+  return has_factor_after(normalization) ? point_factor(normalization, response) : 1.f;
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -113,10 +105,12 @@ __global__ void __launch_bounds__(kThreads)
 // The scale is the compatibility as it adds to the logits, or one where a matrix has it.
 __global__ void __launch_bounds__(kThreads) mean_field_mixing(Mixing op, FastDivisor pitch) {
   const int i = blockIdx.x * kThreads + threadIdx.x, column = i / pitch, row = i - column * pitch;
-  if (op.kind == CompatibilityKind::full) {
+  if (op.compatibility.kind == Compatibility::Kind::full) {
     if (column >= pitch) return;
     float element = 0;
-    if (row < op.labels && column < op.labels) element = -op.mu[row * op.labels + column];
+    if (row < op.labels && column < op.labels) {
+      element = -op.compatibility.values[row * op.labels + column];
+    }
     FASTSEG_DEVICE_CHECK(fabsf(element) < INFINITY,
                          "fastseg::lattice_mean_field: compatibility must be finite");
     op.matrix[i] = element;
@@ -125,7 +119,7 @@ __global__ void __launch_bounds__(kThreads) mean_field_mixing(Mixing op, FastDiv
   }
   if (column > 0) return;
   float scale = 1;
-  if (row < op.labels) scale = op.kind == CompatibilityKind::potts ? *op.mu : -op.mu[row];
+  if (row < op.labels) scale = op.compatibility.scale(row);
   FASTSEG_DEVICE_CHECK(fabsf(scale) < INFINITY,
                        "fastseg::lattice_mean_field: compatibility must be finite");
   op.scale[row] = scale;
@@ -165,9 +159,8 @@ cudaError_t position_features(const PositionFeatures& op, cudaStream_t stream) {
   int inner = points;
   for (int a = 0; a < op.axes; ++a) {
     inner /= op.sizes[a];
-    const int plane = op.axes == 2 ? 1 - a : a;
-    FASTSEG_LAUNCH(mean_field_positions, blocks_for(points), kThreads, 0, stream, op, plane, inner,
-                   op.sizes[a], points, a);
+    FASTSEG_LAUNCH(mean_field_positions, blocks_for(points), kThreads, 0, stream, op,
+                   position_plane(op.axes, a), inner, op.sizes[a], points, a);
   }
   return cudaGetLastError();
 }
@@ -188,9 +181,9 @@ cudaError_t point_factors(Normalization normalization, int points, const float* 
 
 cudaError_t make_mixing(const Mixing& op, cudaStream_t stream) {
   const int64_t pitch = label_packs(op.labels) * 4;
-  FASTSEG_LAUNCH(mean_field_mixing,
-                 blocks_for(op.kind == CompatibilityKind::full ? pitch * pitch : pitch), kThreads,
-                 0, stream, op, FastDivisor(pitch));
+  const bool full = op.compatibility.kind == Compatibility::Kind::full;
+  FASTSEG_LAUNCH(mean_field_mixing, blocks_for(full ? pitch * pitch : pitch), kThreads, 0, stream,
+                 op, FastDivisor(pitch));
   return cudaGetLastError();
 }
 

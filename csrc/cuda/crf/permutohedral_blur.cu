@@ -1,14 +1,14 @@
 // Reduce: out[v] = sum of rows[vertex_rows[k]] over v's segment. A thread makes a pack of a row.
-// Blur along one axis: out[v] = in[v] + side (in[back[v]] + in[forward[v]]). Likewise.
+// Blur along one axis: out[v] = in[v] + side (in[back[v]] + in[forward[v]]), a thread a pack, too.
 //
 // Floor: each tile's row in once and each vertex's row out; a row in and out and two indices for
 // each vertex and step, if the neighbours' rows come from the second-level cache: 9 steps of 24
 // thousand vertices of 24 channels are 2.3 MB each.
 
+#include "cuda/crf/permutohedral_blur.h"
 #include "cuda/fast_divisor.h"
 #include "cuda/launch.h"
-#include "cuda/pool/pack.h"
-#include "cuda/crf/permutohedral_blur.h"
+#include "cuda/pack.h"
 
 namespace fastseg::cuda {
 namespace {

@@ -9,9 +9,9 @@
 
 #include "common/crf/permutohedral.h"
 #include "cuda/crf/hash_table.h"
-#include "cuda/launch.h"
 #include "cuda/crf/permutohedral_groups.h"
 #include "cuda/crf/permutohedral_keys.h"
+#include "cuda/launch.h"
 
 namespace fastseg::cuda {
 namespace {

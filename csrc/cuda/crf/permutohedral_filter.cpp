@@ -22,7 +22,7 @@ struct Job {
         rows(torch::stable::new_empty(call.values, {call.rows * chunk_pitch(call.channels)})),
         buffers(new_buffers(call)),
         job{lattice_view<T>(kFilter, call, kChannelChunk / 4),
-            options_of(call),
+            call.blur,
             static_cast<T>(call.gain),
             static_cast<int>(call.channels),
             static_cast<const T*>(call.values.const_data_ptr()),
@@ -35,26 +35,18 @@ struct Job {
     check_count(kFilter, "the channels", call.channels);
   }
 
-  static BlurOptions options_of(const FilterCall& call) {
-    return {call.passes, call.symmetric, call.reverse, call.side};
-  }
   static Tensor new_buffers(const FilterCall& call) {
     const int64_t one = (call.vertices + 1) * chunk_pitch(call.channels);
-    return torch::stable::new_empty(call.values, {(1 + blur_buffers(options_of(call))) * one});
+    return torch::stable::new_empty(call.values, {(1 + blur_buffers(call.blur)) * one});
   }
 
   Tensor entries, starts, rows, buffers;
   FilterJob<T> job;
 };
 
-template <class Body>
-void as_float(const FilterCall& call, const Body& body) {
-  call.values.scalar_type() == ScalarType::Float ? body(float{}) : body(double{});
-}
-
 void filter_planes(const FilterCall& call) {
   if (call.out.numel() == 0) return;
-  as_float(call, [&](auto zero) {
+  call.with_type([&](auto zero) {
     const Job<decltype(zero)> scratch(call);
     launch_beside(call.out, kFilter,
                   [&](cudaStream_t stream) { return permutohedral_filter(scratch.job, stream); });
@@ -64,7 +56,7 @@ void filter_planes(const FilterCall& call) {
 void filter_gradients(const FilterCall& call) {
   constexpr const char* op = "fastseg::permutohedral_filter_backward";
   if (call.grad_barycentric.numel() == 0) return;
-  as_float(call, [&](auto zero) {
+  call.with_type([&](auto zero) {
     using T = decltype(zero);
     if (call.channels == 0) {
       launch_beside(call.out, op, [&](cudaStream_t stream) {

@@ -18,11 +18,11 @@
 
 #include <algorithm>
 
-#include "cuda/fast_divisor.h"
-#include "cuda/launch.h"
-#include "cuda/pool/pack.h"
 #include "cuda/crf/permutohedral_blur.h"
 #include "cuda/crf/permutohedral_filter.h"
+#include "cuda/crf/permutohedral_splat_slice.h"
+#include "cuda/fast_divisor.h"
+#include "cuda/launch.h"
 #include "cuda/shared_memory.h"
 
 namespace fastseg::cuda {
@@ -34,7 +34,7 @@ constexpr int kMaxCorners = 9;
 
 // The planes of the channels [channel, channel + count).
 template <class T>
-struct Planes {
+struct ChannelPlanes {
   const T* values;
   int channels, points;  // of the tensor
   int channel, count;
@@ -57,7 +57,7 @@ struct Splat {
   LatticeView<T> lattice;
   const SplatEntry<T>* entries;
   const int* starts;
-  Planes<T> planes;
+  ChannelPlanes<T> planes;
   FastDivisor packs, tile_points;
   T* rows;
 };
@@ -77,14 +77,9 @@ __global__ void __launch_bounds__(kThreads) permutohedral_tile_splat(Splat<T> op
   __syncthreads();
   for (int i = threadIdx.x; i < tile.rows * op.packs; i += kThreads) {
     const int r = i / op.packs, row = tile.row + r, channel = (i - r * op.packs) * V;
-    const int last = op.starts[row + 1];
-    Pack<T, V> sum{};
-#pragma unroll 4
-    for (int e = op.starts[row]; e < last; ++e) {
-      const SplatEntry<T> entry = op.entries[e];
-      sum.add(entry.weight, load_pack<V>(staged + (entry.point - tile.first) * pitch + channel));
-    }
-    store_pack_global(op.rows + int64_t{row} * op.packs * V + channel, sum);
+    store_pack_global(op.rows + int64_t{row} * op.packs * V + channel,
+                      splat_row<V>(op.entries, op.starts[row], op.starts[row + 1], staged + channel,
+                                   tile.first, pitch));
   }
 }
 
@@ -140,7 +135,7 @@ struct Slice {
   T gain;
   const T* vertex_rows;
   T* out;
-  int channels, channel, count;  // as in Planes
+  int channels, channel, count;  // of the channels, as in ChannelPlanes
 };
 
 template <class T, int V>
@@ -163,12 +158,9 @@ __global__ void __launch_bounds__(kThreads) permutohedral_slice(Slice<T> op) {
   for (int i = threadIdx.x; i < block.count * op.packs; i += kThreads) {
     const int p = i / op.packs, channel = (i - p * op.packs) * V;
     const T* weights = lattice.barycentric + block.first_entry + p * corners;
-    Pack<T, V> sum{};
-#pragma unroll 3
-    for (int c = 0; c < corners; ++c) {
-      const int64_t row = int64_t{vertices[p * corners + c]} * op.packs * V;
-      sum.add(weights[c], load_pack<V>(op.vertex_rows + row + channel));
-    }
+    const int* const simplex = vertices + p * corners;
+    const auto corner = [=](int c) { return SliceEntry<T>{weights[c], simplex[c]}; };
+    Pack<T, V> sum = slice_point<V>(corners, corner, op.vertex_rows + channel, op.packs * V);
 #pragma unroll
     for (int k = 0; k < V; ++k) sum.v[k] *= op.gain;
     store_pack(turned + p * pitch + channel, sum);
@@ -192,7 +184,7 @@ __global__ void __launch_bounds__(kThreads) permutohedral_slice(Slice<T> op) {
 template <class T>
 struct WeightGradient {
   LatticeView<T> lattice;
-  Planes<T> grad, values;
+  ChannelPlanes<T> grad, values;
   const T* grad_rows;
   const T* value_rows;
   int packs;
@@ -235,7 +227,7 @@ class Chunk {
         shape_{(count_ + V - 1) / V, 1},
         stream_(stream) {}
 
-  Planes<T> planes(const T* values) const {
+  ChannelPlanes<T> planes(const T* values) const {
     return {values, job_.channels, job_.lattice.points, channel_, count_};
   }
 

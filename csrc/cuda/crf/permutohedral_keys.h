@@ -1,6 +1,7 @@
 #pragma once
-// The names of lattice vertices on the device (common/permutohedral.h), made where they are needed
-// from the simplex of a point: a name has no limit of bits, and a vertex is one int in memory.
+// The names of lattice vertices on the device (common/crf/permutohedral.h), made where they are
+// needed from the simplex of a point: a name has no limit of bits, and a vertex is one int in
+// memory.
 //
 // An entry is a corner of a point's simplex: e = point * (D + 1) + remainder, points of all images
 // counted through. A point's simplex is D + 1 words: D quotients of vertex 0, and an order, the

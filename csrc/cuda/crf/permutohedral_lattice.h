@@ -49,7 +49,7 @@ struct LatticeRows {
   const int* simplices;
   int* table;           // (table_size), all kEmptySlot
   int* row_entries;     // (entries): of a group's rows, from its first entry on
-  int* row_slots;       // (entries): of the table, likewise; ~slot: the vertex's first row
+  int* row_slots;       // (entries): the rows' slots of the table; ~slot: the vertex's first row
   int* slots;           // (batch, points, d + 1)
   int* tile_starts;     // (batch * tiles + 1)
   int* group_vertices;  // (groups + 1)
@@ -57,12 +57,13 @@ struct LatticeRows {
 // Writes slots and, to tile_starts, the number of each tile's rows, of which the caller makes
 // prefix sums.
 cudaError_t find_rows(const LatticeShape& shape, const LatticeRows& rows, cudaStream_t stream);
-// The new vertices of each group; prefix sums likewise. Then
+// Writes to group_vertices the number of each group's new vertices, of which the caller makes
+// prefix sums.
 cudaError_t count_touched(const LatticeShape& shape, const LatticeRows& rows, cudaStream_t stream);
-// these: the first vertex of each image (batch + 1), and the number of rows.
+// Then writes the first vertex of each image (batch + 1), and the number of rows.
 cudaError_t summarize(const LatticeShape& shape, const LatticeRows& rows, int* image_starts,
                       int* row_count, cudaStream_t stream);
-// The table then holds vertices. touched: the first entry of each.
+// Makes the table one of vertices. touched: the first entry of each.
 cudaError_t number_touched(const LatticeShape& shape, const LatticeRows& rows, int* touched,
                            cudaStream_t stream);
 
@@ -81,11 +82,11 @@ struct LatticeDilation {
 
   int64_t candidates(int d) const { return touched_count * (d + 1) * 2; }
 };
-// Writes 1 to numbers for each vertex to add, else 0; prefix sums likewise. Then
+// Writes 1 to numbers for each vertex to add, else 0; the caller makes prefix sums of them.
 cudaError_t find_added(const LatticeShape& shape, const LatticeDilation& dilation,
                        cudaStream_t stream);
-// the vertices of each image are its touched ones, then its added ones. sources: one for each
-// vertex. added_starts (batch): the number of vertices added to the images before.
+// Then numbers the vertices: those of an image are its touched ones, then its added ones. sources:
+// one for each vertex. added_starts (batch): the number of vertices added to the images before.
 cudaError_t number_added(const LatticeShape& shape, const LatticeDilation& dilation, int* sources,
                          int* added_starts, cudaStream_t stream);
 
@@ -117,10 +118,11 @@ struct LatticeVertexRows {
   int* vertex_rows;    // (rows)
   int* vertex_starts;  // (vertices + 1), zeros
 };
-// Writes tile_vertices and, to vertex_starts, each vertex' rows; prefix sums likewise. Then
+// Writes tile_vertices and, to vertex_starts, the number of each vertex' rows, of which the caller
+// makes prefix sums.
 cudaError_t count_vertex_rows(const LatticeShape& shape, const LatticeVertexRows& rows,
                               cudaStream_t stream);
-// vertex_rows.
+// Then writes vertex_rows.
 cudaError_t sort_vertex_rows(const LatticeVertexRows& rows, cudaStream_t stream);
 
 }  // namespace fastseg::cuda

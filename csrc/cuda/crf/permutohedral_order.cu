@@ -9,8 +9,8 @@
 #include <cstdint>
 
 #include "cuda/crf/block_scan.h"
-#include "cuda/launch.h"
 #include "cuda/crf/permutohedral_order.h"
+#include "cuda/launch.h"
 
 namespace fastseg::cuda {
 namespace {

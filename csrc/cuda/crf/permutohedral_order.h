@@ -1,6 +1,6 @@
 #pragma once
-// The entries (point, corner) of a lattice in the order of their rows: who sums a row then reads
-// its entries one after another, and the order of the sum depends on the lattice alone.
+// The entries (point, corner) of a lattice, and their order by rows: who sums a row then reads its
+// entries one after another, and the order of the sum depends on the lattice alone.
 
 #include <cuda_runtime_api.h>
 
@@ -8,10 +8,18 @@
 
 namespace fastseg::cuda {
 
+// An entry on the way to the vertices.
 template <class T>
 struct alignas(2 * sizeof(T)) SplatEntry {
   T weight;
   int point;  // of all images
+};
+
+// An entry on the way from them.
+template <class T>
+struct alignas(2 * sizeof(T)) SliceEntry {
+  T weight;
+  int vertex;
 };
 
 template <class T>

@@ -7,8 +7,8 @@
 //
 // Floor: 4 bytes in and 8 out for each row, 4 out for each vertex.
 
-#include "cuda/launch.h"
 #include "cuda/crf/permutohedral_groups.h"
+#include "cuda/launch.h"
 
 namespace fastseg::cuda {
 namespace {

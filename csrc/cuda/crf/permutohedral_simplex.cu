@@ -1,13 +1,13 @@
 // The simplex of every point: the quotients of its vertex 0, the order of its coordinates, the
-// weights of its vertices (common/permutohedral.h). A thread makes one point.
+// weights of its vertices (common/crf/permutohedral.h). A thread makes one point.
 //
 // Floor: d features in, d + 1 weights and d + 1 words out: for d = 5 and float32, 20 bytes in and
 // 48 out for about 200 operations of 4 bytes, which is far below what a GPU does meanwhile.
 
 #include "common/crf/permutohedral.h"
+#include "cuda/crf/permutohedral_groups.h"
 #include "cuda/fast_divisor.h"
 #include "cuda/launch.h"
-#include "cuda/crf/permutohedral_groups.h"
 
 namespace fastseg::cuda {
 namespace {

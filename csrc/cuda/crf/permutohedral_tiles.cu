@@ -10,13 +10,13 @@
 // Floor: 4 (d + 1) bytes in and as many out for each point; a row touches a slot of the table and,
 // in another tile than its first, another point's simplex.
 
-#include "common/host_device.h"
 #include "common/crf/permutohedral.h"
+#include "common/host_device.h"
 #include "cuda/crf/block_scan.h"
 #include "cuda/crf/hash_table.h"
-#include "cuda/launch.h"
 #include "cuda/crf/permutohedral_groups.h"
 #include "cuda/crf/permutohedral_keys.h"
+#include "cuda/launch.h"
 
 namespace fastseg::cuda {
 namespace {

@@ -16,9 +16,9 @@
 #include <utility>
 
 #include "common/crf/gaussian_taps.h"
+#include "cuda/crf/spatial_gaussian_filter.h"
 #include "cuda/fast_divisor.h"
 #include "cuda/launch.h"
-#include "cuda/crf/spatial_gaussian_filter.h"
 
 namespace fastseg::cuda {
 namespace {

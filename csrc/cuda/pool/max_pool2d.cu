@@ -7,11 +7,11 @@
 #include <limits>
 
 #include "cuda/arithmetic.h"
-#include "cuda/pool/device_pool2d.h"
 #include "cuda/launch.h"
+#include "cuda/pool/device_pool2d.h"
 #include "cuda/pool/max_pool2d.h"
-#include "cuda/crf/row_tiles.h"
 #include "cuda/pool/windows_2x2.h"
+#include "cuda/row_tiles.h"
 
 namespace fastseg::cuda {
 namespace {

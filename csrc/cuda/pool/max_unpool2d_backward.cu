@@ -6,12 +6,12 @@
 // the element's size.
 
 #include "cuda/bits.h"
-#include "cuda/pool/device_pool2d.h"
 #include "cuda/launch.h"
+#include "cuda/pool/device_pool2d.h"
 #include "cuda/pool/max_unpool2d.h"
 #include "cuda/pool/read_codes.h"
-#include "cuda/crf/row_tiles.h"
 #include "cuda/pool/windows_2x2.h"
+#include "cuda/row_tiles.h"
 
 namespace fastseg::cuda {
 namespace {

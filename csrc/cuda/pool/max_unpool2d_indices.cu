@@ -10,7 +10,7 @@
 #include "cuda/bits.h"
 #include "cuda/launch.h"
 #include "cuda/pool/max_unpool2d_indices.h"
-#include "cuda/crf/row_tiles.h"
+#include "cuda/row_tiles.h"
 
 namespace fastseg::cuda {
 namespace {

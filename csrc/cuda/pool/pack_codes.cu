@@ -5,7 +5,7 @@
 #include "common/pool/packed_codes.h"
 #include "cuda/launch.h"
 #include "cuda/pool/pack_codes.h"
-#include "cuda/crf/row_tiles.h"
+#include "cuda/row_tiles.h"
 #include "cuda/vector_access.h"
 
 namespace fastseg::cuda {

@@ -15,7 +15,7 @@
 #include "common/pool/packed_codes.h"
 #include "common/pool/pool2d.h"
 #include "cuda/pool/codes.h"
-#include "cuda/crf/row_tiles.h"
+#include "cuda/row_tiles.h"
 #include "cuda/vector_access.h"
 
 namespace fastseg::cuda {

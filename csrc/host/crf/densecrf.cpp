@@ -1,3 +1,5 @@
+// DenseCrf: pydensecrf's terms and steps on a MeanField, one caller at a time.
+
 #include "host/crf/densecrf.h"
 
 #include <algorithm>
@@ -39,12 +41,9 @@ void DenseCrf::set_unary(const float* energies, int threads) {
   has_unary_ = true;
 }
 
-DenseCrf::OwnCompatibility DenseCrf::copy(const cpu::Compatibility& compatibility) const {
-  using Kind = cpu::Compatibility::Kind;
-  const int64_t count = compatibility.kind == Kind::potts      ? 1
-                        : compatibility.kind == Kind::diagonal ? labels_
-                                                               : labels_ * labels_;
-  return {compatibility.kind, {compatibility.values, compatibility.values + count}};
+DenseCrf::OwnCompatibility DenseCrf::copy(const Compatibility& compatibility) const {
+  const float* from = compatibility.values;
+  return {compatibility.kind, {from, from + compatibility.size(labels_)}};
 }
 
 void DenseCrf::add(std::function<void()> term) {
@@ -57,9 +56,8 @@ void DenseCrf::add(std::function<void()> term) {
   terms_.push_back(std::move(term));
 }
 
-void DenseCrf::add_features(const float* features, int64_t dimensions,
-                            cpu::Compatibility compatibility, cpu::Normalization normalization,
-                            int threads) {
+void DenseCrf::add_features(const float* features, int64_t dimensions, Compatibility compatibility,
+                            Normalization normalization, int threads) {
   const auto lock = enter(threads);
   if (dimensions < 1 || dimensions > 8) {
     throw std::runtime_error("features must have 1 to 8 dimensions, got " +
@@ -71,8 +69,8 @@ void DenseCrf::add_features(const float* features, int64_t dimensions,
   });
 }
 
-void DenseCrf::add_gaussian(float sx, float sy, cpu::Compatibility compatibility,
-                            cpu::Normalization normalization, int threads) {
+void DenseCrf::add_gaussian(float sx, float sy, Compatibility compatibility,
+                            Normalization normalization, int threads) {
   const auto lock = enter(threads);
   add([this, sx, sy, normalization, mu = copy(compatibility)] {
     const float sigma[] = {sy, sx};
@@ -81,7 +79,7 @@ void DenseCrf::add_gaussian(float sx, float sy, cpu::Compatibility compatibility
 }
 
 void DenseCrf::add_bilateral(float sx, float sy, const float* srgb, const uint8_t* image,
-                             cpu::Compatibility compatibility, cpu::Normalization normalization,
+                             Compatibility compatibility, Normalization normalization,
                              int threads) {
   const auto lock = enter(threads);
   std::vector<uint8_t> own(image, image + 3 * points_);

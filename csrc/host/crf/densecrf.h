@@ -26,13 +26,12 @@ class DenseCrf {
   void set_unary(const float* energies, int threads);
 
   // Terms. features: (dimensions, points); sx, sy: pixels; srgb: three; image: (height, width, 3).
-  void add_features(const float* features, int64_t dimensions, cpu::Compatibility compatibility,
-                    cpu::Normalization normalization, int threads);
-  void add_gaussian(float sx, float sy, cpu::Compatibility compatibility,
-                    cpu::Normalization normalization, int threads);
+  void add_features(const float* features, int64_t dimensions, Compatibility compatibility,
+                    Normalization normalization, int threads);
+  void add_gaussian(float sx, float sy, Compatibility compatibility, Normalization normalization,
+                    int threads);
   void add_bilateral(float sx, float sy, const float* srgb, const uint8_t* image,
-                     cpu::Compatibility compatibility, cpu::Normalization normalization,
-                     int threads);
+                     Compatibility compatibility, Normalization normalization, int threads);
 
   // Iterations from softmax(-energies), which are zero if none were set. `between` is called before
   // each; it may throw to stop.
@@ -49,11 +48,11 @@ class DenseCrf {
  private:
   // A compatibility with values of its own.
   struct OwnCompatibility {
-    cpu::Compatibility::Kind kind;
+    Compatibility::Kind kind;
     std::vector<float> values;
-    cpu::Compatibility view() const { return {kind, values.data()}; }
+    Compatibility view() const { return {kind, values.data()}; }
   };
-  OwnCompatibility copy(const cpu::Compatibility& compatibility) const;
+  OwnCompatibility copy(const Compatibility& compatibility) const;
 
   // Adds a term now, and again with all others if more come after an inference.
   void add(std::function<void()> term);

@@ -35,18 +35,17 @@ void expect_shape(const char* name, const py::array& array, const std::vector<in
   }
 }
 
-cpu::Compatibility compatibility_of(const Array<float>& values, int64_t labels) {
-  using Kind = cpu::Compatibility::Kind;
+Compatibility compatibility_of(const Array<float>& values, int64_t labels) {
   const int64_t ndim = values.ndim();
   expect_shape("compatibility", values, std::vector<int64_t>(ndim < 3 ? ndim : 2, labels));
-  return {ndim == 0 ? Kind::potts : ndim == 1 ? Kind::diagonal : Kind::full, values.data()};
+  return {static_cast<Compatibility::Kind>(ndim), values.data()};
 }
 
-cpu::Normalization normalization_of(int code) {
+Normalization normalization_of(int code) {
   if (code < 0 || code > 3) {
     throw py::value_error("normalization must be 0 to 3, got " + std::to_string(code));
   }
-  return static_cast<cpu::Normalization>(code);
+  return static_cast<Normalization>(code);
 }
 
 // Everything that asks Python comes before the call that releases its lock. What the core refuses

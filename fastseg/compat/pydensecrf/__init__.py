@@ -5,10 +5,10 @@ A script written for pydensecrf runs by changing its imports::
     import fastseg.compat.pydensecrf as dcrf
     from fastseg.compat.pydensecrf.utils import unary_from_softmax
 
-Same lattice, same result up to float32 rounding, and where pydensecrf crashes or is silently wrong
-(sizes that do not fit, NaN, tiny bandwidths) a clear error. Threads are torch's
-(``torch.set_num_threads``); other Python threads run meanwhile. For batches, gradients, GPUs and a
-better filter see `fastseg.dense_crf`.
+The lattice is the same, and so is the result up to float32 rounding; where pydensecrf crashes or is
+silently wrong (sizes that do not fit, NaN, tiny bandwidths) there is a clear error. Threads are
+torch's (``torch.set_num_threads``); other Python threads run meanwhile. `fastseg.dense_crf` has
+batches, gradients, GPUs and a better filter.
 
 Kraehenbuehl and Koltun, Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials,
 NIPS 2011; the interface is that of https://github.com/lucasb-eyer/pydensecrf.
@@ -58,7 +58,7 @@ __all__ = [
 
 
 class NormalizationType(IntEnum):
-    """What a filtered Q is divided by, K1 being the filter's sum of weights at a point."""
+    """The divisors of a filtered Q, K1 being the filter's sum of weights at a point."""
 
     NO_NORMALIZATION = 0  # nothing
     NORMALIZE_BEFORE = 1  # K1, before the filter
@@ -67,7 +67,7 @@ class NormalizationType(IntEnum):
 
 
 class KernelType(IntEnum):
-    """Which parameters of a kernel pydensecrf's C++ could learn; the result is the same."""
+    """The parameters of a Gaussian that pydensecrf's C++ could learn; all give one result."""
 
     CONST_KERNEL = 0
     DIAG_KERNEL = 1
@@ -93,7 +93,7 @@ class ConstUnary(Unary):
     """Fixed energies.
 
     Args:
-        u: float32 (L, n).
+        u: the energies, float32 (L, n).
     """
 
     def __init__(self, u: np.ndarray) -> None:
@@ -104,8 +104,8 @@ class LogisticUnary(Unary):
     """Energies L @ f, linear in features of the points.
 
     Args:
-        L: float32 (L, k), a row for each label.
-        f: float32 (k, n), a column for each point.
+        L: the factors, float32 (L, k), a row for each label.
+        f: the features, float32 (k, n), a column for each point.
     """
 
     def __init__(self, L: np.ndarray, f: np.ndarray) -> None:
@@ -140,7 +140,7 @@ class DenseCRF:
         """Sets the energies: negative log-probabilities. They are copied.
 
         Args:
-            u: C-contiguous float32 (L, n). +inf rules a label out.
+            u: the energies, C-contiguous float32 (L, n). +inf rules a label out.
             f: if given, the energies are u @ f, see `LogisticUnary`.
 
         Raises:
@@ -150,7 +150,7 @@ class DenseCRF:
         self.setUnary(ConstUnary(u) if f is None else LogisticUnary(u, f))
 
     def setUnary(self, u: Unary) -> None:
-        """As `setUnaryEnergy`, of a `ConstUnary` or a `LogisticUnary`."""
+        """Sets the energies to those of a `ConstUnary` or a `LogisticUnary`; they are copied."""
         if not isinstance(u, Unary):
             raise TypeError(f"u must be a Unary, got {type(u).__name__}")
         if u.energies.shape != (self._nlabel, self._nvar):
@@ -167,11 +167,12 @@ class DenseCRF:
         kernel: int = DIAG_KERNEL,
         normalization: int = NORMALIZE_SYMMETRIC,
     ) -> None:
-        """Adds a term with kernel exp(-1/2 |f_i - f_j|^2).
+        """Adds a term with the Gaussian exp(-1/2 |f_i - f_j|^2).
 
         Args:
-            features: C-contiguous float32 (d, n), d 1 to 8, in units of their bandwidths. See
-                `utils.create_pairwise_gaussian` and `utils.create_pairwise_bilateral`.
+            features: the features, C-contiguous float32 (d, n), d 1 to 8, in units of their
+                bandwidths. `utils.create_pairwise_gaussian` and `utils.create_pairwise_bilateral`
+                make some.
             compat: a number w: labels that agree lower the energy by w. Float32 (L,): energy of
                 each label beside itself. Float32 (L, L): of each pair; made symmetric,
                 (compat + compat.T) / 2.
@@ -192,10 +193,10 @@ class DenseCRF:
         self._crf.add_features(features, *self._term(compat, kernel, normalization))
 
     def inference(self, niter: int) -> np.ndarray:
-        """Runs mean field from Q = softmax(-u).
+        """The probabilities after a mean field's iterations from Q = softmax(-u).
 
         Args:
-            niter: iterations, 0 or more.
+            niter: the number of iterations, 0 or more.
 
         Returns:
             The probabilities Q, float32 (L, n). Without a unary, its energies are zero.
@@ -211,10 +212,10 @@ class DenseCRF:
         return q, np.empty((0, 0), np.float32), np.empty((0, 0), np.float32)
 
     def stepInference(self, Q: np.ndarray, tmp1: object = None, tmp2: object = None) -> None:
-        """One iteration in place.
+        """Makes one iteration in place.
 
         Args:
-            Q: of `startInference`, or writable float32 (L, n).
+            Q: the array that `startInference` returns, or a writable float32 (L, n).
             tmp1: not used.
             tmp2: not used.
         """
@@ -241,14 +242,14 @@ class DenseCRF:
             raise ValueError(f"Q must be of shape {(self._nlabel, self._nvar)}, got {q.shape}")
 
     def _term(self, compat: object, kernel: int, normalization: int) -> tuple:
-        """The last arguments of every add_... of `_host.DenseCRF`."""
+        """The last arguments of every method add_... of `_host.DenseCRF`."""
         member("kernel", kernel, KernelType)
         normalization = member("normalization", normalization, NormalizationType)
         compat = compatibility(compat, self._nlabel)
         return compat, int(normalization), torch.get_num_threads()
 
     def gradient(self, *args: object, **kwargs: object) -> None:
-        """Learning is not part of this interface."""
+        """Raises NotImplementedError: learning is not part of this interface."""
         raise NotImplementedError(
             "fastseg.compat.pydensecrf does not learn, as pydensecrf does not; fastseg.dense_crf "
             "and fastseg.nn.DenseCRF have every gradient"
@@ -282,10 +283,10 @@ class DenseCRF2D(DenseCRF):
         """Adds a term of positions: smoothness.
 
         Args:
-            sxy: standard deviation in pixels, positive; one, or (x, y).
-            compat: as in `addPairwiseEnergy`.
-            kernel: as in `addPairwiseEnergy`.
-            normalization: as in `addPairwiseEnergy`.
+            sxy: the standard deviation in pixels, positive; one, or (x, y).
+            compat: a number, float32 (L,) or float32 (L, L), see `addPairwiseEnergy`.
+            kernel: one of `KernelType`; no influence on the result.
+            normalization: one of `NormalizationType`.
         """
         sxy = bandwidths("sxy", sxy, 2)
         self._crf.add_gaussian(sxy, *self._term(compat, kernel, normalization))
@@ -302,12 +303,12 @@ class DenseCRF2D(DenseCRF):
         """Adds a term of positions and colours: similar pixels get similar labels.
 
         Args:
-            sxy: standard deviation in pixels, positive; one, or (x, y).
-            srgb: standard deviation of the colours, positive; one, or (r, g, b).
-            rgbim: C-contiguous uint8 (h, w, 3).
-            compat: as in `addPairwiseEnergy`.
-            kernel: as in `addPairwiseEnergy`.
-            normalization: as in `addPairwiseEnergy`.
+            sxy: the standard deviation in pixels, positive; one, or (x, y).
+            srgb: the standard deviation of the colours, positive; one, or (r, g, b).
+            rgbim: the image, C-contiguous uint8 (h, w, 3).
+            compat: a number, float32 (L,) or float32 (L, L), see `addPairwiseEnergy`.
+            kernel: one of `KernelType`; no influence on the result.
+            normalization: one of `NormalizationType`.
         """
         sxy, srgb = bandwidths("sxy", sxy, 2), bandwidths("srgb", srgb, 3)
         image = buffer("rgbim", rgbim, np.uint8, 3)

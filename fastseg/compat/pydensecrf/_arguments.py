@@ -1,4 +1,4 @@
-"""Checks of the arguments of pydensecrf: what they become, or what is wrong with them."""
+"""The checks of pydensecrf's arguments: what they become, or an error that says what is wrong."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 
 
 def buffer(name: str, array: object, dtype: type, ndim: int) -> np.ndarray:
-    """The array, which is what pydensecrf takes, or what is wrong with it.
+    """The array, if it is one that pydensecrf takes; else an error says what is wrong with it.
 
-    Like pydensecrf, no conversion: what is converted silently is often a mistake. Unlike it,
-    read-only arrays are taken.
+    It is not converted, as by pydensecrf: what is converted silently is often a mistake. Unlike by
+    it, read-only arrays are taken.
     """
     if not isinstance(array, np.ndarray):
         try:
@@ -36,7 +36,7 @@ def buffer(name: str, array: object, dtype: type, ndim: int) -> np.ndarray:
 
 
 def compatibility(compat: object, labels: int) -> np.ndarray:
-    """As the core takes it: float32 (), (L,) or symmetric (L, L)."""
+    """The compatibility that the core takes: float32 (), (L,) or symmetric (L, L)."""
     if isinstance(compat, Real):
         compat = np.array(compat, np.float32)
     else:
@@ -53,7 +53,7 @@ def compatibility(compat: object, labels: int) -> np.ndarray:
 
 
 def bandwidths(name: str, values: object, count: int) -> list[float]:
-    """As many positive numbers, of one or of all."""
+    """The bandwidths as a list of `count` positive numbers, of one number or of all."""
     if isinstance(values, Real):
         values = [values] * count
     try:
@@ -68,7 +68,7 @@ def bandwidths(name: str, values: object, count: int) -> list[float]:
 
 
 def index(name: str, value: object) -> int:
-    """The integer; also of a float that is one, as h / 2 is."""
+    """The value as an integer; a float may be one too, as h / 2 is."""
     try:
         return (
             int(value) if isinstance(value, Real) and value == int(value) else operator.index(value)
@@ -78,7 +78,7 @@ def index(name: str, value: object) -> int:
 
 
 def count(name: str, value: object) -> int:
-    """A positive integer."""
+    """The value as a positive integer."""
     value = index(name, value)
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")

@@ -1,4 +1,4 @@
-"""Unary energies and pairwise features, equal to ``pydensecrf.utils``'s."""
+"""Unary energies and pairwise features, which equal those of ``pydensecrf.utils``."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def unary_from_labels(
     every other.
 
     Args:
-        labels: integers or booleans, any shape of n elements.
-        n_labels: number of labels L, the unsure one not counted.
-        gt_prob: between 0 and 1, exclusive.
+        labels: the annotation, integers or booleans, any shape of n elements.
+        n_labels: the number of labels L, the unsure one not counted.
+        gt_prob: the probability that a label is right, between 0 and 1, exclusive.
         zero_unsure: if True, labels are 1 to L and 0 means unsure: energy -log(1 / L) for all. If
             False, labels are 0 to L - 1.
 
     Returns:
-        float32 (L, n).
+        The energies, float32 (L, n).
 
     Raises:
         TypeError: labels that are not integers.
@@ -76,13 +76,14 @@ def unary_from_softmax(
 
     Args:
         sm: probabilities (L, ...), labels first.
-        scale: in (0, 1]: mixes them with the uniform distribution first, scale * sm +
-            (1 - scale) / L; None does not.
-        clip: probabilities are raised to at least this, so that no energy is infinite; None: not.
+        scale: the share of sm, in (0, 1], in a mixture with the uniform distribution, scale * sm +
+            (1 - scale) / L; None: sm is not mixed.
+        clip: the value to which smaller probabilities are raised, so that no energy is infinite;
+            None: they are not.
 
     Returns:
-        float32 (L, n), n the product of the other axes. Its memory is not always contiguous;
-        ``setUnaryEnergy`` wants ``np.ascontiguousarray`` of it, as with pydensecrf.
+        The energies, float32 (L, n), n the product of the other axes. Their memory is not always
+        contiguous; ``setUnaryEnergy`` wants ``np.ascontiguousarray`` of them, as with pydensecrf.
 
     Raises:
         ValueError: sm without an axis, or scale outside (0, 1].
@@ -111,11 +112,11 @@ def create_pairwise_gaussian(sdims: Sequence[float], shape: Sequence[int]) -> np
     """Features of a spatial term for ``addPairwiseEnergy``: positions over bandwidths.
 
     Args:
-        sdims: standard deviation in pixels of each axis, positive.
-        shape: of the image or volume, in the same order.
+        sdims: the standard deviation in pixels of each axis, positive.
+        shape: the shape of the image or volume, in the same order.
 
     Returns:
-        float32 (len(shape), n), n the product of shape.
+        The features, float32 (len(shape), n), n the product of shape.
 
     Raises:
         ValueError: sdims not of the axes' number, or not positive.
@@ -129,14 +130,14 @@ def create_pairwise_bilateral(
     """Features of a bilateral term for ``addPairwiseEnergy``: positions, then channels.
 
     Args:
-        sdims: standard deviation in pixels of each axis, positive.
-        schan: standard deviation of the values, positive; one for all channels or one for each.
-        img: image or volume, any dtype.
+        sdims: the standard deviation in pixels of each axis, positive.
+        schan: the standard deviation of the values, positive; one for all channels or one for each.
+        img: the image or volume, any dtype.
         chdim: the axis of the channels, from the end if below -1; -1: there is none, img is of one
             channel.
 
     Returns:
-        float32 (axes + channels, n).
+        The features, float32 (axes + channels, n).
 
     Raises:
         ValueError: sdims or schan not of the right number, or not positive; no such chdim.
@@ -157,7 +158,7 @@ def create_pairwise_bilateral(
 
 
 def _positions(name: str, deviations: Sequence[float], shape: tuple[int, ...]) -> np.ndarray:
-    """Each element's coordinates over the deviations, float32 (axes, *shape)."""
+    """The coordinates of each element over the deviations, float32 (axes, *shape)."""
     mesh = np.indices(shape, np.float32)
     for axis, deviation in zip(
         mesh, _deviations(name, deviations, len(shape), "axis"), strict=True

@@ -1,9 +1,10 @@
 """The dense CRF: mean field, and the Gaussian filters that it is made of.
 
-- ``dense_crf``: the public function and ``MeanField``; ``problem`` checks what they are given and
-  ``model`` holds it.
-- ``mean_field``: the differentiable op, whose Gaussians are ``gaussians`` and whose states are
-  ``checkpoints``; ``lattice_mean_field``: the same in one kernel, without gradients; ``vmap``.
-- ``permutohedral_lattice``, ``permutohedral_filter``, ``exact_gaussian_filter``,
-  ``spatial_gaussian_filter``: the filters.
+- ``dense_crf`` has the public function and ``MeanField``. ``problem`` turns their arguments into
+  the op's and, with ``checks``, checks them.
+- ``mean_field`` is the differentiable op. Its updates are in ``model``, its filters in ``filters``;
+  its gradient keeps states by ``checkpoints``. ``lattice_mean_field`` is the same in one kernel,
+  without gradients. ``vmap`` has the rule of both.
+- ``permutohedral_lattice``, ``permutohedral_filter``, ``exact_gaussian_filter`` and
+  ``spatial_gaussian_filter`` are the ops of the filters.
 """

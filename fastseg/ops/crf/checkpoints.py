@@ -20,9 +20,9 @@ def reversed_states(
 
     Args:
         start: the state before the first step.
-        steps: how many.
+        steps: the number of steps.
         kept: how many states may be held at once, `start` among them, the yielded one not.
-        advance: the state after a step.
+        advance: the function that makes of a state the one after a step.
     """
     if steps <= 0:
         return
@@ -46,7 +46,7 @@ def reversed_states(
 
 
 def first_part(steps: int, kept: int) -> int:
-    """After how many of the steps to keep the next state, so that the fewest are repeated."""
+    """The number of steps after which to keep the next state, so that the fewest are repeated."""
     repeats = 1
     while comb(kept + repeats, kept) < steps:
         repeats += 1

@@ -1,4 +1,4 @@
-"""fastseg.dense_crf and, step by step, fastseg.MeanField."""
+"""The public functions of mean-field inference: dense_crf and, step by step, MeanField."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
+from fastseg._core.mean_field_terms import Term
 from fastseg._core.ordinary_tensors import ordinary_tensors
 from fastseg._core.pairwise import Pairwise
 from fastseg.ops.crf.mean_field import check_energies, mean_field, memory_format
@@ -29,7 +30,7 @@ def dense_crf(
     """Mean-field inference in a fully connected CRF: label probabilities that respect the image.
 
     ``Q <- softmax(-U - sum_m mu_m (n_m K_m (n_m Q)))`` from ``Q = softmax(-U)``, K_m being the
-    Gaussian kernels of the pairwise terms, n_m their normalisations and mu_m their label
+    Gaussians of the pairwise terms, n_m their normalisations and mu_m their label
     compatibilities; a pixel's own term is part of K_m, as in pydensecrf. Krähenbühl and Koltun,
     "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials", 2011.
 
@@ -80,9 +81,10 @@ def dense_crf(
     problem = make_problem("dense_crf", unary, image, pairwise, quality)
     iterations = check_count("dense_crf: iterations", iterations)
     checkpoints = check_count("dense_crf: checkpoints", checkpoints)
-    *model, quality_code = problem.arguments
-    q = mean_field(*model, iterations, quality_code, checkpoints, bool(log))
-    return problem.as_unary(q)
+    q = mean_field(
+        problem.unary, problem.terms, iterations, problem.quality, checkpoints, bool(log)
+    )
+    return problem.form.restore(q)
 
 
 class MeanField:
@@ -94,14 +96,19 @@ class MeanField:
     Of the arguments copies are kept: what happens to them later changes nothing.
 
     Args:
-        unary: as in :func:`fastseg.dense_crf`.
-        image: as in :func:`fastseg.dense_crf`.
-        pairwise: as in :func:`fastseg.dense_crf`.
-        quality: as in :func:`fastseg.dense_crf`.
-        log: whether `step` returns log Q, as in :func:`fastseg.dense_crf`.
+        unary: U, energies: (B, L, H, W), (B, L, D, H, W) or (L, H, W); float32, float64, float16 or
+            bfloat16. The values that :func:`fastseg.dense_crf` takes.
+        image: (B, C, H, W), (B, C, D, H, W) or (C, H, W), in the units of srgb; only bilateral
+            terms need it.
+        pairwise: the terms. Default: those of :func:`fastseg.dense_crf`.
+        quality: "compat", "high" or "exact".
+        log: whether `step` returns log Q, the log-softmax of the last update's logits.
 
     Raises:
-        ValueError: as :func:`fastseg.dense_crf`, like all errors.
+        ValueError: wrong shapes, dtypes or devices; an image missing; unknown names.
+        TypeError: arguments of wrong types.
+        RuntimeError: NaN or infinities in unary or features; features too large for the lattice;
+            more than 8 features in a term, unless "exact".
     """
 
     def __init__(
@@ -115,16 +122,15 @@ class MeanField:
     ):
         self.log = log
         problem = make_problem("MeanField", unary, image, pairwise, quality)
-        energies, kernels, compatibility, *codes = problem.arguments
-        self._problem = problem._replace(arguments=())  # which the model has
+        energies = problem.unary
+        self._form = problem.form
         check_energies("MeanField", energies)
         self._layout = memory_format(energies)
         with _uncast(energies):
             self._model = DenseCRFModel(
                 _or_constant(energies.contiguous()),
-                [_or_constant(kernel).clone() for kernel in kernels],
-                [_or_constant(mu).clone() for mu in compatibility],
-                *codes,
+                [_kept(term) for term in problem.terms],
+                problem.quality,
             )
             self._logits = self._model.unary_logits
             self._q = self._model.start()
@@ -135,12 +141,12 @@ class MeanField:
         layout = self._layout
         if not torch.compiler.is_compiling() and is_functorch_wrapped_tensor(self._q):
             layout = torch.contiguous_format  # vmap knows of no other
-        return self._problem.as_unary(self._q.clone(memory_format=layout))
+        return self._form.restore(self._q.clone(memory_format=layout))
 
     @property
     def log_q(self) -> Tensor:
-        """Its logarithm, of unary's shape and dtype, contiguous."""
-        return self._problem.as_unary(torch.log_softmax(self._logits, 1))
+        """Log Q after the steps so far, of unary's shape and dtype, contiguous."""
+        return self._form.restore(torch.log_softmax(self._logits, 1))
 
     def step(self, n: int = 1) -> Tensor:
         """Makes n updates; returns Q, or log Q if the object was made with ``log=True``.
@@ -156,21 +162,27 @@ class MeanField:
         return self.log_q if self.log else self.q
 
     def kl_divergence(self) -> Tensor:
-        """How far Q is from the CRF's distribution, up to a constant: (B,), or () unbatched.
+        """The divergence of Q from the CRF's distribution, up to a constant: (B,), unbatched ().
 
         ``sum Q log Q + sum U Q + sum_m <Q, mu_m F_m>`` in float64, with F_m the normalised filter
         of Q and mu = -w for Potts: pydensecrf's function, whose pairwise part has no factor 1/2.
         """
         with _uncast(self._logits):
             divergence = self._model.kl_divergence(self._q, self._logits)
-        return divergence if self._problem.batched else divergence[0]
+        return divergence if self._form.batched else divergence[0]
 
 
 @contextmanager
 def _uncast(t: Tensor) -> Iterator[None]:
-    """For a part of a MeanField: in t's dtype, and what is kept is ordinary tensors."""
+    """A context in which autocast is off for t's device, and new tensors are ordinary ones."""
     with torch.autocast(t.device.type, enabled=False), ordinary_tensors():
         yield
+
+
+def _kept(term: Term) -> Term:
+    """A copy of a term, whose tensors nobody changes."""
+    gaussian = type(term.gaussian)(_or_constant(term.gaussian.tensor).clone())
+    return term._replace(gaussian=gaussian, compatibility=_or_constant(term.compatibility).clone())
 
 
 def _or_constant(t: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 
 from fastseg import reference
 from fastseg._core.library import define
+from fastseg.ops.crf.checks import check_terms
 from fastseg.ops.crf.vmap import by_images
 
 OP = "fastseg::lattice_mean_field"
@@ -35,13 +36,7 @@ def _fake(
     torch._check(
         unary.dtype == torch.float32, lambda: f"{OP}: unary must be float32, got {unary.dtype}"
     )
-    torch._check(
-        len(kernels) == len(compatibility) == len(normalization),
-        lambda: (
-            f"{OP}: kernels, compatibility and normalization must be of one length, got "
-            f"{len(kernels)}, {len(compatibility)} and {len(normalization)}"
-        ),
-    )
+    check_terms(OP, unary, kernels, compatibility, normalization)
     layout = torch._prims_common.suggest_memory_format(unary)
     return torch.empty_like(unary, memory_format=torch.contiguous_format if log else layout)
 
@@ -56,11 +51,12 @@ def _refuse(ctx, grad):
 # Q <- softmax(-U - sum_m mu_m (n_m K_m (n_m Q))), from softmax(-U).
 #
 # unary: (B, L, *spatial) energies, float32, any strides; +infinity rules a label out.
-# kernels: of each term, bandwidths (axes,) in pixels in the order of the axes, or features
-#   (B or 1, d, *spatial) in units of their bandwidths; float32.
+# kernels: of each term the Gaussian: bandwidths (axes,) in pixels in the order of the axes, or
+#   features (B or 1, d, *spatial) in units of their bandwidths; float32.
 # compatibility: of each term, () w for logits += w F, (L,) or (L, L) mu for logits -= mu F.
 # normalization: of each term, 0 none, 1 before, 2 after, 3 symmetric.
-# quality: 0: kernels of positions on a lattice, as pydensecrf; 1: as exact separable convolutions.
+# quality: 0 "compat": Gaussians of positions are on a lattice, as in pydensecrf; 1 "high": they are
+#   exact separable convolutions.
 # refine, dilation, passes, symmetric, side: of the lattices, see permutohedral_lattice and
 #   permutohedral_filter.
 # log: returns log Q instead, contiguous, -infinity where a label is ruled out.

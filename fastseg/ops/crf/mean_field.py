@@ -1,7 +1,7 @@
 """The op mean_field: all iterations of a dense CRF, and the op of its gradient.
 
-Both are compositions of the filter ops in Python. Where a fused kernel is compiled, mean_field is
-that instead: float32, on a lattice.
+Both are compositions of the filter ops in Python. Where a fused kernel is compiled, float32 on a
+lattice, mean_field runs that instead.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastseg._core.lattice_quality import LATTICE_QUALITY
-from fastseg._core.library import define, gradient_free
-from fastseg._core.pairwise import NORMALIZATIONS
+from fastseg._core.lattice_quality import LATTICE_QUALITY, QUALITIES
+from fastseg._core.library import define, gradient_free, plain_on_cpu
+from fastseg._core.mean_field_terms import Term, lists_of, terms_of
 from fastseg._core.readable import readable
 from fastseg.ops.crf.checkpoints import reversed_states
-from fastseg.ops.crf.gaussians import QUALITIES
+from fastseg.ops.crf.checks import check_terms
 from fastseg.ops.crf.lattice_mean_field import lattice_mean_field
 from fastseg.ops.crf.model import (
     DenseCRFModel,
@@ -34,34 +34,29 @@ SCHEMA = (
 
 
 def memory_format(t: Tensor, log: bool = False) -> torch.memory_format:
-    """The layout of Q for a unary (B, L, *spatial).
+    """The layout of Q, or of log Q, for a unary (B, L, *spatial).
 
-    That of log Q is always contiguous, as log_softmax's is: the gradient of nll_loss is refused in
-    any other (pytorch's "grad_input must be contiguous").
+    Log Q is always contiguous, as log_softmax's output is: the gradient of nll_loss is refused in
+    any other layout (pytorch's "grad_input must be contiguous").
     """
     return torch.contiguous_format if log else torch._prims_common.suggest_memory_format(t)
 
 
 def mean_field(
     unary: Tensor,
-    kernels: Sequence[Tensor],
-    compatibility: Sequence[Tensor],
-    normalization: Sequence[int],
+    terms: Sequence[Term],
     iterations: int,
     quality: int,
     checkpoints: int = 3,
     log: bool = False,
 ) -> Tensor:
-    """``torch.ops.fastseg.mean_field``: see :func:`fastseg.dense_crf`.
+    """``torch.ops.fastseg.mean_field`` of arguments that are checked: for the public functions.
 
     Args:
         unary: (B, L, *spatial) energies, float32 or float64, any strides.
-        kernels: of each term, bandwidths (len(spatial),) in pixels in the order of the axes, or
-            features (B or 1, d, *spatial); unary's dtype.
-        compatibility: of each term, () for Potts, (L,) or (L, L); unary's dtype.
-        normalization: of each term, the position in ``fastseg._core.pairwise.NORMALIZATIONS``.
+        terms: the terms, in unary's dtype.
         iterations: the number of updates.
-        quality: 0 "compat", 1 "high", 2 "exact".
+        quality: the position in QUALITIES.
         checkpoints: how many label volumes the gradient keeps; 0: all.
         log: whether to return log Q instead.
 
@@ -69,12 +64,16 @@ def mean_field(
         Q, of unary's shape and dtype, in its memory format; log Q is contiguous.
 
     Raises:
-        RuntimeError: arguments that do not fit; energies or features that are not finite.
+        RuntimeError: energies or features that are not finite.
     """
+    kernels, compatibility, normalization = lists_of(terms)
+    tensors = (unary, *kernels, *compatibility)
     arguments = (kernels, compatibility, normalization, iterations, quality, checkpoints, log)
-    if not gradient_free((unary, *kernels, *compatibility)):
+    if not gradient_free(tensors):
         return ops.mean_field.default(unary, *arguments)
     with torch._C._AutoDispatchBelowAutograd():  # as `call`, for lists of tensors
+        if plain_on_cpu(tensors):  # the op would only check everything again
+            return _infer(unary, terms, iterations, quality, log)
         return ops.mean_field.default(unary, *arguments)
 
 
@@ -82,14 +81,19 @@ def _mean_field(
     unary, kernels, compatibility, normalization, iterations, quality, checkpoints=3, log=False
 ) -> Tensor:
     _check(unary, kernels, compatibility, normalization, iterations, quality, checkpoints)
+    return _infer(unary, terms_of(kernels, compatibility, normalization), iterations, quality, log)
+
+
+def _infer(
+    unary: Tensor, terms: Sequence[Term], iterations: int, quality: int, log: bool
+) -> Tensor:
+    """Q or log Q by the fused kernel, or by the filter ops where there is none."""
     with torch.autocast(unary.device.type, enabled=False):
         if _has_fused_kernel(unary, quality):
             lattice = LATTICE_QUALITY[QUALITIES[quality]]
             return lattice_mean_field(
                 unary,
-                kernels,
-                compatibility,
-                normalization,
+                *lists_of(terms),
                 iterations,
                 quality,
                 lattice.refine,
@@ -100,7 +104,7 @@ def _mean_field(
                 log,
             )
         check_energies("fastseg::mean_field", unary)
-        model = DenseCRFModel(unary.contiguous(), kernels, compatibility, normalization, quality)
+        model = DenseCRFModel(unary.contiguous(), terms, quality)
         logits = model.unary_logits
         for _ in range(iterations):
             logits = model.logits(torch.softmax(logits, 1))
@@ -119,7 +123,10 @@ def _has_fused_kernel(unary: Tensor, quality: int) -> bool:
 
 
 def check_energies(op: str, unary: Tensor) -> None:
-    """One pass over the energies; not on a GPU, which would have to be waited for."""
+    """Raises RuntimeError for NaN, -infinity or pixels that no label is left for.
+
+    A GPU would have to be waited for: there the energies are not looked at.
+    """
     labels = 1 - unary.dim()  # of vmap's dimensions there may be any number before
     unary = readable(unary)
     if unary is None or unary.numel() == 0:
@@ -160,13 +167,6 @@ def _check(unary, kernels, compatibility, normalization, iterations, quality, ch
         lambda: f"{op}: unary must be float32 or float64, got {unary.dtype}",
     )
     torch._check(
-        len(kernels) == len(compatibility) == len(normalization),
-        lambda: (
-            f"{op}: kernels, compatibility and normalization must be of one length, got "
-            f"{len(kernels)}, {len(compatibility)} and {len(normalization)}"
-        ),
-    )
-    torch._check(
         0 <= quality < len(QUALITIES),
         lambda: f"{op}: quality must be 0 (compat), 1 (high) or 2 (exact), got {quality}",
     )
@@ -174,60 +174,7 @@ def _check(unary, kernels, compatibility, normalization, iterations, quality, ch
         torch._check(
             number >= 0, lambda n=name, i=number: f"{op}: {n} must not be negative, got {i}"
         )
-    for n in normalization:
-        torch._check(
-            0 <= n < len(NORMALIZATIONS),
-            lambda n=n: f"{op}: normalization must be from 0 to 3, got {n}",
-        )
-    for i, kernel in enumerate(kernels):
-        _check_kernel(op, f"kernels[{i}]", kernel, unary)
-    labels = unary.shape[1]
-    for i, mu in enumerate(compatibility):
-        name = f"compatibility[{i}]"
-        torch._check(
-            mu.dim() <= 2 and all(n == labels for n in mu.shape),
-            lambda n=name, mu=mu: (
-                f"{op}: {n} must be of shape (), ({labels},) or ({labels}, {labels}) for "
-                f"{labels} labels, got {tuple(mu.shape)}"
-            ),
-        )
-        _check_like_unary(op, name, mu, unary)
-
-
-def _check_kernel(op: str, name: str, kernel: Tensor, unary: Tensor) -> None:
-    batch, spatial = unary.shape[0], unary.shape[2:]
-    if kernel.dim() == 1:
-        torch._check(
-            kernel.shape[0] == len(spatial),
-            lambda: (
-                f"{op}: {name} of one dimension must hold {len(spatial)} bandwidths, got "
-                f"{kernel.shape[0]}"
-            ),
-        )
-    else:
-        torch._check(
-            kernel.dim() == unary.dim()
-            and kernel.shape[0] in (1, batch)
-            and kernel.shape[1] > 0
-            and kernel.shape[2:] == spatial,
-            lambda: (
-                f"{op}: {name} must be bandwidths ({len(spatial)},) or features "
-                f"({batch} or 1, d, {', '.join(map(str, spatial))}), got shape "
-                f"{tuple(kernel.shape)}"
-            ),
-        )
-    _check_like_unary(op, name, kernel, unary)
-
-
-def _check_like_unary(op: str, name: str, t: Tensor, unary: Tensor) -> None:
-    torch._check(
-        t.dtype == unary.dtype,
-        lambda: f"{op}: {name} must have unary's dtype {unary.dtype}, got {t.dtype}",
-    )
-    torch._check(
-        t.device == unary.device,
-        lambda: f"{op}: {name} must be on unary's device {unary.device}, got {t.device}",
-    )
+    check_terms(op, unary, kernels, compatibility, normalization)
 
 
 def _fake(
@@ -278,16 +225,17 @@ def _mean_field_backward(
 ) -> list[Tensor]:
     """The gradients of unary, kernels and compatibility; empty tensors for those not needed.
 
-    `grad` and `q` are the output's, which is Q or log Q. Runs the updates backwards. The Q of each
+    `grad` and `q` are the output's, which is Q or log Q. The updates run backwards. The Q of each
     is computed again, from at most `checkpoints` that are kept (0: all), so memory does not grow
     with the iterations.
     """
     _check(unary, kernels, compatibility, normalization, iterations, quality, checkpoints)
     layout = memory_format(unary)
-    terms = len(kernels)
+    terms = terms_of(kernels, compatibility, normalization)
+    needs_gaussian, needs_mu = needs[: len(terms)], needs[len(terms) :]
     with torch.autocast(unary.device.type, enabled=False):
-        model = DenseCRFModel(unary.contiguous(), kernels, compatibility, normalization, quality)
-        wanted: Sequence[tuple[bool, bool]] = list(zip(needs[:terms], needs[terms:], strict=True))
+        model = DenseCRFModel(unary.contiguous(), terms, quality)
+        wanted = list(zip(needs_gaussian, needs_mu, strict=True))
         of_logits = log_softmax_backward if log else softmax_backward
         grad = of_logits(grad.contiguous(), q.contiguous())
         grad_unary = torch.zeros_like(grad)
@@ -299,16 +247,11 @@ def _mean_field_backward(
             grad = softmax_backward(grad, before)
         grad_unary -= grad
         grads = [grad_unary.contiguous(memory_format=layout)]
-        for parameters, name in ((kernels, "kernel"), (compatibility, "compatibility")):
-            flags = needs[:terms] if name == "kernel" else needs[terms:]
-            for term, parameter, needed in zip(model.terms, parameters, flags, strict=True):
-                if not needed:
-                    grads.append(parameter.new_empty(0))
-                elif name == "kernel":
-                    out = term.kernel_gradient()
-                    grads.append(out.contiguous(memory_format=torch.contiguous_format))
-                else:
-                    grads.append(term.grad_compatibility)
+        for message, needed in zip(model.messages, needs_gaussian, strict=True):
+            out = message.gaussian_gradient() if needed else unary.new_empty(0)
+            grads.append(out.contiguous(memory_format=torch.contiguous_format))
+        for message, needed in zip(model.messages, needs_mu, strict=True):
+            grads.append(message.grad_compatibility if needed else unary.new_empty(0))
         return grads
 
 

@@ -1,6 +1,6 @@
-"""A dense CRF ready to iterate: its kernels built, its normalisations computed.
+"""A dense CRF ready to iterate: its filters built, its normalisations computed.
 
-One class for all that is done step by step: the update, its gradient, the divergence. The tensors
+One class has all that is done step by step: the update, its gradient, the divergence. The tensors
 of a step are label volumes (B, L, *spatial), contiguous.
 """
 
@@ -11,29 +11,31 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastseg._core.pairwise import NORMALIZATIONS
-from fastseg.ops.crf.gaussians import Kernel, fixed_order_sum, make_kernel
+from fastseg._core.mean_field_terms import Term
+from fastseg.ops.crf.filters import Filter, fixed_order_sum, make_filter
 
-TINY = 1e-20  # pydensecrf's, added to K 1
+TINY = 1e-20
+"""The number that is added to K 1 before it divides: pydensecrf's."""
+
 MATRIX_CHUNK = 4096
+"""The number of points whose products of labels are summed at once."""
 
 
-class PairwiseTerm:
-    """One term of the energy: its message F = n K (n Q), weighed by the compatibility.
+class Message:
+    """What one term of the energy tells the pixels: F = n K (n Q), weighed by the compatibility.
 
     Args:
-        kernel: K.
-        compatibility: (), (L,) or (L, L).
-        normalization: the position in NORMALIZATIONS.
+        term: the term.
+        gaussian_filter: the filter K by the term's Gaussian.
         unary: (B, L, *spatial), for its shape, dtype and device.
     """
 
-    def __init__(self, kernel: Kernel, compatibility: Tensor, normalization: int, unary: Tensor):
-        self.kernel, self.compatibility = kernel, compatibility
-        self.normalization = NORMALIZATIONS[normalization]
-        self.ones = unary.new_ones((kernel.batch, 1, *unary.shape[2:]))
+    def __init__(self, term: Term, gaussian_filter: Filter, unary: Tensor):
+        self.gaussian_filter = gaussian_filter
+        _, self.compatibility, self.normalization = term
+        self.ones = unary.new_ones((gaussian_filter.batch, 1, *unary.shape[2:]))
         self.before = self.after = None
-        total = self.ones if self.normalization == "none" else kernel.apply(self.ones)
+        total = self.ones if self.normalization == "none" else gaussian_filter.apply(self.ones)
         if self.normalization == "symmetric":
             self.before = self.after = torch.rsqrt(total + TINY)
         elif self.normalization == "before":
@@ -41,14 +43,14 @@ class PairwiseTerm:
         elif self.normalization == "after":
             self.after = 1 / (total + TINY)
         self.grad_before = self.grad_after = torch.zeros_like(total, requires_grad=False)
-        self.grad_compatibility = torch.zeros_like(compatibility, requires_grad=False)
+        self.grad_compatibility = torch.zeros_like(self.compatibility, requires_grad=False)
 
     def filter(self, q: Tensor) -> Tensor:
-        """F = n K (n Q)."""
-        return _times(self.after, self.kernel.apply(_times(self.before, q)))
+        """The filter's response F = n K (n Q)."""
+        return _times(self.after, self.gaussian_filter.apply(_times(self.before, q)))
 
     def logits(self, filtered: Tensor) -> Tensor:
-        """What F adds to the logits."""
+        """The part of the logits that F = `filtered` makes: -mu F."""
         mu = self.compatibility
         if mu.dim() == 0:
             return mu * filtered
@@ -56,8 +58,8 @@ class PairwiseTerm:
             return -_per_label(mu, filtered) * filtered
         return -(mu @ filtered.flatten(2)).view(filtered.shape)
 
-    def backward(self, grad: Tensor, q: Tensor, needs_kernel: bool, needs_mu: bool) -> Tensor:
-        """The gradient of Q for the gradient of the logits; adds to those of the parameters."""
+    def backward(self, grad: Tensor, q: Tensor, needs_gaussian: bool, needs_mu: bool) -> Tensor:
+        """The gradient of Q for the gradient of the logits; those of the term are added up."""
         mu = self.compatibility
         if mu.dim() == 0:
             grad_filtered = mu * grad
@@ -66,21 +68,21 @@ class PairwiseTerm:
         else:
             grad_filtered = -(mu.mT @ grad.flatten(2)).view(grad.shape)
         v, g = _times(self.before, q), _times(self.after, grad_filtered)
-        if needs_mu or (needs_kernel and self.after is not None):
-            kernel_v = self.kernel.apply(v)
+        if needs_mu or (needs_gaussian and self.after is not None):
+            filtered_v = self.gaussian_filter.apply(v)
             if needs_mu:
-                self._add_to_grad_compatibility(grad, _times(self.after, kernel_v))
-            if needs_kernel and self.after is not None:
-                self.grad_after = self.grad_after + self._per_point(grad_filtered * kernel_v)
-        if not needs_kernel:
-            return _times(self.before, self.kernel.adjoint(g))
-        grad_v = self.kernel.backward(g, v)
+                self._add_to_grad_compatibility(grad, _times(self.after, filtered_v))
+            if needs_gaussian and self.after is not None:
+                self.grad_after = self.grad_after + self._per_point(grad_filtered * filtered_v)
+        if not needs_gaussian:
+            return _times(self.before, self.gaussian_filter.adjoint(g))
+        grad_v = self.gaussian_filter.backward(g, v)
         if self.before is not None:
             self.grad_before = self.grad_before + self._per_point(grad_v * q)
         return _times(self.before, grad_v)
 
-    def kernel_gradient(self) -> Tensor:
-        """The gradient of the kernel's parameter, the normalisation's part included."""
+    def gaussian_gradient(self) -> Tensor:
+        """The gradient of the Gaussian's tensor, the normalisation's part included."""
         if self.normalization == "symmetric":
             grad_total = -0.5 * (self.grad_before + self.grad_after) * self.after**3
         elif self.normalization == "before":
@@ -88,9 +90,9 @@ class PairwiseTerm:
         elif self.normalization == "after":
             grad_total = -self.grad_after * self.after.square()
         else:
-            return self.kernel.parameter_gradient()
-        self.kernel.backward(grad_total.contiguous(), self.ones)
-        return self.kernel.parameter_gradient()
+            return self.gaussian_filter.gaussian_gradient()
+        self.gaussian_filter.backward(grad_total.contiguous(), self.ones)
+        return self.gaussian_filter.gaussian_gradient()
 
     def _add_to_grad_compatibility(self, grad: Tensor, filtered: Tensor) -> None:
         dim = self.compatibility.dim()
@@ -108,41 +110,32 @@ class PairwiseTerm:
                 self.grad_compatibility -= (a @ b.mT).sum(0)
 
     def _per_point(self, product: Tensor) -> Tensor:
-        """The sum over labels, and over images that share the kernel: (kernel.batch, 1, ...)."""
+        """The sum over labels, and over images that share the filter: (B or 1, 1, *spatial)."""
         out = product.sum(1, keepdim=True)
-        return out.sum(0, keepdim=True) if self.kernel.batch == 1 else out
+        return out.sum(0, keepdim=True) if self.gaussian_filter.batch == 1 else out
 
 
 class DenseCRFModel:
-    """The terms of an energy, and one update of its mean field.
+    """The messages of an energy's terms, and one update of its mean field.
 
     Krähenbühl and Koltun, 2011: Q <- softmax(-U - sum_m mu_m (n_m K_m (n_m Q))). Built by
     differentiable ops, so that autograd can see through; `backward` needs none of it.
 
     Args:
         unary: (B, L, *spatial), contiguous, float32 or float64; not kept.
-        kernels: of each term, bandwidths (axes,) or features (B or 1, d, *spatial).
-        compatibility: of each term, (), (L,) or (L, L).
-        normalization: of each term, the position in NORMALIZATIONS.
+        terms: the terms, in unary's dtype.
         quality: the position in QUALITIES.
 
     Attributes:
-        unary_logits: -U.
-        terms: in the order of the kernels.
+        unary_logits: the energies' part of the logits, -U.
+        messages: a Message for each term, in their order.
     """
 
-    def __init__(
-        self,
-        unary: Tensor,
-        kernels: Sequence[Tensor],
-        compatibility: Sequence[Tensor],
-        normalization: Sequence[int],
-        quality: int,
-    ):
+    def __init__(self, unary: Tensor, terms: Sequence[Term], quality: int):
         self.unary_logits = -unary
-        self.terms = [
-            PairwiseTerm(make_kernel(kernel, unary.shape[2:], quality), mu, n, unary)
-            for kernel, mu, n in zip(kernels, compatibility, normalization, strict=True)
+        self.messages = [
+            Message(term, make_filter(term.gaussian, unary.shape[2:], quality), unary)
+            for term in terms
         ]
 
     def start(self) -> Tensor:
@@ -150,10 +143,10 @@ class DenseCRFModel:
         return torch.softmax(self.unary_logits, 1)
 
     def logits(self, q: Tensor) -> Tensor:
-        """What the softmax of an update is taken of, Q being what it begins with."""
+        """The logits of an update that begins with Q: its softmax is the next Q."""
         logits = self.unary_logits
-        for term in self.terms:
-            logits = logits + term.logits(term.filter(q))
+        for message in self.messages:
+            logits = logits + message.logits(message.filter(q))
         return logits
 
     def step(self, q: Tensor) -> Tensor:
@@ -166,22 +159,22 @@ class DenseCRFModel:
         """The gradient of the Q that an update began with.
 
         Args:
-            grad_logits: the gradient of what the update's softmax was taken of.
-            q: what it began with.
-            needs: for each term, whether the gradients of kernel and compatibility are wanted.
+            grad_logits: the gradient of the update's logits.
+            q: the Q that it began with.
+            needs: for each term, whether the gradients of Gaussian and compatibility are wanted.
         """
         return sum(
-            term.backward(grad_logits, q, *wanted)
-            for term, wanted in zip(self.terms, needs, strict=True)
+            message.backward(grad_logits, q, *wanted)
+            for message, wanted in zip(self.messages, needs, strict=True)
         )
 
     def kl_divergence(self, q: Tensor, logits: Tensor) -> Tensor:
-        """Sum Q log Q + sum U Q + sum_m <Q, mu_m F_m> of each image, (B,); Q is of these logits."""
+        """The sums Q log Q + U Q + sum_m <Q, mu_m F_m> of each image, (B,), for Q of the logits."""
         # An infinite energy times a probability of 0 is 0.
-        terms = torch.where(q > 0, torch.log_softmax(logits, 1) - self.unary_logits, 0)
-        for term in self.terms:
-            terms = terms - term.logits(term.filter(q))
-        return fixed_order_sum((q * terms).double(), keep=0)
+        energies = torch.where(q > 0, torch.log_softmax(logits, 1) - self.unary_logits, 0)
+        for message in self.messages:
+            energies = energies - message.logits(message.filter(q))
+        return fixed_order_sum((q * energies).double(), keep=0)
 
 
 def softmax_backward(grad: Tensor, q: Tensor) -> Tensor:

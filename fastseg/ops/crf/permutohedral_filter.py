@@ -24,19 +24,19 @@ def permutohedral_filter(
     gain: float = 1.0,
     side: float = 0.5,
 ) -> Tensor:
-    """Splats values onto a lattice, blurs and slices: sums weighted by a Gaussian of distances.
+    """The sums of values weighted by a Gaussian of distances: splat onto a lattice, blur, slice.
 
     Each pass of the blur goes along the d + 1 axes in turn: ``row += side * (back + forward)``.
     Deterministic, for any number of threads. The filter with ``reverse`` flipped is the transpose.
 
     Args:
         values: (B, C, N), float32 or float64.
-        lattice: of B images of N points, of the values' dtype.
-        passes: blurs along each axis.
-        symmetric: the mean of both orders of axes, whose matrix is symmetric.
-        reverse: the axes from last to first.
-        gain: multiplies the result; 1 / (1 + 2^-d) in Kraehenbuehl & Koltun's program.
-        side: what a neighbour weighs in the blur; 1/2 in their program.
+        lattice: the lattice of B images of N points, of the values' dtype.
+        passes: the number of blurs along each axis.
+        symmetric: whether to take the mean of both orders of axes, whose matrix is symmetric.
+        reverse: whether the axes go from last to first.
+        gain: the factor of the result; 1 / (1 + 2^-d) in Kraehenbuehl & Koltun's program.
+        side: the weight of a neighbour in the blur; 1/2 in their program.
 
     Returns:
         (B, C, N), contiguous; differentiable in values and in the lattice's barycentric weights,
@@ -53,7 +53,7 @@ def permutohedral_filter(
 
 
 def _check(op, values, slots, barycentric):
-    """What does not belong together, but for sizes that depend on the features."""
+    """Raises RuntimeError for values that do not fit the lattice's slots and weights."""
     check_float32_or_64(op, "values", values)
     torch._check(
         values.dim() == 3,
@@ -114,7 +114,7 @@ def _backward(ctx, grad):
 
 
 def _vmap(op, info, in_dims, values, *others):
-    """Values alone: vmap's dimension becomes part of C, whose channels the lattice treats alike."""
+    """The rule of values alone: vmap's dimension becomes part of C, all channels being alike."""
     if any(d is not None for d in in_dims[1:]):
         return by_slices(op, info, in_dims, values, *others)
     front = values.movedim(in_dims[0], 1)  # (B, vmap's, C, N)

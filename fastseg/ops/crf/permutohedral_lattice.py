@@ -13,9 +13,10 @@ from fastseg._core.ordinary_tensors import ordinary_tensors
 from fastseg._core.pairwise import NORMALIZATIONS
 from fastseg._core.permutohedral import MAX_DIMENSIONS, PermutohedralTensors, barycentric_backward
 from fastseg._core.readable import readable
-from fastseg._core.tensor_checks import check_float32_or_64, check_tensors
+from fastseg._core.tensor_checks import check_dense, check_tensors
 from fastseg._core.vmap import by_slices, slice_of
 from fastseg.ops.crf import permutohedral_filter as _filter
+from fastseg.reference.crf.permutohedral_lattice import check_lattice
 
 
 def permutohedral_lattice(
@@ -29,10 +30,11 @@ def permutohedral_lattice(
     Args:
         features: (B, d, N), d from 1 to 8; float32 or float64; in units of the filter's standard
             deviation.
-        refine: multiplies the features.
-        dilation: vertices to add, which no point touches, for the blur to reach further.
-            0: none. 1: every neighbour of a vertex. 2: those of them that are next to vertices
-            along two axes or more, so that blur can turn there from one axis to another.
+        refine: the factor of the features, positive.
+        dilation: the rule by which vertices are added that no point touches, for the blur to reach
+            further. 0: none are. 1: every neighbour of a vertex is. 2: those of them are that lie
+            next to vertices along two axes or more, so that blur can turn there from one axis to
+            another.
 
     Returns:
         The lattice, differentiable in features through ``barycentric``.
@@ -72,7 +74,7 @@ class PermutohedralLattice:
     Args:
         features: (d, N), (B, d, N) or (B, d, *spatial); d from 1 to 8; float32 or float64; in
             units of the Gaussian's standard deviation. Points of different images never meet.
-        quality: "compat" or "high", which has more vertices and a symmetric kernel.
+        quality: "compat" or "high", which has more vertices and a symmetric filter.
 
     Attributes:
         tensors: the lattice itself, see :class:`fastseg.reference.PermutohedralTensors`.
@@ -101,17 +103,17 @@ class PermutohedralLattice:
         self.batched = features.dim() > 2
         self.spatial = tuple(features.shape[2:] if self.batched else features.shape[1:])
         features = features.flatten(2) if self.batched else features[None]
-        self.quality = LATTICE_QUALITY[quality]
-        self.dimensions = features.shape[1]
+        self._lattice_quality = LATTICE_QUALITY[quality]
+        self._dimensions = features.shape[1]
         with ordinary_tensors():
             self.tensors = permutohedral_lattice(
-                features, self.quality.refine, self.quality.dilation
+                features, self._lattice_quality.refine, self._lattice_quality.dilation
             )
         self._ones: Tensor | None = None
 
     @property
     def num_vertices(self) -> int | list[int]:
-        """The vertices that points touch; for a batch those of each image.
+        """The number of vertices that points touch; for a batch the number of each image.
 
         Raises:
             RuntimeError: the lattice is vmap's, and the number another one for each sample.
@@ -127,7 +129,7 @@ class PermutohedralLattice:
         return counts.tolist() if self.batched else counts.item()
 
     def filter(self, values: Tensor, normalization: str | None = None) -> Tensor:
-        """Filters every channel.
+        """The values, of which every channel is filtered.
 
         Args:
             values: (B, C, *spatial), or (C, N) for features (d, N); the features' dtype.
@@ -168,7 +170,7 @@ class PermutohedralLattice:
         flat = values.flatten(2) if self.batched else values[None]
         if normalization in (None, "none"):
             return self._sums(flat).view(values.shape)
-        ones = self._kernel_sums()
+        ones = self._response()
         if normalization == "symmetric":
             factor = (ones + 1e-20).rsqrt()
             return (self._sums(flat * factor) * factor).view(values.shape)
@@ -178,11 +180,11 @@ class PermutohedralLattice:
         return (self._sums(flat) * factor).view(values.shape)
 
     def ones(self) -> Tensor:
-        """K 1, (B, 1, N): the sums of all ones."""
-        return self._kernel_sums().clone()
+        """The filter's response to ones, K 1, (B, 1, N)."""
+        return self._response().clone()
 
-    def _kernel_sums(self) -> Tensor:
-        """K 1 itself."""
+    def _response(self) -> Tensor:
+        """K 1 itself, which is kept."""
         if self._ones is not None:
             return self._ones
         barycentric = self.tensors.barycentric
@@ -196,29 +198,22 @@ class PermutohedralLattice:
         return ones
 
     def _sums(self, values: Tensor) -> Tensor:
-        """K values, (B, C, N)."""
+        """The product K values, (B, C, N)."""
         return _filter.permutohedral_filter(
             values,
             self.tensors,
-            passes=self.quality.passes,
-            symmetric=self.quality.symmetric,
-            gain=self.quality.gain(self.dimensions),
-            side=self.quality.side,
+            passes=self._lattice_quality.passes,
+            symmetric=self._lattice_quality.symmetric,
+            gain=self._lattice_quality.gain(self._dimensions),
+            side=self._lattice_quality.side,
         )
 
 
 def _fake(features, refine=1.0, dilation=0):
     op = "fastseg::permutohedral_lattice"
-    check_float32_or_64(op, "features", features)
-    torch._check(
-        features.dim() == 3,
-        lambda: f"{op}: features must have shape (B, d, N), got {tuple(features.shape)}",
-    )
+    check_dense(op, "features", features)
+    check_lattice(features, refine, dilation)
     b, d, n = features.shape
-    torch._check(
-        1 <= d <= MAX_DIMENSIONS,
-        lambda: f"{op}: features must have d from 1 to {MAX_DIMENSIONS} dimensions, got {d}",
-    )
     context = torch.library.get_ctx()
     starts, rows, ends = (context.new_dynamic_size(min=m) for m in (1, 0, 1))
 
@@ -248,7 +243,7 @@ def _backward(ctx, *grads):
 
 
 def _vmap(op, info, in_dims, *arguments):
-    """A lattice for each slice, all of them with as many rows and vertices."""
+    """The lattices of the slices, all of them with as many rows and vertices."""
     if info.batch_size == 0:
         return by_slices(op, info, in_dims, *arguments)
     slices = [
@@ -261,7 +256,7 @@ def _vmap(op, info, in_dims, *arguments):
 
 
 def _padded(lattice: PermutohedralTensors, rows: int, vertices: int) -> PermutohedralTensors:
-    """The lattice with more rows, in its last tile, and vertices, each row's own; no point's."""
+    """The lattice with more rows in its last tile, each with a vertex of its own; no point's."""
     old_rows, old_vertices = lattice.tile_vertices.shape[0], lattice.neighbors.shape[2]
     more_rows, more_vertices = rows - old_rows, vertices - old_vertices
     if more_vertices == 0:

@@ -1,4 +1,4 @@
-"""What fastseg.dense_crf and fastseg.MeanField are given, checked, as arguments of the op."""
+"""The arguments of fastseg.dense_crf and fastseg.MeanField, checked, as those of the op."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastseg._core.lattice_quality import QUALITIES
+from fastseg._core.mean_field_terms import FeatureGaussian, Gaussian, PositionGaussian, Term
 from fastseg._core.pairwise import (
-    NORMALIZATIONS,
     Pairwise,
     PairwiseBilateral,
     PairwiseFeatures,
@@ -18,21 +19,34 @@ from fastseg._core.pairwise import (
     bilateral_features,
     gaussian_bandwidths,
 )
-from fastseg.ops.crf.gaussians import QUALITIES
+from fastseg.ops.crf.checks import check_compatibility, check_gaussian
+
+
+class UnaryForm(NamedTuple):
+    """What a caller's unary looked like before it became the op's."""
+
+    dtype: torch.dtype
+    """The dtype, which the op's may be wider than."""
+    batched: bool
+    """Whether there was a dimension of images."""
+
+    def restore(self, q: Tensor) -> Tensor:
+        """Q of the op with the dtype and the dimensions of the caller's unary."""
+        q = q.to(self.dtype)
+        return q if self.batched else q[0]
 
 
 class Problem(NamedTuple):
-    """Arguments of the op mean_field, and the way back."""
+    """A mean field's energies and terms, checked."""
 
-    arguments: tuple
-    """unary (B, L, *spatial), kernels, compatibility, normalization, quality."""
-    dtype: torch.dtype
-    batched: bool
-
-    def as_unary(self, q: Tensor) -> Tensor:
-        """Q with the dtype and the dimensions of the caller's unary."""
-        q = q.to(self.dtype)
-        return q if self.batched else q[0]
+    unary: Tensor
+    """Energies (B, L, *spatial), float32 or float64."""
+    terms: list[Term]
+    """The terms, in unary's dtype and on its device."""
+    quality: int
+    """The quality's position in QUALITIES."""
+    form: UnaryForm
+    """The form of the caller's unary."""
 
 
 def make_problem(
@@ -42,7 +56,20 @@ def make_problem(
     pairwise: Sequence[Pairwise] | None,
     quality: str,
 ) -> Problem:
-    """Checks what the public functions are given, and turns it into the op's arguments."""
+    """The problem that a public function's arguments state.
+
+    Args:
+        name: the public function, with which errors begin.
+        unary: the argument of that name of :func:`fastseg.dense_crf`.
+        image: the argument of that name.
+        pairwise: the argument of that name.
+        quality: the argument of that name.
+
+    Raises:
+        TypeError: arguments of wrong types.
+        ValueError: wrong shapes, dtypes or devices; a bilateral term without an image; an unknown
+            quality.
+    """
     _check_unary(name, unary)
     batched = unary.dim() > 3
     if image is not None:
@@ -61,22 +88,14 @@ def make_problem(
     dtype = unary.dtype
     energies = unary if batched else unary[None]
     energies = energies.to(torch.float64 if dtype == torch.float64 else torch.float32)
-    terms = list(enumerate(pairwise))
-    return Problem(
-        (
-            energies,
-            [_kernel(f"{name}: pairwise[{i}]", t, energies, image) for i, t in terms],
-            [_weights(f"{name}: pairwise[{i}]", t, energies) for i, t in terms],
-            [NORMALIZATIONS.index(t.normalization) for t in pairwise],
-            QUALITIES.index(quality),
-        ),
-        dtype,
-        batched,
-    )
+    terms = [
+        _term(f"{name}: pairwise[{i}]", term, energies, image) for i, term in enumerate(pairwise)
+    ]
+    return Problem(energies, terms, QUALITIES.index(quality), UnaryForm(dtype, batched))
 
 
 def check_count(what: str, value: int) -> int:
-    """An integer, of numpy too, that is not negative."""
+    """Value as an int: an integer, of numpy too, that is not negative."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise TypeError(f"{what} must be an integer, got {value!r}")
     if value < 0:
@@ -127,15 +146,23 @@ def _check_image(name: str, image: Tensor, unary: Tensor) -> None:
         )
 
 
-def _kernel(where: str, term: Pairwise, unary: Tensor, image: Tensor | None) -> Tensor:
-    """A term's bandwidths or features, in unary's dtype and on its device."""
-    axes = unary.dim() - 2
+def _term(where: str, term: Pairwise, unary: Tensor, image: Tensor | None) -> Term:
+    """A term as the op has it, in unary's dtype and on its device."""
+    gaussian = _gaussian(where, term, unary, image)
+    check_gaussian(f"{where}.features", gaussian, unary, ValueError)
+    mu = _compatibility(term, unary)
+    check_compatibility(f"{where}.compatibility", mu, unary, ValueError)
+    return Term(gaussian, mu, term.normalization)
+
+
+def _gaussian(where: str, term: Pairwise, unary: Tensor, image: Tensor | None) -> Gaussian:
+    """A term's Gaussian in unary's dtype."""
     if isinstance(term, PairwiseGaussian):
-        return gaussian_bandwidths(where, term.sxy, axes, unary)
+        return PositionGaussian(gaussian_bandwidths(where, term.sxy, unary.dim() - 2, unary))
     if isinstance(term, PairwiseBilateral):
         if image is None:
             raise ValueError(f"{where}: a PairwiseBilateral needs an image, got None")
-        return bilateral_features(where, image, term.sxy, term.srgb, unary.dtype)
+        return FeatureGaussian(bilateral_features(where, image, term.sxy, term.srgb, unary.dtype))
     if not isinstance(term, PairwiseFeatures):
         raise TypeError(
             f"{where} must be a PairwiseGaussian, PairwiseBilateral or PairwiseFeatures, "
@@ -144,42 +171,16 @@ def _kernel(where: str, term: Pairwise, unary: Tensor, image: Tensor | None) -> 
     features = term.features
     if unary.shape[0] == 1 and features.dim() == unary.dim() - 1:
         features = features[None]
-    spatial = unary.shape[2:]
-    if (
-        features.dim() != unary.dim()
-        or features.shape[2:] != spatial
-        or features.shape[0] not in (1, unary.shape[0])
-        or features.shape[1] == 0
-    ):
-        raise ValueError(
-            f"{where}.features must be ({unary.shape[0]} or 1, d, {', '.join(map(str, spatial))}), "
-            f"got shape {tuple(term.features.shape)}"
-        )
     if features.dtype.is_complex:
         raise ValueError(f"{where}.features must be real, got {features.dtype}")
-    if features.device != unary.device:
-        raise ValueError(
-            f"{where}.features must be on unary's device {unary.device}, got {features.device}"
-        )
-    return features.to(unary.dtype)
+    return FeatureGaussian(features.to(unary.dtype))
 
 
-def _weights(where: str, term: Pairwise, unary: Tensor) -> Tensor:
-    """A term's compatibility, in unary's dtype and on its device."""
-    mu, labels = term.compatibility, unary.shape[1]
+def _compatibility(term: Pairwise, unary: Tensor) -> Tensor:
+    """A term's compatibility in unary's dtype, and on its device unless it is a tensor."""
+    mu = term.compatibility
     if isinstance(mu, Tensor):
-        if mu.device != unary.device:
-            raise ValueError(
-                f"{where}.compatibility must be on unary's device {unary.device}, got {mu.device}"
-            )
-        mu = mu.to(unary.dtype)
-    elif isinstance(mu, Real):
-        mu = unary.new_full((), mu)  # filled on the device: nothing to wait for
-    else:
-        mu = torch.tensor(mu, dtype=unary.dtype, device=unary.device)
-    if any(n != labels for n in mu.shape):
-        raise ValueError(
-            f"{where}.compatibility must be a number, ({labels},) or ({labels}, {labels}) for "
-            f"{labels} labels, got shape {tuple(mu.shape)}"
-        )
-    return mu
+        return mu.to(unary.dtype)
+    if isinstance(mu, Real):
+        return unary.new_full((), mu)  # filled on the device: nothing to wait for
+    return torch.tensor(mu, dtype=unary.dtype, device=unary.device)

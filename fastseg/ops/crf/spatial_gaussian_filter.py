@@ -14,12 +14,12 @@ ops = torch.ops.fastseg
 
 
 def spatial_gaussian_filter(values: Tensor, sigma: Tensor, derivative: int = -1) -> Tensor:
-    """Sums every pixel's neighbours by a Gaussian of their distance, exactly, zeros outside.
+    """The exact sums of every pixel's neighbours, weighted by a Gaussian of their distance.
 
     ``out_i = sum_j exp(-1/2 sum_a ((x_i - x_j)_a / sigma_a)^2) values_j`` over all pixels j of the
-    image: one convolution along each axis, not normalised. Taps below eight epsilons of the dtype
-    (5.3 sigma in float32) are left out. The filter is its own transpose. Deterministic, for any
-    number of threads.
+    image, outside of which are zeros: one convolution along each axis, not normalised. Taps below
+    eight epsilons of the dtype (5.3 sigma in float32) are left out. The filter is its own
+    transpose. Deterministic, for any number of threads.
 
     Args:
         values: (B, C, W), (B, C, H, W) or (B, C, D, H, W), float32 or float64.
@@ -28,8 +28,8 @@ def spatial_gaussian_filter(values: Tensor, sigma: Tensor, derivative: int = -1)
         derivative: -1, or the spatial axis by whose bandwidth the filter is differentiated.
 
     Returns:
-        Of the values' shape and dtype, contiguous (4-D values that are channels_last keep that);
-        differentiable in values any number of times, and once in sigma.
+        The sums, of the values' shape and dtype, contiguous (4-D values that are channels_last keep
+        that); differentiable in values any number of times, and once in sigma.
 
     Raises:
         RuntimeError: other shapes or dtypes, bandwidths that are not positive and finite (on a GPU

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 PAIRS_AT_ONCE = 1 << 22
+"""The number of pairs of points whose weights are in memory at once."""
 
 
 def exact_gaussian_filter(values: Tensor, features: Tensor, cutoff: float = 0.0) -> Tensor:
-    """See :func:`fastseg.ops.exact_gaussian_filter`; sums all pairs whatever the cutoff."""
+    """The op :func:`fastseg.ops.exact_gaussian_filter`, which here sums all pairs."""
     check_features(features)
     out = values.new_empty(values.shape)
     summed = values.to(features.dtype)
@@ -25,14 +26,14 @@ def exact_gaussian_filter_backward(
 ) -> tuple[Tensor, Tensor]:
     """The gradients of the values and of the features.
 
-    The kernel is symmetric, so the gradient of the values is the filter of the gradient; with
+    The Gaussian is symmetric, so the gradient of the values is the filter of the gradient; with
     ``s_ij = g_i.v_j + v_i.g_j``, that of feature i is ``sum_j k_ij s_ij (f_j - f_i)``.
 
     Args:
         grad: the gradient g of the filter's output, (B, C, N).
         values: v, (B, C, N).
         features: f, (B, d, N).
-        cutoff: the filter's; all pairs are summed.
+        cutoff: the filter's cutoff, for which all pairs are summed all the same.
     """
     grad_features = features.new_empty(features.shape)
     g, v = grad.to(features.dtype), values.to(features.dtype)
@@ -46,7 +47,7 @@ def exact_gaussian_filter_backward(
 
 
 def check_features(features: Tensor) -> None:
-    """Refuses NaN and infinity; on a GPU the look would stop the stream, so there is none."""
+    """Raises RuntimeError for NaN and infinity; not on a GPU, whose stream the look would stop."""
     if features.device.type == "cpu" and not torch.isfinite(features).all():
         raise RuntimeError(
             "fastseg::exact_gaussian_filter: features must be finite, got NaN or infinity"
@@ -54,9 +55,9 @@ def check_features(features: Tensor) -> None:
 
 
 def _weights(features: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Some queries at a time and their weights, (B, queries, N).
+    """The weights of some queries at a time, (B, queries, N).
 
-    From differences: ``|f_i|^2 - 2 f_i.f_j + |f_j|^2`` would cancel.
+    They are of differences: ``|f_i|^2 - 2 f_i.f_j + |f_j|^2`` would cancel.
     """
     batch, _, n = features.shape
     step = max(1, PAIRS_AT_ONCE // max(1, batch * n))

@@ -23,7 +23,7 @@ def permutohedral_filter(
     gain: float = 1.0,
     side: float = 0.5,
 ) -> Tensor:
-    """See :func:`fastseg.ops.crf.permutohedral_filter`."""
+    """The op :func:`fastseg.ops.crf.permutohedral_filter`, of the lattice's tensors."""
     vertices = vertices_of_points(slots, tile_starts, tile_vertices)
     rows = splat(values, vertices, barycentric, neighbors.shape[2])
     return (
@@ -67,7 +67,7 @@ def permutohedral_filter_backward(
 
 
 def vertices_of_points(slots: Tensor, tile_starts: Tensor, tile_vertices: Tensor) -> Tensor:
-    """int64 (B, N, D1): the vertices of each point's simplex."""
+    """The vertices of each point's simplex, int64 (B, N, D1)."""
     b, n, _ = slots.shape
     tiles = (len(tile_starts) - 1) // b if b else 0
     point = torch.arange(n, device=slots.device)
@@ -78,7 +78,7 @@ def vertices_of_points(slots: Tensor, tile_starts: Tensor, tile_vertices: Tensor
 
 
 def splat(values: Tensor, vertices: Tensor, barycentric: Tensor, count: int) -> Tensor:
-    """(M, C): each vertex's sum of the values (B, C, N) of its points, by their weights."""
+    """Each vertex's sum of the values (B, C, N) of its points, by their weights: (M, C)."""
     points = values.transpose(1, 2)
     rows = values.new_zeros(count, values.shape[1])
     for v in range(vertices.shape[2]):
@@ -90,7 +90,7 @@ def splat(values: Tensor, vertices: Tensor, barycentric: Tensor, count: int) -> 
 def blur(
     rows: Tensor, neighbors: Tensor, passes: int, symmetric: bool, reverse: bool, side: float
 ) -> Tensor:
-    """(M + 1, C): the rows blurred by (side, 1, side) along each axis, and a row of zeros."""
+    """The rows blurred by (side, 1, side) along each axis, and a row of zeros: (M + 1, C)."""
     if symmetric:
         both = [blur(rows, neighbors, passes, False, r, side) for r in (False, True)]
         return (both[0] + both[1]) / 2
@@ -104,7 +104,7 @@ def blur(
 
 
 def slice_(rows: Tensor, vertices: Tensor, barycentric: Tensor) -> Tensor:
-    """(B, C, N): each point's mean of its vertices' rows, by their weights."""
+    """Each point's mean of its vertices' rows, by their weights: (B, C, N)."""
     b, n, size = vertices.shape
     out = rows.new_zeros(b, n, rows.shape[1])
     for v in range(size):

@@ -1,7 +1,8 @@
 """The permutohedral lattice of a set of points, and its format.
 
-Adams, Baek & Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", 2010; scaled
-and rounded as in Kraehenbuehl & Koltun's program (2011). See :class:`PermutohedralTensors`.
+Adams, Baek & Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", 2010. The
+lattice is scaled and rounded as in Kraehenbuehl & Koltun's program (2011); its format is
+:class:`PermutohedralTensors`.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from fastseg._core.permutohedral import MAX_DIMENSIONS, PermutohedralTensors, en
 def permutohedral_lattice(
     features: Tensor, refine: float = 1.0, dilation: int = 0
 ) -> PermutohedralTensors:
-    """See :func:`fastseg.ops.crf.permutohedral_lattice`; one tile for each image."""
-    _check(features, refine, dilation)
+    """The op :func:`fastseg.ops.crf.permutohedral_lattice`, with one tile for each image."""
+    check_lattice(features, refine, dilation)
     b, d, n = features.shape
     quotients, ranks, barycentric = enclosing_simplex(features, refine)
     limit = 2**29 if features.dtype == torch.float64 else 2**20
@@ -58,9 +59,9 @@ class _Image:
     """The vertices of one image.
 
     Args:
-        quotients: int64 (D1, N), as of :func:`enclosing_simplex`.
-        ranks: int64 (D1, N).
-        dilation: see :func:`fastseg.ops.crf.permutohedral_lattice`.
+        quotients: the quotients of :func:`enclosing_simplex`, int64 (D1, N).
+        ranks: its ranks, int64 (D1, N).
+        dilation: the rule by which vertices are added, 0 to 2.
     """
 
     def __init__(self, quotients: Tensor, ranks: Tensor, dilation: int):
@@ -101,7 +102,7 @@ class _Image:
 
 
 def _steps(d: int, device: torch.device) -> Tensor:
-    """(D1, d): what a step along each axis adds to the first d coordinates."""
+    """The steps along the axes, (D1, d): what each adds to the first d coordinates."""
     return 1 - (d + 1) * torch.eye(d + 1, d, dtype=torch.int64, device=device)
 
 
@@ -117,7 +118,14 @@ def _unique(keys: Tensor) -> tuple[Tensor, Tensor]:
     return keys[:, first], code
 
 
-def _check(features: Tensor, refine: float, dilation: int) -> None:
+def check_lattice(features: Tensor, refine: float, dilation: int) -> None:
+    """Raises RuntimeError for arguments of permutohedral_lattice that do not fit.
+
+    Args:
+        features: (B, d, N), float32 or float64; their values are not looked at.
+        refine: the factor of the features, positive.
+        dilation: 0, 1 or 2.
+    """
     if features.dim() != 3 or not 1 <= features.shape[1] <= MAX_DIMENSIONS:
         raise RuntimeError(
             f"fastseg::permutohedral_lattice: features must have shape (B, d, N) with d from 1 to "
@@ -141,7 +149,7 @@ def check_quotients(features: Tensor, fine: Tensor | None) -> None:
 
     Args:
         features: (B, d, N).
-        fine: bool (N,), whether a point is within the limits; None: there are none.
+        fine: whether each point is within the limits, bool (N,); None where there are no points.
     """
     if fine is None or bool(fine.all()):
         return

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def spatial_gaussian_filter(values: Tensor, sigma: Tensor, derivative: int = -1) -> Tensor:
-    """See :func:`fastseg.ops.crf.spatial_gaussian_filter.spatial_gaussian_filter`."""
+    """The op :func:`fastseg.ops.spatial_gaussian_filter`."""
     check_sigma("fastseg::spatial_gaussian_filter", sigma)
     out = values
     for axis, bandwidth in enumerate(sigma.tolist()):
@@ -19,21 +19,21 @@ def spatial_gaussian_filter(values: Tensor, sigma: Tensor, derivative: int = -1)
 
 
 def check_sigma(op: str, sigma: Tensor) -> None:
-    """Bandwidths are positive and finite."""
+    """Raises RuntimeError for bandwidths that are not positive and finite."""
     if not bool(((sigma > 0) & (sigma < math.inf)).all()):
         raise RuntimeError(f"{op}: sigma must be positive and finite, got {sigma.tolist()}")
 
 
 def gaussian_taps(sigma: float, size: int, like: Tensor, derivative: bool = False) -> Tensor:
-    """One side of the taps, the centre first: exp(-k^2 / (2 sigma^2)), in like's dtype.
+    """One side of the taps exp(-k^2 / (2 sigma^2)), the centre first, in like's dtype.
 
-    Those below eight epsilons of the dtype are left out, whose sum is below one.
+    Taps below eight epsilons of the dtype are left out, whose sum is below one.
 
     Args:
-        sigma: in pixels.
-        size: of the axis, which ends the taps too.
-        like: names the dtype and the device.
-        derivative: by sigma: the taps times k^2 / sigma^3.
+        sigma: the bandwidth in pixels.
+        size: the axis' size, which ends the taps too.
+        like: a tensor of the taps' dtype and device.
+        derivative: whether they are differentiated by sigma: times k^2 / sigma^3.
     """
     smallest = 8 * torch.finfo(like.dtype).eps / (64 if derivative else 1)
     radius = int(min(sigma * math.sqrt(-2 * math.log(smallest)), max(size, 1) - 1))
@@ -43,7 +43,7 @@ def gaussian_taps(sigma: float, size: int, like: Tensor, derivative: bool = Fals
 
 
 def _convolve(x: Tensor, taps: Tensor, dim: int) -> Tensor:
-    """Sums over both sides of each element along dim, zeros outside."""
+    """The sums over both sides of each element along dim, with zeros outside."""
     size = x.shape[dim]
     out = taps[0] * x
     for k in range(1, len(taps)):

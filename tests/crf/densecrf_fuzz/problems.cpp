@@ -14,9 +14,6 @@
 namespace fastseg::fuzz {
 namespace {
 
-using cpu::Compatibility;
-using cpu::Normalization;
-
 void expect(bool condition, const char* what) {
   if (!condition) throw std::logic_error(std::string("not so: ") + what);
 }
@@ -76,7 +73,7 @@ struct Weights {
 Weights random_weights(Random& random, int64_t labels, bool wild) {
   using Kind = Compatibility::Kind;
   const Kind kind = random.one_of({Kind::potts, Kind::diagonal, Kind::full});
-  const int64_t count = kind == Kind::potts ? 1 : kind == Kind::diagonal ? labels : labels * labels;
+  const int64_t count = Compatibility{kind, nullptr}.size(labels);
   if (wild) return {kind, numbers(random, count, -1e4, 1e4, random.one_in(4))};
   Weights weights{kind, numbers(random, count, 0.1, 1, false)};
   if (kind == Kind::diagonal) {

@@ -1,0 +1,338 @@
+// The permutohedral lattice of a batch of images.
+//
+// 1. The range of every image's quotients, which also finds features that are not finite.
+// 2. Tile by tile: simplices; a small table numbers the vertices that the tile touches. Points of a
+//    simplex that a cache remembers need no look-up.
+// 3. Image by image: the tiles' keys into one numbering (permutohedral_index.h); dilation.
+// 4. The neighbours of each vertex, a look-up for each axis; meanwhile the rows sorted by vertex.
+//
+// Floor: 4 d bytes in and 8 (d + 1) out for each point, 8 (d + 1) for each vertex; what costs are
+// the look-ups: d + 1 for each simplex and tile, d + 1 for each vertex, in tables that outgrow the
+// caches where vertices are many.
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+#include "common/crf/permutohedral_features.h"
+#include "cpu/crf/permutohedral_dilation.h"
+#include "cpu/crf/permutohedral_index.h"
+#include "cpu/crf/permutohedral_keys.h"
+#include "cpu/crf/permutohedral_lattice.h"
+#include "cpu/crf/permutohedral_simplex.h"
+#include "cpu/threads/task_memory.h"
+
+namespace fastseg::cpu {
+namespace {
+
+// Large tiles share more of their vertices; threads want some tiles to share, and no tile's rows
+// should outgrow a core's own cache by much.
+constexpr int64_t kMostTilePoints = 16384, kLeastTilePoints = 4096, kTilesToShare = 12;
+constexpr int64_t kVerticesPerTask = 2048;
+
+template <class... Parts>
+[[noreturn]] void fail(const char* name, const Parts&... parts) {
+  std::ostringstream message;
+  message << "fastseg::" << name << ": ";
+  (message << ... << parts);
+  throw std::runtime_error(message.str());
+}
+
+template <class T>
+class Builder {
+ public:
+  Builder(const LatticeInput<T>& input, const TaskRunner& tasks, const LatticeAllocator& allocate,
+          int64_t* vertex_count, const char* name)
+      : in_(input), tasks_(tasks), allocate_(allocate), vertex_count_(vertex_count), name_(name) {
+    permutohedral::feature_scales(in_.d, in_.refine, scale_);
+    out_.d = in_.d, out_.batch = in_.batch, out_.points = in_.points;
+    const auto tiles_of = [&](int64_t size) { return (in_.points + size - 1) / size; };
+    const int64_t tiles =
+        std::max(tiles_of(kMostTilePoints), std::min(tiles_of(kLeastTilePoints), kTilesToShare));
+    const int64_t points = std::max<int64_t>(permutohedral::tile_points(in_.points, tiles), 1);
+    out_.tiles = in_.batch * ((in_.points + points - 1) / points);
+  }
+
+  LatticeView<T> build() {
+    if (in_.points >= (int64_t{1} << 31) / (in_.d + 1)) {
+      fail(name_, "features must have fewer than 2^31 / (d + 1) points, got ", in_.points);
+    }
+    find_layouts();
+    const int64_t entries = in_.batch * in_.points * (in_.d + 1);
+    slots_ = integers(LatticeArray::slots, entries);
+    barycentric_ = static_cast<T*>(allocate_(LatticeArray::barycentric, entries));
+    out_.slots = slots_, out_.barycentric = barycentric_;
+    const bool wide = std::any_of(layouts_.begin(), layouts_.end(),
+                                  [](const KeyLayout& layout) { return layout.bits > 64; });
+    wide ? number_vertices<WideKey>() : number_vertices<uint64_t>();
+    return out_;
+  }
+
+ private:
+  int32_t* integers(LatticeArray array, int64_t elements) {
+    return static_cast<int32_t*>(allocate_(array, elements));
+  }
+
+  SimplexPoints<T> points_of(const typename LatticeView<T>::Tile& tile) const {
+    return {in_.d, tile.end - tile.begin, in_.features + tile.image * in_.image_stride + tile.begin,
+            in_.plane_stride, scale_};
+  }
+
+  void find_layouts() {
+    std::vector<QuotientRange> ranges(out_.tiles);
+    const auto kernel = FASTSEG_SIMD_DISPATCH(quotient_range<T>);
+    tasks_.run(out_.tiles, [&](int64_t t) { ranges[t] = kernel(points_of(out_.tile(t))); });
+    layouts_.resize(in_.batch);
+    for (int64_t t = 0; t < out_.tiles; ++t) {
+      if (!ranges[t].bad) continue;
+      const SimplexPoints<T> p = points_of(out_.tile(t));
+      permutohedral::refuse_features(std::string("fastseg::") + name_, p.features, p.d, p.points,
+                                     p.plane_stride);
+    }
+    for (int64_t b = 0; b < in_.batch; ++b) layouts_[b] = layout_of(ranges.data(), b);
+  }
+
+  KeyLayout layout_of(const QuotientRange* ranges, int64_t image) const {
+    KeyLayout layout;
+    layout.d = in_.d;
+    // The nearest point moves by one into the plane, a simplex reaches one down from vertex 0, and
+    // each of a ring and a look-up takes a step.
+    const int steps = 1 + (in_.dilation > 0);
+    const int64_t tiles = out_.tiles_per_image();
+    for (int j = 0; j < in_.d; ++j) {
+      int32_t low = 0, high = 0;  // the origin, for origin_pads
+      for (int64_t t = image * tiles; t < (image + 1) * tiles; ++t) {
+        low = std::min(low, ranges[t].low[j]), high = std::max(high, ranges[t].high[j]);
+      }
+      layout.low[j] = low - 2 - steps;
+      layout.shift[j] = layout.bits;
+      layout.bits += std::bit_width(static_cast<uint32_t>(high + 1 + steps - layout.low[j]));
+    }
+    if (layout.bits > 128) {
+      fail(name_, "features must span fewer lattice cells, got ", layout.bits,
+           " bits for a vertex, of which 128 are there: use larger bandwidths");
+    }
+    return layout;
+  }
+
+  template <class Key>
+  struct Scratch {
+    Simplices<T> simplices;
+    KeyNumbers<Key> vertices;
+  };
+
+  // The slots of simplices met lately. Neighbouring points often share one, and so do rows of
+  // pixels one above the other.
+  template <int D, class Key>
+  struct Recent {
+    static constexpr int kSize = 256;
+    struct Entry {
+      Key key{};
+      uint32_t order = ~uint32_t{0};  // none is that
+      int32_t slots[D + 1];
+    };
+    Entry entries[kSize];
+
+    Entry& entry(Key key, uint32_t order) {
+      return entries[(hash(key) ^ order * 0x9E3779B1u) >> 24 & (kSize - 1)];
+    }
+  };
+
+  // Appends the slots of the simplices of a block of points to `out`.
+  template <int D, class Key>
+  void look_up(const KeySteps<Key>& steps, int64_t points, Scratch<Key>& scratch,
+               Recent<D, Key>& recent, int32_t* out) const {
+    const Key* keys = scratch.simplices.keys_as(Key{});
+    for (int64_t i = 0; i < points; ++i, out += D + 1) {
+      Key key = keys[i];
+      const uint32_t order = scratch.simplices.orders[i];
+      auto& entry = recent.entry(key, order);
+      if (entry.key != key || entry.order != order) {
+        entry.key = key, entry.order = order;
+        Key unit_of_rank[16] = {};
+        for (int j = 0; j < D; ++j) unit_of_rank[order >> (4 * j) & 15] = steps.unit(j);
+        entry.slots[0] = scratch.vertices.find_or_add(key);
+        for (int r = 1; r <= D; ++r) {  // the coordinate of the next highest rank steps down
+          key += 1 - unit_of_rank[D - r + 1];
+          entry.slots[r] = scratch.vertices.find_or_add(key);
+        }
+      }
+      std::memcpy(out, entry.slots, sizeof entry.slots);
+    }
+  }
+
+  template <class Key>
+  void scan_tile(int64_t t, Scratch<Key>& scratch, KeyList<Key>& list) const {
+    const auto kernel = FASTSEG_SIMD_DISPATCH(simplices<T>);
+    const auto tile = out_.tile(t);
+    const KeyLayout& layout = layouts_[tile.image];
+    const KeySteps<Key> steps(layout);
+    SimplexPoints<T> rest = points_of(tile), block = rest;
+    int64_t entry = (tile.image * in_.points + tile.begin) * (in_.d + 1);
+    scratch.vertices.reset(1024);
+    with_dimensions(in_.d, [&]<int D>() {
+      Recent<D, Key> recent;
+      while (rest.points > 0) {
+        block = rest;
+        block.points = std::min(rest.points, kSimplexBlock);
+        scratch.simplices.barycentric = barycentric_ + entry;
+        kernel(block, layout, scratch.simplices);
+        look_up<D>(steps, block.points, scratch, recent, slots_ + entry);
+        entry += block.points * (D + 1);
+        rest.features += block.points, rest.points -= block.points;
+      }
+      if (tile.end == in_.points && permutohedral::origin_pads(in_.points, in_.dilation)) {
+        const T origin[D] = {};
+        T unused_weights[D + 1];
+        int32_t unused_slots[D + 1];
+        scratch.simplices.barycentric = unused_weights;
+        kernel({D, 1, origin, 1, scale_}, layout, scratch.simplices);
+        look_up<D>(steps, 1, scratch, recent, unused_slots);
+      }
+    });
+    list.keys = scratch.vertices.keys();
+  }
+
+  template <class Key>
+  void number_vertices() {
+    // The lists of an image's tiles, for each image.
+    std::vector<std::vector<KeyList<Key>>> lists(in_.batch);
+    const int64_t tiles = out_.tiles_per_image();
+    for (auto& image : lists) image.resize(tiles);
+    {
+      TaskMemory<Scratch<Key>> memory;
+      tasks_.run(out_.tiles, [&](int64_t t) {
+        memory.borrow(
+            [] { return std::make_unique<Scratch<Key>>(); },
+            [&](Scratch<Key>& scratch) { scan_tile(t, scratch, lists[t / tiles][t % tiles]); });
+      });
+    }
+    int32_t* starts = integers(LatticeArray::tile_starts, out_.tiles + 1);
+    int64_t rows = starts[0] = 0;
+    for (int64_t t = 0; t < out_.tiles; ++t) {
+      rows += static_cast<int64_t>(lists[t / tiles][t % tiles].keys.size());
+      starts[t + 1] = static_cast<int32_t>(std::min<int64_t>(rows, kMost));
+    }
+    if (rows >= kMost) fail(name_, "the images' tiles must have fewer than 2^31 vertices in all");
+    out_.tile_starts = starts, out_.rows = rows;
+    int32_t* tile_vertices = integers(LatticeArray::tile_vertices, rows);
+    out_.tile_vertices = tile_vertices;
+
+    std::vector<KeyIndex<Key>> indices(in_.batch);
+    first_.assign(1, 0);
+    for (int64_t b = 0; b < in_.batch; ++b) {
+      const int32_t begin = starts[b * tiles], end = starts[(b + 1) * tiles];
+      indices[b].build(lists[b], tile_vertices + begin, tasks_);
+      lists[b].clear();
+      vertex_count_[b] = static_cast<int64_t>(indices[b].keys().size());
+      if (in_.dilation) dilate(indices[b], KeySteps<Key>(layouts_[b]), in_.dilation == 2, tasks_);
+      for (int32_t r = begin; first_[b] && r < end; ++r) {
+        tile_vertices[r] += static_cast<int32_t>(first_[b]);
+      }
+      first_.push_back(first_[b] + static_cast<int64_t>(indices[b].keys().size()));
+      if (first_.back() >= kMost) fail(name_, "features must have fewer than 2^31 vertices");
+    }
+    out_.vertices = first_.back();
+    connect(indices);
+  }
+
+  // Neighbours, and the rows of each vertex.
+  template <class Key>
+  void connect(const std::vector<KeyIndex<Key>>& indices) {
+    const int64_t axes = in_.d + 1;
+    int32_t* neighbors = integers(LatticeArray::neighbors, axes * 2 * out_.vertices);
+    int32_t* rows = integers(LatticeArray::vertex_rows, out_.rows);
+    int32_t* starts = integers(LatticeArray::vertex_starts, out_.vertices + 1);
+    out_.neighbors = neighbors, out_.vertex_rows = rows, out_.vertex_starts = starts;
+    tasks_.run(axes, [&](int64_t axis) {  // `forward` is written in order, `back` by who comes
+      std::fill_n(neighbors + 2 * axis * out_.vertices, out_.vertices,
+                  static_cast<int32_t>(out_.vertices));
+    });
+    struct Range {
+      int64_t image, begin, end;
+    };
+    std::vector<Range> ranges;
+    for (int64_t b = 0; b < in_.batch; ++b) {
+      const int64_t count = first_[b + 1] - first_[b];
+      for (int64_t v = 0; v < count; v += kVerticesPerTask) {
+        ranges.push_back({b, v, std::min(count, v + kVerticesPerTask)});
+      }
+    }
+    tasks_.run(1 + static_cast<int64_t>(ranges.size()), [&](int64_t task) {
+      if (task == 0) return sort_rows(rows, starts);
+      const auto [b, begin, end] = ranges[task - 1];
+      find_neighbors(indices[b], KeySteps<Key>(layouts_[b]), first_[b], begin, end, neighbors);
+    });
+  }
+
+  template <class Key>
+  void find_neighbors(const KeyIndex<Key>& index, const KeySteps<Key>& steps, int64_t first,
+                      int64_t begin, int64_t end, int32_t* neighbors) const {
+    constexpr int kAtOnce = 32;  // look-ups under way
+    const int axes = in_.d + 1;
+    const int32_t none = static_cast<int32_t>(out_.vertices);
+    Key keys[kAtOnce];
+    uint64_t hashes[kAtOnce];
+    for (int axis = 0; axis < axes; ++axis) {
+      int32_t* back = neighbors + 2 * axis * out_.vertices;
+      int32_t* forward = back + out_.vertices;
+      for (int64_t v = begin; v < end; v += kAtOnce) {
+        const int n = static_cast<int>(std::min<int64_t>(kAtOnce, end - v));
+        for (int i = 0; i < n; ++i) {
+          keys[i] = steps.forward(index.keys()[v + i], axis);
+          hashes[i] = hash(keys[i]);
+          index.prefetch(hashes[i]);
+        }
+        for (int i = 0; i < n; ++i) {
+          const int32_t found = index.find(keys[i], hashes[i]);
+          const int32_t vertex = static_cast<int32_t>(first + v + i);
+          forward[vertex] = found < 0 ? none : static_cast<int32_t>(first + found);
+          if (found >= 0) back[first + found] = vertex;
+        }
+      }
+    }
+  }
+
+  void sort_rows(int32_t* rows, int32_t* starts) const {
+    std::fill_n(starts, out_.vertices + 1, 0);
+    for (int64_t r = 0; r < out_.rows; ++r) ++starts[out_.tile_vertices[r] + 1];
+    std::partial_sum(starts, starts + out_.vertices + 1, starts);
+    LargeVector<int32_t> next(starts, starts + out_.vertices);
+    for (int64_t r = 0; r < out_.rows; ++r) {
+      rows[next[out_.tile_vertices[r]]++] = static_cast<int32_t>(r);
+    }
+  }
+
+  static constexpr int64_t kMost = (int64_t{1} << 31) - 1;
+
+  const LatticeInput<T>& in_;
+  const TaskRunner& tasks_;
+  const LatticeAllocator& allocate_;
+  int64_t* vertex_count_;
+  const char* name_;
+  T scale_[permutohedral::kMaxDimensions];
+  LatticeView<T> out_;
+  int32_t* slots_ = nullptr;
+  T* barycentric_ = nullptr;
+  std::vector<KeyLayout> layouts_;
+  std::vector<int64_t> first_;  // vertex of each image, and their total
+};
+
+}  // namespace
+
+template <class T>
+LatticeView<T> build_lattice(const LatticeInput<T>& input, const TaskRunner& tasks,
+                             const LatticeAllocator& allocate, int64_t* vertex_count,
+                             const char* name) {
+  return Builder<T>(input, tasks, allocate, vertex_count, name).build();
+}
+
+template LatticeView<float> build_lattice(const LatticeInput<float>&, const TaskRunner&,
+                                          const LatticeAllocator&, int64_t*, const char*);
+template LatticeView<double> build_lattice(const LatticeInput<double>&, const TaskRunner&,
+                                           const LatticeAllocator&, int64_t*, const char*);
+
+}  // namespace fastseg::cpu

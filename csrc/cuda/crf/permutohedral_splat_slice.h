@@ -1,0 +1,40 @@
+#pragma once
+// Splat and slice of one pack of channels, as all kernels on a lattice do them:
+//   splat: rows[r] = the sum of weight * values[point] over the entries of row r, in their order
+//   slice: out[p] = the sum of weight * rows[vertex] over the corners of the simplex of point p
+// Whether the values and the rows lie in global or in shared memory is the caller's choice.
+
+#include <cstdint>
+
+#include "cuda/crf/permutohedral_order.h"
+#include "cuda/pack.h"
+
+namespace fastseg::cuda {
+
+// Over the entries [first, last). values: the pack of point first_point; points are `pitch` apart.
+template <int V, class T>
+__device__ inline Pack<T, V> splat_row(const SplatEntry<T>* entries, int first, int last,
+                                       const T* values, int first_point, int pitch) {
+  Pack<T, V> sum{};
+#pragma unroll 4
+  for (int e = first; e < last; ++e) {
+    const SplatEntry<T> entry = entries[e];
+    sum.add(entry.weight, load_pack<V>(values + (entry.point - first_point) * pitch));
+  }
+  return sum;
+}
+
+// corner(c): a SliceEntry. rows: the pack of vertex 0; vertices are `pitch` apart.
+template <int V, class T, class Corner>
+__device__ inline Pack<T, V> slice_point(int corners, const Corner& corner, const T* rows,
+                                         int pitch) {
+  Pack<T, V> sum{};
+#pragma unroll 3
+  for (int c = 0; c < corners; ++c) {
+    const SliceEntry<T> entry = corner(c);
+    sum.add(entry.weight, load_pack<V>(rows + int64_t{entry.vertex} * pitch));
+  }
+  return sum;
+}
+
+}  // namespace fastseg::cuda
