@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from torch import nn
 
-from fastseg.optimize.eligible import is_batch_norm
+from fastseg.optimize.blocks.swap import Swapped, restore
+from fastseg.optimize.classify.eligible import is_batch_norm
 from fastseg.optimize.plan import Plan
 from fastseg.optimize.report import Report, report_of
-from fastseg.optimize.swap import Swapped, restore
 
 MODES = ("train", "infer")
 

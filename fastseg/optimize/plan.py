@@ -7,8 +7,17 @@ from typing import NamedTuple
 
 from torch import fx, nn
 
-from fastseg.optimize.aspp import find_aspp, fuse_aspp, lists_of_modules
-from fastseg.optimize.chains import (
+from fastseg.optimize.blocks.conditions import conditions_of
+from fastseg.optimize.blocks.convolve import may_own
+from fastseg.optimize.blocks.guard import Guard
+from fastseg.optimize.blocks.modules import Atrous, Codes, Folded, Folding, Frozen, Fused, Relaid
+from fastseg.optimize.blocks.pairs import Pairs
+from fastseg.optimize.blocks.program import Program
+from fastseg.optimize.blocks.swap import swap
+from fastseg.optimize.classify.eligible import has_hooks, is_batch_norm, why_not_conv
+from fastseg.optimize.classify.steps import Kind
+from fastseg.optimize.match.aspp import find_aspp, fuse_aspp, lists_of_modules
+from fastseg.optimize.match.chains import (
     NO_CONVOLUTION,
     find_chains,
     find_pooled,
@@ -16,19 +25,10 @@ from fastseg.optimize.chains import (
     fuse_pooled,
     why_alone,
 )
-from fastseg.optimize.conditions import conditions_of
-from fastseg.optimize.convolve import may_own
-from fastseg.optimize.eligible import has_hooks, is_batch_norm, why_not_conv
-from fastseg.optimize.functional_pooling import NAMES, find_functional, take_codes
-from fastseg.optimize.guard import Guard
-from fastseg.optimize.modules import Atrous, Codes, Folded, Folding, Frozen, Fused, Relaid
-from fastseg.optimize.pairs import Pairs
-from fastseg.optimize.pooling import PairedPools, paired_pools
-from fastseg.optimize.program import Program
-from fastseg.optimize.stand_ins import NotTraceable
-from fastseg.optimize.steps import Kind
-from fastseg.optimize.swap import swap
-from fastseg.optimize.trace import Trace, Traces, has_own_forward, is_sequential
+from fastseg.optimize.match.pooling_functions import NAMES, find_functional, take_codes
+from fastseg.optimize.match.pooling_modules import PairedPools, paired_pools
+from fastseg.optimize.trace.stand_ins import NotTraceable
+from fastseg.optimize.trace.trace import Trace, Traces, has_own_forward, is_sequential
 
 
 class Rewriting(NamedTuple):

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from torch import nn
 
-from fastseg.optimize.eligible import is_batch_norm, why_not_batch_norm, why_not_conv
-from fastseg.optimize.modules import Fused
+from fastseg.optimize.blocks.modules import Fused
+from fastseg.optimize.classify.eligible import is_batch_norm, why_not_batch_norm, why_not_conv
 from fastseg.optimize.plan import Plan
 
 LINES = 30

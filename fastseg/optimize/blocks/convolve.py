@@ -14,8 +14,8 @@ from fastseg._core.library import call, gradient_free
 from fastseg.nn.atrous_conv_bn_act import geometry
 from fastseg.ops import atrous_conv2d
 from fastseg.ops.conv import cpu_plan, cpu_pointwise
-from fastseg.optimize import same_padding
-from fastseg.optimize.same_padding import pads_same
+from fastseg.optimize.classify import same_padding
+from fastseg.optimize.classify.same_padding import pads_same
 
 
 def is_left_to_torch() -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx, nn
 
-from fastseg.optimize.effects import may_be_view, may_write, module_of, returns_tensor
+from fastseg.optimize.classify.effects import may_be_view, may_write, module_of, returns_tensor
 
 
 class Memory:

@@ -12,7 +12,7 @@ from fastseg._core.library import gradient_free
 from fastseg._core.ordinary_tensors import ordinary_tensors
 from fastseg.nn import MaxPool2d, MaxUnpool2d
 from fastseg.nn._batch_norm import FoldedBatchNorm, can_fold, fold
-from fastseg.optimize.convolve import (
+from fastseg.optimize.blocks.convolve import (
     apply,
     convolve,
     has_its_kernel,
@@ -22,11 +22,11 @@ from fastseg.optimize.convolve import (
     is_map,
     owns,
 )
-from fastseg.optimize.eligible import deciding
-from fastseg.optimize.pairs import Pairs
-from fastseg.optimize.program import Program
-from fastseg.optimize.swap import Swapped
-from fastseg.optimize.training import RefusesTraining, refuse_training
+from fastseg.optimize.blocks.pairs import Pairs
+from fastseg.optimize.blocks.program import Program
+from fastseg.optimize.blocks.swap import Swapped
+from fastseg.optimize.blocks.training import RefusesTraining, refuse_training
+from fastseg.optimize.classify.eligible import deciding
 
 
 class Fused(Swapped):
@@ -103,7 +103,7 @@ _CONV_FORWARD = nn.Conv2d._conv_forward
 
 def _deciding(conv: nn.Conv2d) -> tuple:
     held = conv.__dict__
-    pad = held["_modules"].get("static_padding")  # see fastseg.optimize.same_padding
+    pad = held["_modules"].get("static_padding")  # see fastseg.optimize.classify.same_padding
     if pad is not None:
         return *[held.get(name) for name in _NAMES], pad, pad.__dict__.get("padding")
     return tuple([held.get(name) for name in _NAMES])

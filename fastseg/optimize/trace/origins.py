@@ -13,18 +13,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fastseg.optimize.contents import CONTAINERS
-from fastseg.optimize.names import BUILTINS
+from fastseg.optimize.classify.names import BUILTINS
+from fastseg.optimize.trace.contents import CONTAINERS
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
-_OURS = str(Path(__file__).parent) + os.sep
+_OURS = str(Path(__file__).parents[1]) + os.sep
 _STDLIB = str(Path(os.__file__).parent) + os.sep
 _SITE = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
 
 @functools.lru_cache(4096)
 def origin(file: str) -> str:
-    """Whose code a file holds: "torch", "ours" of this folder, "stdlib", "others" of all else."""
+    """One of "torch", "ours" (fastseg.optimize), "stdlib" and "others": whose code a file holds."""
     if file.startswith(_TORCH):
         return "torch"
     if file.startswith(_OURS):

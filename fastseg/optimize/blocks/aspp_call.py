@@ -11,10 +11,10 @@ from torch._C import _get_tracing_state
 
 from fastseg._core.library import gradient_free
 from fastseg.ops import ASPPBranch, aspp
-from fastseg.optimize.calls import conv_bn_act, folded_of, must_be_called, traced
-from fastseg.optimize.convolve import in_channels_last
-from fastseg.optimize.eligible import own_activation
-from fastseg.optimize.modules import Frozen
+from fastseg.optimize.blocks.calls import conv_bn_act, folded_of, must_be_called, traced
+from fastseg.optimize.blocks.convolve import in_channels_last
+from fastseg.optimize.blocks.modules import Frozen
+from fastseg.optimize.classify.eligible import own_activation
 
 
 class Branch(NamedTuple):

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import fx, nn
 
-from fastseg.optimize.eligible import is_known
-from fastseg.optimize.names import FRESH, IN_PLACE_OPERATORS, MAYBE_VIEWS, WRITES
+from fastseg.optimize.classify.eligible import is_known
+from fastseg.optimize.classify.names import FRESH, IN_PLACE_OPERATORS, MAYBE_VIEWS, WRITES
 
 _FRESH_MODULES = (
     nn.modules.conv._ConvNd,

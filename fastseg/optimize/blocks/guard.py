@@ -11,9 +11,9 @@ from typing import Any
 from torch import nn
 from torch.compiler import is_dynamo_compiling, is_exporting
 
-from fastseg.optimize.conditions import Condition, snapshot
-from fastseg.optimize.contents import attributes, is_opaque
-from fastseg.optimize.eligible import HOOKS
+from fastseg.optimize.blocks.conditions import Condition, snapshot
+from fastseg.optimize.classify.eligible import HOOKS
+from fastseg.optimize.trace.contents import attributes, is_opaque
 
 _SHAPES = {
     "is": "{o}[{k}] is {v}",

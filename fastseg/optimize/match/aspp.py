@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 from torch import fx, nn
 
-from fastseg.optimize.aspp_call import Branch, Form, aspp_call
-from fastseg.optimize.chains import Chain, follow, only_user
-from fastseg.optimize.eligible import activation_of, has_hooks
-from fastseg.optimize.stand_ins import NotTraceable
-from fastseg.optimize.steps import Kind
-from fastseg.optimize.trace import Trace, Traces, has_own_forward
+from fastseg.optimize.blocks.aspp_call import Branch, Form, aspp_call
+from fastseg.optimize.classify.eligible import activation_of, has_hooks
+from fastseg.optimize.classify.steps import Kind
+from fastseg.optimize.match.chains import Chain, follow, only_user
+from fastseg.optimize.trace.stand_ins import NotTraceable
+from fastseg.optimize.trace.trace import Trace, Traces, has_own_forward
 
 
 class ASPPNodes(NamedTuple):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import fx
 
 from fastseg._core.pool2d import Pool2d, pool2d
-from fastseg.optimize.calls import pool_to_codes, unpool_codes
+from fastseg.optimize.blocks.calls import pool_to_codes, unpool_codes
 
 NAMES = {F.max_pool2d_with_indices: "F.max_pool2d", F.max_unpool2d: "F.max_unpool2d"}
 """What the report calls them."""

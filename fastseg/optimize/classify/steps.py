@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from fastseg.optimize.effects import inplace_argument, module_of
-from fastseg.optimize.eligible import (
+from fastseg.optimize.classify.effects import inplace_argument, module_of
+from fastseg.optimize.classify.eligible import (
     activation_of,
     has_hooks,
     is_batch_norm,

@@ -17,11 +17,11 @@ import torch
 import torch.nn.modules.module as torch_modules
 from torch import nn
 
-from fastseg.optimize.contents import CONTAINERS, attributes, is_opaque
-from fastseg.optimize.eligible import deciding, is_timm_batch_norm
-from fastseg.optimize.origins import is_trusted
-from fastseg.optimize.same_padding import fixed_padding, pads_same
-from fastseg.optimize.witness import Witness
+from fastseg.optimize.classify.eligible import deciding, is_timm_batch_norm
+from fastseg.optimize.classify.same_padding import fixed_padding, pads_same
+from fastseg.optimize.trace.contents import CONTAINERS, attributes, is_opaque
+from fastseg.optimize.trace.origins import is_trusted
+from fastseg.optimize.trace.witness import Witness
 
 
 class Condition(NamedTuple):

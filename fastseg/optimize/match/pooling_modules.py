@@ -12,10 +12,10 @@ from typing import NamedTuple
 from torch import fx, nn
 
 from fastseg._core.pool2d import Pool2d, pool2d
-from fastseg.optimize.effects import module_of
-from fastseg.optimize.eligible import has_hooks, why_not_pool
-from fastseg.optimize.stand_ins import NotTraceable
-from fastseg.optimize.trace import Trace, Traces, not_torch
+from fastseg.optimize.classify.effects import module_of
+from fastseg.optimize.classify.eligible import has_hooks, why_not_pool
+from fastseg.optimize.trace.stand_ins import NotTraceable
+from fastseg.optimize.trace.trace import Trace, Traces, not_torch
 
 
 class PairedPools(NamedTuple):

@@ -7,7 +7,7 @@ from torch import nn
 
 from fastseg._core.conv2d import pair, resolve_padding
 from fastseg._core.pool2d import MAX_TAPS
-from fastseg.optimize.same_padding import fixed_padding, pads_same, why_not_same
+from fastseg.optimize.classify.same_padding import fixed_padding, pads_same, why_not_same
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 

@@ -12,9 +12,9 @@ from enum import Enum
 
 from torch import Tensor, fx, nn
 
-from fastseg.optimize.effects import is_operator
-from fastseg.optimize.names import NEVER_NONE
-from fastseg.optimize.origins import is_others
+from fastseg.optimize.classify.effects import is_operator
+from fastseg.optimize.classify.names import NEVER_NONE
+from fastseg.optimize.trace.origins import is_others
 
 
 class NotTraceable(Exception):

@@ -12,7 +12,7 @@ from fastseg.ops import (
     max_pool2d,
     max_unpool2d,
 )
-from fastseg.optimize.convolve import (
+from fastseg.optimize.blocks.convolve import (
     apply,
     convolve,
     has_its_kernel,
@@ -23,8 +23,8 @@ from fastseg.optimize.convolve import (
     owns,
     tensors_of,
 )
-from fastseg.optimize.eligible import own_activation
-from fastseg.optimize.modules import Codes, Foldable, Frozen
+from fastseg.optimize.blocks.modules import Codes, Foldable, Frozen
+from fastseg.optimize.classify.eligible import own_activation
 
 
 def conv_bn_act(

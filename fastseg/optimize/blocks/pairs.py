@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from fastseg.optimize.guard import Guard
+from fastseg.optimize.blocks.guard import Guard
 
 
 class Pairs:

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from torch import fx, nn
 
-from fastseg.optimize.calls import bn_relu_pool, conv_bn_act
-from fastseg.optimize.eligible import own_activation
-from fastseg.optimize.steps import Kind
-from fastseg.optimize.trace import Trace
+from fastseg.optimize.blocks.calls import bn_relu_pool, conv_bn_act
+from fastseg.optimize.classify.eligible import own_activation
+from fastseg.optimize.classify.steps import Kind
+from fastseg.optimize.trace.trace import Trace
 
 NO_CONVOLUTION = "follows no convolution"
 

@@ -16,12 +16,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx, nn
 
-from fastseg.optimize.effects import module_of, returns_tensor
-from fastseg.optimize.eligible import has_hooks
-from fastseg.optimize.memory import Memory
-from fastseg.optimize.stand_ins import CANNOT, Kind, NotTraceable, StandIn, is_stand_in, kind_of
-from fastseg.optimize.steps import Step, classify
-from fastseg.optimize.witness import Witness
+from fastseg.optimize.classify.effects import module_of, returns_tensor
+from fastseg.optimize.classify.eligible import has_hooks
+from fastseg.optimize.classify.steps import Step, classify
+from fastseg.optimize.trace.memory import Memory
+from fastseg.optimize.trace.stand_ins import (
+    CANNOT,
+    Kind,
+    NotTraceable,
+    StandIn,
+    is_stand_in,
+    kind_of,
+)
+from fastseg.optimize.trace.witness import Witness
 
 OF_OPS = ("torch.nn.", "fastseg.nn.")
 

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fastseg.optimize.bytecode import facts
-from fastseg.optimize.contents import CONTAINERS, Contents, is_opaque
-from fastseg.optimize.origins import (
+from fastseg.optimize.trace.bytecode import facts
+from fastseg.optimize.trace.contents import CONTAINERS, Contents, is_opaque
+from fastseg.optimize.trace.origins import (
     ASKS,
     RANDOM,
     is_others,
@@ -35,7 +35,7 @@ from fastseg.optimize.origins import (
     why_not_stdlib,
     why_not_torch,
 )
-from fastseg.optimize.stand_ins import NotTraceable, any_stand_in, is_stand_in
+from fastseg.optimize.trace.stand_ins import NotTraceable, any_stand_in, is_stand_in
 
 
 class Witness:

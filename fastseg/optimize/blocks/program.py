@@ -14,7 +14,7 @@ from torch._subclasses import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.compiler import is_compiling
 
-from fastseg.optimize.guard import Guard
+from fastseg.optimize.blocks.guard import Guard
 
 TENSORS = frozenset({Tensor, FakeTensor, FunctionalTensor})
 """Classes of tensors that a stand-in stood for."""
