@@ -7,7 +7,6 @@ from collections.abc import Callable
 from torch import nn
 
 from fastseg.optimize.blocks.swap import Swapped, restore
-from fastseg.optimize.classify.eligible import is_batch_norm
 from fastseg.optimize.plan import Plan
 from fastseg.optimize.report import Report, report_of
 
@@ -73,7 +72,9 @@ def optimize_(
         raise ValueError(f"optimize_: mode must be one of {MODES}, got {mode!r}")
     if any(isinstance(m, Swapped) for m in model.modules()):
         raise ValueError("optimize_: the model is optimised; fastseg.restore_(model) undoes it")
-    if mode == "infer" and any(m.training for m in model.modules() if is_batch_norm(m)):
+    if mode == "infer" and any(
+        m.training for m in model.modules() if isinstance(m, nn.BatchNorm2d)
+    ):
         raise ValueError("optimize_: mode 'infer' folds batch norms: call model.eval() before")
     plan = Plan(model, mode, filter_fn)
     report = report_of(plan, dry_run)

@@ -15,6 +15,7 @@ from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.compiler import is_compiling
 
 from fastseg.optimize.blocks.guard import Guard
+from fastseg.optimize.classify.names import IN_PLACE_OPERATORS
 
 TENSORS = frozenset({Tensor, FakeTensor, FunctionalTensor})
 """Classes of tensors that a stand-in stood for."""
@@ -116,14 +117,6 @@ def _in_place(name: str):
 
 
 # torch.fx writes `a += b` for these, which would rebind a number that is read again later.
-iadd, isub, imul, itruediv = map(_in_place, ("iadd", "isub", "imul", "itruediv"))
-ifloordiv, imod, ipow, imatmul = map(_in_place, ("ifloordiv", "imod", "ipow", "imatmul"))
-iand, ior, ixor = map(_in_place, ("iand", "ior", "ixor"))
-ilshift, irshift = map(_in_place, ("ilshift", "irshift"))
-_IN_PLACE = {
-    getattr(operator, f.__name__): f
-    for f in (
-        iadd, isub, imul, itruediv, ifloordiv, imod, ipow, imatmul, iand, ior, ixor, ilshift,
-        irshift,
-    )
-}  # fmt: skip
+_IN_PLACE = {getattr(operator, name): _in_place(name) for name in IN_PLACE_OPERATORS}
+# The code of a graph and pickle look for them here by their names.
+globals().update({function.__name__: function for function in _IN_PLACE.values()})

@@ -5,10 +5,11 @@ What is not known returns anything, may be a view of all that it was given, and 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import fx, nn
 
-from fastseg.optimize.classify.eligible import is_known
 from fastseg.optimize.classify.names import FRESH, IN_PLACE_OPERATORS, MAYBE_VIEWS, WRITES
 
 _FRESH_MODULES = (
@@ -44,73 +45,75 @@ _MAYBE_VIEW_MODULES = (
 OF_TORCH = ("torch", "_operator", "math")
 
 
-def module_of(root: nn.Module, node: fx.Node) -> nn.Module | None:
-    """The module that a node calls."""
-    return root.get_submodule(node.target) if node.op == "call_module" else None
+class Effects(NamedTuple):
+    """What a node does beside computing a value.
+
+    Attributes:
+        returns_tensor: whether it is known to return one tensor, if it was given tensors and
+            numbers.
+        may_be_view: whether what it returns may share memory with what it was given.
+        may_write: whether it may write to its inputs.
+    """
+
+    returns_tensor: bool
+    may_be_view: bool
+    may_write: bool
 
 
-def is_of_torch(function) -> bool:
-    """Whether a function is torch's or an operator."""
-    return (getattr(function, "__module__", None) or "torch").partition(".")[0] in OF_TORCH
+NOTHING_IS_KNOWN = Effects(False, True, True)
+READS = Effects(False, True, False)
+"""Effects of a placeholder, of an attribute that is read and of the output."""
+
+
+def effects_of_module(module: nn.Module, has_op: bool) -> Effects:
+    """The effects of calling a module.
+
+    Args:
+        module: the module.
+        has_op: whether it is a batch norm or an activation that an op stands for.
+    """
+    of_torch = type(module).__module__.startswith("torch.nn.")
+    fresh = has_op or (of_torch and isinstance(module, _FRESH_MODULES))
+    maybe_view = of_torch and isinstance(module, _MAYBE_VIEW_MODULES)
+    in_place = bool(getattr(module, "inplace", False))
+    return Effects(
+        fresh or maybe_view,
+        isinstance(module, nn.Identity) or not fresh or in_place,
+        not (of_torch or has_op) or in_place,
+    )
+
+
+def effects_of_call(node: fx.Node) -> Effects:
+    """The effects of a node that calls a function or a method."""
+    name = name_of(node)
+    if not name:
+        return NOTHING_IS_KNOWN
+    in_place = _is_in_place(node, name)
+    writes = in_place or name in WRITES or "out" in node.kwargs
+    return Effects(
+        in_place or name in FRESH or name in MAYBE_VIEWS, name not in FRESH or writes, writes
+    )
 
 
 def name_of(node: fx.Node) -> str:
-    """That of the function or method that it calls, or of the attribute; "" of one unknown."""
+    """The name of the function, method or attribute that a node calls or reads.
+
+    It is "" where the function is not torch's or an operator, or the method is no tensor's.
+    """
     if node.op == "call_method":
         return node.target if hasattr(torch.Tensor, node.target) else ""
     if node.target is getattr:
         return node.args[1]
-    if node.op != "call_function" or not is_of_torch(node.target):
-        return ""
-    return getattr(node.target, "__name__", "")
-
-
-def _is_fresh(module: nn.Module) -> bool:
-    """Whether a module returns one new tensor, where it is not in place."""
-    return is_known(module) or (_is_torchs(module) and isinstance(module, _FRESH_MODULES))
-
-
-def _is_torchs(module: nn.Module) -> bool:
-    return type(module).__module__.startswith("torch.nn.")
-
-
-def returns_tensor(root: nn.Module, node: fx.Node) -> bool:
-    """Whether it is known to return one tensor, if what it was given are tensors and numbers."""
-    module = module_of(root, node)
-    if module is not None:
-        may_be_view = _is_torchs(module) and isinstance(module, _MAYBE_VIEW_MODULES)
-        return _is_fresh(module) or may_be_view
-    return name_of(node) in FRESH | MAYBE_VIEWS or (bool(name_of(node)) and _in_place(node))
-
-
-def may_be_view(root: nn.Module, node: fx.Node) -> bool:
-    """Whether what it returns may share memory with what it was given."""
-    module = module_of(root, node)
-    if module is not None:
-        is_identity = isinstance(module, nn.Identity)
-        return is_identity or not _is_fresh(module) or getattr(module, "inplace", False)
-    return name_of(node) not in FRESH or may_write(root, node)
-
-
-def may_write(root: nn.Module, node: fx.Node) -> bool:
-    """Whether a node may write to its inputs."""
-    if node.op in ("placeholder", "get_attr", "output"):
-        return False
-    module = module_of(root, node)
-    if module is not None:
-        known = _is_torchs(module) or is_known(module)
-        return not known or bool(getattr(module, "inplace", False))
-    name = name_of(node)
-    return not name or name in WRITES or "out" in node.kwargs or _in_place(node)
+    home = getattr(node.target, "__module__", None) or "torch"
+    return getattr(node.target, "__name__", "") if home.partition(".")[0] in OF_TORCH else ""
 
 
 def is_operator(node: fx.Node) -> bool:
-    """Whether it calls a function of Python's operator module."""
+    """Whether a node calls a function of Python's operator module."""
     return node.op == "call_function" and getattr(node.target, "__module__", "") == "_operator"
 
 
-def _in_place(node: fx.Node) -> bool:
-    name = name_of(node)
+def _is_in_place(node: fx.Node, name: str) -> bool:
     return (
         bool(inplace_argument(node))
         or (name.endswith("_") and not is_operator(node))
@@ -120,8 +123,8 @@ def _in_place(node: fx.Node) -> bool:
 
 
 def inplace_argument(node: fx.Node):
-    """The value of a function's argument `inplace`, False of one that has none."""
-    code = getattr(node.target, "__code__", None)  # torch.nn.functional's are Python
+    """The value of a function's argument `inplace`, or False if the function has none."""
+    code = getattr(node.target, "__code__", None)  # functions of torch.nn.functional are Python
     names = () if code is None else code.co_varnames[: code.co_argcount]
     if "inplace" in names and names.index("inplace") < len(node.args):
         return node.args[names.index("inplace")]

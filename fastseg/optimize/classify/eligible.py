@@ -1,4 +1,7 @@
-"""Which modules fastseg's ops can stand for, and in words why they cannot for others."""
+"""Why fastseg's ops cannot stand for a module, in words, or that they can.
+
+fastseg.optimize.classify.steps asks these questions once of each module.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ ACTIVATION_MODULES = {
 TIMM_ACTIVATIONS = {"Swish": "silu", "HardSwish": "hardswish"}
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-"""Attributes of a module: what torch calls beside its forward."""
+"""Names of the attributes of a module that hold what torch calls beside its forward."""
 
 OWN_CLASS = "a class of its own, whose forward may be another"
 HOOKED = "has hooks or another forward than its class's"
@@ -45,13 +48,13 @@ def deciding(module: nn.Module) -> tuple[str, ...]:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether a call of it is anything else than its class's forward."""
+    """Whether a call of a module is anything else than its class's forward."""
     replaced = "forward" in module.__dict__ or type(module).__call__ is not nn.Module.__call__
     return replaced or any(getattr(module, kind) for kind in HOOKS)
 
 
 def why_not_conv(conv: nn.Module) -> str | None:
-    """A Conv2d, or what is of one of its subclasses."""
+    """Why no op can stand for a Conv2d or a module of one of its subclasses, or None."""
     if pads_same(conv):
         pad = fixed_padding(conv)
         if why_not_same(conv) or (pad is not None and has_hooks(pad)):
@@ -62,7 +65,7 @@ def why_not_conv(conv: nn.Module) -> str | None:
 
 
 def why_not_geometry(conv: nn.Conv2d) -> str | None:
-    """Its attributes and its weight."""
+    """Why no op has the attributes or the weight of a convolution, or None."""
     if conv.padding_mode != "zeros":
         return f"padding_mode {conv.padding_mode!r}"
     if any(k % 2 == 0 for k in conv.kernel_size):
@@ -76,19 +79,14 @@ def why_not_geometry(conv: nn.Conv2d) -> str | None:
     return None
 
 
-def is_batch_norm(module: nn.Module) -> bool:
-    """BatchNorm2d, or timm's with an activation in it."""
-    return isinstance(module, nn.BatchNorm2d)
-
-
 def is_timm_batch_norm(module: nn.Module) -> bool:
-    """Timm's BatchNormAct2d."""
+    """Whether a module is timm's BatchNormAct2d, which has an activation in it."""
     cls = type(module)
     return cls.__name__ == "BatchNormAct2d" and cls.__module__.startswith("timm.")
 
 
 def why_not_batch_norm(bn: nn.Module) -> str | None:
-    """A batch norm that is to be folded."""
+    """Why a batch norm cannot be folded, or None."""
     timm = is_timm_batch_norm(bn)
     if type(bn) is not nn.BatchNorm2d and not timm:
         return OWN_CLASS
@@ -104,7 +102,7 @@ def why_not_batch_norm(bn: nn.Module) -> str | None:
 
 
 def activation_of(module: nn.Module) -> str | None:
-    """The op's name for it, "" of an Identity, None of any other module."""
+    """The op's name for an activation, "" for an Identity, None for any other module."""
     if has_hooks(module):
         return None
     if type(module).__module__.startswith("timm.layers.activations"):
@@ -117,27 +115,29 @@ def activation_of(module: nn.Module) -> str | None:
 
 
 def own_activation(bn: nn.Module | None) -> str:
-    """That of timm's BatchNormAct2d, which is part of it."""
+    """The activation within timm's BatchNormAct2d; "" for any other batch norm."""
     act = None if bn is None else bn._modules.get("act")
     return "" if act is None else activation_of(act) or ""
 
 
-def is_known(module: nn.Module) -> bool:
-    """Whether it is a batch norm or an activation that an op stands for."""
-    return (is_batch_norm(module) and why_not_batch_norm(module) is None) or (
-        activation_of(module) is not None
-    )
-
-
 def why_not_pool(pool: nn.MaxPool2d) -> str | None:
-    """A MaxPool2d(return_indices=True)."""
+    """Why the indices of a MaxPool2d cannot be byte codes, or None."""
     if type(pool) is not nn.MaxPool2d:
         return OWN_CLASS
     if has_hooks(pool):
         return HOOKED
+    if not pool.return_indices:
+        return None
     kernel = pair("", "kernel_size", pool.kernel_size)
     if kernel[0] * kernel[1] > MAX_TAPS:
         return f"more than {MAX_TAPS} positions in a window"
     if pair("", "dilation", pool.dilation) != (1, 1):
         return "is dilated"
+    return None
+
+
+def why_not_unpool(unpool: nn.MaxUnpool2d) -> str | None:
+    """Why a MaxUnpool2d cannot take byte codes, or None."""
+    if type(unpool) is not nn.MaxUnpool2d or has_hooks(unpool):
+        return "a class of its own or has hooks"
     return None

@@ -11,36 +11,46 @@ from typing import NamedTuple
 from torch import fx, nn
 
 from fastseg.optimize.blocks.aspp_call import Branch, Form, aspp_call
-from fastseg.optimize.classify.eligible import activation_of, has_hooks
-from fastseg.optimize.classify.steps import Kind
+from fastseg.optimize.classify.steps import Kind, Step
 from fastseg.optimize.match.chains import Chain, follow, only_user
 from fastseg.optimize.trace.stand_ins import NotTraceable
 from fastseg.optimize.trace.trace import Trace, Traces, has_own_forward
 
 
 class ASPPNodes(NamedTuple):
-    """An ASPP in a graph."""
+    """An ASPP in a graph.
 
-    x: fx.Node
-    last: fx.Node  # whose value the call replaces
-    nodes: set[fx.Node]  # all that goes
+    Attributes:
+        first: the node that reads its input and nothing else.
+        last: the node whose value the call replaces.
+        nodes: all nodes that the call replaces.
+        chains: the convolutions of all its parts.
+        branches: the branches, which have names for modules as pool and project do.
+        pool: the image pooling, or None.
+        project: the projection.
+        form: how the block writes it.
+        traces: the traces of its parts.
+    """
+
+    first: fx.Node
+    last: fx.Node
+    nodes: set[fx.Node]
     chains: list[Chain]
-    branches: list[Branch]  # with names for modules, like pool and project
+    branches: list[Branch]
     pool: Branch | None
     project: Branch
     form: Form
-    traces: list[Trace]  # of its parts
+    traces: list[Trace]
 
 
-def lists_of_modules(module: nn.Module) -> bool:
+def lists_of_modules(step: Step) -> bool:
     """Whether a child is a list of modules, whose forward is part of the graph for find_aspp."""
-    return isinstance(module, nn.ModuleList) and _inlined(module)
+    return isinstance(step.module, nn.ModuleList) and _inlined(step)
 
 
-def _inlined(module: nn.Module) -> bool:
-    """What may be taken apart: no op, and called for nothing else than its forward."""
-    op = isinstance(module, (nn.Conv2d, nn.BatchNorm2d)) or activation_of(module) is not None
-    return has_own_forward(module) and not op and not has_hooks(module)
+def _inlined(step: Step) -> bool:
+    """Whether a module may be taken apart: no op, and called for nothing else than its forward."""
+    return has_own_forward(step.module) and not step.is_op and not step.is_hooked
 
 
 def find_aspp(trace: Trace, traces: Traces) -> list[ASPPNodes]:
@@ -54,12 +64,14 @@ def find_aspp(trace: Trace, traces: Traces) -> list[ASPPNodes]:
 
 
 def fuse_aspp(graph: fx.Graph, found: list[ASPPNodes]) -> None:
-    """Each becomes one call, in place."""
+    """Makes one call of each ASPP, in place."""
     for aspp in found:
         with graph.inserting_before(aspp.last):
             branches = tuple(_getting(graph, branch) for branch in aspp.branches)
             pool = None if aspp.pool is None else _getting(graph, aspp.pool)
-            arguments = (aspp.x, branches, pool, _getting(graph, aspp.project), aspp.form)
+            project = _getting(graph, aspp.project)
+            x = aspp.first.args[0]  # read here: it may be the end of an ASPP before this one
+            arguments = (x, branches, pool, project, aspp.form)
             call = graph.call_function(aspp_call, arguments)
         aspp.last.replace_all_uses_with(call)
         for node in reversed(graph.nodes):
@@ -68,7 +80,7 @@ def fuse_aspp(graph: fx.Graph, found: list[ASPPNodes]) -> None:
 
 
 def _getting(graph: fx.Graph, branch: Branch) -> Branch:
-    """Nodes that get the modules for their names."""
+    """The branch with nodes that get its modules instead of their names."""
     *modules, activation, dropouts = branch
     modules = [None if name is None else graph.get_attr(name) for name in modules]
     return Branch(*modules, activation, tuple(map(graph.get_attr, dropouts)))
@@ -87,14 +99,14 @@ class _Part(NamedTuple):
 
 
 class _Search:
-    """For ASPPs in one graph."""
+    """A search for ASPPs in one graph."""
 
     def __init__(self, trace: Trace, traces: Traces):
         self.trace, self.traces = trace, traces
         self.root, self.steps = trace.root, trace.steps
 
     def at(self, cat: fx.Node) -> ASPPNodes | None:
-        """The ASPP whose concatenation it is."""
+        """The ASPP whose maps a node concatenates, or None."""
         inputs = cat.args[0] if cat.args else None
         if not isinstance(inputs, (list, tuple)) or len(inputs) < 3:
             return None
@@ -123,10 +135,10 @@ class _Search:
         pool = next((part.branch for part in parts if part.averages), None)
         branches = [part.branch for part in parts if not part.averages]
         traces = [part.trace for part in everything]
-        return ASPPNodes(x, end, nodes, chains, branches, pool, project.branch, form, traces)
+        return ASPPNodes(calls[0], end, nodes, chains, branches, pool, project.branch, form, traces)
 
     def _sizes(self, nodes: set[fx.Node], x: fx.Node) -> set[fx.Node]:
-        """What only these nodes want to know of shapes; x itself may be an item of a list."""
+        """The sizes that only these nodes read; x itself may be an item of a list."""
         sizes: set[fx.Node] = set()
         for node in reversed(self.trace.graph.nodes):
             is_size = node is not x and self.steps[node].kind is Kind.SIZE
@@ -135,7 +147,7 @@ class _Search:
         return sizes
 
     def _projection(self, cat: fx.Node) -> tuple[_Part, list[fx.Node]] | None:
-        """A module that is called with the concatenation, or a chain in the block itself."""
+        """The projection: a module that takes the concatenation, or a chain in the block itself."""
         node = only_user(cat)
         if node is None or node.op != "call_module" or node.args != (cat,) or node.kwargs:
             return None
@@ -151,9 +163,9 @@ class _Search:
         return _Part([chain], False, "", [], branch, chain.ends_with, self.trace), chain.nodes
 
     def _part(self, name: str) -> _Part | None:
-        """A module, if it is a branch, an image pooling or a projection."""
+        """What a module does, or None if it is no branch, image pooling or projection."""
         module = self.root.get_submodule(name)
-        if not _inlined(module):
+        if not _inlined(self.traces.steps[module]):
             return None
         try:
             return _part_of(self.traces.of(module, _inlined), name)
@@ -187,15 +199,15 @@ def _interpolation(trace: Trace, node) -> str:
 
 
 def _suits(chain: Chain) -> bool:
-    """A square kernel that keeps the map's size, no residual."""
+    """Whether a chain keeps the map's size, is as wide as high, and adds no residual."""
     conv = chain.conv
     same = tuple(d * (k // 2) for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
     keeps = conv.stride == (1, 1) and conv.padding in ("same", same)
-    return keeps and conv.dilation[0] == conv.dilation[1] and chain.residual is None
+    return keeps and conv.dilation[0] == conv.dilation[1] and chain.addition is None
 
 
 def _part_of(trace: Trace, name: str) -> _Part | None:
-    """Goes from the module's input to its output, one reader after the other."""
+    """What a module does, followed from its input to its output, one reader after the other."""
     steps = trace.steps
     chains, averages, interpolation, dropouts = [], False, "", []
     node, passed = next(iter(trace.graph.nodes)), set()
@@ -234,7 +246,7 @@ def _part_of(trace: Trace, name: str) -> _Part | None:
 
 
 def _branch_of(name: str, chains: list[Chain], dropouts: list[str]) -> Branch | None:
-    """A convolution of one group, before it perhaps a depthwise one."""
+    """The branch of a convolution of one group and perhaps a depthwise one before it, or None."""
     names = []
     for chain in chains[::-1]:
         bn = chain.bn_name

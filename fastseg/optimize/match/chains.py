@@ -15,7 +15,6 @@ from typing import NamedTuple
 from torch import fx, nn
 
 from fastseg.optimize.blocks.calls import bn_relu_pool, conv_bn_act
-from fastseg.optimize.classify.eligible import own_activation
 from fastseg.optimize.classify.steps import Kind
 from fastseg.optimize.trace.trace import Trace
 
@@ -23,33 +22,39 @@ NO_CONVOLUTION = "follows no convolution"
 
 
 class Chain(NamedTuple):
-    """Nodes of a graph, and their modules."""
+    """A convolution in a graph and what may be one op with it.
 
-    nodes: list[fx.Node]  # from the first to the last
+    Attributes:
+        nodes: the nodes from the first to the last.
+        conv: the convolution.
+        bn: its batch norm, or None.
+        bn_name: the batch norm's name in the graph's root, or None.
+        activation: the op's name for the activation after them, or "".
+        ends_with: the activation, also where it is a part of timm's batch norm.
+        addition: the node that adds the residual, or None.
+    """
+
+    nodes: list[fx.Node]
     conv: nn.Conv2d
     bn: nn.Module | None
-    bn_name: str | None  # in the graph's root
+    bn_name: str | None
     activation: str
-    residual: fx.Node | None
+    ends_with: str
+    addition: fx.Node | None
 
     @property
     def key(self) -> tuple:
-        """The same for the same chain in another graph."""
-        return id(self.conv), id(self.bn), self.activation, self.residual is not None
-
-    @property
-    def ends_with(self) -> str:
-        """The activation, that of timm's batch norm included."""
-        return self.activation or own_activation(self.bn)
+        """A key that is the same for the same chain in another graph."""
+        return id(self.conv), id(self.bn), self.activation, self.addition is not None
 
     def modules(self, root: nn.Module) -> list[nn.Module]:
-        """All that its nodes call."""
+        """The modules that its nodes call."""
         return [root.get_submodule(n.target) for n in self.nodes if n.op == "call_module"]
 
     def __str__(self) -> str:
         parts = ["conv"]
         parts += ["batch norm"] if self.bn is not None else []
-        parts += ["residual"] if self.residual is not None else []
+        parts += ["residual"] if self.addition is not None else []
         parts += [self.ends_with] if self.ends_with else []
         return " + ".join(parts)
 
@@ -70,7 +75,7 @@ def find_chains(trace: Trace, wanted: Callable[[nn.Module], bool]) -> list[Chain
 def follow(trace: Trace, node: fx.Node, taken: set[fx.Node]) -> Chain:
     """A convolution's call and what may be one op with it, which may be nothing."""
     steps = trace.steps
-    nodes, bn, residual, activation = [node], None, None, ""
+    nodes, bn, addition, activation = [node], None, None, ""
 
     def following() -> fx.Node | None:
         user = only_user(nodes[-1])
@@ -89,30 +94,33 @@ def follow(trace: Trace, node: fx.Node, taken: set[fx.Node]) -> Chain:
         user = following()
     if bn is None or not steps[bn].name:
         if joins(user, Kind.ADDITION):
-            other = _added(trace, user, nodes[-1])
-            if other is not None and not changed_before(trace, nodes, user):
-                residual, addition = other, user
+            residual = _added(trace, user, nodes[-1])
+            if residual is not None and not changed_before(trace, nodes, user):
+                addition = user
                 nodes.append(user)
                 user = following()
         if joins(user, Kind.ACTIVATION) and not (
             changed_before(trace, nodes, user)
-            or (residual and trace.memory.changed_between(addition, user, {residual}, nodes))
+            or (addition and trace.memory.changed_between(addition, user, {residual}, nodes))
         ):
             activation = steps[user].name
             nodes.append(user)
     while steps[nodes[-1]].kind is Kind.IDENTITY:
         nodes.pop()
-    module, name = (None, None) if bn is None else (steps[bn].module, bn.target)
-    return Chain(nodes, steps[node].module, module, name, activation, residual)
+    conv = steps[node].module
+    if bn is None:
+        return Chain(nodes, conv, None, None, activation, activation, addition)
+    ends_with = activation or steps[bn].name
+    return Chain(nodes, conv, steps[bn].module, bn.target, activation, ends_with, addition)
 
 
 def only_user(node: fx.Node) -> fx.Node | None:
-    """The node that uses it, if that is one."""
+    """The node that uses a node's value, if that is one alone."""
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
 def _added(trace: Trace, node: fx.Node, value: fx.Node) -> fx.Node | None:
-    """What is added to the value, which alone may be written to."""
+    """What a node adds to the value, or None if it may write to anything but the value."""
     first, second = node.args
     if first is second or not isinstance(first, fx.Node) or not isinstance(second, fx.Node):
         return None
@@ -130,7 +138,7 @@ def changed_before(trace: Trace, chain: list[fx.Node], last: fx.Node) -> bool:
 
 
 def fuse(trace: Trace, chains: list[Chain]) -> None:
-    """Each chain becomes one call, in place."""
+    """Makes one call of each chain, in place."""
     graph = trace.graph
     for chain in chains:
         first, last = chain.nodes[0], chain.nodes[-1]
@@ -138,8 +146,9 @@ def fuse(trace: Trace, chains: list[Chain]) -> None:
             conv = graph.get_attr(first.target)
             bn = None if chain.bn is None else graph.get_attr(chain.bn_name)
             arguments = (conv, bn, chain.activation, first.args[0])
-            if chain.residual is not None:
-                arguments += (chain.residual,)
+            if chain.addition is not None:
+                # The addition is asked, for its residual may be the end of a chain before this one.
+                arguments += tuple(n for n in chain.addition.args if n not in chain.nodes)
             call = graph.call_function(conv_bn_act, arguments)
         last.replace_all_uses_with(call)
         for node in reversed(chain.nodes):
@@ -155,7 +164,7 @@ class PooledBatchNorm(NamedTuple):
 
 
 def find_pooled(trace: Trace, chains: list[Chain]) -> list[PooledBatchNorm]:
-    """Those whose batch norm no convolution takes in."""
+    """The patterns whose batch norm is part of no chain."""
     taken = {node for chain in chains for node in chain.nodes}
     found = []
     for bn, step in trace.steps.items():
@@ -172,7 +181,7 @@ def find_pooled(trace: Trace, chains: list[Chain]) -> list[PooledBatchNorm]:
 
 
 def fuse_pooled(trace: Trace, found: list[PooledBatchNorm]) -> None:
-    """Each becomes one call, in place."""
+    """Makes one call of each pattern, in place."""
     graph = trace.graph
     for nodes in found:
         with graph.inserting_before(nodes.pool):
@@ -184,7 +193,7 @@ def fuse_pooled(trace: Trace, found: list[PooledBatchNorm]) -> None:
 
 
 def why_alone(trace: Trace, node: fx.Node, wanted: Callable[[nn.Module], bool]) -> str:
-    """Why a batch norm is in no chain; its call in a graph."""
+    """Why a batch norm is in no chain, by the node that calls it."""
     before = node.all_input_nodes[0] if node.all_input_nodes else None
     step = trace.steps.get(before)
     if step is not None and step.kind is Kind.TRANSPOSED_CONV:

@@ -1,10 +1,10 @@
-"""Which values of a graph may share memory."""
+"""Which values of a graph may share memory, and what may change them."""
 
 from __future__ import annotations
 
 from torch import fx, nn
 
-from fastseg.optimize.classify.effects import may_be_view, may_write, module_of, returns_tensor
+from fastseg.optimize.classify.steps import Step
 
 
 class Memory:
@@ -13,36 +13,38 @@ class Memory:
     A value is in memory of its own, or in that of what it may be a view of. What comes from
     outside, the arguments and what modules keep, may share memory among itself.
 
+    Args:
+        graph: the graph.
+        steps: the step of each node.
+
     Attributes:
         relied_on: modules of which it was said that they write to nothing.
     """
 
-    def __init__(self, root: nn.Module, graph: fx.Graph):
-        self.root = root
+    def __init__(self, graph: fx.Graph, steps: dict[fx.Node, Step]):
+        self._steps = steps
         self.relied_on: set[nn.Module] = set()
         self._of: dict[fx.Node, frozenset] = {}
         for node in graph.nodes:
+            module, effects = steps[node].module, steps[node].effects
             memory = {node}
-            if node.op in ("placeholder", "get_attr") or self._is_unknown(node):
+            unknown = module is not None and not effects.returns_tensor
+            if unknown or node.op in ("placeholder", "get_attr"):
                 memory.add(_OUTSIDE)
-            if node.op != "output" and may_be_view(root, node):
+            if node.op != "output" and effects.may_be_view:
                 memory.update(*(self._of[value] for value in node.all_input_nodes))
             self._of[node] = frozenset(memory)
-        self._writers = {n for n in graph.nodes if may_write(root, n)}
         self._reads_by_name = any(n.op == "get_attr" for n in graph.nodes)
-
-    def _is_unknown(self, node: fx.Node) -> bool:
-        module = module_of(self.root, node)
-        return module is not None and not returns_tensor(self.root, node)
 
     def writes(self, node: fx.Node) -> bool:
         """Whether a node may write to its inputs."""
-        return node in self._writers
+        return self._steps[node].effects.may_write
 
     def changed_between(self, first: fx.Node, last: fx.Node, reads, ours) -> bool:
         """Whether a node between two others, not ours, may write to what is read.
 
-        Or to what modules keep, or calls one of the modules that ours call.
+        It is also true if such a node may write to what modules keep, or calls one of the modules
+        that our nodes call.
 
         Args:
             first: a node.
@@ -51,18 +53,19 @@ class Memory:
             ours: nodes that are looked over.
         """
         memory = frozenset().union(*(self._of[node] for node in reads))
-        if self._reads_by_name:  # what a name gets may be a weight that ours read
+        if self._reads_by_name:  # what a name gets may be a weight that our nodes read
             memory |= {_OUTSIDE}
-        called = {module_of(self.root, node) for node in ours} - {None}
+        called = {self._steps[node].module for node in ours} - {None}
         node = first.next
         while node is not last:
             if node not in ours:
-                if node in self._writers:
+                module = self._steps[node].module
+                if self.writes(node):
                     if any(memory & self._of[value] for value in node.all_input_nodes):
                         return True
-                elif node.op == "call_module":
-                    self.relied_on.add(module_of(self.root, node))
-                if node.op == "call_module" and called & {*module_of(self.root, node).modules()}:
+                elif module is not None:
+                    self.relied_on.add(module)
+                if module is not None and called & {*module.modules()}:
                     return True
             node = node.next
         return False

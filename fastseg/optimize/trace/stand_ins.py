@@ -13,7 +13,7 @@ from enum import Enum
 from torch import Tensor, fx, nn
 
 from fastseg.optimize.classify.effects import is_operator
-from fastseg.optimize.classify.names import NEVER_NONE
+from fastseg.optimize.classify.names import IN_PLACE_OPERATORS, NEVER_NONE
 from fastseg.optimize.trace.origins import is_others
 
 
@@ -22,51 +22,50 @@ class NotTraceable(Exception):
 
 
 CANNOT = "cannot trace its forward, which"
-"""How reasons begin that are the stand-ins'."""
+"""Words with which the stand-ins' reasons begin."""
 
 
-class Kind(Enum):
+class ValueKind(Enum):
     """What is known of a value."""
 
     ARGUMENT = "what the forward is called with, or made of it: a tensor, if it matters"
     PARAMETER = "an nn.Parameter"
     TENSOR = "a tensor"
-    VALUE = "of torch's ops, never None"
+    OF_TORCH = "a value of torch's ops, never None"
     UNKNOWN = "anything"
 
 
-def kind_of(root: nn.Module, node: fx.Node, returns_tensor: bool) -> Kind:
+def value_kind(root: nn.Module, node: fx.Node, returns_tensor: bool) -> ValueKind:
     """The kind of a node's value.
 
     Args:
-        root: the module whose forward it is of.
+        root: the module whose forward is traced.
         node: the node.
-        returns_tensor: whether what it calls returns a tensor for tensors and numbers.
+        returns_tensor: whether what the node calls returns a tensor for tensors and numbers.
     """
     if node.op == "placeholder":
-        return Kind.ARGUMENT
+        return ValueKind.ARGUMENT
     if node.op == "get_attr":
         module, _, name = node.target.rpartition(".")
         is_parameter = name in root.get_submodule(module).__dict__["_parameters"]
-        return Kind.PARAMETER if is_parameter else Kind.TENSOR
+        return ValueKind.PARAMETER if is_parameter else ValueKind.TENSOR
     kinds = {n.meta["kind"] for n in node.all_input_nodes}
     if returns_tensor:
-        # Of sizes, operators make sizes.
-        if not is_operator(node) or kinds & {Kind.PARAMETER, Kind.TENSOR}:
-            return Kind.TENSOR
-        return Kind.ARGUMENT if Kind.ARGUMENT in kinds else Kind.VALUE
-    if node.op == "call_module" or Kind.UNKNOWN in kinds:
-        return Kind.UNKNOWN
-    return (
-        Kind.ARGUMENT if node.target is operator.getitem and Kind.ARGUMENT in kinds else Kind.VALUE
-    )
+        # Operators make sizes of sizes.
+        if not is_operator(node) or kinds & {ValueKind.PARAMETER, ValueKind.TENSOR}:
+            return ValueKind.TENSOR
+        return ValueKind.ARGUMENT if ValueKind.ARGUMENT in kinds else ValueKind.OF_TORCH
+    if node.op == "call_module" or ValueKind.UNKNOWN in kinds:
+        return ValueKind.UNKNOWN
+    is_part = node.target is operator.getitem and ValueKind.ARGUMENT in kinds
+    return ValueKind.ARGUMENT if is_part else ValueKind.OF_TORCH
 
 
 class StandIn(fx.Proxy):
-    """A value of the forward; ``+=`` and its like are in place, as torch's are."""
+    """A value of the forward; ``+=`` and its like write in place, as torch's do."""
 
     def __getattr__(self, name: str) -> Attribute:
-        if self.kind in (Kind.VALUE, Kind.UNKNOWN):  # it may be of any class
+        if self.kind in (ValueKind.OF_TORCH, ValueKind.UNKNOWN):  # it may be of any class
             if name.startswith("__"):
                 raise AttributeError(name)
             return Attribute(self, name)
@@ -77,8 +76,8 @@ class StandIn(fx.Proxy):
         return Attribute(self, name)
 
     @property
-    def kind(self) -> Kind:
-        """What is known of it."""
+    def kind(self) -> ValueKind:
+        """What is known of the value."""
         return self.node.meta["kind"]
 
     @property
@@ -86,7 +85,7 @@ class StandIn(fx.Proxy):
         # Torch's ops ask by isinstance() too, and want to hear of no tensor.
         if not self.tracer.witness.is_asked(sys._getframe(1)):
             return type(self)
-        if self.kind is Kind.PARAMETER:
+        if self.kind is ValueKind.PARAMETER:
             return nn.Parameter
         self.tracer.is_asked_for(self.node)
         return Tensor
@@ -125,7 +124,7 @@ class Attribute(StandIn):
 
     @property
     def node(self) -> fx.Node:
-        """That of getattr(value, name)."""
+        """The node of getattr(value, name)."""
         if self._node is None:
             arguments = (self.root, self.attr)
             made = self.tracer.create_proxy("call_function", getattr, arguments, {})
@@ -143,18 +142,15 @@ def _in_place(operation):
     return method
 
 
-for _name in (
-    "iadd", "isub", "imul", "imatmul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior",
-    "ixor", "ilshift", "irshift",
-):  # fmt: skip
+for _name in IN_PLACE_OPERATORS:
     setattr(StandIn, f"__{_name}__", _in_place(getattr(operator, _name)))
 
 
 def is_stand_in(value) -> bool:
-    """isinstance() asks for a class, which a stand-in may refuse to tell."""
+    """Whether a value is a stand-in, whose class isinstance() would ask for and may not be told."""
     return issubclass(type(value), fx.Proxy)
 
 
 def any_stand_in(types) -> bool:
-    """Of the types that an op of torch was called with."""
+    """Whether a stand-in is among the types that an op of torch was called with."""
     return any(issubclass(t, fx.Proxy) for t in types)
