@@ -98,7 +98,7 @@ class Plan:
         self.untraceable: dict[nn.Module, str] = {}
         self.alone: dict[nn.Module, str] = {}
         self._known: set[tuple] = set()
-        # Inner Sequentials first: what they fuse needs no other forward around them.
+        # Inner Sequentials come first: what they fuse needs no other forward around them.
         inner_first = self.modules[::-1]
         for module in sorted(inner_first, key=lambda m: not is_sequential(m)):
             is_norm = self.steps[module].kind is Kind.BATCH_NORM
@@ -160,7 +160,7 @@ class Plan:
         take_codes(functions)
         traces = [trace, *(inner for aspp in aspps for inner in aspp.traces)]
         replaced |= {m for t in traces for m in (*t.inlined, *t.memory.relied_on)}
-        replaced &= {*block.modules()}  # slices of Sequentials are made anew in each call
+        replaced &= {*block.modules()}  # each call makes its slices of Sequentials anew
         self.rewritings[block] = Rewriting(
             trace.graph, traces, replaced - {block}, bool(aspps or functions)
         )
@@ -203,7 +203,8 @@ class Plan:
 
     def _plan_pools(self) -> PairedPools:
         pools = paired_pools(self.model, self.traces)
-        if any(not self.wanted(m) for m in pools.found):  # a pooling without its unpooling is none
+        # A pooling hands nothing on without its unpooling.
+        if any(not self.wanted(m) for m in pools.found):
             pools.left.update(dict.fromkeys(pools.found, "filter_fn"))
             pools.found.clear()
         return pools

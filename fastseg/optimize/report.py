@@ -103,7 +103,7 @@ class Report:
         return self.table()
 
     def __getstate__(self):
-        return {**self.__dict__, "_model": None}  # a weak reference is of this process
+        return {**self.__dict__, "_model": None}  # a weak reference lives in this process alone
 
 
 def _groups(entries: Iterable[Entry]) -> list[tuple[tuple[str, str], list[str]]]:

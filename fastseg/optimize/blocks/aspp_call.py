@@ -21,18 +21,27 @@ class Branch(NamedTuple):
     """A branch, the image pooling or the projection: its module, and what is in it.
 
     In a graph its modules are the nodes that get them.
+
+    Attributes:
+        module: the module, or None where the block itself calls conv, bn and the activation.
+        conv: the convolution of one group.
+        bn: the batch norm of conv, or None.
+        depthwise: the depthwise convolution before conv, or None.
+        depthwise_bn: the batch norm of the depthwise convolution, or None.
+        depthwise_activation: the op's name for the activation between the two, or "".
+        dropouts: the dropouts after all of these.
     """
 
-    module: nn.Module | None  # None: the block itself calls conv, bn and the activation
+    module: nn.Module | None
     conv: nn.Conv2d
     bn: nn.Module | None
-    depthwise: nn.Conv2d | None = None  # before conv
+    depthwise: nn.Conv2d | None = None
     depthwise_bn: nn.Module | None = None
     depthwise_activation: str = ""
-    dropouts: tuple[nn.Module, ...] = ()  # after all
+    dropouts: tuple[nn.Module, ...] = ()
 
     def folded(self) -> ASPPBranch | None:
-        """For :func:`fastseg.aspp`, or None where a batch norm is to run on its own."""
+        """Its tensors for :func:`fastseg.aspp`, or None where a batch norm is to run on its own."""
         affine = _affine(self.conv, self.bn)
         if self.depthwise is None:
             return None if affine is None else ASPPBranch(self.conv.weight, *affine, self.rate)
@@ -46,11 +55,11 @@ class Branch(NamedTuple):
 
     @property
     def rate(self) -> int:
-        """Its dilation."""
+        """The dilation of its convolution, the depthwise one if it has one."""
         return (self.depthwise or self.conv).dilation[0]
 
     def must_be_called(self) -> bool:
-        """Whether its tensors are not to be taken from it."""
+        """Whether its modules must be called, and tensors not taken from them."""
         modules = (self.conv, self.bn) if self.module is None else (self.module,)
         return any(m is not None and _must_be_called(m) for m in modules)
 
@@ -60,7 +69,7 @@ def _must_be_called(module: nn.Module) -> bool:
 
 
 def _affine(conv: nn.Conv2d, bn: nn.Module | None) -> tuple[Tensor | None, Tensor | None] | None:
-    """Scale and shift, the convolution's bias among them."""
+    """Scale and shift, which contains the convolution's bias, or None: the batch norm must run."""
     if bn is None:
         return None, conv.bias
     folded = folded_of(bn)
@@ -71,17 +80,23 @@ def _affine(conv: nn.Conv2d, bn: nn.Module | None) -> tuple[Tensor | None, Tenso
 
 
 class Form(NamedTuple):
-    """How a block writes its ASPP."""
+    """How a block writes its ASPP.
 
-    activation: str  # of all its parts
-    pool_first: bool  # the image pooling is concatenated before the maps
-    interpolation: str = ""  # the mode, where it is the block that interpolates what is pooled
+    Attributes:
+        activation: the op's name for the activation of all its parts, or "".
+        pool_first: whether the image pooling is concatenated before the maps.
+        interpolation: the mode if it is the block that interpolates what is pooled, else "".
+    """
+
+    activation: str
+    pool_first: bool
+    interpolation: str = ""
 
 
 def aspp_call(
     x: Tensor, branches: tuple[Branch, ...], pool: Branch | None, project: Branch, form: Form
 ) -> Tensor:
-    """(N, Co, H, W) of x (N, Ci, H, W): one :func:`fastseg.aspp` where no gradient is needed."""
+    """The ASPP (N, Co, H, W) of x (N, Ci, H, W), by one op where no gradient is needed."""
     if isinstance(x, fx.Proxy):
         return traced(aspp_call, x, branches, pool, project, form)
     parts = (*branches, project) if pool is None else (*branches, pool, project)
@@ -109,7 +124,7 @@ def _by_module(x, branches, pool, project, form: Form) -> Tensor:
     maps = [branch.module(x) for branch in branches]
     if pool is not None:
         pooled = pool.module(x)
-        if form.interpolation:  # one pixel, the same at all pixels then
+        if form.interpolation:  # every mode gives one pixel's value to all pixels
             pooled = F.interpolate(pooled, x.shape[2:], mode=form.interpolation)
         maps.insert(0 if form.pool_first else len(maps), pooled)
     y = torch.cat(maps, 1)

@@ -34,14 +34,14 @@ def conv_bn_act(
     x: Tensor,
     *added,
 ) -> Tensor:
-    """``act(bn(conv(x)) + residual)``, one op where that is faster and nothing is lost.
+    """The value of ``act(bn(conv(x)) + residual)``, by one op where that is faster.
 
     Args:
         conv: the convolution.
         bn: its batch norm, or None.
-        activation: the op's name for it, or "".
+        activation: the op's name for the activation, or "".
         x: its input.
-        *added: the residual, if there is one: what the forward has added, a map or not.
+        *added: the residual if there is one, which is what the forward has added, a map or not.
     """
     if isinstance(x, fx.Proxy):
         return traced(conv_bn_act, conv, bn, activation, x, *added)
@@ -59,13 +59,13 @@ def conv_bn_act(
 def folded_of(bn: nn.Module) -> tuple[Tensor, Tensor] | None:
     """A batch norm's scale and shift, or None where it is to be called.
 
-    So it is if something is done before its forward, as fully_shard gathers its tensors there.
+    It is called if something is done before its forward: fully_shard gathers its tensors there.
     """
     return bn.fold() if isinstance(bn, Foldable) and not must_be_called(bn) else None
 
 
 def must_be_called(module: nn.Module) -> bool:
-    """Whether something is done before its forward."""
+    """Whether something is done before a module's forward."""
     return bool(module._forward_pre_hooks)
 
 
@@ -76,7 +76,7 @@ def traced(function, *arguments) -> fx.Proxy:
 
 
 def fuses(conv, bn, folded, x: Tensor, *added) -> bool:
-    """Whether one op stands for all."""
+    """Whether one op stands for a convolution and what follows it."""
     if not is_map(x) or (bn is not None and folded is None) or must_be_called(conv):
         return False
     if not has_its_kernel(conv):
@@ -105,7 +105,7 @@ def _is_residual(added, conv: nn.Conv2d, x: Tensor) -> bool:
 
 
 def bn_relu_pool(bn: nn.Module, relu, pool: nn.MaxPool2d, x: Tensor):
-    """``pool(relu(bn(x)))``, one pass where no gradient is needed."""
+    """The value of ``pool(relu(bn(x)))``, by one pass where no gradient is needed."""
     if isinstance(x, fx.Proxy):
         return traced(bn_relu_pool, bn, relu, pool, x)
     folded = folded_of(bn)
@@ -119,19 +119,19 @@ def bn_relu_pool(bn: nn.Module, relu, pool: nn.MaxPool2d, x: Tensor):
 
 
 def hands_on_codes(pool: nn.MaxPool2d) -> bool:
-    """Whether its indices are byte codes."""
+    """Whether a pooling's indices are byte codes."""
     return isinstance(pool, Codes) and pool._hands_on_codes
 
 
 def pool_to_codes(x: Tensor, *arguments):
-    """``F.max_pool2d`` with byte codes for its indices."""
+    """The values of ``F.max_pool2d``, with byte codes in the place of indices."""
     if isinstance(x, fx.Proxy):
         return traced(pool_to_codes, x, *arguments)
     return max_pool2d(x, *arguments)
 
 
 def unpool_codes(values: Tensor, codes: Tensor, *arguments):
-    """``F.max_unpool2d`` of :func:`pool_to_codes`."""
+    """The map that ``F.max_unpool2d`` makes, of the codes of :func:`pool_to_codes`."""
     if isinstance(values, fx.Proxy):
         return traced(unpool_codes, values, codes, *arguments)
     return max_unpool2d(values, codes, *arguments)

@@ -1,7 +1,7 @@
-"""What a block must still be for its new forward to do what its own does.
+"""The conditions under which a block's new forward does what its own does.
 
-All that the Python of its forward has read; and that modules which the new forward no longer calls
-would do what they did: their classes, hooks and deciding attributes.
+What the Python of its forward has read must be the same. Modules which the new forward no longer
+calls must do what they did: their classes, hooks and deciding attributes are compared.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from fastseg.optimize.trace.witness import Witness
 
 
 class Condition(NamedTuple):
-    """One comparison.
+    """One comparison of what a block has now with what it had when it was traced.
 
     Attributes:
-        kind: of the comparison; the guard says what each is.
+        kind: the kind of the comparison; the guard says what each is.
         owner: a module, an object, a class, the name of a module of Python or a cell.
         part: the dictionary of the owner that is looked at, "" for the owner itself.
-        key: in it.
-        value: what was there.
-        is_local: whether the owner is of the block, so that a copy of the block has its own.
+        key: the key in that dictionary.
+        value: the value that was there.
+        is_local: whether the owner is part of the block, so that a copy of the block has its own.
     """
 
     kind: str
@@ -44,7 +44,7 @@ class Condition(NamedTuple):
     is_local: bool = True
 
     def place(self) -> Any:
-        """What is looked at."""
+        """The dictionary, or the owner itself, that is looked at."""
         if isinstance(self.owner, str):
             return vars(importlib.import_module(self.owner))
         if not self.part:
@@ -81,11 +81,11 @@ def base_of(module: nn.Module) -> type:
 def conditions_of(
     block: nn.Module, witnesses: list[Witness], replaced: Iterable[nn.Module]
 ) -> list[Condition]:
-    """Those of a block as it is now, each once.
+    """The conditions of a block as it is now, each once.
 
     Args:
-        block: whose forward was traced.
-        witnesses: of the traces.
+        block: the block whose forward was traced.
+        witnesses: the witnesses of the traces.
         replaced: modules that the new forward does not call, in the block.
     """
     found: dict[tuple, Condition] = {}
@@ -119,7 +119,7 @@ def _all(block, witnesses: list[Witness], replaced) -> Iterator[Condition]:
 
 
 def _of_replaced(module: nn.Module) -> Iterator[Condition]:
-    """That a module would do what it did."""
+    """The conditions under which a module would do what it did."""
     held = attributes(module)
     yield Condition("class", module, "", "", type(module))
     yield Condition("absent", module, "__dict__", "forward")
@@ -142,14 +142,14 @@ def _of_replaced(module: nn.Module) -> Iterator[Condition]:
 
 
 def _found(cls: type, name: str) -> Iterator[Condition]:
-    """An attribute where the class finds it."""
+    """The condition that an attribute stays what it is where a class finds it."""
     owner = next((c for c in cls.__mro__ if name in vars(c)), None)
     if owner is not None:
         yield Condition("is", owner, "__dict__", name, vars(owner)[name], False)
 
 
 def _read(block, module: nn.Module, name: str, objects: dict) -> Iterator[Condition]:
-    """What was read of a module, wherever it has it."""
+    """The conditions of what was read of a module, wherever the module has it."""
     held = attributes(module)
     if name == "training":
         if module is not block:
@@ -165,7 +165,7 @@ def _read(block, module: nn.Module, name: str, objects: dict) -> Iterator[Condit
         yield Condition("is", module, "__dict__", part, held[part])
         if part == "_modules":
             yield Condition("is", module, part, name, value)
-        else:  # which tensor it is a graph leaves open
+        else:  # a graph leaves open which tensor it is
             yield Condition("is none", module, part, name, value is None)
     elif cls := next((c for c in base_of(module).__mro__ if name in vars(c)), None):
         yield Condition("absent", module, "__dict__", name)
@@ -180,7 +180,7 @@ _PARTS = ("_parameters", "_buffers", "_modules")
 
 
 def _item(owner, mapping, name: str, is_local: bool, objects: dict) -> Iterator[Condition]:
-    """A value that was read, and what may decide in it."""
+    """The condition of a value that was read, and notes the objects in it that may decide."""
     value = mapping[name]
     constant = is_constant(value)
     kept = snapshot(value) if constant else value
@@ -189,7 +189,7 @@ def _item(owner, mapping, name: str, is_local: bool, objects: dict) -> Iterator[
 
 
 def _note_objects(value, is_local: bool, objects: dict) -> None:
-    """Of a value, the objects in it that have attributes."""
+    """Notes the objects in a value that have attributes."""
     parts = [value]
     while parts:
         value = parts.pop()
@@ -202,7 +202,7 @@ def _note_objects(value, is_local: bool, objects: dict) -> None:
 
 
 def _of_objects(objects: dict[int, tuple[Any, bool]], names: set[str]) -> Iterator[Condition]:
-    """Attributes of objects, of classes and of modules of Python, that code has the names of."""
+    """The conditions of what code has the names of in objects, classes and modules of Python."""
     seen: set[int] = set()
     while pending := [entry for key, entry in objects.items() if key not in seen]:
         for value, is_local in pending:
@@ -228,13 +228,13 @@ def _of_object(value, is_local: bool, names: set[str], objects: dict) -> Iterato
 
 
 def _is_module(name: str | None, mapping: dict) -> bool:
-    """Whether these are the globals of the module of that name."""
+    """Whether a dictionary is the globals of the module of that name."""
     module = sys.modules.get(name or "")
     return module is not None and vars(module) is mapping
 
 
 def snapshot(value):
-    """What to compare a value with later: containers as they are now, all else itself."""
+    """A copy to compare a value with later if it is a container, any other value itself."""
     if type(value) is dict:
         return {k: snapshot(v) for k, v in value.items()}
     if type(value) is list:

@@ -19,7 +19,7 @@ from fastseg.optimize.classify.same_padding import pads_same
 
 
 def is_left_to_torch() -> bool:
-    """Whether torch's modules run: for ONNX, which has no ops of fastseg, and forward-mode AD."""
+    """Whether torch's modules run, for ONNX, which has no ops of fastseg, or forward-mode AD."""
     if is_dynamo_compiling():
         return False
     if forward_ad._current_level >= 0:
@@ -30,12 +30,12 @@ def is_left_to_torch() -> bool:
 
 
 def is_map(x: Tensor) -> bool:
-    """An image; on GPUs of more than one pixel: for vectors torch's calls are shorter there."""
+    """Whether x is an image, on GPUs of more than one pixel: torch is faster for vectors there."""
     return x.dim() == 4 and (x.is_cpu or x.shape[2] > 1 or x.shape[3] > 1)
 
 
 def is_left_to_inductor(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Whether torch.compile with freezing is as fast: it fuses oneDNN's kernels with more around.
+    """Whether torch.compile with freezing is as fast, as it fuses more into oneDNN's kernels.
 
     Without freezing it neither prepares weights nor fuses anything into a convolution.
     """
@@ -45,7 +45,7 @@ def is_left_to_inductor(conv: nn.Conv2d, x: Tensor) -> bool:
 
 
 def _freezes() -> bool:
-    # Only the compiler asks, which has it loaded: with fastseg it would come at 1.4 s and 150 MB.
+    # Only the compiler asks, and has loaded it; an import with fastseg would take 1.4 s and 150 MB.
     from torch._inductor import config
 
     return config.freezing
@@ -54,13 +54,14 @@ def _freezes() -> bool:
 def owns(conv: nn.Conv2d, x: Tensor, gradient: bool) -> bool:
     """Whether fastseg's convolution is the faster one, forward and backward.
 
-    On GPUs only atrous and depthwise convolutions, which cuDNN is known to be slow at. Depthwise
-    ones on the CPU, as measured: with gradients only atrous ones, without in channels_last.
+    On GPUs it is for atrous and depthwise convolutions alone, which cuDNN is known to be slow at.
+    On the CPU, as measured, it is for depthwise ones that are atrous, if a gradient is needed, and
+    for those in channels_last, if none is.
 
     Args:
         conv: the module.
-        x: (N, Ci, H, W).
-        gradient: whether one may be needed.
+        x: its input (N, Ci, H, W).
+        gradient: whether a gradient may be needed.
     """
     if not may_own(conv):
         return False
@@ -79,7 +80,7 @@ def owns(conv: nn.Conv2d, x: Tensor, gradient: bool) -> bool:
 
 
 def may_own(conv: nn.Conv2d) -> bool:
-    """Whether some map exists for which :func:`owns` is true: depthwise, or for Winograd.
+    """Whether :func:`owns` is true of some map: the convolution is depthwise or fit for Winograd.
 
     With fewer channels an op's autograd layer, which is Python, takes what the kernel saves.
     """
@@ -91,37 +92,37 @@ def may_own(conv: nn.Conv2d) -> bool:
 
 
 def output_size(conv: nn.Conv2d, x: Tensor) -> list[int]:
-    """(h, w) of what it makes of a map."""
+    """The (h, w) of what a convolution makes of a map."""
     if pads_same(conv):
         return same_padding.output_size(conv, x)
     return as_geometry(conv).output_size(x.shape[2:], conv.kernel_size)
 
 
 def as_geometry(conv: nn.Conv2d) -> Conv2d:
-    """The module's, padding in pixels."""
+    """The geometry of a convolution, with its padding in pixels."""
     padding = resolve_padding("fastseg.optimize_", conv.padding, conv.kernel_size, conv.dilation)
     return Conv2d(conv.stride, padding, conv.dilation, conv.groups)
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Whether it is dense in that layout; no tensor of vmap's says so."""
+    """Whether x is dense in that layout, which is never so of vmap's tensors."""
     return not _is_batched() and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def in_channels_last(x: Tensor) -> Tensor:
-    """X in the layout in which the CPU's kernels are the fastest, but for vmap's tensors."""
+    """Returns x in the layout that the CPU's kernels are the fastest in, vmap's tensors as is."""
     if not x.is_cpu or _is_batched():
         return x
     return _in_layout(x, torch.channels_last)
 
 
 def in_contiguous(x: Tensor) -> Tensor:
-    """X for a function of torch that makes maps contiguous first."""
+    """Returns x as a function of torch wants it that makes maps contiguous first."""
     return _in_layout(x, torch.contiguous_format) if x.is_cpu and not _is_batched() else x
 
 
 def _in_layout(x: Tensor, layout: torch.memory_format) -> Tensor:
-    """By a kernel that takes down to a tenth of the time of torch's copy, where it can be used."""
+    """Returns x in a layout, if possible by a kernel that takes down to a tenth of torch's time."""
     if x.dim() != 4 or x.is_contiguous(memory_format=layout):
         return x
     to_channels_last = layout is torch.channels_last
@@ -136,14 +137,14 @@ def _is_batched() -> bool:
 
 
 def tensors_of(conv: nn.Conv2d) -> tuple[Tensor, Tensor | None]:
-    """Its weight and bias, past nn.Module.__getattr__, which takes as long as both look-ups."""
+    """The weight and bias, past nn.Module.__getattr__, which takes as long as both look-ups."""
     held = conv._parameters
     weight = held.get("weight")
     return (conv.weight, conv.bias) if weight is None else (weight, held.get("bias"))
 
 
 def has_its_kernel(conv: nn.Conv2d) -> bool:
-    """Whether its weight is of its kernel's size, as long as nobody gave it another weight."""
+    """Whether a convolution's weight is of its kernel's size, as nobody gave it another weight."""
     weight = tensors_of(conv)[0]
     return weight.dim() == 4 and weight.shape[2:] == conv.kernel_size
 
@@ -155,7 +156,7 @@ def convolve(
     activation: str = "",
     residual: Tensor | None = None,
 ) -> Tensor:
-    """One op in channels_last."""
+    """Convolves by one op in channels_last."""
     if _is_pointwise(conv) and x.is_cpu and not is_compiling():
         weight, bias = tensors_of(conv)
         arguments = (x, weight, bias, *(folded or (None, None)))
@@ -168,7 +169,7 @@ def convolve(
 
 
 def _is_pointwise(conv: nn.Conv2d) -> bool:
-    """Whether it is one matrix product."""
+    """Whether a convolution is one matrix product."""
     return (
         conv.kernel_size == (1, 1)
         and conv.groups == 1
@@ -185,7 +186,7 @@ def apply(
     activation: str = "",
     residual: Tensor | None = None,
 ) -> Tensor:
-    """One op in the layout that x has."""
+    """Convolves by one op in the layout that x has."""
     weight, bias = tensors_of(conv)
     scale, shift = folded or (None, None)
     if pads_same(conv):

@@ -1,4 +1,4 @@
-"""Whether the conditions of a rewritten forward hold: one expression, for it runs in each call."""
+"""Whether the conditions of a rewritten forward hold, as one expression, for each call asks it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastseg.optimize.trace.contents import attributes, is_opaque
 
 _SHAPES = {
     "is": "{o}[{k}] is {v}",
-    "call": "({o}[{k}] is {v} or is_exporting())",  # which puts its own there for the while
+    "call": "({o}[{k}] is {v} or is_exporting())",  # exporting puts its own there meanwhile
     "equals": "({o}[{k}] is {v} or {o}[{k}] == {v})",
     "absent": "{k} not in {o}",
     "is none": "({o}[{k}] is None) is {v}",
@@ -28,15 +28,15 @@ _SHAPES = {
     "cell": "({o}.cell_contents is {v} or {o}.cell_contents == {v})",
     "training": "{o}['training'] is {v}['training']",
 }
-"""By kind of condition, the expression over what it looks at, its key and value."""
+"""Expression over what a condition looks at, its key and its value, by the condition's kind."""
 
 
 class Guard:
-    """Of one block.
+    """The conditions of one block, compiled to one function.
 
     Args:
-        block: whose conditions they are.
-        conditions: all.
+        block: the block.
+        conditions: all its conditions.
     """
 
     def __init__(self, block: nn.Module | None, conditions: list[Condition]):
@@ -44,13 +44,13 @@ class Guard:
         self._hold = self._hold_traced = None
 
     def holds(self) -> bool:
-        """Whether all conditions do."""
+        """Whether all conditions hold."""
         if is_dynamo_compiling():
             return _holds(self) and (self._hold_traced is None or self._hold_traced(self.block))
         return _holds(self) if self._hold is None else self._hold()
 
     def compile(self) -> None:
-        """Of a block that is all there, which it is not while it is copied."""
+        """Compiles the conditions of a block that is all there, as it is not while it is copied."""
         with contextlib.suppress(KeyError):
             self._hold = _compiled(self.conditions)
             self._hold_traced = _compiled_for_dynamo(self.block, self.conditions)
@@ -81,19 +81,19 @@ class Guard:
 
 
 def _broken(block: nn.Module) -> Guard:
-    """Of a model from a file whose forward had changed, or had read objects of its process."""
+    """A guard that never holds, of a block that had changed or had read objects of its process."""
     return Guard(block, [Condition("cell", types.CellType(), "", "what was read", None, False)])
 
 
 def _frozen(condition: Condition) -> Condition:
-    """For a file: what another process has anew is not in it."""
+    """The condition for a file, without what another process has anew."""
     if condition.is_local and condition.kind != "class":
         return condition
     return condition._replace(value=_Anew())
 
 
 class _Anew:
-    """In a file: the value as it is where the file is read."""
+    """A value in a file that stands for what it is where the file is read."""
 
 
 def _thawed(block: nn.Module, conditions: list[Condition]) -> Guard:
@@ -111,7 +111,7 @@ def _now(condition: Condition) -> Any:
 
 
 def _compiled(conditions: list[Condition]):
-    """A function without arguments: whether all conditions hold."""
+    """A function without arguments that tells whether all conditions hold."""
     names, values, tests = [], [], []
     for i, c in enumerate(conditions):
         names += [f"o{i}", f"v{i}"]
@@ -140,21 +140,21 @@ def _defined(source: str, name: str):
 
 
 def _holds(guard: Guard) -> bool:
-    """As they do now; to torch.compile a constant."""
+    """Whether a guard's conditions hold now; torch.compile takes it for a constant."""
     if guard._hold is None:
         guard.compile()
     return guard._hold is not None and guard._hold()
 
 
-# What torch.compiler.assume_constant_result does, which loads the compiler: 1.4 s and 150 MB.
+# torch.compiler.assume_constant_result sets this too, but loads the compiler: 1.4 s and 150 MB.
 _holds._dynamo_marked_constant = True
 
 
 def _compiled_for_dynamo(block: nn.Module, conditions: list[Condition]):
-    """A function of the block for torch.compile to look into: what it reads there it watches.
+    """A function of the block for torch.compile to look into, for it watches what it reads there.
 
-    Children, whose classes that tells, and attributes that can be written down; but for those that
-    the calls of the new forward read themselves.
+    The function reads children, whose classes torch.compile then watches, and attributes that can
+    be written down, but those that the calls of the new forward read themselves.
     """
     paths = {m: "block" + "".join(f"._modules[{n!r}]" for n in name.split(".") if n)
              for name, m in block.named_modules()}  # fmt: skip

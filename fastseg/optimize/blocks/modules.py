@@ -1,4 +1,4 @@
-"""What modules become: the mixins of their new classes."""
+"""The mixins of the classes that modules become."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Fused(Swapped):
     """A block whose forward is rewritten, or within which poolings hand on byte codes.
 
     Attributes:
-        _program: the new forward, or None. Where it does not fit the block's own runs.
+        _program: the new forward, or None. The block's own forward runs where it does not fit.
         _pairs: the poolings and unpoolings, or None.
     """
 
@@ -60,11 +60,11 @@ class Fused(Swapped):
                 held.guard.compile()
 
     def why_not_fused(self) -> str | None:
-        """Why its own forward runs although it was rewritten, or None."""
+        """Why the block's own forward runs although it was rewritten, or None."""
         return None if self._program is None else self._program.why_not(self)
 
     def extra_repr(self) -> str:
-        """The block's own, and that its own forward runs where that is so."""
+        """The block's own text, and that its own forward runs where that is so."""
         lines, why_not = super().extra_repr(), self.why_not_fused()
         if why_not is None:
             return lines
@@ -76,7 +76,7 @@ class Fused(Swapped):
 
 
 class Convolving(Swapped):
-    """A Conv2d by :func:`fastseg.atrous_conv2d`.
+    """A Conv2d that :func:`fastseg.atrous_conv2d` computes.
 
     Attributes:
         _was: the attributes that decide what it computes, as they were.
@@ -89,7 +89,7 @@ class Convolving(Swapped):
         self.__dict__.pop("_was", None)
 
     def is_as_it_was(self) -> bool:
-        """Whether it computes what it did, and torch's Conv2d too."""
+        """Whether the module computes what it did, and torch's Conv2d too."""
         return (
             self._was == _deciding(self)
             and has_its_kernel(self)
@@ -103,7 +103,7 @@ _CONV_FORWARD = nn.Conv2d._conv_forward
 
 def _deciding(conv: nn.Conv2d) -> tuple:
     held = conv.__dict__
-    pad = held["_modules"].get("static_padding")  # see fastseg.optimize.classify.same_padding
+    pad = held["_modules"].get("static_padding")  # same_padding.py says what this child is
     if pad is not None:
         return *[held.get(name) for name in _NAMES], pad, pad.__dict__.get("padding")
     return tuple([held.get(name) for name in _NAMES])
@@ -113,9 +113,13 @@ _NAMES = deciding(nn.Conv2d(1, 1, 1))
 
 
 class Atrous(Convolving):
-    """Where that is faster."""
+    """A convolution that fastseg computes where that is faster.
 
-    _left: dict[torch.Size, None]  # shapes for which torch trained faster when it was asked
+    Attributes:
+        _left: shapes for which torch was found to train faster, as an ordered set.
+    """
+
+    _left: dict[torch.Size, None]
 
     def _after_swap(self):
         super()._after_swap()
@@ -126,7 +130,7 @@ class Atrous(Convolving):
         self.__dict__.pop("_left", None)
 
     def forward(self, x: Tensor) -> Tensor:
-        """As torch's."""
+        """Computes what torch's forward does."""
         compiling = is_compiling()
         if not compiling and self.training and x.shape in self._left and is_grad_enabled():
             return self._base.forward(self, x)
@@ -144,10 +148,10 @@ _SHAPES = 64
 
 
 class Frozen(Convolving):
-    """In channels_last, of a model for inference."""
+    """A convolution of a model for inference, computed in channels_last."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """As torch's."""
+        """Computes what torch's forward does."""
         if (
             is_left_to_torch()
             or not self.is_as_it_was()
@@ -183,10 +187,10 @@ class Foldable(Swapped):
 
 
 class Folding(Foldable):
-    """While no gradient is needed.
+    """A batch norm that is folded while no gradient is needed.
 
     Attributes:
-        _folded: remembers scale and shift.
+        _folded: the scale and shift that it remembers.
     """
 
     def _after_swap(self):
@@ -199,19 +203,19 @@ class Folding(Foldable):
         self.__dict__.pop("_folded", None)
 
     def train(self, mode: bool = True):
-        """As torch's; also forgets what evaluation has folded."""
+        """Does what torch's does, and forgets what evaluation has folded."""
         self._folded.forget()
         return super().train(mode)
 
 
 class Folded(RefusesTraining, Foldable):
-    """Of a model for inference: scale and shift are constants.
+    """A batch norm of a model for inference, whose scale and shift are constants.
 
     Attributes:
-        folded_scale: a buffer.
-        folded_shift: a buffer.
-        _folded_of: the tensors and eps that they were made of.
-        _folded: remembers them for other tensors, such as torch.func.functional_call brings.
+        folded_scale: the scale, a buffer.
+        folded_shift: the shift, a buffer.
+        _folded_of: the tensors and eps that both were made of.
+        _folded: both for other tensors, such as torch.func.functional_call brings.
     """
 
     def _after_swap(self):
@@ -220,7 +224,7 @@ class Folded(RefusesTraining, Foldable):
         self._fold()
 
     def __setstate__(self, state):
-        refuse_training()  # in the process that reads it from a file
+        refuse_training()  # the module may have been read from a file
         super().__setstate__(state)
 
     def _fold(self):
@@ -249,7 +253,7 @@ class Folded(RefusesTraining, Foldable):
 
     def _apply(self, *args, **kwargs):
         super()._apply(*args, **kwargs)
-        self._fold()  # of the new dtype and device
+        self._fold()  # the new dtype and device want new constants
         return self
 
     def _load_from_state_dict(self, *args):
@@ -271,7 +275,7 @@ class Codes(Swapped):
     """Max-pooling whose indices are byte codes, and the unpooling that takes them.
 
     Attributes:
-        _hands_on_codes: whether a pooling does; an unpooling takes indices as well.
+        _hands_on_codes: whether a pooling hands on codes; an unpooling takes indices as well.
     """
 
     _hands_on_codes = True
@@ -293,5 +297,5 @@ class Codes(Swapped):
 
 
 def _whole(t: Tensor) -> Tensor:
-    """Of a tensor that fully_shard has spread over processes, all of it."""
+    """The whole of a tensor, which fully_shard may have spread over processes."""
     return t.full_tensor() if hasattr(t, "full_tensor") else t

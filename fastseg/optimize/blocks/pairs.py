@@ -8,18 +8,18 @@ from fastseg.optimize.blocks.guard import Guard
 
 
 class Pairs:
-    """Of the model that holds them.
+    """The poolings of a model that hand on byte codes, held by the model itself.
 
     Args:
-        guard: of the model.
-        poolings: that hand on codes.
+        guard: the guard of the model.
+        poolings: the poolings that hand on codes.
     """
 
     def __init__(self, guard: Guard, poolings: list[nn.Module]):
         self.guard, self.poolings = guard, poolings
 
     def look(self) -> None:
-        """Codes become indices where the model has changed, for they may go elsewhere now."""
+        """Turns codes into indices where the model has changed, for they may go elsewhere now."""
         holds = self.guard.holds()
         for pooling in self.poolings:
             if pooling._hands_on_codes is not holds:

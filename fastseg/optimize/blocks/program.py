@@ -1,4 +1,4 @@
-"""A block's new forward: a graph as code, and when it may run."""
+"""The new forward of a block: a graph as code, and when that may run."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from fastseg.optimize.blocks.guard import Guard
 from fastseg.optimize.classify.names import IN_PLACE_OPERATORS
 
 TENSORS = frozenset({Tensor, FakeTensor, FunctionalTensor})
-"""Classes of tensors that a stand-in stood for."""
+"""Classes of the tensors that a stand-in stood for."""
 
 
 class Program:
     """A graph's code, called as ``function(block, *arguments)``, with a guard.
 
     Args:
-        source: defines a function `forward`.
-        names: of what it reads as globals.
-        arguments: how many it takes beside the block.
-        asks: of its traces: "arguments" if these must be tensors; "tracing" and "compiling" if
-            the block's own forward is to run in these contexts.
-        guard: of the block.
+        source: code that defines a function `forward`.
+        names: what that function reads as globals, by name.
+        arguments: the number of arguments beside the block.
+        asks: what its traces have asked: "arguments" if these must be tensors; "tracing" and
+            "compiling" if the block's own forward is to run in these contexts.
+        guard: the guard of the block.
         trains: whether it has something for training too; else the block's own forward is shorter.
     """
 
@@ -52,7 +52,7 @@ class Program:
 
     @classmethod
     def of(cls, graph: fx.Graph, asks: frozenset[str], guard: Guard, trains: bool) -> Program:
-        """The code of a graph."""
+        """The program of a graph."""
         guard.compile()
         for node in graph.nodes:
             node.target = _IN_PLACE.get(node.target, node.target)
@@ -62,7 +62,7 @@ class Program:
         return cls(code.src, dict(code.globals), arguments, asks, guard, trains)
 
     def fits(self, block: nn.Module, arguments: tuple) -> bool:
-        """Whether it does what the block's own forward does with these arguments."""
+        """Whether the program does with these arguments what the block's own forward does."""
         if not self.trains and block.training and torch.is_grad_enabled():
             return False
         if len(arguments) != self.arguments or self.guard.block is not block:
@@ -84,7 +84,7 @@ class Program:
         )
 
     def why_not(self, block: nn.Module) -> str | None:
-        """Why it fits no arguments, or None."""
+        """Why the program fits no arguments, or None."""
         if self.guard.block is not block:
             return "is a copy that shares its attributes"
         return self.guard.broken()

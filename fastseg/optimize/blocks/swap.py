@@ -1,4 +1,4 @@
-"""A module in place becomes an instance of a subclass of its own class, and back.
+"""Modules become instances of subclasses of their own classes, in place, and back.
 
 Only ``module.__class__`` changes: parameters, buffers, keys, hooks, references to the module and
 isinstance() stay. The subclass is made for the class at hand, so pickle and copy rebuild it.
@@ -13,20 +13,25 @@ from torch import nn
 
 
 class Swapped:
-    """Comes before the module's own class among the subclass's bases."""
+    """The base that comes before the module's own class in the subclass.
 
-    _base: type  # the module's own class
-    _base_forward: Callable  # its forward, as it was
+    Attributes:
+        _base: the module's own class.
+        _base_forward: the forward of that class, as it was.
+    """
+
+    _base: type
+    _base_forward: Callable
 
     def __new__(cls, *args, **kwargs):
-        """Of code that makes another module of a module's class: one of its own class."""
+        """Makes a module of the own class where code makes another of a module's class."""
         if args or kwargs:
             return cls._base(*args, **kwargs)
         return super().__new__(cls)
 
     @classmethod
     def _forward_for(cls, base: type):
-        """The subclass's forward."""
+        """The forward of the subclass."""
         return cls.forward
 
     def _after_swap(self) -> None:
@@ -66,13 +71,13 @@ def _new(mixin: type[Swapped], base: type, *arguments):
 
 
 def swap(module: nn.Module, mixin: type[Swapped]) -> None:
-    """In place."""
+    """Changes a module's class to the subclass that a mixin makes of it, in place."""
     module.__class__ = subclass(mixin, type(module))
     module._after_swap()
 
 
 def restore(module: nn.Module) -> None:
-    """Undoes :func:`swap`, if it was."""
+    """Undoes :func:`swap`, if the module was swapped."""
     if isinstance(module, Swapped):
         module._before_restore()
         swapped = subclass(module._mixin, module._base)
@@ -80,7 +85,7 @@ def restore(module: nn.Module) -> None:
 
 
 def _replaced(cls: type, old: type, new: type) -> type:
-    """cls, or what others such as fully_shard have derived from `old`, then derived from `new`."""
+    """The class with `new` for `old` among its bases, as fully_shard derives from classes."""
     if cls is old:
         return new
     bases = tuple(_replaced(b, old, new) if issubclass(b, old) else b for b in cls.__bases__)

@@ -25,7 +25,7 @@ class RefusesTraining:
     """A module that cannot be trained."""
 
     def train(self, mode: bool = True):
-        """As torch's for evaluation.
+        """Does what torch's does for evaluation.
 
         Raises:
             RuntimeError: mode is True.
@@ -49,6 +49,6 @@ def _train_all_or_nothing(self, mode: bool = True):
 
 
 def refuse_training() -> None:
-    """Has nn.Module.train look for modules that refuse; called for each of them."""
+    """Makes nn.Module.train look for modules that refuse, once one of them exists."""
     if nn.Module.train is _train:
         nn.Module.train = _train_all_or_nothing

@@ -39,11 +39,11 @@ DECIDING = {
     nn.MaxUnpool2d: ("kernel_size", "stride", "padding"),
     nn.ZeroPad2d: ("padding",),
 }
-"""By class, the attributes that decide what a module computes."""
+"""Names of the attributes that decide what a module computes, by its class."""
 
 
 def deciding(module: nn.Module) -> tuple[str, ...]:
-    """The attributes that decide what a module, swapped or not, computes."""
+    """The names of the attributes that decide what a module, swapped or not, computes."""
     return next((names for cls, names in DECIDING.items() if isinstance(module, cls)), ())
 
 

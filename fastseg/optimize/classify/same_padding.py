@@ -1,4 +1,4 @@
-"""Convolutions that pad as TensorFlow does for "SAME", in front of torch's: timm's, EfficientNet's.
+"""Convolutions of timm and EfficientNet that pad as TensorFlow does for "SAME".
 
 The last rows and columns get more of it than the first where its sum is odd.
 """
@@ -16,25 +16,25 @@ _FIXED = "Conv2dStaticSamePadding"
 
 
 def _kind(conv: nn.Module) -> str:
-    """Either "by size" of the map, or "fixed" as a child has it; "" of any other class."""
-    cls = getattr(type(conv), "_base", type(conv))  # _base where it is swapped
+    """How a convolution pads: "by size" of the map, "fixed" as a child has it, "" if otherwise."""
+    cls = getattr(type(conv), "_base", type(conv))  # a swapped one has _base
     if cls is nn.Conv2d or cls.__module__.partition(".")[0] not in _PACKAGES:
         return ""
     return "fixed" if cls.__name__ == _FIXED else "by size" if cls.__name__ in _BY_SIZE else ""
 
 
 def pads_same(conv: nn.Module) -> bool:
-    """Whether it is of such a class, swapped or not."""
+    """Whether a convolution, swapped or not, is of such a class."""
     return _kind(conv) != ""
 
 
 def fixed_padding(conv: nn.Module) -> nn.Module | None:
-    """The child that pads, if the class has one."""
+    """The child of a convolution that pads, if its class has one."""
     return conv._modules.get("static_padding")
 
 
 def why_not_same(conv: nn.Conv2d) -> str | None:
-    """Why a convolution of such a class is to be left, or None."""
+    """Why a convolution that pads so is to be left, or None."""
     fixed = _kind(conv) == "fixed"
     if not fixed and _own(conv) != (0, 0):
         return "pads twice"
@@ -48,7 +48,7 @@ def _own(conv: nn.Conv2d) -> tuple[int, int]:
 
 
 def around(conv: nn.Conv2d, x: Tensor) -> tuple[int, int, int, int]:
-    """Zeros left, right, above and below of a map."""
+    """The numbers of zeros left, right, above and below of a map, in pixels."""
     pad = fixed_padding(conv)
     if pad is not None:
         vertical, horizontal = _own(conv)
@@ -65,7 +65,7 @@ def around(conv: nn.Conv2d, x: Tensor) -> tuple[int, int, int, int]:
 
 
 def output_size(conv: nn.Conv2d, x: Tensor) -> list[int]:
-    """(h, w) of the output."""
+    """The (h, w) of a convolution's output."""
     left, right, above, below = around(conv, x)
     height, width = x.shape[2:]
     size = (height + above + below, width + left + right)

@@ -1,6 +1,6 @@
 """ASPP as torchvision, segmentation_models_pytorch, mmsegmentation and their like write it.
 
-Found by what a forward does, not by its name: convolutions of one input at several rates, and
+It is found by what a forward does, not by a name: convolutions of one input at several rates, and
 perhaps its average, are concatenated and projected. Nothing is concatenated after the rewriting.
 """
 
@@ -70,7 +70,7 @@ def fuse_aspp(graph: fx.Graph, found: list[ASPPNodes]) -> None:
             branches = tuple(_getting(graph, branch) for branch in aspp.branches)
             pool = None if aspp.pool is None else _getting(graph, aspp.pool)
             project = _getting(graph, aspp.project)
-            x = aspp.first.args[0]  # read here: it may be the end of an ASPP before this one
+            x = aspp.first.args[0]  # it may be the end of an ASPP that was fused before
             arguments = (x, branches, pool, project, aspp.form)
             call = graph.call_function(aspp_call, arguments)
         aspp.last.replace_all_uses_with(call)
@@ -87,7 +87,17 @@ def _getting(graph: fx.Graph, branch: Branch) -> Branch:
 
 
 class _Part(NamedTuple):
-    """What a module does: an average if it has one, convolutions, one after the other."""
+    """What a module does: perhaps an average, then convolutions, one after the other.
+
+    Attributes:
+        chains: its convolutions and what is one op with them.
+        averages: whether it averages its input first.
+        interpolation: the mode in which it makes the average a map again, or "".
+        dropouts: the names of its dropouts in the root.
+        branch: its part of the call.
+        activation: the op's name for the activation of its last convolution, or "".
+        trace: the trace of it.
+    """
 
     chains: list[Chain]
     averages: bool
@@ -191,7 +201,7 @@ def _form(parts: list[_Part], project: _Part, interpolations: list[str]) -> Form
 
 
 def _interpolation(trace: Trace, node) -> str:
-    """The mode of an interpolation that makes one pixel a map, or ""."""
+    """The mode of a node that makes one pixel a map by interpolation, or "" of any other."""
     step = trace.steps[node] if isinstance(node, fx.Node) else None
     if step is None or step.kind is not Kind.INTERPOLATION or not node.args:
         return ""

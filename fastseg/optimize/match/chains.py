@@ -60,7 +60,7 @@ class Chain(NamedTuple):
 
 
 def find_chains(trace: Trace, wanted: Callable[[nn.Module], bool]) -> list[Chain]:
-    """The chains of two links or more whose convolution is wanted; no node is in two of them."""
+    """The chains of two links or more whose convolution is wanted, with no node in two of them."""
     taken: set[fx.Node] = set()
     chains = []
     for node, step in trace.steps.items():
@@ -130,9 +130,9 @@ def _added(trace: Trace, node: fx.Node, value: fx.Node) -> fx.Node | None:
 
 
 def changed_before(trace: Trace, chain: list[fx.Node], last: fx.Node) -> bool:
-    """Whether what the first of a chain reads, or its modules, may be changed before `last`.
+    """Whether what a chain's first node reads, or its modules, may be changed before `last`.
 
-    The call that replaces the chain stands there.
+    The call that replaces the chain stands at `last`.
     """
     return trace.memory.changed_between(chain[0], last, chain[0].all_input_nodes, chain)
 
@@ -147,7 +147,7 @@ def fuse(trace: Trace, chains: list[Chain]) -> None:
             bn = None if chain.bn is None else graph.get_attr(chain.bn_name)
             arguments = (conv, bn, chain.activation, first.args[0])
             if chain.addition is not None:
-                # The addition is asked, for its residual may be the end of a chain before this one.
+                # The residual is read here: it may be the end of a chain before this one.
                 arguments += tuple(n for n in chain.addition.args if n not in chain.nodes)
             call = graph.call_function(conv_bn_act, arguments)
         last.replace_all_uses_with(call)
@@ -156,7 +156,7 @@ def fuse(trace: Trace, chains: list[Chain]) -> None:
 
 
 class PooledBatchNorm(NamedTuple):
-    """Batch norm, ReLU and max-pooling, each value used by the next alone."""
+    """Calls of batch norm, ReLU and max-pooling, each value used by the next alone."""
 
     bn: fx.Node
     relu: fx.Node

@@ -22,7 +22,7 @@ ELSEWHERE = "its indices go elsewhere than to max_unpool2d in this forward"
 
 
 def find_functional(graph: fx.Graph) -> tuple[list[fx.Node], dict[fx.Node, str]]:
-    """The calls that may take byte codes, and of the others why not."""
+    """The calls that may take byte codes, and the reason why each of the others may not."""
     calls = [n for n in graph.nodes if n.op == "call_function" and n.target in NAMES]
     left = {n: NO_POOLING for n in calls if n.target is F.max_unpool2d}
     found = []
@@ -74,7 +74,7 @@ def _windows(call: fx.Node):
 
 
 def take_codes(calls: list[fx.Node]) -> None:
-    """Makes each call one of fastseg's op, in place."""
+    """Makes each call a call of fastseg's op, in place."""
     for call in calls:
         a = _arguments(call)
         window = a["kernel_size"], a["stride"], a["padding"]

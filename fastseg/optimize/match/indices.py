@@ -59,5 +59,5 @@ def bound(function: Callable, *args: Any, **kwargs: Any) -> dict[str, Any]:
 
 
 def windows(kernel_size, stride, padding, dilation=1) -> Pool2d:
-    """The windows of a pooling or an unpooling, whose own are never dilated."""
+    """The windows of a pooling, or of an unpooling, which are never dilated."""
     return pool2d("fastseg.optimize_", kernel_size, stride, padding, dilation)

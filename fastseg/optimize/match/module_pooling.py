@@ -19,8 +19,8 @@ class PairedPools(NamedTuple):
     """The poolings and unpoolings of a model.
 
     Attributes:
-        found: those that may hand on codes.
-        left: the reason why not of each of the others.
+        found: the modules that may hand on codes.
+        left: the reason why each of the others may not.
         trace: the trace of the whole model, or None.
     """
 
@@ -45,7 +45,7 @@ def paired_pools(model: nn.Module, traces: Traces) -> PairedPools:
         return PairedPools(set(), {m: left.get(m, reason) for m in everything})
     partners = _Partners(trace, everything)
     pending = True
-    while pending:  # one that is left leaves those that it is paired with
+    while pending:  # a module that is left leaves its partners too
         pending = False
         for module in everything - left.keys():
             reason = partners.why_not(module, left)

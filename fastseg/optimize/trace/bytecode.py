@@ -14,11 +14,11 @@ _CONSTANTS = (None, True, False, ...)
 
 
 class Facts(NamedTuple):
-    """What matters of a function's code.
+    """What a function's code does that matters to a trace.
 
     Attributes:
         names: all names in it, those of attributes too.
-        global_names: what it reads, writes or deletes as globals and builtins.
+        global_names: names that it reads, writes or deletes as globals and builtins.
         asks_for_none: whether it compares a local value or a result, no attribute, with None.
         refusal: why a trace of it is not to be trusted, in words, or None.
     """
@@ -55,7 +55,7 @@ def facts(code: CodeType) -> Facts:
 
 
 def _operands(instructions: list, k: int) -> tuple[dis.Instruction, bool] | None:
-    """Of an `is`: what made the value that is compared, and whether it is with no constant."""
+    """What made the value that an `is` compares, and whether it is compared with no constant."""
     opname = instructions[k].opname
     if opname == "IS_OP":
         constant = instructions[k - 1]

@@ -12,7 +12,7 @@ CONTAINERS = (list, dict, set, deque, bytearray)
 
 
 def is_opaque(value) -> bool:
-    """Whether it is an object of a Python class, with attributes that may decide something."""
+    """Whether a value is an object of a Python class, with attributes that may decide something."""
     cls = type(value)
     in_python = cls.__flags__ & _HEAP_TYPE != 0 or cls is types.SimpleNamespace
     return (
@@ -31,19 +31,19 @@ def attributes(value) -> dict:
 
 
 class Contents:
-    """Of objects, each as it was when it was first seen."""
+    """The contents of objects, each as it was when it was first seen."""
 
     def __init__(self):
         self._kept: dict[int, tuple] = {}
 
     def keep_module(self, module: nn.Module) -> None:
-        """A module's attributes, and what is in those that are containers."""
+        """Keeps a module's attributes, and what is in those that are containers."""
         self._keep_attributes(module)
         for value in attributes(module).values():
             self.keep(value, ())
 
     def keep(self, value, names: Collection[str]) -> None:
-        """A value; of objects in it the attributes that have these names, and so on."""
+        """Keeps a value, the attributes of these names of objects in it, and so on."""
         pending = [value]
         while pending:
             value = pending.pop()
@@ -65,18 +65,18 @@ class Contents:
         return held
 
     def keep_class(self, cls: type) -> None:
-        """The attributes of a class."""
+        """Keeps the attributes of a class."""
         self._kept.setdefault(id(cls), (cls, dict(vars(cls))))
 
     def keep_items(self, mapping: dict, names: Collection[str]) -> None:
-        """Some of a dict's items, or that it has none of that name."""
+        """Keeps some of a dict's items, or that it has none of a name."""
         key = id(mapping), "items"
         held = self._kept.setdefault(key, (mapping, _Items()))[1]
         for name in names:
             held.setdefault(name, mapping.get(name, _NONE))
 
     def restore(self) -> bool:
-        """Whether something was changed, which is undone."""
+        """Undoes what was changed since, and tells whether anything was."""
         changed = [(value, then) for value, then in self._kept.values() if not _is_as(value, then)]
         for value, then in changed:
             _put_back(value, then)
@@ -101,7 +101,7 @@ def _inner(content) -> list:
 
 
 def _is_as(value, then) -> bool:
-    """Whether it holds the same objects, in the same order where there is one."""
+    """Whether a value holds the objects that it held, in the same order where there is one."""
     if isinstance(then, _Items):
         return all(value.get(name, _NONE) is old for name, old in then.items())
     if isinstance(then, dict):
@@ -114,7 +114,7 @@ def _is_as(value, then) -> bool:
 
 
 def _same(a, b) -> bool:
-    if type(a) is type(b) is tuple and len(a) == len(b) == 2:  # of a dict
+    if type(a) is type(b) is tuple and len(a) == len(b) == 2:  # an item of a dict
         return a[0] is b[0] and a[1] is b[1]
     return a is b
 

@@ -24,7 +24,7 @@ _SITE = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
 @functools.lru_cache(4096)
 def origin(file: str) -> str:
-    """One of "torch", "ours" (fastseg.optimize), "stdlib" and "others": whose code a file holds."""
+    """Whose code a file holds: that of "torch", "ours" (fastseg.optimize), "stdlib" or "others"."""
     if file.startswith(_TORCH):
         return "torch"
     if file.startswith(_OURS):
@@ -39,7 +39,7 @@ def is_others(frame: types.FrameType) -> bool:
 
 
 def is_trusted(value) -> bool:
-    """Whether a function, class or module is torch's or the standard library's: it stays as is."""
+    """Whether a function, class or module is torch's or Python's own, and stays as it is."""
     name = value.__name__ if isinstance(value, types.ModuleType) else value.__module__
     return (name or "builtins").partition(".")[0] in _TRUSTED
 
@@ -48,7 +48,7 @@ _TRUSTED = {"torch"} | sys.stdlib_module_names
 
 
 def torch_file(code: types.CodeType) -> str:
-    """The file of torch's code, from torch's folder on; "" of other code."""
+    """The file of torch's code relative to torch's folder, or "" of other code."""
     file = code.co_filename
     return file[len(_TORCH) :].replace(os.sep, "/") if file.startswith(_TORCH) else ""
 
@@ -60,9 +60,9 @@ ASKS = {
     ("compiler/__init__.py", "is_exporting"): "compiling",
     ("onnx/__init__.py", "is_in_onnx_export"): "tracing",
 }
-"""By file and name, the functions of torch that tell of a context, which an eager call is not in.
+"""Contexts that functions of torch tell of, by file and name; an eager call is in none of them.
 
-torch.jit.is_scripting is none: what is optimised is not scripted.
+torch.jit.is_scripting is not among them, as what is optimised is not scripted.
 """
 
 _CONTEXTS = ("autograd/grad_mode.py", "amp/autocast_mode.py", "utils/_contextlib.py")
@@ -115,7 +115,7 @@ def why_not_builtin(function) -> str | None:
     owner = getattr(function, "__self__", None)
     module = (getattr(function, "__module__", None) or "").partition(".")[0]
     if owner is None:
-        # An op of torch: the stand-ins, or the mode for tensors, see it.
+        # It is an op of torch, which the stand-ins or the mode for tensors see.
         known = module in ("torch", "builtins", *_PURE_MODULES) or not module
         return None if known else f"its forward calls {module}.{function.__name__}"
     if isinstance(owner, types.ModuleType):
@@ -140,7 +140,7 @@ _PLAIN_OBJECTS = ("builtins", "collections", "types", "enum", "contextlib")
 
 
 def why_not_object(value, name: str) -> str | None:
-    """Why an object that was read may not be: its state is hidden."""
+    """Why an object may not be read, as its state is hidden."""
     module = type(value).__module__
     if module.partition(".")[0] in _TRUSTED and module not in _PLAIN_OBJECTS:
         return f"its forward reads {name}, a {type(value).__name__}"

@@ -65,7 +65,7 @@ class StandIn(fx.Proxy):
     """A value of the forward; ``+=`` and its like write in place, as torch's do."""
 
     def __getattr__(self, name: str) -> Attribute:
-        if self.kind in (ValueKind.OF_TORCH, ValueKind.UNKNOWN):  # it may be of any class
+        if self.kind in (ValueKind.OF_TORCH, ValueKind.UNKNOWN):  # the value may be of any class
             if name.startswith("__"):
                 raise AttributeError(name)
             return Attribute(self, name)
@@ -117,7 +117,7 @@ class StandIn(fx.Proxy):
 
 
 class Attribute(StandIn):
-    """``value.name``, a node of the graph unless it is called as a method."""
+    """The attribute of a value, a node of the graph unless it is called as a method."""
 
     def __init__(self, root: StandIn, attr: str):
         self.root, self.attr, self.tracer, self._node = root, attr, root.tracer, None

@@ -83,7 +83,7 @@ class Traces:
             inline: tells by its step whether a child's forward becomes part of the graph.
 
         Raises:
-            NotTraceable: with the reason.
+            NotTraceable: the forward is to be left, and the reason why.
         """
         key = module, inline
         if key not in self._made:
@@ -151,7 +151,7 @@ class Traces:
             return False
         module = node.meta["step"].module
         if module not in self._returns_tensor:
-            self._returns_tensor[module] = False  # while it is found out
+            self._returns_tensor[module] = False  # what a module inside itself finds meanwhile
             self._returns_tensor[module] = self._finds_tensor(module)
         return self._returns_tensor[module]
 
@@ -165,10 +165,10 @@ class Traces:
         return all(isinstance(y, fx.Node) and self._is_tensor(y) for y in outputs)
 
     def _run(self, module: nn.Module, inline) -> tuple[fx.Graph, BlockTracer]:
-        """One run of a forward.
+        """Runs a forward once with stand-ins.
 
         Raises:
-            NotTraceable: with the reason.
+            NotTraceable: the forward is to be left, and the reason why.
         """
         witness = Witness(module)
         tracer = BlockTracer(self.steps, inline, witness)

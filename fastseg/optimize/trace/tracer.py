@@ -116,7 +116,7 @@ class BlockTracer(fx.Tracer):
         return True
 
     def call_module(self, m, forward, args, kwargs):  # noqa: D102
-        if threading.get_ident() != self.thread:  # whose models run meanwhile as they are
+        if threading.get_ident() != self.thread:  # another thread's models run as they are
             return forward(*args, **kwargs)
         others = not self.inline(self.steps[m]) and not type(m).__module__.startswith(OF_OPS)
         if others and any(isinstance(a, (list, dict)) for a in (*args, *kwargs.values())):

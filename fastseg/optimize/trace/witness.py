@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from fastseg.optimize.trace.bytecode import facts
 from fastseg.optimize.trace.contents import CONTAINERS, Contents, is_opaque
+from fastseg.optimize.trace.frames import decides, functions_of, holds
 from fastseg.optimize.trace.origins import (
     ASKS,
     RANDOM,
@@ -39,16 +40,17 @@ from fastseg.optimize.trace.stand_ins import NotTraceable, any_stand_in, is_stan
 
 
 class Witness:
-    """Used as a context around one run of a forward.
+    """A witness of one run of a forward.
 
     Attributes:
         refusal: why the run is not to be trusted, or None.
-        reads: what was read of modules: by id and name, the module and the name.
-        items: what was read of globals and cells: by id and name, the mapping and the name.
-        objects: by id, objects and classes of which something may have been read.
-        codes: of the functions that ran.
-        names: all names in these.
-        asks: "tracing", "compiling": contexts that were asked for.
+        reads: each module and name of an attribute that was read, by the module's id and the name.
+        items: each mapping and name that was read as a global, by the mapping's id and the name.
+        cells: each cell that was read and its name, by the cell's id.
+        objects: objects and classes of which something may have been read, by id.
+        codes: the code of the functions that ran.
+        names: all names in that code.
+        asks: the contexts that were asked for, of "tracing" and "compiling".
         asks_for_none: whether a local value was compared with None.
     """
 
@@ -65,7 +67,7 @@ class Witness:
         self.asks_for_none = False
         self.contents = Contents()
         self._builtin: tuple = None, None
-        # Held here too: CPython 3.11 calls it once more after it has dropped it for an exception.
+        # The method is held here too: CPython 3.11 calls it once more after it has dropped it.
         self._on_event = self._event
         for module in self.modules:
             self.contents.keep_module(module)
@@ -78,7 +80,7 @@ class Witness:
 
     @contextlib.contextmanager
     def looking(self):
-        """While the forward runs."""
+        """A context in which the forward runs and is looked at."""
         plain, thread = object.__getattribute__, threading.get_ident()
         if any(type(m).__getattribute__ is not plain for m in self.modules):
             self.refuse("its forward reads attributes of modules in a way of its own")
@@ -99,7 +101,7 @@ class Witness:
 
     @contextlib.contextmanager
     def looking_away(self):
-        """While torch.fx keeps its books, which takes many calls."""
+        """A context in which torch.fx keeps its books, by many calls that are of no interest."""
         sys.setprofile(None)
         try:
             yield
@@ -108,7 +110,8 @@ class Witness:
 
     def is_asked(self, frame: types.FrameType) -> bool:
         """Whether it is other people's code that asks, by itself or by isinstance()."""
-        while torch_file(frame.f_code) == "nn/parameter.py":  # it is asked for nn.Parameter
+        # isinstance(x, nn.Parameter) asks from there.
+        while torch_file(frame.f_code) == "nn/parameter.py":
             frame = frame.f_back
         within, builtin = self._builtin
         return is_others(frame) and (frame is not within or builtin in (isinstance, issubclass))
@@ -128,7 +131,7 @@ class Witness:
                 self.refuse(why_not_builtin(argument))
 
     def _called(self, frame: types.FrameType, kind: str) -> None:
-        """By other people's code: a function of torch or of the standard library."""
+        """Judges a function of torch or of the standard library that other people's code calls."""
         if kind == "stdlib":
             self.refuse(why_not_stdlib(frame))
             owner = frame.f_locals.get("self")
@@ -159,16 +162,16 @@ class Witness:
             self._keep_what_it_was_made_with(frame)
 
     def _keep_what_it_was_made_with(self, frame: types.FrameType) -> None:
-        """Defaults of arguments, and variables of functions around it."""
+        """Keeps the defaults of a function's arguments and the variables of functions around it."""
         code = frame.f_code
         arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
         mutable = any(isinstance(frame.f_locals.get(a), CONTAINERS) for a in arguments)
         if not mutable and not set(code.co_freevars) - {"__class__"}:
             return
-        for function in _functions_of(frame):
+        for function in functions_of(frame):
             cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
             for name, cell in cells:
-                if name != "__class__" and _holds(cell, frame.f_locals.get(name)):
+                if name != "__class__" and holds(cell, frame.f_locals.get(name)):
                     self.cells[id(cell)] = cell, name
                     self.saw(cell.cell_contents, name)
             for value in (
@@ -178,8 +181,8 @@ class Witness:
                 self.saw(value, "a default")
 
     def _reads(self, module: nn.Module, name: str, frame: types.FrameType) -> None:
-        """Of a module; torch's own code is of interest in the forwards of its modules alone."""
-        if not is_others(frame) and not _decides(frame, name):
+        """Notes a read of a module; those by torch count in the forwards of its modules alone."""
+        if not is_others(frame) and not decides(frame, name):
             return
         if name == "__dict__":
             self.refuse("its forward reads __dict__ of a module")
@@ -188,7 +191,7 @@ class Witness:
         if module not in self.modules:
             parts = set(object.__getattribute__(module, "_modules").values())
             if isinstance(module, nn.Sequential) and parts <= self.modules:
-                return  # a slice, made in this run
+                return  # it is a slice, made in this run
             self.refuse("its forward reads a module that is none of its own")
         if name == "__class__":
             self.saw(type(module), name)
@@ -210,7 +213,7 @@ class Witness:
             self.saw(mapping[name], name)
 
     def saw(self, value, name: str) -> None:
-        """Of a value that was read: keeps what may change in it, refuses what hides its state."""
+        """Keeps what may change in a value that was read, and refuses one that hides its state."""
         if value is None or isinstance(value, (*_ATOMS, Tensor, nn.Module)) or is_stand_in(value):
             return
         if isinstance(value, (*CONTAINERS, tuple, frozenset)):
@@ -259,58 +262,9 @@ _ATOMS = (
 )
 
 
-def _decides(frame: types.FrameType, name: str) -> bool:
-    """Whether what torch's code reads of a module decides what is traced.
-
-    So does all in the forward of a layer, which runs where a class of one's own calls its base's;
-    and that torch goes through children, if not for itself.
-    """
-    file = torch_file(frame.f_code)
-    if not file.startswith("nn/modules/") or file in ("nn/modules/module.py", _CONTAINERS):
-        within = file == _CONTAINERS or _is_asked_to_go_through(frame)
-        return name == "_modules" and within
-    return frame.f_code.co_name in ("forward", "_conv_forward")
-
-
-_CONTAINERS = "nn/modules/container.py"
-
-
-def _is_asked_to_go_through(frame: types.FrameType | None) -> bool:
-    while frame is not None and torch_file(frame.f_code) == "nn/modules/module.py":
-        if frame.f_code.co_name.startswith("__"):
-            return False
-        frame = frame.f_back
-    return frame is not None and origin(frame.f_code.co_filename) == "others"
-
-
-def _functions_of(frame: types.FrameType) -> list[types.FunctionType]:
-    """Those that a frame may be a call of, which it does not tell.
-
-    Found where its name leads, or else among all objects, which takes long.
-    """
-    code = frame.f_code
-    first = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
-    places = [vars(cls) for cls in type(first).__mro__] + [frame.f_globals]
-    for found in (place.get(code.co_name) for place in places):
-        function = getattr(found, "__func__", None) or getattr(found, "fget", None) or found
-        while function is not None:
-            if getattr(function, "__code__", None) is code:
-                return [function]
-            function = getattr(function, "__wrapped__", None)
-    functions = (f for f in gc.get_referrers(code) if isinstance(f, types.FunctionType))
-    return [f for f in functions if f.__code__ is code]
-
-
-def _holds(cell: types.CellType, value) -> bool:
-    try:
-        return cell.cell_contents is value
-    except ValueError:  # empty
-        return False
-
-
 @contextlib.contextmanager
 def _no_finalizers():
-    """The garbage collector rests: what it would call anywhere in a forward is none of its code."""
+    """A context in which the garbage collector rests: what it calls is no part of a forward."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -322,7 +276,7 @@ def _no_finalizers():
 
 @contextlib.contextmanager
 def _profiler_paused():
-    """Whoever profiles goes on afterwards; Python's own profiler is no function to set again."""
+    """A context in which profilers pause; Python's own is switched off and on, others set again."""
     profiler = sys.getprofile()
     in_c = hasattr(profiler, "enable") and hasattr(profiler, "disable")
     if in_c:
@@ -340,7 +294,7 @@ _DRAWS = ("rand", "bernoulli", "normal", "multinomial", "poisson")
 
 
 class _NoTensors(TorchFunctionMode):
-    """Ops of torch on tensors of the model alone, or on none, would run and leave a constant."""
+    """A mode that refuses ops without stand-ins, which would run and leave a constant."""
 
     def __init__(self, witness: Witness):
         super().__init__()
