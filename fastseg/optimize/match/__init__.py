@@ -3,6 +3,6 @@
 - ``chains.py``: a convolution, its batch norm, an added residual and an activation; batch norm,
   ReLU and max-pooling.
 - ``aspp.py``: convolutions of one input at several rates, concatenated and projected.
-- ``pooling_modules.py``, ``pooling_functions.py``: pooling and unpooling, as modules of the whole
+- ``module_pooling.py``, ``function_pooling.py``: pooling and unpooling, as modules of the whole
   model and as functions that one forward calls; ``indices.py`` is what both need.
 """
