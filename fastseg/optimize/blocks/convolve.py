@@ -1,4 +1,4 @@
-"""Which kernel convolves for a Conv2d of an optimised model."""
+"""The choice of the kernel that convolves for a Conv2d of an optimised model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the conditions of a rewritten forward hold, as one expression, for each call asks it."""
+"""The conditions of a rewritten forward as one expression, for each call asks whether they hold."""
 
 from __future__ import annotations
 

@@ -61,6 +61,8 @@ class Effects(NamedTuple):
 
 
 NOTHING_IS_KNOWN = Effects(False, True, True)
+"""Effects of a call of which nothing is known."""
+
 READS = Effects(False, True, False)
 """Effects of a placeholder, of an attribute that is read and of the output."""
 

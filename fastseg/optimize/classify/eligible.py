@@ -1,4 +1,4 @@
-"""Why fastseg's ops cannot stand for a module, in words, or that they can.
+"""Reasons, in words, why fastseg's ops cannot stand for a module.
 
 fastseg.optimize.classify.steps asks these questions once of each module.
 """

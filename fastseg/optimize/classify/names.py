@@ -31,14 +31,14 @@ MAYBE_VIEWS = _names(
     type_as unflatten unfold unsqueeze view view_as
     """
 )
-"""Those, and attributes, that return one tensor, which may be a view of another or it itself."""
+"""Functions, methods and attributes that return one tensor, perhaps a view or what was given."""
 
 WRITES = _names(
     """
     backward delitem resize retain_grad set setitem
     """
 )
-"""Those that write to a tensor or a list, beside names that end with "_"."""
+"""Functions and methods that write to a tensor or a list and whose names do not end with "_"."""
 
 IN_PLACE_OPERATORS = _names(
     """

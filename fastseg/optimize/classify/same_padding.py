@@ -1,6 +1,6 @@
 """Convolutions of timm and EfficientNet that pad as TensorFlow does for "SAME".
 
-The last rows and columns get more of it than the first where its sum is odd.
+Where the sum of the padding is odd, the last rows and columns get more of it than the first.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What each module and each node of a graph computes, found out once.
+"""The classes of modules and of the nodes of graphs, each found out once.
 
 The patterns of fastseg.optimize.match are looked for among these steps.
 """
@@ -74,7 +74,7 @@ class Step(NamedTuple):
 
     @property
     def is_op(self) -> bool:
-        """Whether it is a module that ops are made of, which is never taken apart."""
+        """Whether the module is one that ops are made of, which is never taken apart."""
         return self.module is not None and self.kind in _OPS
 
 

@@ -1,7 +1,7 @@
-"""``F.max_pool2d(return_indices=True)`` and ``F.max_unpool2d`` in a forward: byte codes as well.
+"""Pooling and unpooling by functions in one forward: int64 indices become byte codes as well.
 
-They become calls of fastseg's ops where a block's graph shows that a pooling's indices go to
-unpoolings in it and nowhere else.
+``F.max_pool2d(return_indices=True)`` and ``F.max_unpool2d`` become calls of fastseg's ops where a
+block's graph shows that a pooling's indices go to unpoolings in it and nowhere else.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whose code runs in a trace, and which of it is known to be harmless."""
+"""The origins of the code that runs in a trace, and which of it is known to be harmless."""
 
 from __future__ import annotations
 

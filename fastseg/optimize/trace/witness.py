@@ -1,4 +1,4 @@
-"""What a forward's Python reads, calls and changes while it is traced.
+"""The witness of what a forward's Python reads, calls and changes while it is traced.
 
 Stand-ins see what is done with tensors. The rest decides too: attributes, globals, the state of
 generators of random numbers, what other libraries say. So the witness looks at each function of
@@ -109,7 +109,7 @@ class Witness:
             sys.setprofile(self._on_event)
 
     def is_asked(self, frame: types.FrameType) -> bool:
-        """Whether it is other people's code that asks, by itself or by isinstance()."""
+        """Whether other people's code asks for a class in a frame, by itself or by isinstance()."""
         # isinstance(x, nn.Parameter) asks from there.
         while torch_file(frame.f_code) == "nn/parameter.py":
             frame = frame.f_back
