@@ -31,9 +31,9 @@ class PairedPools(NamedTuple):
 
 def paired_pools(model: nn.Module, traces: Traces) -> PairedPools:
     """Follows the indices of all poolings through the model."""
-    pools = {m for m in model.modules() if isinstance(m, nn.MaxPool2d) and m.return_indices}
-    unpools = {m for m in model.modules() if isinstance(m, nn.MaxUnpool2d)}
-    everything = pools | unpools
+    pools = [m for m in model.modules() if isinstance(m, nn.MaxPool2d) and m.return_indices]
+    unpools = [m for m in model.modules() if isinstance(m, nn.MaxUnpool2d)]
+    everything = [*pools, *unpools]
     if not pools:
         reason = "no MaxPool2d(return_indices=True) in the model"
         return PairedPools(set(), dict.fromkeys(unpools, reason))
@@ -43,15 +43,15 @@ def paired_pools(model: nn.Module, traces: Traces) -> PairedPools:
     except NotTraceable as error:
         reason = f"where its indices go is unknown: {error}"
         return PairedPools(set(), {m: left.get(m, reason) for m in everything})
-    partners = _Partners(trace, everything)
+    partners = _Partners(trace, {*everything})
     pending = True
     while pending:  # a module that is left leaves its partners too
         pending = False
-        for module in everything - left.keys():
-            reason = partners.why_not(module, left)
+        for module in everything:
+            reason = None if module in left else partners.why_not(module, left)
             if reason:
                 left[module], pending = reason, True
-    return PairedPools(everything - left.keys(), left, trace)
+    return PairedPools({*everything} - left.keys(), left, trace)
 
 
 class _Partners:
