@@ -90,7 +90,8 @@ def test_the_reasons_of_a_pair_come_in_the_same_order():
             self.pool, self.unpool = nn.MaxPool2d(2, return_indices=True), nn.MaxUnpool2d(3)
 
         def forward(self, x):
-            return self.unpool(*self.pool(x))
+            y, indices = self.pool(x)
+            return self.unpool(y, indices)
 
     left = {entry.name: entry.detail for entry in fastseg.optimize_(Pair()).left}
     assert left == {
