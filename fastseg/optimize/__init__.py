@@ -1,14 +1,16 @@
 """One line that speeds up other people's models: :func:`optimize_`, undone by :func:`restore_`.
 
-- ``optimize.py``: the two functions.
-- ``trace.py``: what a module's forward does, by torch.fx, and when not to trust that.
-- ``chains.py``: convolution, batch norm, residual, activation in a graph, put into one call.
-- ``aspp.py``, ``aspp_call.py``: ASPP in a graph, and the call that it becomes.
-- ``pooling.py``, ``functional_pooling.py``: pooling and unpooling, as modules of the whole model
-  and as functions that one forward calls.
-- ``eligible.py``: which modules fastseg's ops can stand for, and why not the others.
-- ``swap.py``, ``modules.py``: a module becomes one of a subclass of its class and nothing else of
-  it changes, so that keys, parameters and hooks stay, and undoing it is exact.
+The two functions stand in ``optimize.py``; ``plan.py`` finds out what is to be done to a model
+before anything is done, and ``report.py`` says it. The folders, each of which imports from those
+above it alone:
+
+- ``classify/``: what a module and a node of a graph compute, whether one of fastseg's ops can
+  stand for it, and if not, why. Each is asked once.
+- ``trace/``: what a module's forward does, as a graph by torch.fx, and when that is not to be
+  trusted.
+- ``blocks/``: what modules and forwards become, and what runs in each of their calls.
+- ``match/``: patterns of nodes that become one call: convolution, batch norm, residual and
+  activation; ASPP; pooling and unpooling.
 """
 
 from fastseg.optimize.optimize import optimize_, restore_

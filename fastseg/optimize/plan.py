@@ -7,8 +7,16 @@ from typing import NamedTuple
 
 from torch import fx, nn
 
-from fastseg.optimize.aspp import find_aspp, fuse_aspp, lists_of_modules
-from fastseg.optimize.chains import (
+from fastseg.optimize.blocks.conditions import conditions_of
+from fastseg.optimize.blocks.convolve import may_own
+from fastseg.optimize.blocks.guard import Guard
+from fastseg.optimize.blocks.modules import Atrous, Codes, Folded, Folding, Frozen, Fused, Relaid
+from fastseg.optimize.blocks.pairs import Pairs
+from fastseg.optimize.blocks.program import Program
+from fastseg.optimize.blocks.swap import swap
+from fastseg.optimize.classify.steps import Kind, Steps
+from fastseg.optimize.match.aspp import find_aspp, fuse_aspp, lists_of_modules
+from fastseg.optimize.match.chains import (
     NO_CONVOLUTION,
     find_chains,
     find_pooled,
@@ -16,28 +24,19 @@ from fastseg.optimize.chains import (
     fuse_pooled,
     why_alone,
 )
-from fastseg.optimize.conditions import conditions_of
-from fastseg.optimize.convolve import may_own
-from fastseg.optimize.eligible import has_hooks, is_batch_norm, why_not_conv
-from fastseg.optimize.functional_pooling import NAMES, find_functional, take_codes
-from fastseg.optimize.guard import Guard
-from fastseg.optimize.modules import Atrous, Codes, Folded, Folding, Frozen, Fused, Relaid
-from fastseg.optimize.pairs import Pairs
-from fastseg.optimize.pooling import PairedPools, paired_pools
-from fastseg.optimize.program import Program
-from fastseg.optimize.stand_ins import NotTraceable
-from fastseg.optimize.steps import Kind
-from fastseg.optimize.swap import swap
-from fastseg.optimize.trace import Trace, Traces, has_own_forward, is_sequential
+from fastseg.optimize.match.function_pooling import NAMES, find_functional, take_codes
+from fastseg.optimize.match.module_pooling import PairedPools, paired_pools
+from fastseg.optimize.trace.stand_ins import NotTraceable
+from fastseg.optimize.trace.trace import Trace, Traces, has_own_forward, is_sequential
 
 
 class Rewriting(NamedTuple):
     """A block's new forward.
 
     Attributes:
-        graph: of it.
-        traces: that it was made from.
-        replaced: modules that the block called and it does not.
+        graph: the graph of the new forward.
+        traces: the traces that it was made from.
+        replaced: modules that the block called and the new forward does not.
         trains: whether it has something for training too, an ASPP or functions of pooling.
     """
 
@@ -47,7 +46,7 @@ class Rewriting(NamedTuple):
     trains: bool
 
     def program(self, block: nn.Module) -> Program:
-        """Its code, guarded by what the block is now."""
+        """The code of the new forward, guarded by what the block is now."""
         witnesses = [witness for trace in self.traces for witness in trace.witnesses]
         asks = frozenset().union(*(witness.asks for witness in witnesses))
         if any(trace.asks_for_arguments for trace in self.traces):
@@ -60,16 +59,19 @@ class Plan:
     """What is to be done to a model.
 
     Attributes:
-        names: by module, its name in the model.
-        modules: all that may be swapped.
-        rewritings: by block, its new forward.
+        names: the name of each module in the model.
+        steps: what each module computes, or why no op can stand for it.
+        modules: all modules that may be swapped.
+        swapped: the convolutions that fastseg computes also where they are called on their own.
+        rewritings: the new forward of each block that has one.
         with_aspp: the blocks that are an ASPP or have one in their forward.
-        in_chain: by convolution, what it is fused with.
+        in_chain: what each convolution is fused with, in words.
         folded: the batch norms that are fused.
         pools: poolings and unpoolings that hand on byte codes.
-        functions: by block, the functions of pooling that it calls and why each is left, or None.
-        untraceable: by block, why.
-        alone: by batch norm that is called on its own, why.
+        functions: the functions of pooling that each block calls, with the reason why each is
+            left, or None.
+        untraceable: the reason for each block that cannot be traced.
+        alone: the reason for each batch norm that is called on its own.
     """
 
     def __init__(
@@ -84,8 +86,10 @@ class Plan:
             for inner in m.modules()
         }
         self.modules = [m for m in self.names if m not in of_fastseg]
-        self.wanted = lambda m: filter_fn is None or bool(filter_fn(m, self.names[m]))
-        self.traces = Traces()
+        self.steps = Steps(model)
+        self.traces = Traces(self.steps)
+        self._filter, self._wanted = filter_fn, {}
+        self.swapped = {m for m in self.modules if self._swaps_conv(m)}
         self.rewritings: dict[nn.Module, Rewriting] = {}
         self.with_aspp: set[nn.Module] = set()
         self.in_chain: dict[nn.Module, str] = {}
@@ -94,12 +98,32 @@ class Plan:
         self.untraceable: dict[nn.Module, str] = {}
         self.alone: dict[nn.Module, str] = {}
         self._known: set[tuple] = set()
-        # Inner Sequentials first: what they fuse needs no other forward around them.
+        # Inner Sequentials come first: what they fuse needs no other forward around them.
         inner_first = self.modules[::-1]
         for module in sorted(inner_first, key=lambda m: not is_sequential(m)):
-            if has_own_forward(module) and not is_batch_norm(module) and _has_work(module):
+            is_norm = self.steps[module].kind is Kind.BATCH_NORM
+            if has_own_forward(module) and not is_norm and self._has_work(module):
                 self._plan_block(module)
         self.pools = self._plan_pools()
+
+    def wanted(self, module: nn.Module) -> bool:
+        """Whether the caller's filter takes a module; the filter is asked once."""
+        if self._filter is None:
+            return True
+        if module not in self._wanted:
+            self._wanted[module] = bool(self._filter(module, self.names[module]))
+        return self._wanted[module]
+
+    def _has_work(self, block: nn.Module) -> bool:
+        """Whether there is a convolution or a batch norm in a block."""
+        return any(self.steps[m].kind in (Kind.CONV, Kind.BATCH_NORM) for m in block.modules())
+
+    def _swaps_conv(self, module: nn.Module) -> bool:
+        """Whether fastseg computes a convolution on its own."""
+        step = self.steps[module]
+        if step.kind is not Kind.CONV or step.why_not or not self.wanted(module):
+            return False
+        return self.mode == "infer" or may_own(module)
 
     def _plan_block(self, block: nn.Module) -> None:
         """Rewrites the block's forward if that fuses what Sequentials alone do not."""
@@ -136,13 +160,13 @@ class Plan:
         take_codes(functions)
         traces = [trace, *(inner for aspp in aspps for inner in aspp.traces)]
         replaced |= {m for t in traces for m in (*t.inlined, *t.memory.relied_on)}
-        replaced &= {*block.modules()}  # slices of Sequentials are made anew in each call
+        replaced &= {*block.modules()}  # each call makes its slices of Sequentials anew
         self.rewritings[block] = Rewriting(
             trace.graph, traces, replaced - {block}, bool(aspps or functions)
         )
 
     def _trace(self, block: nn.Module):
-        """Of a block's forward, and the ASPPs in it."""
+        """The trace of a block's forward, and the ASPPs in it."""
         convs = (m for m in block.modules() if isinstance(m, nn.Conv2d))
         if any(max(conv.dilation) > 1 for conv in convs) and not is_sequential(block):
             aspps = []
@@ -160,6 +184,7 @@ class Plan:
         return self.traces.of(block), []
 
     def _explain(self, trace: Trace) -> None:
+        """Notes why batch norms in a trace are called on their own."""
         for node, step in trace.steps.items():
             if step.kind is Kind.BATCH_NORM:
                 reason = why_alone(trace, node, self.wanted)
@@ -178,28 +203,23 @@ class Plan:
 
     def _plan_pools(self) -> PairedPools:
         pools = paired_pools(self.model, self.traces)
-        if any(not self.wanted(m) for m in pools.found):  # a pooling without its unpooling is none
+        # A pooling hands nothing on without its unpooling.
+        if any(not self.wanted(m) for m in pools.found):
             pools.left.update(dict.fromkeys(pools.found, "filter_fn"))
             pools.found.clear()
         return pools
 
-    def swaps_conv(self, module: nn.Module) -> bool:
-        """Whether a convolution on its own is fastseg's."""
-        if not isinstance(module, nn.Conv2d) or why_not_conv(module) or not self.wanted(module):
-            return False
-        return self.mode == "infer" or may_own(module)
-
     def apply(self) -> None:
-        """Does it."""
+        """Swaps what is to be swapped in the model, in place."""
         infer = self.mode == "infer"
         for module in self.modules:
-            if self.swaps_conv(module):
+            if module in self.swapped:
                 swap(module, Frozen if infer else Atrous)
             elif module in self.folded:
                 swap(module, Folded if infer else Folding)
             elif module in self.pools.found:
                 swap(module, Codes)
-            elif infer and type(module) is nn.InstanceNorm2d and not has_hooks(module):
+            elif infer and self.steps[module].kind is Kind.INSTANCE_NORM:
                 swap(module, Relaid)
         for block in self.rewritings:
             swap(block, Fused)
@@ -217,7 +237,3 @@ class Plan:
         guard.compile()
         poolings = [m for m in self.pools.found if isinstance(m, nn.MaxPool2d)]
         self.model._pairs = Pairs(guard, poolings)
-
-
-def _has_work(block: nn.Module) -> bool:
-    return any(isinstance(m, nn.Conv2d) or is_batch_norm(m) for m in block.modules())

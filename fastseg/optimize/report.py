@@ -9,23 +9,29 @@ from typing import NamedTuple
 
 from torch import nn
 
-from fastseg.optimize.eligible import is_batch_norm, why_not_batch_norm, why_not_conv
-from fastseg.optimize.modules import Fused
+from fastseg.optimize.blocks.modules import Fused
+from fastseg.optimize.classify.steps import Kind
 from fastseg.optimize.plan import Plan
 
 LINES = 30
-"""How many lines ``str(report)`` has at most."""
+"""Number of lines that ``str(report)`` has at most."""
 
 NAMED = 3
-"""How many modules of a group are named."""
+"""Number of modules of a group that are named."""
 
 
 class Entry(NamedTuple):
-    """A module and what happened to it."""
+    """A module and what happened to it.
 
-    name: str  # in the model, "" for the model itself
-    module: str  # the name of its class, or of a function that it calls
-    detail: str  # what it became, or why it was left
+    Attributes:
+        name: the module's name in the model, "" for the model itself.
+        module: the name of its class, or of a function that it calls.
+        detail: what it became, or why it was left.
+    """
+
+    name: str
+    module: str
+    detail: str
 
 
 @dataclass
@@ -67,7 +73,7 @@ class Report:
         """The report as text: a title, a row for each group of like entries, and the notes.
 
         Args:
-            lines: how many at most; None: as many as there are, and all names.
+            lines: the largest number of lines; None prints all of them, and all names.
         """
         parts = {
             "swapped": self.swapped,
@@ -97,11 +103,11 @@ class Report:
         return self.table()
 
     def __getstate__(self):
-        return {**self.__dict__, "_model": None}  # a weak reference is of this process
+        return {**self.__dict__, "_model": None}  # a weak reference lives in this process alone
 
 
 def _groups(entries: Iterable[Entry]) -> list[tuple[tuple[str, str], list[str]]]:
-    """Class and detail with the names of all modules of them, the largest groups first."""
+    """Pairs of class and detail with the names of their modules, the largest groups first."""
     groups: dict[tuple[str, str], list[str]] = {}
     for entry in entries:
         groups.setdefault((entry.module, entry.detail), []).append(entry.name or "(model)")
@@ -130,7 +136,7 @@ def report_of(plan: Plan, dry_run: bool) -> Report:
         name, kind = plan.names[module], type(module).__name__
         detail = _computed(plan, module)
         if detail is not None:
-            torchs = isinstance(module, nn.Conv2d) and not plan.swaps_conv(module)
+            torchs = isinstance(module, nn.Conv2d) and module not in plan.swapped
             entries = report.in_evaluation if torchs else report.swapped
             entries.append(Entry(name, kind, detail))
         elif (reason := _why_left(plan, module)) is not None:
@@ -152,21 +158,22 @@ def _computed(plan: Plan, module: nn.Module) -> str | None:
         return "byte codes"
     if module in plan.in_chain:
         return plan.in_chain[module]
-    return "conv" if plan.swaps_conv(module) else None
+    return "conv" if module in plan.swapped else None
 
 
 def _why_left(plan: Plan, module: nn.Module) -> str | None:
-    """Why a module is left, or None of one that nobody expects to be computed."""
+    """Why a module is left, or None for one that nobody expects to be computed."""
     if module in plan.pools.left:
         return plan.pools.left[module]
-    if isinstance(module, nn.ConvTranspose2d):
-        return "fastseg has no transposed convolution"
-    if isinstance(module, nn.Conv2d):
+    step = plan.steps[module]
+    if step.kind is Kind.TRANSPOSED_CONV:
+        return step.why_not
+    if step.kind is Kind.CONV:
         if not plan.wanted(module):
             return "filter_fn"
-        return why_not_conv(module) or "torch's is as fast in training"
-    if is_batch_norm(module) and module not in plan.folded:
-        return why_not_batch_norm(module) or _why_alone(plan, module)
+        return step.why_not or "torch's is as fast in training"
+    if step.kind is Kind.BATCH_NORM and module not in plan.folded:
+        return step.why_not or _why_alone(plan, module)
     return None
 
 
@@ -186,7 +193,7 @@ def _why_alone(plan: Plan, bn: nn.Module) -> str:
 def _notes(plan: Plan, report: Report) -> list[str]:
     """What costs time although, or because, convolutions are fastseg's."""
     convs = [m for m in plan.modules if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
-    ours = [m for m in convs if m in plan.in_chain or plan.swaps_conv(m)]
+    ours = [m for m in convs if m in plan.in_chain or m in plan.swapped]
     notes = []
     if ours and len(ours) < len(convs):
         left = len(convs) - len(ours)

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fastseg
 from fastseg import reference
 from fastseg.ops.conv.cpu_pointwise import pointwise_conv2d, suits
-from fastseg.optimize.convolve import in_channels_last, in_contiguous
+from fastseg.optimize.blocks.convolve import in_channels_last, in_contiguous
 
 
 class Copies(TorchDispatchMode):

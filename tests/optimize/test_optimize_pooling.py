@@ -67,6 +67,39 @@ def test_indices_that_go_elsewhere_stay():
         assert type(model.pool) is nn.MaxPool2d
 
 
+def test_indices_that_are_unpooled_themselves_stay():
+    class Modules(SegNet):
+        def forward(self, x):
+            y, indices = self.pool(self.enc1(x))
+            return self.unpool(y, indices), self.unpool(indices, indices=indices)
+
+    class Functions(SegNet):
+        def forward(self, x):
+            y, indices = F.max_pool2d(self.enc1(x), 2, return_indices=True)
+            return F.max_unpool2d(y, indices, 2), F.max_unpool2d(indices, indices, 2)
+
+    for model in (Modules().eval(), Functions().eval()):
+        report = fastseg.optimize_(model, mode="infer")
+        assert "byte codes" not in [entry.detail for entry in report.swapped]
+
+
+def test_the_reasons_of_a_pair_come_in_the_same_order():
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pool, self.unpool = nn.MaxPool2d(2, return_indices=True), nn.MaxUnpool2d(3)
+
+        def forward(self, x):
+            y, indices = self.pool(x)
+            return self.unpool(y, indices)
+
+    left = {entry.name: entry.detail for entry in fastseg.optimize_(Pair()).left}
+    assert left == {
+        "pool": "its windows are not those of its partner",
+        "unpool": "its indices go to or come from one that is left",
+    }
+
+
 @pytest.mark.parametrize("mode", ["train", "infer"])
 def test_batch_norm_relu_and_pooling(mode):
     stem = nn.Sequential(nn.Conv2d(4, 8, 2, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(3, 2, 1))

@@ -1,0 +1,137 @@
+"""The calls of rewritten forwards: one op where that is faster and nothing is lost."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx, nn
+
+from fastseg._core.formulas import ACTIVATION
+from fastseg._core.library import gradient_free
+from fastseg.ops import (
+    batch_norm_relu_max_pool2d,
+    max_pool2d,
+    max_unpool2d,
+)
+from fastseg.optimize.blocks.convolve import (
+    apply,
+    convolve,
+    has_its_kernel,
+    is_left_to_inductor,
+    is_map,
+    may_own,
+    output_size,
+    owns,
+    tensors_of,
+)
+from fastseg.optimize.blocks.modules import Codes, Foldable, Frozen
+from fastseg.optimize.classify.eligible import own_activation
+
+
+def conv_bn_act(
+    conv: nn.Conv2d,
+    bn: nn.Module | None,
+    activation: str,
+    x: Tensor,
+    *added,
+) -> Tensor:
+    """The value of ``act(bn(conv(x)) + residual)``, by one op where that is faster.
+
+    Args:
+        conv: the convolution.
+        bn: its batch norm, or None.
+        activation: the op's name for the activation, or "".
+        x: its input.
+        *added: the residual if there is one, which is what the forward has added, a map or not.
+    """
+    if isinstance(x, fx.Proxy):
+        return traced(conv_bn_act, conv, bn, activation, x, *added)
+    folded = None if bn is None else folded_of(bn)
+    if fuses(conv, bn, folded, x, *added):
+        activation = activation or own_activation(bn)
+        residual = added[0] if added else None
+        if isinstance(conv, Frozen):
+            return convolve(conv, x, folded, activation, residual)
+        return apply(conv, x, folded, activation, residual)
+    y = conv(x) if bn is None else bn(conv(x))
+    return ACTIVATION[activation](y + added[0] if added else y)
+
+
+def folded_of(bn: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """A batch norm's scale and shift, or None where it is to be called.
+
+    It is called if something is done before its forward: fully_shard gathers its tensors there.
+    """
+    return bn.fold() if isinstance(bn, Foldable) and not must_be_called(bn) else None
+
+
+def must_be_called(module: nn.Module) -> bool:
+    """Whether something is done before a module's forward."""
+    return bool(module._forward_pre_hooks)
+
+
+def traced(function, *arguments) -> fx.Proxy:
+    """The function as one call in torch.fx's graph: it decides by its input's shape."""
+    proxy = next(a for a in arguments if isinstance(a, fx.Proxy))
+    return proxy.tracer.create_proxy("call_function", function, arguments, {})
+
+
+def fuses(conv, bn, folded, x: Tensor, *added) -> bool:
+    """Whether one op stands for a convolution and what follows it."""
+    if not is_map(x) or (bn is not None and folded is None) or must_be_called(conv):
+        return False
+    if not has_its_kernel(conv):
+        return False
+    if added and not _is_residual(added[0], conv, x):
+        return False
+    cpu = x.device.type == "cpu"
+    if isinstance(conv, Frozen):
+        if is_left_to_inductor(conv, x):
+            return False
+        return cpu or owns(conv, x, False)
+    affine = () if bn is None else (bn._parameters.get("weight"), bn._parameters.get("bias"))
+    if not gradient_free((x, *tensors_of(conv), *added, *affine)):
+        return False
+    depthwise = conv.groups > 1 and may_own(conv)
+    return owns(conv, x, False) if depthwise or not cpu else True
+
+
+def _is_residual(added, conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether what is added is a map like the output, which nothing broadcasts or promotes."""
+    if not isinstance(added, Tensor) or added.device != x.device:
+        return False
+    if added.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+        return False
+    return tuple(added.shape) == (x.shape[0], conv.out_channels, *output_size(conv, x))
+
+
+def bn_relu_pool(bn: nn.Module, relu, pool: nn.MaxPool2d, x: Tensor):
+    """The value of ``pool(relu(bn(x)))``, by one pass where no gradient is needed."""
+    if isinstance(x, fx.Proxy):
+        return traced(bn_relu_pool, bn, relu, pool, x)
+    folded = folded_of(bn)
+    positions = pool.return_indices and not hands_on_codes(pool)
+    if folded is None or positions or not gradient_free((x, bn.weight, bn.bias)):
+        return pool(relu(bn(x)))
+    values, codes = batch_norm_relu_max_pool2d(
+        x, *folded, pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode
+    )
+    return (values, codes) if pool.return_indices else values
+
+
+def hands_on_codes(pool: nn.MaxPool2d) -> bool:
+    """Whether a pooling's indices are byte codes."""
+    return isinstance(pool, Codes) and pool._hands_on_codes
+
+
+def pool_to_codes(x: Tensor, *arguments):
+    """The values of ``F.max_pool2d``, with byte codes in the place of indices."""
+    if isinstance(x, fx.Proxy):
+        return traced(pool_to_codes, x, *arguments)
+    return max_pool2d(x, *arguments)
+
+
+def unpool_codes(values: Tensor, codes: Tensor, *arguments):
+    """The map that ``F.max_unpool2d`` makes, of the codes of :func:`pool_to_codes`."""
+    if isinstance(values, fx.Proxy):
+        return traced(unpool_codes, values, codes, *arguments)
+    return max_unpool2d(values, codes, *arguments)
