@@ -34,7 +34,7 @@ from fastseg._core.autograd import (
     refuse_tangents,
     required_tensors,
 )
-from fastseg._core.conv2d import MOST_CALLS
+from fastseg._core.remember import MOST_CALLS
 from fastseg._core.vmap import Rule, by_slices
 
 LIBRARY = torch.library.Library("fastseg", "DEF")

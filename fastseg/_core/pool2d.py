@@ -9,14 +9,10 @@ import torch
 from torch import Tensor
 
 from fastseg._core.tensor_checks import check_dense
+from fastseg._core.window import LIMIT, Ints, pair
 
 MAX_TAPS = 256
 """Positions that a uint8 code can tell apart."""
-
-LIMIT = 1 << 30
-"""Strides, paddings and dilations stay below it."""
-
-Ints = int | Sequence[int]
 
 
 class Pool2d(NamedTuple):
@@ -42,17 +38,6 @@ class Pool2d(NamedTuple):
                 count -= 1  # the last window would start in the padding on the right
             pooled.append(count)
         return pooled
-
-
-def _pair(op: str, name: str, value: Ints) -> tuple[int, int]:
-    if isinstance(value, int):
-        return (value, value)
-    values = tuple(value)
-    if len(values) == 1:
-        values *= 2
-    if len(values) != 2:
-        torch._check(False, lambda: f"{op}: {name} must be one integer or two, got {value!r}")
-    return values
 
 
 def pool2d(
@@ -94,13 +79,13 @@ def windows(
     op: str, kernel_size: Ints, stride: Ints | None, padding: Ints, dilation: Ints = 1
 ) -> Pool2d:
     """As :func:`pool2d`, of values that were checked before."""
-    kernel = _pair(op, "kernel_size", kernel_size)
+    kernel = pair(op, "kernel_size", kernel_size)
     no_stride = stride is None or (not isinstance(stride, int) and len(stride) == 0)
     return Pool2d(
         kernel,
-        kernel if no_stride else _pair(op, "stride", stride),
-        _pair(op, "padding", padding),
-        _pair(op, "dilation", dilation),
+        kernel if no_stride else pair(op, "stride", stride),
+        pair(op, "padding", padding),
+        pair(op, "dilation", dilation),
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fastseg._core.conv2d import ACTIVATIONS, Ints, pair, resolve_padding
+from fastseg._core.conv2d import ACTIVATIONS, resolve_padding
 from fastseg._core.formulas import ACTIVATION
+from fastseg._core.window import Ints, pair
 from fastseg.nn._batch_norm import FoldedBatchNorm, can_fold
 from fastseg.ops import atrous_conv2d
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastseg._core.pool2d import Ints
+from fastseg._core.window import Ints
 from fastseg.ops import batch_norm_relu_max_pool2d, fold_batch_norm, max_pool2d
 
 

@@ -9,15 +9,11 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
 from fastseg._core.autocast import autocast_dtype, cast
-from fastseg._core.conv2d import (
-    check_conv2d,
-    check_epilogue,
-    check_image_and_weight,
-    empty_output,
-    remember,
-)
+from fastseg._core.conv2d import empty_output
+from fastseg._core.conv2d_checks import check_conv2d, check_epilogue, check_image_and_weight
 from fastseg._core.formulas import compute_dtype
 from fastseg._core.library import define, define_cpu, define_triton, gradient_free
+from fastseg._core.remember import remember
 from fastseg._core.tensor_checks import check_alike, check_float
 from fastseg._core.vmap import by_batch
 from fastseg.ops.conv import cpu_aspp

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from fastseg._core.autocast import autocast_dtype, cast
-from fastseg._core.conv2d import (
+from fastseg._core.conv2d_checks import (
     check_activation,
     check_conv2d,
     check_epilogue,
     check_image_and_weight,
-    remember,
 )
+from fastseg._core.remember import remember
 from fastseg._core.tensor_checks import check_alike, check_optional_tensors, check_tensors
 
 OP = "fastseg::aspp"

@@ -12,20 +12,13 @@ from torch import Tensor
 from fastseg._core import extension
 from fastseg import reference
 from fastseg._core.autocast import autocast_dtype, cast
-from fastseg._core.conv2d import (
-    Conv2d,
-    Ints,
+from fastseg._core.conv2d import Conv2d, empty_output, in_layout_of, is_bare, resolve_padding
+from fastseg._core.conv2d_checks import (
     check_conv2d,
     check_epilogue,
     check_image_and_weight,
     check_output_size,
     check_residual,
-    empty_output,
-    in_layout_of,
-    is_bare,
-    pair,
-    remember,
-    resolve_padding,
 )
 from fastseg._core.float32_precision import reduced_on_cpu
 from fastseg._core.formulas import ACTIVATION, compute_dtype
@@ -41,8 +34,10 @@ from fastseg._core.library import (
     needs_gradient,
     plain_on_cpu,
 )
+from fastseg._core.remember import remember
 from fastseg._core.tensor_checks import FLOATS, check_optional_tensors, check_tensors
 from fastseg._core.vmap import by_batch
+from fastseg._core.window import Ints, pair
 from fastseg.ops.conv.atrous_conv2d_grad import input_grad
 from fastseg.ops.conv.cpu_plan import plan as plan_on_cpu
 

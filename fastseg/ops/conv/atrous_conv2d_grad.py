@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from fastseg import reference
-from fastseg._core.conv2d import Conv2d, check_conv2d, empty_output, empty_weight, in_layout_of
+from fastseg._core.conv2d import Conv2d, empty_output, empty_weight, in_layout_of
+from fastseg._core.conv2d_checks import check_conv2d
 from fastseg._core.float32_precision import reduced_on_cpu
 from fastseg._core.library import (
     CPU_PLANS,

@@ -9,9 +9,11 @@ from __future__ import annotations
 import torch
 
 from fastseg import reference
-from fastseg._core.conv2d import check_conv2d, check_output_size, empty_weight, in_layout_of, pair
+from fastseg._core.conv2d import empty_weight, in_layout_of
+from fastseg._core.conv2d_checks import check_conv2d, check_output_size
 from fastseg._core.library import define
 from fastseg._core.tensor_checks import check_alike, check_float32
+from fastseg._core.window import pair
 
 
 def _check(x, grad, kernel_size, stride, padding, dilation):

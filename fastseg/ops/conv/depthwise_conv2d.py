@@ -8,17 +8,12 @@ from __future__ import annotations
 import torch
 
 from fastseg import reference
-from fastseg._core.conv2d import (
-    check_conv2d,
-    check_epilogue,
-    check_output_size,
-    empty_output,
-    in_layout_of,
-    pair,
-)
+from fastseg._core.conv2d import empty_output, in_layout_of
+from fastseg._core.conv2d_checks import check_conv2d, check_epilogue, check_output_size
 from fastseg._core.library import define, define_triton
 from fastseg._core.tensor_checks import check_alike, check_float
 from fastseg._core.vmap import by_batch
+from fastseg._core.window import pair
 
 
 def _check_image(op, name, x):

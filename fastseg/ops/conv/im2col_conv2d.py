@@ -6,14 +6,13 @@ A building block without a gradient of its own: :mod:`fastseg.ops.atrous_conv2d`
 from __future__ import annotations
 
 from fastseg import reference
-from fastseg._core.conv2d import (
+from fastseg._core.conv2d import empty_output, in_layout_of
+from fastseg._core.conv2d_checks import (
     check_conv2d,
     check_epilogue,
     check_float32_image,
     check_image_and_weight,
     check_output_size,
-    empty_output,
-    in_layout_of,
 )
 from fastseg._core.library import define
 from fastseg._core.vmap import by_batch

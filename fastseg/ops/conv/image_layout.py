@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastseg._core.conv2d import check_float32_image
+from fastseg._core.conv2d_checks import check_float32_image
 from fastseg._core.library import define
 from fastseg._core.vmap import by_batch
 

@@ -7,19 +7,19 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
 from fastseg._core.autocast import autocast_dtype, cast
-from fastseg._core.conv2d import (
-    Ints,
+from fastseg._core.conv2d import resolve_padding
+from fastseg._core.conv2d_checks import (
     check_activation,
     check_conv2d,
     check_epilogue,
     check_image_and_weight,
     check_output_size,
-    remember,
-    resolve_padding,
 )
 from fastseg._core.float32_precision import reduced_on_cpu
 from fastseg._core.library import CPU_PLANS, keep_plan, needs_gradient, plain_on_cpu
+from fastseg._core.remember import remember
 from fastseg._core.tensor_checks import FLOATS, check_alike, check_optional_tensors, check_tensors
+from fastseg._core.window import Ints
 from fastseg.ops.conv.atrous_conv2d import (
     CPUPlan,
     atrous_conv2d,

@@ -8,18 +8,13 @@ from __future__ import annotations
 import torch
 
 from fastseg import reference
-from fastseg._core.conv2d import (
-    check_conv2d,
-    check_epilogue,
-    check_float32_image,
-    empty_output,
-    in_layout_of,
-    pair,
-)
+from fastseg._core.conv2d import empty_output, in_layout_of
+from fastseg._core.conv2d_checks import check_conv2d, check_epilogue, check_float32_image
 from fastseg._core.formulas import conv2d_epilogue
 from fastseg._core.library import define
 from fastseg._core.tensor_checks import check_float32
 from fastseg._core.vmap import by_batch
+from fastseg._core.window import pair
 from fastseg._core.winograd import PANEL, winograd_axis
 
 

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from fastseg import reference
 from fastseg._core.library import call, define
-from fastseg._core.pool2d import Ints, pool2d, windows
+from fastseg._core.pool2d import pool2d, windows
 from fastseg._core.tensor_checks import FLOATS, STRIDED, check_device, check_float, check_tensors
 from fastseg._core.vmap import fold_planes, in_front
+from fastseg._core.window import Ints
 from fastseg.ops.pool.max_pool2d import codes_to_save, fake_pooled
 
 ops = torch.ops.fastseg

@@ -8,7 +8,6 @@ from torch import Tensor
 from fastseg import reference
 from fastseg._core.library import call, define
 from fastseg._core.pool2d import (
-    Ints,
     Pool2d,
     check_image,
     check_pooled,
@@ -20,6 +19,7 @@ from fastseg._core.pool2d import (
 )
 from fastseg._core.tensor_checks import FLOATS, STRIDED, check_float, check_tensors
 from fastseg._core.vmap import fold_planes
+from fastseg._core.window import Ints
 
 ops = torch.ops.fastseg
 

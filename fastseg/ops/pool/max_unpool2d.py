@@ -11,7 +11,6 @@ from fastseg import reference
 from fastseg._core.autocast import autocast_dtype, cast, unpools_in_float32
 from fastseg._core.library import call, define
 from fastseg._core.pool2d import (
-    Ints,
     check_image,
     codes_layout,
     empty_plane,
@@ -27,6 +26,7 @@ from fastseg._core.tensor_checks import (
     check_tensors,
 )
 from fastseg._core.vmap import fold_planes
+from fastseg._core.window import Ints
 from fastseg.ops.pool.max_pool2d import codes_to_save
 
 ops = torch.ops.fastseg

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from fastseg import reference
 from fastseg._core.library import define
-from fastseg._core.pool2d import Ints, check_image, memory_format, packed_layout, pool2d
+from fastseg._core.pool2d import check_image, memory_format, packed_layout, pool2d
 from fastseg._core.tensor_checks import check_tensors
 from fastseg._core.vmap import fold_planes
+from fastseg._core.window import Ints
 
 ops = torch.ops.fastseg
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastseg._core.pool2d import Ints
+from fastseg._core.window import Ints
 from fastseg.reference.pool.max_pool2d import max_pool2d
 
 

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastseg._core.pool2d import Ints, Pool2d, check_image, check_pooled, memory_format, pool2d
+from fastseg._core.pool2d import Pool2d, check_image, check_pooled, memory_format, pool2d
 from fastseg._core.tensor_checks import FLOATS, check_dense
+from fastseg._core.window import Ints
 from fastseg.reference.pool.pool_codes import unpack_codes
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastseg._core.pool2d import Ints, memory_format, pool2d
+from fastseg._core.pool2d import memory_format, pool2d
+from fastseg._core.window import Ints
 from fastseg.reference.pool.max_pool2d import canvas_size, tap_slice, taps
 from fastseg.reference.pool.pool_codes import check_inside, codes_to_indices, unpack_codes
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastseg._core.pool2d import Ints, Pool2d, packed_layout, pool2d
+from fastseg._core.pool2d import Pool2d, packed_layout, pool2d
+from fastseg._core.window import Ints
 
 
 def window_starts(pool: Pool2d, pooled_size, device) -> tuple[Tensor, Tensor]:
