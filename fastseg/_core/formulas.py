@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +16,16 @@ ACTIVATION = {
     "silu": F.silu,
     "hardswish": F.hardswish,
 }
+"""Activations by their names."""
+
+ACTIVATION_IN_PLACE = {
+    "relu": torch.relu_,
+    "relu6": partial(F.relu6, inplace=True),
+    "leaky_relu": partial(F.leaky_relu, inplace=True),
+    "silu": partial(F.silu, inplace=True),
+    "hardswish": partial(F.hardswish, inplace=True),
+}
+"""The same activations in place, except that of the name "", which is none."""
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -11,7 +11,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import fastseg
 from fastseg import reference
-from fastseg.ops.conv.cpu_grad import LEAST_CHANNELS
+from fastseg.ops.conv.cpu_costs import WEIGHT_GRADIENT_CHANNELS
 from tests.conv.conv_cases import (
     ACTIVATION_NAMES,
     CASES,
@@ -115,7 +115,7 @@ def test_what_is_not_finite_reaches_what_reads_it(case, layout, simd_level):
         reads, read = expected_grads(torch.ones_like(x), torch.ones_like(weight), indicator, case)
         assert torch.equal(~input_grad(grad, weight, case).isfinite(), reads > 0)
         actual = ~weight_grad(x, grad, case).isfinite()
-        if case.shape[1] >= LEAST_CHANNELS:
+        if case.shape[1] >= WEIGHT_GRADIENT_CHANNELS:
             assert torch.equal(actual, read > 0)
         else:  # torch's multiplies NaN by the padding, too
             assert actual[read > 0].all()

@@ -85,7 +85,7 @@ class Way(NamedTuple):
     """A convolution that the CPU computes in one of its ways.
 
     Attributes:
-        name: of the function in fastseg.ops.conv.cpu_plan.
+        name: the name of the function that cpu_plan.plan chooses.
         x: the sizes of x.
         weight: the sizes of the weight.
         conv: its geometry.

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fastseg._core.conv2d import Conv2d
 from fastseg._core.float32_precision import reduced_on_cpu
-from fastseg.ops.conv.cpu_plan import atrous_conv2d, prefers_winograd, winograd_weight
+from fastseg.ops.conv.cpu_kernels import winograd_weight
+from fastseg.ops.conv.cpu_plan import atrous_conv2d, prefers_winograd
 from fastseg.ops.conv.prepared_weights import prepared
 from fastseg.ops.conv.winograd_conv2d import winograd_branches
 
