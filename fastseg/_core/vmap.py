@@ -92,3 +92,18 @@ def fold_planes(
         return front, lambda out: out
     n = front[0].shape[1]
     return [t.flatten(0, 1) for t in front], lambda out: out.unflatten(0, (batch_size, n))
+
+
+def by_planes(count: int) -> Rule:
+    """Returns the rule of poolings: vmap's dimension becomes part of N, see :func:`fold_planes`.
+
+    Args:
+        count: number of tensors, which are the op's first arguments.
+    """
+
+    def rule(op, info, in_dims, *arguments):
+        planes, unfold = fold_planes(info.batch_size, in_dims[:count], arguments[:count])
+        outputs = op(*planes, *arguments[count:])
+        return tree_map(unfold, outputs), tree_map(lambda t: 0, outputs)
+
+    return rule

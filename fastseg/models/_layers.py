@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fastseg import nn as fnn
 from fastseg._core.formulas import ACTIVATION
 from fastseg.nn._batch_norm import FoldedBatchNorm, can_fold
-from fastseg.nn.atrous_conv_bn_act import ConvBatchNorm, geometry
+from fastseg.nn.atrous_conv_bn_act import ConvBatchNorm, folded_conv, geometry
 from fastseg.ops import atrous_conv2d
 
 BACKENDS = ("fastseg", "torch")
@@ -85,11 +85,7 @@ def conv_bn_act(
     if folded is None:
         y = bn(conv(x))
         return ACTIVATION[activation or ""](y if residual is None else y + residual)
-    scale, shift = folded
-    return atrous_conv2d(
-        x, conv.weight, conv.bias, scale=scale, shift=shift, activation=activation,
-        residual=residual, **geometry(conv),
-    )  # fmt: skip
+    return folded_conv(x, conv, folded, activation, residual)
 
 
 class ConvBNAct(_Switchable, fnn.AtrousConvBNAct):

@@ -85,7 +85,11 @@ def deeplabv1(
         fov = fov._replace(channels=fc_channels)
     backbone = VGG16(output_stride=8, in_channels=in_channels, width=width)
     model = BackboneModel(
-        backbone, VGGHead(backbone.channels["out"], num_classes, fov), num_classes, aux=aux,
-        in_channels=in_channels, align_corners=align_corners,
-    )  # fmt: skip
+        backbone,
+        VGGHead(backbone.channels["out"], num_classes, fov),
+        num_classes,
+        aux=aux,
+        in_channels=in_channels,
+        align_corners=align_corners,
+    )
     return finish(model, crf=crf, backend=backend)

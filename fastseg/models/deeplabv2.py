@@ -114,14 +114,24 @@ def deeplabv2(
         head: nn.Module = VGGPyramid(features.channels["out"], num_classes, rates, fc_channels)
     elif backbone in ("resnet50", "resnet101"):
         features = build_backbone(
-            backbone, backbone_options, output_stride=8, dilation_style=dilation_style,
-            stride_in_1x1=True, ceil_pool=True, in_channels=in_channels,
-        )  # fmt: skip
+            backbone,
+            backbone_options,
+            output_stride=8,
+            dilation_style=dilation_style,
+            stride_in_1x1=True,
+            ceil_pool=True,
+            in_channels=in_channels,
+        )
         head = ASPPSum(features.channels["out"], num_classes, rates)
     else:
         raise ValueError(f"backbone must be vgg16, resnet50 or resnet101, got {backbone!r}")
     model = DeepLabV2(
-        features, head, num_classes, scales=scales, aux=aux, in_channels=in_channels,
+        features,
+        head,
+        num_classes,
+        scales=scales,
+        aux=aux,
+        in_channels=in_channels,
         align_corners=align_corners,
-    )  # fmt: skip
+    )
     return finish(model, crf=crf, backend=backend)

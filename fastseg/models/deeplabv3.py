@@ -40,10 +40,13 @@ class DeepLabHead(nn.Sequential):
     ):
         super().__init__(
             ASPP(
-                in_channels, atrous_rates, channels, separable=separable,
+                in_channels,
+                atrous_rates,
+                channels,
+                separable=separable,
                 project_kernel_size=project_kernel_size,
             )
-        )  # fmt: skip
+        )
         if head_conv:
             self.append(Conv2d(channels, channels, 3, padding=1, bias=False))
             self.append(BatchNorm2d(channels))
@@ -114,16 +117,24 @@ def deeplabv3(
         TypeError: multi_grid with MobileNetV2, whose last stage has one block.
     """
     features = build_backbone(
-        backbone, backbone_options, output_stride=output_stride, dilation_style=dilation_style,
-        multi_grid=multi_grid, in_channels=in_channels,
-    )  # fmt: skip
+        backbone,
+        backbone_options,
+        output_stride=output_stride,
+        dilation_style=dilation_style,
+        multi_grid=multi_grid,
+        in_channels=in_channels,
+    )
     if atrous_rates is None:
         atrous_rates = ATROUS_RATES[output_stride]
     head = DeepLabHead(
-        features.channels["out"], num_classes, atrous_rates, channels=aspp_channels,
-        head_conv=len(atrous_rates) > 0 if head_conv is None else head_conv, separable=separable,
+        features.channels["out"],
+        num_classes,
+        atrous_rates,
+        channels=aspp_channels,
+        head_conv=len(atrous_rates) > 0 if head_conv is None else head_conv,
+        separable=separable,
         project_kernel_size=project_kernel_size,
-    )  # fmt: skip
+    )
     model = BackboneModel(
         features, head, num_classes, aux=aux, in_channels=in_channels, align_corners=align_corners
     )

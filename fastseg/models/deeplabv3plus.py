@@ -65,9 +65,13 @@ class Decoder(nn.Module):
 
         self.align_corners = align_corners
         self.aspp = ASPP(
-            in_channels, atrous_rates, channels, separable=separable,
-            depthwise_batch_norm=depthwise_batch_norm, project_kernel_size=project_kernel_size,
-        )  # fmt: skip
+            in_channels,
+            atrous_rates,
+            channels,
+            separable=separable,
+            depthwise_batch_norm=depthwise_batch_norm,
+            project_kernel_size=project_kernel_size,
+        )
         self.aspp_conv = conv(channels) if aspp_conv else None
         self.project = ConvBNAct(low_level_channels, projected, 1)
         widths = [channels + projected] + [channels] * (decoder_convs - 1)
@@ -148,16 +152,27 @@ def deeplabv3plus(
         TypeError: multi_grid with MobileNetV2, whose last stage has one block.
     """
     encoder = build_backbone(
-        backbone, backbone_options, output_stride=output_stride, dilation_style=dilation_style,
-        multi_grid=multi_grid, in_channels=in_channels,
-    )  # fmt: skip
+        backbone,
+        backbone_options,
+        output_stride=output_stride,
+        dilation_style=dilation_style,
+        multi_grid=multi_grid,
+        in_channels=in_channels,
+    )
     decoder = Decoder(
-        encoder.channels["out"], encoder.channels["low_level"], num_classes,
+        encoder.channels["out"],
+        encoder.channels["low_level"],
+        num_classes,
         ATROUS_RATES[output_stride] if atrous_rates is None else atrous_rates,
-        channels=aspp_channels, projected=low_level_channels, decoder_convs=decoder_convs,
-        separable=separable, depthwise_batch_norm=depthwise_batch_norm, aspp_conv=aspp_conv,
-        project_kernel_size=project_kernel_size, align_corners=align_corners,
-    )  # fmt: skip
+        channels=aspp_channels,
+        projected=low_level_channels,
+        decoder_convs=decoder_convs,
+        separable=separable,
+        depthwise_batch_norm=depthwise_batch_norm,
+        aspp_conv=aspp_conv,
+        project_kernel_size=project_kernel_size,
+        align_corners=align_corners,
+    )
     model = DeepLabV3Plus(
         encoder, decoder, num_classes, aux=aux, in_channels=in_channels, align_corners=align_corners
     )

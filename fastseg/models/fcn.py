@@ -189,9 +189,12 @@ def fcn(
         backbone_options: further keyword arguments of the backbone.
     """
     features = build_backbone(
-        backbone, backbone_options, output_stride=output_stride, dilation_style=dilation_style,
+        backbone,
+        backbone_options,
+        output_stride=output_stride,
+        dilation_style=dilation_style,
         in_channels=in_channels,
-    )  # fmt: skip
+    )
     head = FCNHead(features.channels["out"], num_classes)
     model = BackboneModel(
         features, head, num_classes, aux=aux, in_channels=in_channels, align_corners=align_corners

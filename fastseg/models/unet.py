@@ -223,7 +223,14 @@ def unet(
     if crf is not None and padding == "valid":
         raise ValueError('crf needs logits of the image\'s size: padding must be "same"')
     model = UNet(
-        num_classes, depth=depth, width=width, upsampling=upsampling, padding=padding,
-        batch_norm=batch_norm, dropout=dropout, aux=aux, in_channels=in_channels,
-    )  # fmt: skip
+        num_classes,
+        depth=depth,
+        width=width,
+        upsampling=upsampling,
+        padding=padding,
+        batch_norm=batch_norm,
+        dropout=dropout,
+        aux=aux,
+        in_channels=in_channels,
+    )
     return finish(model, crf=crf, backend=backend)

@@ -11,7 +11,8 @@ from fastseg.nn.atrous_conv_bn_act import (
     ConvBatchNorm,
     SeparableAtrousConvBNAct,
 )
-from fastseg.ops.conv.aspp import ASPPBranch, aspp, image_pooling, project_maps, project_pooled
+from fastseg.ops.conv.aspp import ASPPBranch, aspp
+from fastseg.ops.conv.aspp_projection import image_pooling, project_maps, project_pooled
 
 
 class _ImagePooling(ConvBatchNorm):
@@ -71,9 +72,12 @@ class ASPP(nn.Module):
             if not separable:
                 return AtrousConvBNAct(in_channels, out_channels, 3, dilation=rate)
             return SeparableAtrousConvBNAct(
-                in_channels, out_channels, 3, dilation=rate,
+                in_channels,
+                out_channels,
+                3,
+                dilation=rate,
                 depthwise_batch_norm=depthwise_batch_norm,
-            )  # fmt: skip
+            )
 
         convs = [AtrousConvBNAct(in_channels, out_channels, 1), *map(branch, atrous_rates)]
         if image_pooling:

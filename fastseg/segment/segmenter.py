@@ -95,15 +95,27 @@ class Segmenter:
         if metadata is not None:
             _check_metadata(metadata, path)
             return cls(
-                network, name, metadata["classes"], metadata["palette"], metadata["mean"],
-                metadata["std"], "RGB", short_side or metadata["short_side"],
-            )  # fmt: skip
+                network,
+                name,
+                metadata["classes"],
+                metadata["palette"],
+                metadata["mean"],
+                metadata["std"],
+                "RGB",
+                short_side or metadata["short_side"],
+            )
         labels = label_set(network.num_classes)
         rule = SOURCES[known].preprocessing
         return cls(
-            network, name, labels.classes, labels.palette, rule.mean, rule.std, rule.channels,
+            network,
+            name,
+            labels.classes,
+            labels.palette,
+            rule.mean,
+            rule.std,
+            rule.channels,
             short_side or SHORT_SIDE,
-        )  # fmt: skip
+        )
 
     def prepare(self, picture: Image.Image) -> Tensor:
         """The network's input for an RGB picture, float32 (1, 3, H, W), on the CPU."""

@@ -73,9 +73,15 @@ def load_backbone(model: SegmentationModel, path: str | Path) -> LoadReport:
     filled = ("backbone.", *(f"{name}." for name in fully_connected))
     expected = {key: t for key, t in model.state_dict().items() if key.startswith(filled)}
     return fill(
-        model, Converted(tensors, names, ()), str(path), strict=True, expected=expected,
-        source="torchvision", model=None, ignored=ignored,
-    )  # fmt: skip
+        model,
+        Converted(tensors, names, ()),
+        str(path),
+        strict=True,
+        expected=expected,
+        source="torchvision",
+        model=None,
+        ignored=ignored,
+    )
 
 
 def _fully_connected(model: nn.Module) -> dict[str, FullyConvolutional]:

@@ -39,8 +39,13 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 }
 # Channels: the values come from the shapes that differ.
 CHANNELS = (
-    "aspp_channels", "fc_channels", "in_channels", "low_level_channels", "num_classes", "width",
-)  # fmt: skip
+    "aspp_channels",
+    "fc_channels",
+    "in_channels",
+    "low_level_channels",
+    "num_classes",
+    "width",
+)
 
 
 class Fit(NamedTuple):

@@ -81,9 +81,14 @@ def load_checkpoint(
         converted = layout.converted(contents.state)
         builder, options = layout.model, _options(layout, converted.state)
     return fill(
-        model, converted, _called(path, known, layout), strict=strict, source=known,
-        model=builder, options=options,
-    )  # fmt: skip
+        model,
+        converted,
+        _called(path, known, layout),
+        strict=strict,
+        source=known,
+        model=builder,
+        options=options,
+    )
 
 
 def from_checkpoint(

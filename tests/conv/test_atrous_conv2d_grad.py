@@ -154,9 +154,15 @@ def leaves(case, dtype, layout=LAYOUTS[0]):
 def function(case, activation=None):
     def apply(x, weight, bias, scale, shift, residual):
         return fastseg.atrous_conv2d(
-            x, weight, bias, scale=scale, shift=shift, residual=residual, activation=activation,
+            x,
+            weight,
+            bias,
+            scale=scale,
+            shift=shift,
+            residual=residual,
+            activation=activation,
             **case.options,
-        )  # fmt: skip
+        )
 
     return apply
 
@@ -227,8 +233,11 @@ def test_each_operand_alone(number):
     torch.testing.assert_close(tensors[number].grad, everything[number].grad)
     if number >= 2:
         given = [t if i in (0, 1, number) else None for i, t in enumerate(tensors)]
-        assert gradcheck(lambda t: function(case)(*given[:number], t, *given[number + 1 :]),
-                         (tensors[number],), fast_mode=True)  # fmt: skip
+        assert gradcheck(
+            lambda t: function(case)(*given[:number], t, *given[number + 1 :]),
+            (tensors[number],),
+            fast_mode=True,
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

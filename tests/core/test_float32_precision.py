@@ -101,9 +101,12 @@ def print_meanings() -> None:
 def test_meanings():
     code = "import test_float32_precision; test_float32_precision.print_meanings()"
     printed = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True,
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
         check=True,
-    ).stdout  # fmt: skip
+    ).stdout
     expected = [f"{names} {meant}" for names, meant in MEANINGS.items()]
     assert printed.splitlines() == expected
 

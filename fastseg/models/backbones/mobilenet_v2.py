@@ -55,10 +55,16 @@ class InvertedResidual(nn.Module):
             self.conv.append(ConvBNAct(in_channels, hidden, 1, activation="relu6"))
         self.conv.append(
             ConvBNAct(
-                hidden, hidden, 3, stride=stride, padding=0 if pad_input else "same",
-                dilation=dilation, groups=hidden, activation="relu6",
+                hidden,
+                hidden,
+                3,
+                stride=stride,
+                padding=0 if pad_input else "same",
+                dilation=dilation,
+                groups=hidden,
+                activation="relu6",
             )
-        )  # fmt: skip
+        )
         self.conv.append(Conv2d(hidden, out_channels, 1, bias=False))
         self.conv.append(BatchNorm2d(out_channels))
 
@@ -106,10 +112,14 @@ class MobileNetV2(nn.Module):
         channels = _round_channels(STEM * width_mult, round_nearest)
         self.features = nn.Sequential(
             ConvBNAct(
-                in_channels, channels, 3, stride=2, padding=0 if pad_input else "same",
+                in_channels,
+                channels,
+                3,
+                stride=2,
+                padding=0 if pad_input else "same",
                 activation="relu6",
             )
-        )  # fmt: skip
+        )
         ends = []  # of the stages: the number of features up to them, and their channels
         dilation = 1
         for (expansion, width, blocks, _), stage in zip(STAGES, stages, strict=True):

@@ -33,9 +33,15 @@ class SeparableUnit(nn.Module):
     ):
         super().__init__()
         self.depthwise = ConvBNAct(
-            in_channels, in_channels, 3, stride=stride, dilation=dilation, groups=in_channels,
-            activation=activations[0], eps=eps,
-        )  # fmt: skip
+            in_channels,
+            in_channels,
+            3,
+            stride=stride,
+            dilation=dilation,
+            groups=in_channels,
+            activation=activations[0],
+            eps=eps,
+        )
         self.pointwise = ConvBNAct(in_channels, out_channels, 1, activation=activations[1], eps=eps)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -11,13 +11,19 @@ from torch.compiler import is_dynamo_compiling
 from fastseg._core.autocast import autocast_dtype, cast
 from fastseg._core.conv2d import empty_output
 from fastseg._core.conv2d_checks import check_conv2d, check_epilogue, check_image_and_weight
-from fastseg._core.formulas import compute_dtype
 from fastseg._core.library import define, define_cpu, define_triton, gradient_free
 from fastseg._core.remember import remember
 from fastseg._core.tensor_checks import check_alike, check_float
 from fastseg._core.vmap import by_batch
 from fastseg.ops.conv import cpu_aspp
 from fastseg.ops.conv.aspp_branch import ASPPBranch, check_aspp
+from fastseg.ops.conv.aspp_projection import (
+    image_pooling,
+    pooled_share,
+    project_maps,
+    project_pooled,
+    split_project,
+)
 from fastseg.ops.conv.atrous_conv2d import atrous_conv2d
 from fastseg.ops.conv.separable_atrous_conv2d import separable_atrous_conv2d
 
@@ -79,7 +85,7 @@ def aspp(
     if project is not None:
         project_weight = project.weight
         if pool is not None:
-            project_weight, by_pool = _split(project_weight, pool, pool_first)
+            project_weight, by_pool = split_project(project_weight, pool, pool_first)
             bias = atrous_conv2d(image_pooling(x, pool, activation), by_pool).flatten(1)
     lower = autocast_dtype(x)
     if lower is not None:
@@ -98,74 +104,6 @@ def aspp(
     )
 
 
-def _split(weight: Tensor, pool: ASPPBranch, pool_first: bool) -> tuple[Tensor, Tensor]:
-    """The projection's weight for the maps and for what is pooled."""
-    n = pool.weight.shape[0]
-    if pool_first:
-        return weight[:, n:], weight[:, :n]
-    return weight[:, :-n], weight[:, -n:]
-
-
-def image_pooling(x: Tensor, pool: ASPPBranch, activation: str | None) -> Tensor:
-    """p, (N, C, 1, 1): the average over each map, convolved."""
-    mean = x.mean((2, 3), keepdim=True, dtype=compute_dtype(x.dtype)).to(x.dtype)
-    return atrous_conv2d(
-        mean, pool.weight, scale=pool.scale, shift=pool.shift, activation=activation
-    )
-
-
-def project_maps(
-    maps: Iterable[Tensor],
-    weight: Tensor,
-    scale: Tensor | None = None,
-    shift: Tensor | None = None,
-    activation: str | None = None,
-    residual: Tensor | None = None,
-) -> Tensor:
-    """``act(conv2d(concat(*maps), weight) * scale + shift + residual)``, a map at a time.
-
-    Each map comes from its iterator when the one before has been added to the sum.
-
-    Args:
-        maps: (N, C_i, H, W) each.
-        weight: (Co, sum C_i, kh, kw).
-        scale: (Co,), part of every summand, since the sum goes through the residual.
-        shift: (Co,), added with the last map, before the activation.
-        activation: as in :func:`fastseg.atrous_conv2d`.
-        residual: (N, Co, H, W), where the sum begins.
-    """
-    total, first = residual, 0
-    for y in maps:
-        end = first + y.shape[1]
-        last = end == weight.shape[1]
-        total = atrous_conv2d(
-            y,
-            weight[:, first:end],
-            scale=scale,
-            shift=shift if last else None,
-            activation=activation if last else None,
-            residual=total,
-        )
-        first = end
-    return total
-
-
-def project_pooled(
-    pooled: Tensor, weight: Tensor, scale: Tensor | None, size: Sequence[int]
-) -> Tensor:
-    """``conv2d(p, weight) * scale`` for p the same at all pixels of a map: (N, Co, H, W).
-
-    Args:
-        pooled: p, (N, C, 1, 1).
-        weight: (Co, C, kh, kw).
-        scale: (Co,).
-        size: (H, W).
-    """
-    if tuple(weight.shape[2:]) != (1, 1):  # at the map's borders taps read padding
-        return atrous_conv2d(pooled.expand(-1, -1, *size), weight, scale=scale)
-    return atrous_conv2d(pooled, weight, scale=scale).expand(-1, -1, *size)
-
-
 def _by_branch(x, branches, project, pool, pool_first, activation):
     """The composition for separable branches and for projections that are not 1x1."""
 
@@ -180,10 +118,14 @@ def _by_branch(x, branches, project, pool, pool_first, activation):
         if branch.depthwise_weight is None:
             return atrous_conv2d(x, branch.weight, **options)
         return separable_atrous_conv2d(
-            x, branch.depthwise_weight, branch.weight, depthwise_scale=branch.depthwise_scale,
+            x,
+            branch.depthwise_weight,
+            branch.weight,
+            depthwise_scale=branch.depthwise_scale,
             depthwise_shift=branch.depthwise_shift,
-            depthwise_activation=branch.depthwise_activation, **options,
-        )  # fmt: skip
+            depthwise_activation=branch.depthwise_activation,
+            **options,
+        )
 
     if project is None:
         total = None
@@ -192,7 +134,7 @@ def _by_branch(x, branches, project, pool, pool_first, activation):
         return total
     residual, weight = None, project.weight
     if pool is not None:
-        weight, by_pool = _split(weight, pool, pool_first)
+        weight, by_pool = split_project(weight, pool, pool_first)
         pooled = image_pooling(x, pool, activation)
         residual = project_pooled(pooled, by_pool, project.scale, x.shape[2:])
     maps = map(convolve, branches)
@@ -259,21 +201,12 @@ def _composition(
     branches = [ASPPBranch(*b) for b in zip(weights, scales, shifts, dilations, strict=True)]
     if project is None:
         return _by_branch(x, branches, None, None, False, None)
-    residual = _pooled_share(x, bias, project_scale)
+    residual = pooled_share(x, bias, project_scale)
     maps = (
         atrous_conv2d(x, weight, scale=scale, shift=shift, dilation=dilation, activation=activation)
         for weight, scale, shift, dilation, *_ in branches
     )
     return project_maps(maps, project, project_scale, project_shift, activation, residual)
-
-
-def _pooled_share(x: Tensor, bias: Tensor | None, scale: Tensor | None) -> Tensor | None:
-    """What the pooled branch adds to every pixel, (N, Co, H, W)."""
-    if bias is None:
-        return None
-    bias = bias.to(compute_dtype(x.dtype))
-    bias = bias if scale is None else bias * scale
-    return bias.to(x.dtype)[..., None, None].expand(-1, -1, *x.shape[2:])
 
 
 _check_once = remember(_check)
@@ -287,7 +220,7 @@ def _reference(x, *others):
 def _cpu(x, *others):
     _check_once(x, *others)
     *branches, project, scale, shift, bias, activation = others
-    residual = _pooled_share(x, bias, scale)
+    residual = pooled_share(x, bias, scale)
     y = cpu_aspp.aspp(x, *branches, project, scale, shift, residual, activation)
     return _composition(x, *others) if y is None else y
 

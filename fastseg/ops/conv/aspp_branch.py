@@ -146,8 +146,9 @@ def _check_branch(op: str, x: Tensor, branch: ASPPBranch, activation: str, lower
         check_image_and_weight(op, x, depthwise, shape[0], "depthwise_weight")
         check_conv2d(op, shape[2:], 1, 0, branch.dilation, 1, "depthwise_weight")
         vectors = {
-            "depthwise_scale": branch.depthwise_scale, "depthwise_shift": branch.depthwise_shift
-        }  # fmt: skip
+            "depthwise_scale": branch.depthwise_scale,
+            "depthwise_shift": branch.depthwise_shift,
+        }
         check_epilogue(op, x, x.shape[:2], vectors, None, "")
         check_activation(op, branch.depthwise_activation or "", "depthwise_activation")
         point = tuple(weight.shape)

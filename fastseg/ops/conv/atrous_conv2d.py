@@ -21,7 +21,7 @@ from fastseg._core.conv2d_checks import (
     check_residual,
 )
 from fastseg._core.float32_precision import reduced_on_cpu
-from fastseg._core.formulas import ACTIVATION, compute_dtype
+from fastseg._core.formulas import ACTIVATION
 from fastseg._core.library import (
     CPU_PLANS,
     DERIVATIVES,
@@ -38,7 +38,7 @@ from fastseg._core.remember import remember
 from fastseg._core.tensor_checks import FLOATS, check_optional_tensors, check_tensors
 from fastseg._core.vmap import by_batch
 from fastseg._core.window import Ints, pair
-from fastseg.ops.conv.atrous_conv2d_grad import input_grad
+from fastseg.ops.conv.atrous_conv2d_backward import RECOMPUTED, backward, setup_context
 from fastseg.ops.conv.cpu_plan import plan as plan_on_cpu
 
 ops = torch.ops.fastseg
@@ -115,10 +115,18 @@ def atrous_conv2d(
         if residual is not None and residual.dim() != 3:
             refuse_residual_of_image(OP, residual)
         out = atrous_conv2d(
-            x[None], weight, bias, stride=stride, padding=padding, dilation=dilation,
-            groups=groups, scale=scale, shift=shift, activation=activation,
+            x[None],
+            weight,
+            bias,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            scale=scale,
+            shift=shift,
+            activation=activation,
             residual=None if residual is None else residual[None],
-        )  # fmt: skip
+        )
         return out[0]
     lower = autocast_dtype(x)
     if lower is not None:
@@ -126,9 +134,16 @@ def atrous_conv2d(
         if residual is not None and residual.dtype in FLOATS and residual.dtype != x.dtype:
             # torch adds it to the rounded sums, in the wider dtype.
             y = atrous_conv2d(
-                x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups,
-                scale=scale, shift=shift,
-            )  # fmt: skip
+                x,
+                weight,
+                bias,
+                stride=stride,
+                padding=padding,
+                dilation=dilation,
+                groups=groups,
+                scale=scale,
+                shift=shift,
+            )
             if residual.shape != y.shape:  # torch.compile does not trace what checks call
                 check_residual(OP, residual, y.shape, x)
             return ACTIVATION[activation](y + residual)
@@ -146,10 +161,6 @@ def refuse_residual_of_image(op: str, residual: Tensor) -> NoReturn:
     """For x without N."""
     shape = tuple(residual.shape)
     raise RuntimeError(f"{op}: residual must have three dimensions, as x has, got shape {shape}")
-
-
-RECOMPUTED = ("silu", "hardswish")
-"""The activations whose derivative needs what goes in."""
 
 
 def _check(x, weight, bias, scale, shift, residual, stride, padding, dilation, groups, act):
@@ -193,13 +204,21 @@ def cpu_plan(tensors, stride, padding, dilation, groups, activation) -> CPUPlan 
     x, weight, bias, scale, shift, residual = tensors
     try:
         key = (
-            x.shape, x.dtype, weight.shape, weight.dtype,
+            x.shape,
+            x.dtype,
+            weight.shape,
+            weight.dtype,
             bias if bias is None else (bias.shape, bias.dtype),
             scale if scale is None else (scale.shape, scale.dtype),
             shift if shift is None else (shift.shape, shift.dtype),
             residual if residual is None else (residual.shape, residual.dtype),
-            stride, padding, dilation, groups, activation, reduced_on_cpu(),
-        )  # fmt: skip
+            stride,
+            padding,
+            dilation,
+            groups,
+            activation,
+            reduced_on_cpu(),
+        )
         plan = CPU_PLANS.get(key)
     except (AttributeError, TypeError):
         return None
@@ -231,79 +250,14 @@ def _triton(*arguments):
     return kernels.atrous_conv2d(*tensors, *conv, activation)
 
 
-def _setup_context(ctx, inputs, output):
-    x, weight, bias, scale, shift, residual, stride, padding, dilation, groups, act = inputs
-    ctx.conv = Conv2d(tuple(stride), tuple(padding), tuple(dilation), groups)
-    ctx.activation = act
-    ctx.dtypes = [None if t is None else t.dtype for t in (bias, scale, shift)]
-    recompute = act in RECOMPUTED
-    ctx.save_for_backward(
-        x, weight, bias, scale, *((shift, residual) if recompute else (None, None)),
-        None if recompute or act == "" else output,
-    )  # fmt: skip
-
-
-ACTIVATION_BACKWARD = {
-    # From the output: what goes in is recomputed for the others.
-    "relu": lambda grad, y: torch.ops.aten.threshold_backward(grad, y, 0),
-    "relu6": lambda grad, y: torch.ops.aten.hardtanh_backward(grad, y, 0, 6),
-    "leaky_relu": lambda grad, y: torch.ops.aten.leaky_relu_backward(grad, y, 0.01, True),
-    # From the input.
-    "silu": lambda grad, z: grad * (s := z.sigmoid()) * (1 + z * (1 - s)),
-    "hardswish": torch.ops.aten.hardswish_backward,
-}
-
-
-def _backward(ctx, grad):
-    """With z = (c + bias) * scale + shift + residual, c = conv2d(x, weight), and g = dz.
-
-    dresidual = g, dshift = sum g, dbias = scale * sum g; dx and dweight are the convolution's for
-    scale * g; and since c is linear in the weight, with G the weight's gradient for g alone,
-    dscale = sum g (c + bias) = <weight, G> + bias * sum g: c is not needed.
-    """
-    x, weight, bias, scale, shift, residual, y = ctx.saved_tensors
-    needs = ctx.needs_input_grad
-    if ctx.activation in RECOMPUTED:
-        y = ops.atrous_conv2d(x, weight, bias, scale, shift, residual, *ctx.conv, "")
-    if ctx.activation:
-        grad = ACTIVATION_BACKWARD[ctx.activation](grad, y)
-    wide = compute_dtype(grad.dtype)
-    factor = None if scale is None else scale.to(wide).view(-1, 1, 1, 1)
-    grads = [None] * 6
-    if needs[0]:
-        scaled = weight if factor is None else (weight * factor).to(weight.dtype)
-        grads[0] = input_grad(grad, scaled, x.shape[2:], ctx.conv, factor is not None)
-    by_weight = None
-    if needs[1] or needs[3]:
-        op = ops.atrous_conv2d_weight_grad.default
-        by_weight = call(op, (x, grad), weight.shape[2:], *ctx.conv)
-    if needs[1]:
-        # Without a factor as it is: wide and back it would be two copies of a network's weights.
-        grads[1] = by_weight if factor is None else (by_weight * factor).to(weight.dtype)
-    if needs[2] or needs[3] or needs[4]:
-        total = grad.sum((0, 2, 3), dtype=wide)
-        if needs[2]:
-            grads[2] = (total if scale is None else total * scale.to(wide)).to(ctx.dtypes[0])
-        if needs[3]:
-            by_scale = (by_weight.to(wide) * weight).sum((1, 2, 3))
-            if bias is not None:
-                by_scale = by_scale + bias.to(wide) * total
-            grads[3] = by_scale.to(ctx.dtypes[1])
-        if needs[4]:
-            grads[4] = total.to(ctx.dtypes[2])
-    if needs[5]:
-        grads[5] = grad
-    return grads
-
-
 define(
     "atrous_conv2d(Tensor x, Tensor weight, Tensor? bias, Tensor? scale, Tensor? shift,"
     " Tensor? residual, int[2] stride, int[2] padding, int[2] dilation, int groups,"
     " str activation) -> Tensor",
     reference=_reference,
     fake=_fake,
-    setup_context=_setup_context,
-    backward=_backward,
+    setup_context=setup_context,
+    backward=backward,
     vmap=by_batch(0, 5),
 )
 define_cpu("atrous_conv2d", _cpu)

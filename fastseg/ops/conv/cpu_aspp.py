@@ -62,15 +62,17 @@ def aspp(
     channels, fast = [w.shape[0] for w in weights], reduced_on_cpu()
     maps = winograd_branches(
         x,
-        [winograd_weight(w, x.shape[2:], (d, d), fast)
-         for w, d in zip(weights[chosen], dilations[chosen], strict=True)],
+        [
+            winograd_weight(w, x.shape[2:], (d, d), fast)
+            for w, d in zip(weights[chosen], dilations[chosen], strict=True)
+        ],
         channels[chosen],
         _side_by_side(weights[chosen], scales[chosen], 1.0),
         _side_by_side(weights[chosen], shifts[chosen], 0.0),
         dilations[chosen],
         fast,
         activation,
-    )  # fmt: skip
+    )
     point = Conv2d((1, 1), (0, 0), (1, 1), 1)
     total, first = residual, 0
     for i, (weight, conv) in enumerate(zip(weights, convs, strict=True)):

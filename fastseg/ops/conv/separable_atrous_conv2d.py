@@ -106,9 +106,14 @@ def separable_atrous_conv2d(
         activation=depthwise_activation,
     )
     return atrous_conv2d(
-        h, pointwise_weight, bias, scale=scale, shift=shift, activation=activation,
+        h,
+        pointwise_weight,
+        bias,
+        scale=scale,
+        shift=shift,
+        activation=activation,
         residual=residual,
-    )  # fmt: skip
+    )
 
 
 def _check(first, second, geometry, depthwise_activation, activation):

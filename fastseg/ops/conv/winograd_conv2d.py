@@ -46,8 +46,17 @@ def _fake(x, weight, out_channels, *others):
 def _reference(x, weight, out_channels, bias, scale, shift, residual, dilation, fast, activation):
     conv = _check(
         "fastseg::winograd_conv2d",
-        x, weight, out_channels, bias, scale, shift, residual, dilation, fast, activation,
-    )  # fmt: skip
+        x,
+        weight,
+        out_channels,
+        bias,
+        scale,
+        shift,
+        residual,
+        dilation,
+        fast,
+        activation,
+    )
     y = reference.winograd_conv2d(x, weight, out_channels, conv.dilation, fast)
     y = conv2d_epilogue(y, bias, scale, shift, residual, activation)
     return in_layout_of(x, y)

@@ -9,7 +9,7 @@ from fastseg import reference
 from fastseg._core.library import call, define
 from fastseg._core.pool2d import pool2d, windows
 from fastseg._core.tensor_checks import FLOATS, STRIDED, check_device, check_float, check_tensors
-from fastseg._core.vmap import fold_planes, in_front
+from fastseg._core.vmap import by_planes, in_front
 from fastseg._core.window import Ints
 from fastseg.ops.pool.max_pool2d import codes_to_save, fake_pooled
 
@@ -98,9 +98,11 @@ def fold_batch_norm(
 def _check_batch_norm(weight, bias, running_mean, running_var):
     op = "fastseg::fold_batch_norm"
     for name, t in (
-        ("running_var", running_var), ("running_mean", running_mean), ("weight", weight),
+        ("running_var", running_var),
+        ("running_mean", running_mean),
+        ("weight", weight),
         ("bias", bias),
-    ):  # fmt: skip
+    ):
         if t is None and name in ("weight", "bias"):
             continue
         if not isinstance(t, Tensor) or t.layout is not STRIDED:
@@ -168,8 +170,7 @@ def _backward(ctx, grad_values, grad_codes):
 
 def _vmap(op, info, in_dims, x, scale, shift, *args):
     if in_dims[1] is None and in_dims[2] is None:
-        (x,), unfold = fold_planes(info.batch_size, in_dims[:1], (x,))
-        return tuple(map(unfold, op(x, scale, shift, *args))), (0, 0)
+        return by_planes(1)(op, info, in_dims, x, scale, shift, *args)
     # Every element of the batch has a scale of its own: vmap's dimension becomes part of C.
     x, scale, shift = (
         in_front(info.batch_size, d, t) for t, d in zip((x, scale, shift), in_dims, strict=False)

@@ -18,7 +18,7 @@ from fastseg._core.pool2d import (
     windows,
 )
 from fastseg._core.tensor_checks import FLOATS, STRIDED, check_float, check_tensors
-from fastseg._core.vmap import fold_planes
+from fastseg._core.vmap import by_planes
 from fastseg._core.window import Ints
 
 ops = torch.ops.fastseg
@@ -104,11 +104,6 @@ def _backward(ctx, grad_values, grad_codes):
     return (call(op, tensors, ctx.input_size, *ctx.pool, ctx.packed_dim),)
 
 
-def _vmap(op, info, in_dims, x, *args):
-    (x,), unfold = fold_planes(info.batch_size, in_dims[:1], (x,))
-    return tuple(map(unfold, op(x, *args))), (0, 0)
-
-
 define(
     "max_pool2d(Tensor x, int[2] kernel_size, int[2] stride=[], int[2] padding=0,"
     " int[2] dilation=1, bool ceil_mode=False) -> (Tensor values, Tensor codes)",
@@ -116,7 +111,7 @@ define(
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,
-    vmap=_vmap,
+    vmap=by_planes(1),
 )
 _max_pool2d = ops.max_pool2d.default
 
@@ -137,11 +132,6 @@ def _backward_backward(ctx, grad):
     return call(op, tensors, ctx.pooled_size, *ctx.pool, ctx.packed_dim), None
 
 
-def _vmap_backward(op, info, in_dims, grad, codes, *args):
-    (grad, codes), unfold = fold_planes(info.batch_size, in_dims[:2], (grad, codes))
-    return unfold(op(grad, codes, *args)), 0
-
-
 define(
     "max_pool2d_backward(Tensor grad, Tensor codes, SymInt[2] input_size, int[2] kernel_size,"
     " int[2] stride, int[2] padding, int[2] dilation, int packed_dim=0) -> Tensor",
@@ -149,5 +139,5 @@ define(
     fake=_fake_backward,
     setup_context=_setup_context_backward,
     backward=_backward_backward,
-    vmap=_vmap_backward,
+    vmap=by_planes(2),
 )

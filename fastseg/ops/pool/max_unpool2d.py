@@ -25,7 +25,7 @@ from fastseg._core.tensor_checks import (
     check_float,
     check_tensors,
 )
-from fastseg._core.vmap import fold_planes
+from fastseg._core.vmap import by_planes
 from fastseg._core.window import Ints
 from fastseg.ops.pool.max_pool2d import codes_to_save
 
@@ -160,11 +160,6 @@ def _backward(ctx, grad):
     return call(op, tensors, ctx.pooled_size, *ctx.pool, ctx.packed_dim), None
 
 
-def _vmap(op, info, in_dims, values, indices, *args):
-    (values, indices), unfold = fold_planes(info.batch_size, in_dims[:2], (values, indices))
-    return unfold(op(values, indices, *args)), 0
-
-
 define(
     "max_unpool2d(Tensor values, Tensor indices, SymInt[2] output_size, int[2] kernel_size,"
     " int[2] stride=[], int[2] padding=0) -> Tensor",
@@ -172,7 +167,7 @@ define(
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,
-    vmap=_vmap,
+    vmap=by_planes(2),
 )
 _max_unpool2d = ops.max_unpool2d.default
 
@@ -201,11 +196,6 @@ def _backward_backward(ctx, grad):
     return out, None
 
 
-def _vmap_backward(op, info, in_dims, grad, indices, *args):
-    (grad, indices), unfold = fold_planes(info.batch_size, in_dims[:2], (grad, indices))
-    return unfold(op(grad, indices, *args)), 0
-
-
 define(
     "max_unpool2d_backward(Tensor grad, Tensor indices, SymInt[2] pooled_size, int[2] kernel_size,"
     " int[2] stride, int[2] padding, int[2] dilation, int packed_dim=0) -> Tensor",
@@ -213,5 +203,5 @@ define(
     fake=_fake_backward,
     setup_context=_setup_context_backward,
     backward=_backward_backward,
-    vmap=_vmap_backward,
+    vmap=by_planes(2),
 )

@@ -11,7 +11,7 @@ from fastseg import reference
 from fastseg._core.library import define
 from fastseg._core.pool2d import check_image, memory_format, packed_layout, pool2d
 from fastseg._core.tensor_checks import check_tensors
-from fastseg._core.vmap import fold_planes
+from fastseg._core.vmap import by_planes
 from fastseg._core.window import Ints
 
 ops = torch.ops.fastseg
@@ -99,16 +99,12 @@ def _conversion(name: str, source: torch.dtype, target: torch.dtype, convert) ->
         layout = memory_format(positions)
         return torch.empty_like(positions, dtype=target, memory_format=layout)
 
-    def vmap(op, info, in_dims, positions, *args):
-        (positions,), unfold = fold_planes(info.batch_size, in_dims[:1], (positions,))
-        return unfold(op(positions, *args)), 0
-
     define(
         f"{name}(Tensor positions, SymInt[2] input_size, int[2] kernel_size, int[2] stride=[],"
         " int[2] padding=0, int[2] dilation=1) -> Tensor",
         reference=run,
         fake=fake,
-        vmap=vmap,
+        vmap=by_planes(1),
     )
 
 
@@ -141,14 +137,9 @@ def _fake_pack(codes, packed_dim):
     return torch.empty(size, dtype=torch.uint8, device=codes.device, memory_format=layout)
 
 
-def _vmap_pack(op, info, in_dims, codes, packed_dim):
-    (codes,), unfold = fold_planes(info.batch_size, in_dims[:1], (codes,))
-    return unfold(op(codes, packed_dim)), 0
-
-
 define(
     "pack_codes(Tensor codes, int packed_dim) -> Tensor",
     reference=_reference_pack,
     fake=_fake_pack,
-    vmap=_vmap_pack,
+    vmap=by_planes(1),
 )
