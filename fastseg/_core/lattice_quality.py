@@ -1,4 +1,4 @@
-"""How well a permutohedral lattice approximates the Gaussian: one table for every op."""
+"""Settings by which a permutohedral lattice approximates the Gaussian: one table for every op."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import NamedTuple
 
 
 class LatticeQuality(NamedTuple):
-    """What the lattice ops are given."""
+    """Settings of the lattice ops."""
 
     refine: float
-    """Multiplies the features: more vertices, which more passes of the blur must cover."""
+    """Factor of the features: a larger one makes more vertices, which need more passes."""
     dilation: int
-    """Vertices added between those that points touch, see ``permutohedral_lattice``."""
+    """Number of steps by which the lattice grows beyond the vertices that points touch."""
     passes: int
-    """Blurs along each axis."""
+    """Number of blurs along each axis."""
     symmetric: bool
-    """Whether to take the mean of the forward and the reverse order of axes."""
+    """Whether the result is the mean of the forward and the reverse order of axes."""
     side: float
-    """What a neighbour weighs in the blur."""
+    """Weight of a neighbour in the blur."""
     keeps_integral: bool
-    """Whether the kernel's integral is the Gaussian's, or the gain Kraehenbuehl & Koltun's."""
+    """Whether the kernel has the Gaussian's integral, or else Kraehenbuehl & Koltun's gain."""
 
     def gain(self, dimensions: int) -> float:
-        """What multiplies the result of the blur, for that many features."""
+        """Returns the factor of the blur's result for a number of features."""
         d = dimensions
         if not self.keeps_integral:
             return 1 / (1 + 2.0**-d)
@@ -43,8 +43,8 @@ LATTICE_QUALITY = {
         refine=1.0, dilation=2, passes=1, symmetric=True, side=0.45, keeps_integral=True
     ),
 }
-"""By name of the quality; "compat" is Kraehenbuehl & Koltun's lattice.
+"""Settings by the quality's name; "compat" is Kraehenbuehl & Koltun's lattice.
 
-The blur of "high" is a little narrower: with 1/2, the interpolation on both ways and the blur are
+The blur of "high" is a little narrower. With 1/2, the interpolation on both ways and the blur are
 together wider than the Gaussian, which shows once no mass is lost at missing vertices. 0.45 was the
 best of a scan over photos at bandwidths of 80/13, 49/5 and 67/3."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from fastseg._core.readable import readable
 
 NORMALIZATIONS = ("none", "before", "after", "symmetric")
-"""The names; an op takes the position in this tuple, which is pydensecrf's enumeration."""
+"""Names of the normalisations. An op takes a position in this tuple, as pydensecrf numbers them."""
 
 Bandwidth = float | Sequence[float] | Tensor
 Compatibility = float | Sequence[float] | Sequence[Sequence[float]] | Tensor
@@ -51,7 +51,7 @@ class PairwiseGaussian:
     compatibility: Compatibility = 3
     normalization: str = "symmetric"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "sxy", _checked_bandwidth(self, "sxy", self.sxy))
         _check_weights(self)
 
@@ -64,15 +64,18 @@ class PairwiseBilateral:
     Krähenbühl and Koltun, 2011. Near pixels of similar colour should have one label.
 
     Args:
-        sxy: as in :class:`PairwiseGaussian`.
+        sxy: the standard deviation of positions in pixels, positive: one number, or one for each
+            spatial axis. A tensor can be trained.
         srgb: the standard deviation in the image's own units (0..255 for 8-bit colour), positive:
             one number, or one for each channel. A tensor can be trained.
-        compatibility: as in :class:`PairwiseGaussian`.
-        normalization: as in :class:`PairwiseGaussian`.
+        compatibility: the costs of two labels: a number w, (L,) or (L, L), with the meanings that
+            :class:`PairwiseGaussian` explains. A tensor can be trained.
+        normalization: "symmetric", "before", "after" or "none".
 
     Raises:
-        TypeError: as :class:`PairwiseGaussian`.
-        ValueError: as :class:`PairwiseGaussian`.
+        TypeError: an argument of a wrong type.
+        ValueError: a bandwidth that is not positive and finite, a compatibility that is not finite
+            or of more than two dimensions, an unknown normalisation.
     """
 
     sxy: Bandwidth = 80
@@ -80,7 +83,7 @@ class PairwiseBilateral:
     compatibility: Compatibility = 10
     normalization: str = "symmetric"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "sxy", _checked_bandwidth(self, "sxy", self.sxy))
         object.__setattr__(self, "srgb", _checked_bandwidth(self, "srgb", self.srgb))
         _check_weights(self)
@@ -93,19 +96,21 @@ class PairwiseFeatures:
     Args:
         features: (B, d, *spatial), (1, d, *spatial) for all images, or (d, H, W) with an unbatched
             unary; d from 1 to 8, already divided by their bandwidths. Differentiable.
-        compatibility: as in :class:`PairwiseGaussian`.
-        normalization: as in :class:`PairwiseGaussian`.
+        compatibility: the costs of two labels: a number w, (L,) or (L, L), with the meanings that
+            :class:`PairwiseGaussian` explains. A tensor can be trained.
+        normalization: "symmetric", "before", "after" or "none".
 
     Raises:
-        TypeError: features that are not a tensor, or as :class:`PairwiseGaussian`.
-        ValueError: as :class:`PairwiseGaussian`.
+        TypeError: features that are not a tensor, or a compatibility of a wrong type.
+        ValueError: a compatibility that is not finite or of more than two dimensions, an unknown
+            normalisation.
     """
 
     features: Tensor
     compatibility: Compatibility
     normalization: str = "symmetric"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.features, Tensor):
             raise TypeError(
                 "PairwiseFeatures: features must be a tensor (B, d, *spatial), "
@@ -118,16 +123,16 @@ Pairwise = PairwiseGaussian | PairwiseBilateral | PairwiseFeatures
 
 
 def gaussian_bandwidths(where: str, sxy: Bandwidth, axes: int, like: Tensor) -> Tensor:
-    """Sxy as (axes,), in the dtype and on the device of `like`: an op's kernel of positions."""
+    """Returns sxy as a tensor (axes,), in the dtype and on the device of `like`."""
     return _bandwidths(f"{where}.sxy", sxy, axes, "spatial axis", like)
 
 
 def bilateral_features(
     where: str, image: Tensor, sxy: Bandwidth, srgb: Bandwidth, dtype: torch.dtype
 ) -> Tensor:
-    """The features of :class:`PairwiseBilateral`, (B, axes + C, *spatial).
+    """Returns the features of :class:`PairwiseBilateral`, (B, axes + C, *spatial).
 
-    In pydensecrf's order, on which a lattice depends: x, y or z, y, x; then the channels.
+    They have pydensecrf's order, on which a lattice depends: x, y or z, y, x; then the channels.
     """
     spatial, channels = image.shape[2:], image.shape[1]
     axes = len(spatial)
@@ -139,10 +144,10 @@ def bilateral_features(
 
 
 def position_features(sigma: Tensor, spatial: Sequence[int]) -> Tensor:
-    """Positions divided by their bandwidths, (1, axes, *spatial).
+    """Returns positions divided by their bandwidths, (1, axes, *spatial).
 
     Args:
-        sigma: (axes,), in the order of the axes.
+        sigma: bandwidths (axes,), in the order of the axes.
         spatial: (H, W), which gives x, y, or (D, H, W), which gives z, y, x.
     """
     features = [
@@ -157,7 +162,7 @@ def position_features(sigma: Tensor, spatial: Sequence[int]) -> Tensor:
 
 
 def _bandwidths(name: str, value: Bandwidth, count: int, each: str, like: Tensor) -> Tensor:
-    """(count,) on like's device: dividing by a number there multiplies by its reciprocal."""
+    """Returns (count,) on like's device, where division by a number would use its reciprocal."""
     if isinstance(value, Tensor):
         if value.device != like.device:
             raise ValueError(f"{name} must be on unary's device {like.device}, got {value.device}")
@@ -176,7 +181,7 @@ def _wrong_count(name: str, count: int, each: str, came: int) -> str:
 
 
 def _checked_bandwidth(term: Pairwise, name: str, value: Bandwidth) -> Bandwidth:
-    """A number, a tuple of numbers or a tensor."""
+    """Returns a bandwidth as a number, a tuple of numbers or a tensor."""
     where = f"{type(term).__name__}: {name}"
     if isinstance(value, Tensor):
         if value.dim() > 1 or not value.dtype.is_floating_point:

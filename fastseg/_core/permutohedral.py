@@ -1,7 +1,7 @@
 """The format of a permutohedral lattice, the simplex of a point, and its derivative.
 
-Adams, Baek & Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", 2010; scaled
-and rounded as in Kraehenbuehl & Koltun's program (2011).
+Adams, Baek & Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", 2010. Scales
+and roundings are those of Kraehenbuehl & Koltun's program (2011).
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ MAX_DIMENSIONS = 8
 class PermutohedralTensors(NamedTuple):
     """A lattice of B images of N points with d features: D1 = d + 1, M vertices in all.
 
-    Points are cut into T tiles of consecutive points, equally many for each image:
-    ``tile_points(N, T // B)`` points each. A tile numbers the vertices that it touches: these are
-    its rows, R in all. So a splat is a sum into the rows of a tile, which stay in a cache, and then
-    a sum of rows in a fixed order.
+    Points are cut into T tiles of ``tile_points(N, T // B)`` consecutive points, equally many for
+    each image. The vertices that a tile touches are its rows; all tiles have R rows. So a splat is
+    a sum into the rows of a tile, which stay in a cache, and then a sum of rows in a fixed order.
     """
 
     slots: Tensor
     """int32 (B, N, D1): the row, within the point's tile, of each vertex of its simplex."""
     barycentric: Tensor
-    """(B, N, D1), the features' dtype: the weight of each; differentiable."""
+    """(B, N, D1), the features' dtype: the weight of each vertex; differentiable."""
     tile_starts: Tensor
     """int32 (T + 1): the first row of each tile."""
     tile_vertices: Tensor
@@ -43,21 +42,21 @@ class PermutohedralTensors(NamedTuple):
 
 
 def tile_points(points: int, tiles: int) -> int:
-    """The points of each of an image's tiles but the last, which may be shorter."""
+    """Returns the number of points in each tile of an image; the last may have fewer."""
     if tiles <= 1:
         return points
     return (-(-points // tiles) + 63) // 64 * 64
 
 
 def enclosing_simplex(features: Tensor, refine: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The simplex that each point lies in.
+    """Finds the simplex in which each point lies.
 
     Every operation is rounded by itself and in the order of Kraehenbuehl's program: the nearest
     vertex with remainder 0 and the order of the coordinates depend on it.
 
     Args:
         features: (B, d, N).
-        refine: multiplies the features.
+        refine: factor of the features.
 
     Returns:
         The quotients by D1 of the coordinates of vertex 0 and the rank of each coordinate of the
@@ -83,7 +82,7 @@ def enclosing_simplex(features: Tensor, refine: float) -> tuple[Tensor, Tensor, 
             less = (offsets[:, i] < offsets[:, j]).to(features.dtype)
             ranks[:, i] += less
             ranks[:, j] += 1 - less
-    ranks += quotients.sum(1, keepdim=True)  # not 0 where the nearest point is off the plane
+    ranks += quotients.sum(1, keepdim=True)  # not 0 if the nearest point is off the plane
     step = (ranks < 0).to(features.dtype) - (ranks > d).to(features.dtype)
     ranks, quotients = ranks + step * (d + 1), quotients + step
     heights = (y - quotients * (d + 1)) * inverse
@@ -94,19 +93,19 @@ def enclosing_simplex(features: Tensor, refine: float) -> tuple[Tensor, Tensor, 
 
 
 def feature_scales(dimensions: int, refine: float, dtype: torch.dtype) -> list[float]:
-    """What the features are multiplied by, so that the blur's deviation is one unit of theirs."""
+    """Returns factors of the features by which the blur's deviation is one unit of theirs."""
     deviation = torch.tensor(math.sqrt(2 / 3) * (dimensions + 1), dtype=dtype).item()
     scales = [1 / math.sqrt((i + 2) * (i + 1)) * deviation * refine for i in range(dimensions)]
     return torch.tensor(scales, dtype=torch.float64).to(dtype).tolist()
 
 
 def barycentric_backward(features: Tensor, refine: float, grad: Tensor) -> Tensor:
-    """The gradient of the features: the weights are piecewise linear in them.
+    """Returns the gradient of the features, in which the weights are piecewise linear.
 
     Args:
         features: (B, d, N).
-        refine: as of the lattice.
-        grad: (B, N, D1), of the weights.
+        refine: factor of the features in the lattice.
+        grad: gradient of the weights, (B, N, D1).
     """
     d = features.shape[1]
     with torch.no_grad():

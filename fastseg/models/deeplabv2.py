@@ -46,7 +46,7 @@ class DeepLabV2(BackboneModel):
         **options: of :class:`~fastseg.models._model.BackboneModel`.
     """
 
-    def __init__(self, *args, scales: Sequence[float] = (1.0,), **options):
+    def __init__(self, *args: Any, scales: Sequence[float] = (1.0,), **options: Any):
         super().__init__(*args, **options)
         if not scales or min(scales) <= 0:
             raise ValueError(f"scales must be positive numbers, got {scales!r}")

@@ -123,7 +123,7 @@ def fcn32s(
     *,
     crf: str | DenseCRF | None = None,
     backend: str = "fastseg",
-    **options,
+    **options: Any,
 ) -> FCN:
     """FCN-32s on VGG16: scores at stride 32, one deconvolution. Long et al., CVPR 2015.
 
@@ -143,7 +143,7 @@ def fcn16s(
     *,
     crf: str | DenseCRF | None = None,
     backend: str = "fastseg",
-    **options,
+    **options: Any,
 ) -> FCN:
     """FCN-16s on VGG16: adds the scores of the fourth pooling. As :func:`fcn32s`."""
     return _fcn_vgg16(num_classes, 16, crf, backend, options)
@@ -154,7 +154,7 @@ def fcn8s(
     *,
     crf: str | DenseCRF | None = None,
     backend: str = "fastseg",
-    **options,
+    **options: Any,
 ) -> FCN:
     """FCN-8s on VGG16: adds the scores of the fourth and third poolings. As :func:`fcn32s`."""
     return _fcn_vgg16(num_classes, 8, crf, backend, options)

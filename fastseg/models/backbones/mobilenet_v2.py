@@ -6,6 +6,8 @@ names are torchvision's, without its ``classifier``.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -153,7 +155,7 @@ class MobileNetV2(nn.Module):
         return {**found, "out": x}
 
 
-def mobilenet_v2(**options) -> MobileNetV2:
+def mobilenet_v2(**options: Any) -> MobileNetV2:
     """MobileNetV2: 3,504,872 parameters with its classifier; for the options see MobileNetV2."""
     return MobileNetV2(**options)
 

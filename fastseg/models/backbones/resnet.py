@@ -7,6 +7,7 @@ torchvision's, without its classifier ``fc``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -132,11 +133,11 @@ class ResNet(nn.Module):
         return {"low_level": low_level, "aux": aux, "out": self.layer4(aux)}
 
 
-def resnet50(**options) -> ResNet:
+def resnet50(**options: Any) -> ResNet:
     """ResNet-50: 25,557,032 parameters with its classifier; for the options see ResNet."""
     return ResNet(**{"layers": (3, 4, 6, 3), **options})
 
 
-def resnet101(**options) -> ResNet:
+def resnet101(**options: Any) -> ResNet:
     """ResNet-101: 44,549,160 parameters with its classifier; for the options see ResNet."""
     return ResNet(**{"layers": (3, 4, 23, 3), **options})

@@ -8,6 +8,7 @@ separable convolutions in place of pooling, batch norm after each depthwise conv
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -176,6 +177,6 @@ class Xception65(nn.Module):
         return {"low_level": low_level, "aux": aux, "out": self.last(self.exit(aux))}
 
 
-def xception65(**options) -> Xception65:
+def xception65(**options: Any) -> Xception65:
     """Xception-65; for the options see Xception65."""
     return Xception65(**options)

@@ -1,4 +1,4 @@
-"""fastseg.aspp: atrous spatial pyramid pooling without the concatenation."""
+"""The op fastseg.aspp: atrous spatial pyramid pooling without the concatenation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def aspp(
     pool_first: bool = False,
     activation: str | None = "relu",
 ) -> Tensor:
-    """Parallel atrous convolutions at several rates, projected (v3, v3+) or summed (v2).
+    """Computes atrous convolutions at several rates, projected (v3, v3+) or summed (v2).
 
     Chen et al., "Rethinking Atrous Convolution", 2017, section 3.3, in inference::
 
@@ -47,30 +47,31 @@ def aspp(
         p = act(conv2d(mean(x), W_pool) * scale_pool + shift_pool), the same at all pixels
         y = act(conv2d(concat(b_1, ..., b_n, p), W_project) * scale_project + shift_project)
 
-    Nothing is concatenated: the projection is linear, so that each branch adds its share to a sum
-    and p is one vector an image. Partial sums are rounded to x's dtype, except in the fused kernel
-    that computes all branches at once (NVIDIA GPUs, where no gradient is needed, no branch is
-    separable and the projection is 1x1). Without a projection, DeepLab v2 (Chen et al. 2018,
-    section 3.2): ``y = sum_i conv2d(x, W_i, dilation_i) * scale_i + shift_i``. Differentiable in
-    all tensors.
+    Nothing is concatenated: the projection is linear, so that each branch adds its share to a sum,
+    and p is one vector per image. Partial sums are rounded to x's dtype, except in the fused kernel
+    that computes all branches at once (on NVIDIA GPUs, where no gradient is needed, no branch is
+    separable and the projection is 1x1). Without a projection the result is that of DeepLab v2
+    (Chen et al. 2018, section 3.2): ``y = sum_i conv2d(x, W_i, dilation_i) * scale_i + shift_i``.
+    The op is differentiable in all tensors.
 
     Args:
-        x: (N, Ci, H, W) or (Ci, H, W), as in :func:`fastseg.atrous_conv2d`.
-        branches: at least one; padding keeps the map's size.
-        project: weight (Co, sum of the branches' and pool's channels, kh, kw), in this order, its
-            padding keeping the size; None for the sum.
-        pool: weight (C, Ci, 1, 1) after the average over each map; needs a projection.
-        pool_first: whether the pool's channels are the first in project's weight, as in
-            mmsegmentation; else the last.
-        activation: of the branches, pool and project: None, "relu", "relu6", "leaky_relu",
-            "silu" or "hardswish". None for the sum.
+        x: (N, Ci, H, W) or (Ci, H, W), any strides; float32, float64, float16 or bfloat16.
+        branches: the convolutions, at least one. Their padding keeps the map's size.
+        project: the projection, with a weight (Co, sum of the branches' and pool's channels, kh,
+            kw), in this order; its padding keeps the size. None for the sum.
+        pool: the convolution after the average over each map, with a weight (C, Ci, 1, 1); it needs
+            a projection. None for no such branch.
+        pool_first: whether the pool's channels are the first in project's weight, which is so in
+            mmsegmentation, or the last.
+        activation: the activation after branches, pool and project: None, "relu", "relu6",
+            "leaky_relu", "silu" or "hardswish". It must be None for the sum.
 
     Returns:
         (N, Co, H, W), x's dtype, channels_last if x is, else contiguous.
 
     Raises:
-        TypeError: what is no tensor or no ASPPBranch.
-        RuntimeError: an argument that does not fit, by its name.
+        TypeError: an argument that is no tensor or no ASPPBranch.
+        RuntimeError: an argument that does not fit; the error names it.
     """
     if not is_dynamo_compiling():
         check_aspp(x, branches, project, pool, activation)
@@ -105,7 +106,7 @@ def aspp(
 
 
 def _by_branch(x, branches, project, pool, pool_first, activation):
-    """The composition for separable branches and for projections that are not 1x1."""
+    """Computes separable branches and projections that are not 1x1, one after the other."""
 
     def convolve(branch: ASPPBranch, residual: Tensor | None = None) -> Tensor:
         options = {
@@ -142,7 +143,7 @@ def _by_branch(x, branches, project, pool, pool_first, activation):
 
 
 def _check(x, weights, scales, shifts, dilations, project, project_scale, project_shift, bias, act):
-    """The number of output channels."""
+    """Checks the op's arguments and returns the number of output channels."""
     lengths = [len(v) for v in (weights, scales, shifts, dilations)]
     torch._check(
         len(set(lengths)) == 1 and lengths[0] > 0,
@@ -197,7 +198,7 @@ def _fake(x, *others):
 def _composition(
     x, weights, scales, shifts, dilations, project, project_scale, project_shift, bias, activation
 ):
-    """The op by atrous_conv2d: its reference, and its derivative where a gradient is needed."""
+    """Computes the op by atrous_conv2d, as its reference and where a gradient is needed."""
     branches = [ASPPBranch(*b) for b in zip(weights, scales, shifts, dilations, strict=True)]
     if project is None:
         return _by_branch(x, branches, None, None, False, None)
@@ -233,7 +234,7 @@ def _triton(x, *others):
 
 
 def _autograd(*arguments):
-    """The op where no gradient is needed; else it is differentiated by its parts."""
+    """Runs the op where no gradient is needed, and its differentiable parts elsewhere."""
     tensors = [t for a in arguments for t in (a if isinstance(a, Sequence) else [a])]
     if gradient_free([t for t in tensors if isinstance(t, Tensor)]):
         with torch._C._AutoDispatchBelowAutograd():

@@ -31,22 +31,24 @@ def setup_context(ctx, inputs, output) -> None:
 
 
 ACTIVATION_BACKWARD = {
-    # From the output: what goes in is recomputed for the others.
+    # The first three derivatives are functions of the activation's output.
     "relu": lambda grad, y: torch.ops.aten.threshold_backward(grad, y, 0),
     "relu6": lambda grad, y: torch.ops.aten.hardtanh_backward(grad, y, 0, 6),
     "leaky_relu": lambda grad, y: torch.ops.aten.leaky_relu_backward(grad, y, 0.01, True),
-    # From the input.
+    # These are functions of its input.
     "silu": lambda grad, z: grad * (s := z.sigmoid()) * (1 + z * (1 - s)),
     "hardswish": torch.ops.aten.hardswish_backward,
 }
+"""Derivatives of the activations by their names."""
 
 
 def backward(ctx, grad) -> list[Tensor | None]:
-    """With z = (c + bias) * scale + shift + residual, c = conv2d(x, weight), and g = dz.
+    """Returns the gradients of x, weight, bias, scale, shift and residual.
 
-    dresidual = g, dshift = sum g, dbias = scale * sum g; dx and dweight are the convolution's for
-    scale * g; and since c is linear in the weight, with G the weight's gradient for g alone,
-    dscale = sum g (c + bias) = <weight, G> + bias * sum g: c is not needed.
+    Let z = (c + bias) * scale + shift + residual with c = conv2d(x, weight), and g = dz. Then
+    dresidual = g, dshift = sum g and dbias = scale * sum g; dx and dweight are the convolution's
+    for scale * g. Since c is linear in the weight, dscale = sum g (c + bias) = <weight, G> + bias *
+    sum g, where G is the weight's gradient for g alone: c is not needed.
     """
     x, weight, bias, scale, shift, residual, y = ctx.saved_tensors
     needs = ctx.needs_input_grad
@@ -65,7 +67,7 @@ def backward(ctx, grad) -> list[Tensor | None]:
     if needs[1] or needs[3]:
         by_weight = weight_grad(x, grad, weight.shape[2:], ctx.conv)
     if needs[1]:
-        # Without a factor as it is: wide and back it would be two copies of a network's weights.
+        # Without a factor it stays as it is: a wider dtype would copy a network's weights twice.
         grads[1] = by_weight if factor is None else (by_weight * factor).to(weight.dtype)
     if needs[2] or needs[3] or needs[4]:
         total = grad.sum((0, 2, 3), dtype=wide)

@@ -1,6 +1,6 @@
-"""Depthwise convolution and its gradients: building blocks of :func:`fastseg.atrous_conv2d`.
+"""Depthwise convolution and its gradients, building blocks of :func:`fastseg.atrous_conv2d`.
 
-Ops without a gradient of their own. On the CPU they are compiled, on NVIDIA GPUs Triton kernels.
+They are ops without gradients of their own: compiled kernels on the CPU, Triton's on NVIDIA GPUs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _check_weight(op, name, x, weight):
 
 
 def _check_geometry(op, name, size, kernel_size, stride, padding, dilation):
-    """The geometry and the output's (h, w) for an input of `size`."""
+    """Returns the geometry and the output's (h, w) for an input of `size`."""
     conv = check_conv2d(op, kernel_size, stride, padding, dilation, 1)
     return conv[:3], check_output_size(op, name, size, kernel_size, conv)
 

@@ -1,6 +1,6 @@
-"""Convolution as one matrix product on the CPU: atrous_conv2d where maps are small.
+"""Convolution as one matrix product on the CPU, for small maps.
 
-A building block without a gradient of its own: :mod:`fastseg.ops.atrous_conv2d` has it.
+It is a building block of :func:`fastseg.atrous_conv2d`, without a gradient of its own.
 """
 
 from __future__ import annotations

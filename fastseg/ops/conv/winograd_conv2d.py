@@ -1,6 +1,6 @@
-"""Dilated 3x3 convolution in fewer products on the CPU: atrous_conv2d where that is fastest.
+"""Dilated 3x3 convolution in fewer products on the CPU, by Winograd's algorithm.
 
-Building blocks without gradients of their own: :mod:`fastseg.ops.atrous_conv2d` has them.
+The ops are building blocks of :func:`fastseg.atrous_conv2d`, without gradients of their own.
 """
 
 from __future__ import annotations
