@@ -25,20 +25,21 @@ def codes_to_indices(
     padding: Ints = 0,
     dilation: Ints = 1,
 ) -> Tensor:
-    """Byte codes as the flat indices of ``max_pool2d(..., return_indices=True)``.
+    """Converts byte codes to the flat indices of ``max_pool2d(..., return_indices=True)``.
 
     Args:
-        codes: uint8, (N, C, h, w) or (C, h, w), of :func:`fastseg.max_pool2d`.
-        input_size: (H, W) of the pooled input; its whole shape is fine too.
-        kernel_size: the pooling's, like all further arguments.
-        stride: default kernel_size.
-        padding: the pooling's.
-        dilation: the pooling's.
+        codes: uint8 codes of :func:`fastseg.max_pool2d`, (N, C, h, w) or (C, h, w).
+        input_size: (H, W) of the pooled input; its whole shape will do too.
+        kernel_size: the pooling's window, one integer or (height, width).
+        stride: the pooling's stride, one integer or (height, width); None is the kernel's size.
+        padding: the pooling's padding, one integer or (height, width).
+        dilation: the pooling's dilation, one integer or (height, width).
 
     Returns:
-        int64, codes' shape and layout: ``y * W + x`` of each maximum.
+        int64 of the shape and layout of codes: ``y * W + x`` of each maximum.
 
     Raises:
+        TypeError: codes is no tensor.
         RuntimeError: codes are not uint8, or one lies outside its window or the plane (on a GPU a
             device-side assert that names the op).
     """
@@ -55,20 +56,21 @@ def indices_to_codes(
     padding: Ints = 0,
     dilation: Ints = 1,
 ) -> Tensor:
-    """The inverse of :func:`codes_to_indices`, for indices that torch's pooling returned.
+    """Converts flat indices that torch's pooling returned to byte codes.
 
     Args:
         indices: int64, (N, C, h, w) or (C, h, w), flat in the input's H x W plane.
-        input_size: (H, W) of the pooled input; its whole shape is fine too.
-        kernel_size: the pooling's, like all further arguments.
-        stride: default kernel_size.
-        padding: the pooling's.
-        dilation: the pooling's.
+        input_size: (H, W) of the pooled input; its whole shape will do too.
+        kernel_size: the pooling's window, one integer or (height, width).
+        stride: the pooling's stride, one integer or (height, width); None is the kernel's size.
+        padding: the pooling's padding, one integer or (height, width).
+        dilation: the pooling's dilation, one integer or (height, width).
 
     Returns:
-        uint8, indices' shape and layout.
+        uint8 of the shape and layout of indices.
 
     Raises:
+        TypeError: indices is no tensor.
         RuntimeError: indices are not int64, or one lies outside its window (on a GPU a device-side
             assert that names the op).
     """
@@ -78,7 +80,7 @@ def indices_to_codes(
 
 
 def _conversion(name: str, source: torch.dtype, target: torch.dtype, convert) -> None:
-    """Defines one of the two conversions, which differ in direction alone."""
+    """Defines one of the two conversions, which differ only in direction."""
     argument = name.partition("_")[0]
 
     def check(positions: Tensor) -> None:
