@@ -12,7 +12,7 @@ class LatticeQuality(NamedTuple):
     refine: float
     """Factor of the features: a larger one makes more vertices, which need more passes."""
     dilation: int
-    """0, 1 or 2: the vertices added between those that points touch, see ``permutohedral_lattice``."""
+    """Vertices added between those that points touch: 0, 1 or 2, see ``permutohedral_lattice``."""
     passes: int
     """Number of blurs along each axis."""
     symmetric: bool

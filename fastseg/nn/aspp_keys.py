@@ -44,7 +44,7 @@ RENAMES = {
     },
     "kazuto": {r"(?:stages\.)?(c\d+\.(?:weight|bias))": r"\1"},
 }
-"""Replacements of names by patterns, where {pool} stands for the number of the pooling branch. Names
+"""Replacements of names by patterns, in which {pool} is the number of the pooling branch. Names
 that fit no pattern belong to other modules."""
 
 

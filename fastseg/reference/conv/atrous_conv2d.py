@@ -53,9 +53,7 @@ def atrous_conv2d_input_grad(
         (n - 1) * s - 2 * p + d * (k - 1) + 1
         for n, k, s, p, d in zip(grad.shape[2:], kernel, stride, padding, dilation, strict=True)
     ]
-    rest = [
-        n - c for n, c in zip(input_size, covered, strict=True)
-    ]  # pixels that no window reaches
+    rest = [n - c for n, c in zip(input_size, covered, strict=True)]  # beyond all windows
     x_grad = F.conv_transpose2d(
         grad.to(wide), weight.to(wide), None, stride, padding, rest, groups, dilation
     )
