@@ -1,7 +1,7 @@
-"""Measures block shapes of the atrous convolution's kernels for the launches of the benchmark.
+"""Measurement of block shapes of the atrous convolution's kernels, for the benchmark's launches.
 
-Beside the entries of the table, those of EXTRA that fit the GPU. What a launch takes is then kept
-for this process, and the fastest are printed as the table's entries.
+It tries the entries of the table, and those of EXTRA that fit the GPU. The fastest of a launch is
+kept for this process, and printed as an entry of the table.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from torch import Tensor
 
 from benchmarks.atrous_cases import gpu_randn, sizes
 
-PROCESSES = 8  # that compile; each has a CUDA context
+PROCESSES = 8
+"""Number of processes that compile, each with a CUDA context."""
+
 EXTRA = {
     "16": (
         (256, 128, 64, 8, 3),
@@ -35,7 +37,7 @@ EXTRA = {
 
 
 class Problem(NamedTuple):
-    """A launch, by what it computes: summed or side by side, or the gradient of the input."""
+    """A launch: branches summed or side by side, or the gradient of the input."""
 
     shape: tuple[int, int, int, int]
     out_channels: int
@@ -45,13 +47,13 @@ class Problem(NamedTuple):
 
     @property
     def title(self) -> str:
-        """Its name."""
+        """A text that names the launch."""
         kind = ", summed" * self.summed + ", gradient of input" * self.transposed
         rates = tuple(rate for _, rate in self.kernels_and_rates)
         return f"{sizes(self.shape, self.out_channels)}, rates {rates}{kind}"
 
     def tensors(self, dtype: torch.dtype) -> tuple[Tensor, list[Tensor], Tensor]:
-        """The input, the weights and the output of the launch."""
+        """Returns the input, the weights and the output of the launch."""
         (n, c, h, w), kernels = self.shape, [k for k, _ in self.kernels_and_rates]
         weights = [gpu_randn((self.out_channels, c, k, k), dtype) for k in kernels]
         columns = 1 if self.summed else len(kernels)
@@ -60,7 +62,7 @@ class Problem(NamedTuple):
         return (out, weights, x) if self.transposed else (x, weights, out)
 
     def launch(self, x: Tensor):
-        """For the input of `tensors`."""
+        """Returns the launch for an input of `tensors`."""
         from fastseg.kernels.conv.launch import launch_of
         from fastseg.kernels.conv.tiles import Branch
 
@@ -73,7 +75,7 @@ class Problem(NamedTuple):
 
 
 def problems() -> Iterator[Problem]:
-    """The launches of :mod:`benchmarks.atrous_conv2d_gpu`."""
+    """Yields the launches of :mod:`benchmarks.atrous_conv2d_gpu`."""
     for n in (1, 8, 16):
         yield Problem((n, 2048, 33, 33), 256, ((1, 1), (3, 6), (3, 12), (3, 18)))
     yield Problem((8, 2048, 65, 65), 256, ((1, 1), (3, 12), (3, 24), (3, 36)))
@@ -85,7 +87,7 @@ def problems() -> Iterator[Problem]:
 
 
 def try_out(problem: Problem, dtype: torch.dtype, entry: tuple[int, ...]) -> str | None:
-    """Compiles and runs a launch; why it does not run."""
+    """Compiles and runs a launch; returns why it does not run, or None."""
     from fastseg.kernels.conv.configs import Config
     from fastseg.kernels.conv.launch import Epilogue, run
 
@@ -100,7 +102,7 @@ def try_out(problem: Problem, dtype: torch.dtype, entry: tuple[int, ...]) -> str
 
 @contextlib.contextmanager
 def row(key: tuple[str, str], entries) -> Iterator[None]:
-    """The table with other entries."""
+    """Gives the table other entries inside the block."""
     from fastseg.kernels.conv import configs as configs
 
     kept, configs.TABLE[key] = configs.TABLE[key], tuple(configs.Config(*e) for e in entries)
@@ -111,7 +113,7 @@ def row(key: tuple[str, str], entries) -> Iterator[None]:
 
 
 def autotune(dtype: torch.dtype, only: str = "") -> None:
-    """Tunes the launches whose title has that text; prints what it finds."""
+    """Tunes the launches whose title has a text, and prints the fastest entries."""
     from fastseg.kernels.conv import configs as configs
     from fastseg.kernels.conv import launch as launches
 

@@ -127,8 +127,8 @@ def load_state_dict(
 
     Args:
         module: the module to fill; tensors are converted to its dtypes and devices.
-        state: tensors with the keys of ``module.state_dict()``; batch norms' ``num_batches_tracked``
-            may be absent.
+        state: tensors with the keys of ``module.state_dict()``; batch norms'
+            ``num_batches_tracked`` may be absent.
         source: the name of ``state`` in an error.
 
     Raises:
@@ -156,10 +156,10 @@ def save_model(path: str | Path, model: nn.Module, metadata: Mapping[str, Any]) 
     Args:
         path: the file.
         model: the model.
-        metadata: a mapping with at least "model" (a name of ``list_models()``), "options" (dict of the builder's
-            keyword arguments) and "classes" (list of class names); for ``fastseg segment`` also
-            "palette", "mean", "std" and "short_side" (pixels that the short side of an image is
-            resized to).
+        metadata: a mapping with at least "model" (a name of ``list_models()``), "options" (a dict
+            of the builder's keyword arguments) and "classes" (a list of names); for ``fastseg
+            segment`` also "palette", "mean", "std" and "short_side" (pixels to which an image's
+            short side is resized).
 
     Raises:
         ValueError: metadata lacks a key, or a parameter does not fit float16.

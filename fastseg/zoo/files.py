@@ -53,8 +53,8 @@ def read(path: str | Path) -> Contents:
     """Reads a checkpoint on the CPU, without running code from it.
 
     Args:
-        path: a safetensors file, or one that torch.save wrote: a state_dict, one under "state_dict",
-            "model_state", "model_state_dict" or "model", or a fastseg weights file.
+        path: a safetensors file, or one that torch.save wrote: a state_dict, by itself or under
+            "state_dict", "model_state", "model_state_dict" or "model", or a fastseg weights file.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -23,7 +23,7 @@ CLASSES = {
     "segnet_basic": ("classifier.weight",),
     "unet": ("classifier.weight",),
 }
-"""Keys of weights whose first axis is the classes, by the builder; the first that is there counts."""
+"""Keys of weights whose first axis is the classes, by the builder; the first found counts."""
 
 ASPP = {"deeplabv3": "classifier.0", "deeplabv3plus": "classifier.aspp"}
 """Prefixes of the ASPP's keys by the builder."""

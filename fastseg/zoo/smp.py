@@ -1,8 +1,8 @@
 """segmentation_models_pytorch: github.com/qubvel-org/segmentation_models.pytorch.
 
 DeepLabV3 and DeepLabV3Plus load, on ResNets of bottlenecks and MobileNetV2, with the arguments'
-defaults. Its Unet, FPN and so on have decoders that fastseg does not have. The mean and the standard deviation are
-those of its ImageNet encoders.
+defaults. Its Unet, FPN and so on have decoders that fastseg does not have. The mean and the
+standard deviation are those of its ImageNet encoders.
 """
 
 from fastseg.zoo.source import Layout, Preprocessing, Source, aspp, moved

@@ -2,8 +2,9 @@
 
 Its deeplabv3 and deeplabv3plus load, on ResNets and MobileNetV2, the latter also with
 ``--separable_conv``. The output stride is that of its published weights, 16; give
-``output_stride=8`` for those trained with 8. Its MobileNetV2 pads the input of a block, and not what the 1x1 convolution makes of it; its
-decoder has the low-level features before the ASPP's.
+``output_stride=8`` for those trained with 8. Its MobileNetV2 pads the input of a block, not the
+output of the block's first 1x1 convolution. Its decoder has the low-level features before the
+ASPP's.
 """
 
 from torch import Tensor

@@ -3,7 +3,8 @@
 Its FCN32s, FCN16s and FCN8s on VGG16 load. They are padded by 100 pixels, like the authors' Caffe
 models, from which its published weights come. Input is blue, green and red in 0 to 255 less the
 mean. FCN8sAtOnce scales the poolings' features by 0.01 and 0.0001 and has the keys of FCN8s, for
-which it would be taken: multiply ``score_pool4.weight`` and ``score_pool3.weight`` by these factors first.
+which it would be taken: multiply ``score_pool4.weight`` and ``score_pool3.weight`` by these factors
+first.
 """
 
 from fastseg.models.backbones.vgg import BLOCKS
