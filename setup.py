@@ -1,4 +1,4 @@
-"""Builds fastseg's three shared objects through one ninja graph, without importing torch.
+"""The build of fastseg's three shared objects by one ninja graph, without importing torch.
 
 ``_C``       the CPU ops, on LibTorch's stable ABI; kernels once for each SIMD level
 ``_C_cuda``  the CUDA ops, wherever nvcc is found, also beside a CPU-only torch
@@ -33,8 +33,8 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
 STABLE_ABI = "2.11"  # the oldest torch whose stable ABI has all that csrc/ uses
-OLDEST_TORCH = "2.11"  # as in pyproject.toml
-OLDEST_CUDA = "12.0"  # C++20
+OLDEST_TORCH = "2.11"  # pyproject.toml has the same
+OLDEST_CUDA = "12.0"  # the first with C++20
 CUDA = os.environ.get("FASTSEG_CUDA", "auto")
 CUDA_ARCHS = ("80", "86", "89", "90", "100", "120")
 CXX = os.environ.get("CXX", "g++")
@@ -42,8 +42,8 @@ X86 = platform.machine() in ("x86_64", "AMD64")
 REGISTRY_NVCC = [
     f"nvidia-{p}==13.0.*" for p in ("cuda-nvcc", "nvvm", "cuda-crt", "cuda-runtime", "cuda-cccl")
 ]
-# Ascending: where two objects hold the same inline function, the linker keeps the first one, which
-# must run on the oldest processor.
+# The order is ascending: where two objects hold the same inline function, the linker keeps the
+# first one, which must run on the oldest processor.
 SIMD_FLAGS = {"portable": ""}
 if X86:
     SIMD_FLAGS["avx2"] = "-mavx2 -mfma -mf16c"
@@ -53,7 +53,7 @@ if X86:
 
 
 def site_packages() -> list[Path]:
-    """The build environment's folders, then the target's, which build isolation hides."""
+    """Returns the build environment's folders, then the target's, which build isolation hides."""
     target = [sysconfig.get_path(kind) for kind in ("platlib", "purelib")]
     if sys.prefix == sys.base_prefix or sees_system_packages():
         base = {"base": sys.base_prefix, "platbase": sys.base_prefix}
@@ -69,14 +69,14 @@ def sees_system_packages() -> bool:
 
 
 def torch_folder() -> Path | None:
-    """Torch's package folder: its headers and libraries are all that the build needs of it."""
+    """Returns torch's package folder or None; the build needs only its headers and libraries."""
     given = os.environ.get("FASTSEG_TORCH_DIR")
     candidates = [Path(given)] if given else [p / "torch" for p in site_packages()]
     return next((c for c in candidates if (c / "version.py").exists()), None)
 
 
 def find_torch() -> Path:
-    """Torch's package folder, or the end of the build with what to do."""
+    """Returns torch's package folder, or ends the build with advice."""
     folder = torch_folder()
     if folder is None:
         given = os.environ.get("FASTSEG_TORCH_DIR")
@@ -91,12 +91,12 @@ def find_torch() -> Path:
 
 
 def further_requirements() -> list[str]:
-    """What a front end that asks shall install for the build, beside pyproject.toml's.
+    """Returns requirements of the build beside pyproject.toml's, for front ends that ask.
 
-    Torch where the target environment has none: pip and uv then build against the one that they
-    install as fastseg's dependency.
+    It is torch where the target environment has none: pip and uv then build against the one that
+    they install as fastseg's dependency.
     """
-    if "egg_info" not in sys.argv:  # which is what front ends run to ask
+    if "egg_info" not in sys.argv:  # front ends run this command to ask
         return []
     torch = [] if torch_folder() else [f"torch>={OLDEST_TORCH}"]
     return torch + (REGISTRY_NVCC if CUDA == "registry" else [])
@@ -113,13 +113,13 @@ def check_tools() -> None:
 
 
 def torch_version(torch: Path) -> str:
-    """The version beside the headers, read without importing torch."""
+    """Returns the version beside the headers, read without importing torch."""
     found = re.search(r"__version__ = '([^']+)'", (torch / "version.py").read_text())
     return found.group(1) if found else "0.0"
 
 
 def find_nvcc() -> Path | None:
-    """Nvcc of CUDA_HOME, the system or the registry's packages; None if there is none."""
+    """Returns nvcc of CUDA_HOME, the system or the registry's packages, or None."""
     if CUDA not in ("0", "1", "auto", "registry"):
         raise SystemExit(f"fastseg: FASTSEG_CUDA={CUDA} is not one of 0, 1, auto, registry.")
     homes = [h for h in (os.environ.get("CUDA_HOME"), "/usr/local/cuda") if h]
@@ -144,13 +144,13 @@ def check_nvcc(nvcc: Path | None) -> None:
 
 
 def nvcc_version(nvcc: Path) -> str:
-    """As in "13.0"."""
+    """Returns nvcc's version, such as "13.0"."""
     found = re.search(r"release ([\d.]+)", getoutput(f"{quote(str(nvcc))} --version"))
     return found.group(1) if found else "0.0"
 
 
 def cuda_archs(nvcc: Path) -> list[str]:
-    """The compute capabilities to compile for, ascending."""
+    """Returns the compute capabilities to compile for, ascending."""
     if given := os.environ.get("FASTSEG_CUDA_ARCHS"):
         return given.replace(",", ";").split(";")
     known = getoutput(f"{quote(str(nvcc))} --list-gpu-code").split()
@@ -158,28 +158,28 @@ def cuda_archs(nvcc: Path) -> list[str]:
 
 
 def cuda_home(nvcc: Path) -> Path:
-    """The toolkit's folder by nvcc's own account: what PATH shows may be a script around it."""
+    """Returns the toolkit's folder by nvcc's own account: on PATH may be a script around it."""
     found = re.search(r"_HERE_=(.+)", getoutput(f"{quote(str(nvcc))} --dryrun -E -x cu /dev/null"))
     return (Path(found.group(1)) if found else nvcc.resolve().parent).parent
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """(2, 13) of "2.13.0+cpu"."""
+    """Returns the first two numbers of a version: (2, 13) of "2.13.0+cpu"."""
     return tuple(map(int, re.findall(r"\d+", version)[:2]))
 
 
 def sources(pattern: str) -> list[str]:
-    """Paths relative to the root, sorted."""
+    """Returns the paths of a pattern relative to the root, sorted."""
     return sorted(str(p.relative_to(ROOT)) for p in ROOT.glob(pattern))
 
 
 def escaped(path: Path) -> str:
-    """A path in a build line of ninja."""
+    """Returns a path for a build line of ninja."""
     return re.sub(r"([$ :])", r"$\1", str(path))
 
 
 class OpLibrary(Extension):
-    """A shared object that registers torch ops as it is loaded: no Python symbol in it."""
+    """A shared object that registers torch ops as it is loaded, without a Python symbol."""
 
 
 class Graph:
@@ -208,7 +208,7 @@ class Graph:
             "rule link",
             f"  command = {CXX} -shared -s $in -o $out $flags",
             "  description = link $out",
-            # What an archive holds is linked only if something calls it.
+            # An object in an archive is linked only if something calls it.
             "rule archive",
             "  command = rm -f $out && ar rcs $out $in",
             "  description = archive $out",
@@ -218,7 +218,7 @@ class Graph:
         ]
 
     def compiler(self, rule: str, command: str):
-        """A rule that compiles one source and notes every header it read."""
+        """Adds a rule that compiles one source and notes every header it read."""
         self.lines += [
             f"rule {rule}",
             f"  command = {command} $flags -MD -MF $out.d -c $in -o $out",
@@ -241,7 +241,7 @@ class Graph:
         self.lines += [line + (f" | {escaped(needs)}" if needs else ""), f"  flags = {flags}"]
 
     def cpu_ops(self, target: Path) -> list[Path]:
-        """_C: kernels (csrc/cpu/**/*_kernel.cpp) once for each SIMD level, the rest once.
+        """Links _C: kernels (csrc/cpu/**/*_kernel.cpp) once for each SIMD level, the rest once.
 
         Returns:
             The objects, from the oldest instruction set up.
@@ -251,13 +251,13 @@ class Graph:
         for level, flags in SIMD_FLAGS.items():
             define = f"-DFASTSEG_SIMD={level}"
             objects += [self.compile(k, f"{flags} {define}", f".{level}") for k in kernels]
-        # libstdc++ first: torch's libraries happen to export some of its symbols, too.
+        # libstdc++ comes first: torch's libraries happen to export some of its symbols, too.
         libraries = f"-lstdc++ -L{quote(f'{self.torch}/lib')} -ltorch -ltorch_cpu"
         self.link(objects, target, f"{libraries} -Wl,-z,defs")
         return objects
 
     def cuda_ops(self, target: Path):
-        """_C_cuda: the CUDA runtime is linked statically, torch's CUDA library resolved at load."""
+        """Links _C_cuda: the CUDA runtime statically; torch's CUDA library is resolved at load."""
         cuda = cuda_home(self.nvcc)
         objects = [self.compile(s) for s in sources("csrc/cuda/**/*.cu")]
         flags = f"-DUSE_CUDA -isystem {quote(f'{cuda}/include')}"
@@ -270,7 +270,7 @@ class Graph:
         self.link(objects, target, f"{link} -lcudart_static -ldl -lrt -lpthread -Wl,-z,defs", stub)
 
     def host(self, target: Path, cpu_objects: list[Path]):
-        """_host: one pybind11 module, with the objects of the CPU that it calls.
+        """Links _host: one pybind11 module, with the objects of the CPU that it calls.
 
         Sources in csrc/cpu that it calls do not include torch; those that bind them as ops do.
         """
@@ -285,10 +285,10 @@ class Graph:
 
 
 class NinjaBuild(build_ext):
-    """build_ext that writes a ninja graph and runs it."""
+    """A build_ext that writes a ninja graph and runs it."""
 
     def get_ext_filename(self, fullname):
-        """Op libraries serve every Python: they carry no ABI tag."""
+        """Returns a file name without an ABI tag for op libraries, which serve every Python."""
         if isinstance(self.ext_map.get(fullname), OpLibrary):
             return os.path.join(*fullname.split(".")) + ".so"
         return super().get_ext_filename(fullname)
@@ -299,7 +299,7 @@ class NinjaBuild(build_ext):
         check_nvcc(NVCC)
         if shutil.which(split(CXX)[0]) is None:
             raise SystemExit(f"fastseg: no C++ compiler '{CXX}'; install g++ >= 11, or set CXX.")
-        # One for every way to build; an editable install's own is thrown away afterwards.
+        # All ways to build share it; an editable install's own is thrown away afterwards.
         folder = ROOT / "build" / f"ninja-{sys.implementation.cache_tag}"
         targets = {e.name: Path(self.get_ext_fullpath(e.name)).resolve() for e in self.extensions}
         folder.mkdir(parents=True, exist_ok=True)
@@ -315,13 +315,13 @@ class NinjaBuild(build_ext):
         self.complete(targets["fastseg._C"].parent)
 
     def copy_extensions_to_source(self):
-        """For an editable install or --inplace."""
+        """Copies the objects to the source, for an editable install or --inplace."""
         super().copy_extensions_to_source()
         self.complete(ROOT / "fastseg")
 
     def complete(self, package: Path):
-        """Adds what `fastseg info` tells of this build."""
-        if NVCC is None:  # one of an earlier build would not fit the rest
+        """Adds the file from which `fastseg info` describes this build."""
+        if NVCC is None:  # one of an earlier build would not fit
             (package / "_C_cuda.so").unlink(missing_ok=True)
         info = {
             "torch": torch_version(find_torch()),
@@ -335,7 +335,7 @@ class NinjaBuild(build_ext):
 
 
 NVCC = find_nvcc()
-if "dist_info" in sys.argv:  # before a front end downloads what the metadata ask for
+if "dist_info" in sys.argv:  # the front end has not yet downloaded the dependencies
     find_torch()
 extensions = [
     OpLibrary("fastseg._C", sources("csrc/cpu/**/*.cpp")),

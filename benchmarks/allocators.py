@@ -1,9 +1,9 @@
 """The two kinds of process that a benchmark runs in on the CPU.
 
 glibc returns every large buffer to the system when it is freed, and the page faults of the next one
-(about 0.25 us for 4 KB) can outweigh an op that fills it. "untuned": that is the process of a user,
-who has tuned nothing. "reuse": freed pages are used again, as a caching allocator does it, so that
-the kernels themselves are compared. One cannot be made of the other, so each is a process.
+(about 0.25 us for 4 KB) can outweigh an op that fills it. "untuned" is the process of a user who
+has tuned nothing. In "reuse" freed pages are used again, like in a caching allocator, so that the
+kernels themselves are compared. One cannot become the other, so that each is a process.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def add_option(parser: argparse.ArgumentParser) -> None:
 
 
 def measures_here(options: argparse.Namespace) -> bool:
-    """Prepares this process; or runs two others with these arguments and says that it is done.
+    """Prepares this process and returns True, or runs two others with the same arguments.
 
     Args:
-        options: as parsed, with `allocator`, and perhaps `device` and `csv`, a file's path, which
-            gets another name for an untuned process.
+        options: parsed options with `allocator`, and perhaps `device` and `csv`, a file's path,
+            which gets another name in an untuned process.
     """
     if getattr(options, "device", "cpu") != "cpu":
         return True

@@ -1,4 +1,4 @@
-"""What benchmarks of atrous convolution time: modules of torch and ours with the same weights."""
+"""Cases for benchmarks of atrous convolution: torch's modules and ours with the same weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GRADIENTS = ("input", "weight")
 
 
 class ConvBNReLU(nn.Sequential):
-    """What torch's users write."""
+    """A convolution, batch norm and ReLU, in the way of torch's users."""
 
     def __init__(self, in_channels, out_channels, kernel=3, stride=1, dilation=1, groups=1):
         padding = dilation * (kernel // 2)
@@ -29,7 +29,7 @@ class ConvBNReLU(nn.Sequential):
 
 
 class ImagePooling(nn.Sequential):
-    """torchvision's."""
+    """torchvision's pooled branch of ASPP."""
 
     def __init__(self, in_channels, out_channels):
         super().__init__(nn.AdaptiveAvgPool2d(1), *ConvBNReLU(in_channels, out_channels, 1))
@@ -40,7 +40,7 @@ class ImagePooling(nn.Sequential):
 
 
 class ASPP(nn.Module):
-    """torchvision's, or with `separable` that of DeepLab v3+."""
+    """torchvision's ASPP, or with `separable` that of DeepLab v3+."""
 
     def __init__(self, in_channels, rates, out_channels=256, separable=False):
         super().__init__()
@@ -64,7 +64,7 @@ class ASPP(nn.Module):
 
 
 class ASPPSum(nn.Module):
-    """DeepLab v2's."""
+    """DeepLab v2's ASPP."""
 
     def __init__(self, in_channels, out_channels, rates):
         super().__init__()
@@ -78,7 +78,7 @@ class ASPPSum(nn.Module):
 
 
 def randomize(module: nn.Module) -> nn.Module:
-    """Batch norms as after training, in evaluation."""
+    """Gives batch norms the statistics of a trained network; returns the module in evaluation."""
     for m in module.modules():
         if isinstance(m, nn.BatchNorm2d):
             nn.init.uniform_(m.weight, 0.5, 1.5)
@@ -89,7 +89,7 @@ def randomize(module: nn.Module) -> nn.Module:
 
 
 def live_taps(height: int, width: int, kernel: int, stride: int, dilation: int) -> int:
-    """Taps that read a pixel, over all outputs of one map."""
+    """Returns the number of taps that read a pixel, over all outputs of one map."""
     total = 1
     for size in (height, width):
         outs = torch.arange(0, size, stride)
@@ -100,7 +100,7 @@ def live_taps(height: int, width: int, kernel: int, stride: int, dilation: int) 
 
 
 def flops_of(module: nn.Module, x: Tensor) -> float:
-    """Of the convolutions of a module, taps in the padding left out."""
+    """Returns the operations of a module's convolutions, without taps in the padding."""
     total = 0.0
 
     def count(conv, inputs, output):
@@ -122,11 +122,11 @@ class Pair(NamedTuple):
     """Two modules in evaluation, with one state.
 
     Attributes:
-        op: what they compute.
-        title: its sizes.
-        shape: of the input, (N, C, H, W).
-        theirs: torch's.
-        ours: fastseg's.
+        op: the op that they compute.
+        title: a text with the sizes.
+        shape: the input's shape (N, C, H, W).
+        theirs: torch's module.
+        ours: fastseg's module.
     """
 
     op: str
@@ -142,12 +142,12 @@ def _pair(op, title, shape, theirs, ours) -> Pair:
 
 
 def sizes(shape, out_channels) -> str:
-    """Of a convolution, in words."""
+    """Returns a text with a convolution's sizes."""
     return f"{'x'.join(map(str, shape))} -> {out_channels}"
 
 
 def conv(shape, out_channels, kernel=3, stride=1, dilation=1, groups=1) -> Pair:
-    """Convolution, batch norm, ReLU."""
+    """Returns modules of convolution, batch norm and ReLU."""
     arguments = (shape[1], out_channels, kernel)
     theirs = ConvBNReLU(*arguments, stride, dilation, groups)
     ours = fastseg.nn.AtrousConvBNAct(*arguments, stride=stride, dilation=dilation, groups=groups)
@@ -158,7 +158,7 @@ def conv(shape, out_channels, kernel=3, stride=1, dilation=1, groups=1) -> Pair:
 
 
 def aspp(shape, rates, separable=False) -> Pair:
-    """The whole of it, as in torchvision's or in DeepLab v3+; no dropout."""
+    """Returns whole ASPPs, torchvision's or DeepLab v3+'s, without dropout."""
     theirs = ASPP(shape[1], rates, separable=separable)
     ours = fastseg.nn.ASPP(shape[1], rates, separable=separable, dropout=0.0)
     title = f"{sizes(shape, 256)}, rates {rates}" + ", separable" * separable
@@ -166,24 +166,19 @@ def aspp(shape, rates, separable=False) -> Pair:
 
 
 def aspp_sum(shape, out_channels, rates) -> Pair:
-    """DeepLab v2's."""
+    """Returns ASPPs of DeepLab v2."""
     theirs, ours = (make(shape[1], out_channels, rates) for make in (ASPPSum, fastseg.nn.ASPPSum))
     title = f"{sizes(shape, out_channels)}, rates {rates}, summed"
     return _pair("aspp", title, shape, theirs, ours)
 
 
 def gpu_randn(shape, dtype: torch.dtype) -> Tensor:
-    """Normal, channels_last, on the GPU."""
+    """Returns normal numbers in channels_last on the GPU."""
     return torch.randn(shape, device="cuda").to(dtype, memory_format=LAST)
 
 
-def nbytes(*tensors: Tensor) -> int:
-    """Bytes of all tensors together."""
-    return sum(t.numel() * t.element_size() for t in tensors)
-
-
 def torch_gradient(x, grad, weight, dilation: int, which: str) -> Tensor:
-    """Torch's gradient of one of GRADIENTS of a convolution that keeps the size."""
+    """Returns torch's gradient, one of GRADIENTS, of a convolution that keeps the size."""
     padding = [dilation * (k // 2) for k in weight.shape[2:]]
     groups = x.shape[1] // weight.shape[1]
     mask = (which == "input", which == "weight", False)
@@ -194,7 +189,7 @@ def torch_gradient(x, grad, weight, dilation: int, which: str) -> Tensor:
 
 
 def our_gradient(x, grad, weight, dilation: int, which: str) -> Tensor:
-    """As `torch_gradient`, by fastseg's ops."""
+    """Returns the gradient of `torch_gradient` by fastseg's ops."""
     padding = [dilation * (k // 2) for k in weight.shape[2:]]
     geometry = ((1, 1), padding, (dilation,) * 2, x.shape[1] // weight.shape[1])
     if which == "input":

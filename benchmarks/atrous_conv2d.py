@@ -1,11 +1,11 @@
-"""Atrous convolution and ASPP beside torch: eager in both layouts and compiled with freezing.
+"""Benchmarks of atrous convolution and ASPP beside torch, eager in both layouts and compiled.
 
 python -m benchmarks.atrous_conv2d [--set bars|grid|all] [--only TEXT] [--csv FILE]
 
-float32 inference on the CPU unless a case says backward. Every case is first compared with float64:
-our error must not be over twice torch's, or 1e-6 of the
-largest output. The floor is arithmetic: two operations for each pair of
-channels and tap that reads a pixel, at the speed of a 1x1 convolution in the same run, or the
+Cases are float32 inference on the CPU unless they say backward; torch.compile freezes weights.
+Every case is first compared with float64: our error must not be over twice torch's, or 1e-6 of the
+largest output. The floor is arithmetic: two operations for each pair of channels and tap that reads
+a pixel, at the speed of a 1x1 convolution in the same run, or the
 bytes of inputs, weights and outputs at the speed of a copy, whichever is slower.
 """
 
@@ -55,7 +55,7 @@ class ConvCase(Case):
 
 
 def inference(pair: Pair, group: str = "") -> Case:
-    """Both modules' outputs for one input."""
+    """Returns the case of both modules' outputs for one input."""
     x, theirs = torch.randn(pair.shape), pair.theirs
     last, ours = x.contiguous(memory_format=LAST), pair.ours.to(memory_format=LAST)
     eager_last = copy.deepcopy(theirs).to(memory_format=LAST)
@@ -89,7 +89,7 @@ def inference(pair: Pair, group: str = "") -> Case:
 
 
 def weight_grad(shape, out_channels, dilation) -> Case:
-    """The gradient of the weight."""
+    """Returns the case of the weight's gradient."""
     n, c, h, w = shape
     plain = (torch.randn(shape), torch.randn(n, out_channels, h, w))
     plain += (torch.randn(out_channels, c, 3, 3),)
@@ -117,15 +117,25 @@ def weight_grad(shape, out_channels, dilation) -> Case:
 
 
 VGG16 = (
-    (3, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 2), (128, 256, 4), (256, 256, 4),
-    (256, 256, 4), (256, 512, 8), (512, 512, 8), (512, 512, 8), (512, 512, 16), (512, 512, 16),
+    (3, 64, 1),
+    (64, 64, 1),
+    (64, 128, 2),
+    (128, 128, 2),
+    (128, 256, 4),
+    (256, 256, 4),
+    (256, 256, 4),
+    (256, 512, 8),
+    (512, 512, 8),
+    (512, 512, 8),
     (512, 512, 16),
-)  # fmt: skip
-"""Input and output channels of the 13 layers, and what the image's sides are divided by."""
+    (512, 512, 16),
+    (512, 512, 16),
+)
+"""Input and output channels of the 13 layers, and the divisor of the image's sides."""
 
 
 def bars() -> Iterator[Case]:
-    """The sizes that segmentation networks have."""
+    """Yields cases with the sizes of segmentation networks."""
     for rate in (6, 12, 18):
         yield inference(conv((1, 2048, 33, 33), 256, dilation=rate))
     yield inference(aspp((1, 2048, 33, 33), (6, 12, 18)))
@@ -142,27 +152,42 @@ def bars() -> Iterator[Case]:
 
 
 def grid() -> Iterator[Case]:
-    """60 shapes of all kinds."""
+    """Yields cases of 60 shapes of all kinds."""
     for dilation in (1, 2, 4, 9, 18, 36):
         for n, c, h, w, o in (
-            (1, 256, 33, 33, 256), (4, 64, 40, 61, 64), (2, 128, 65, 65, 96), (8, 32, 28, 28, 32),
-            (1, 512, 15, 20, 512), (1, 16, 120, 160, 24),
-        ):  # fmt: skip
+            (1, 256, 33, 33, 256),
+            (4, 64, 40, 61, 64),
+            (2, 128, 65, 65, 96),
+            (8, 32, 28, 28, 32),
+            (1, 512, 15, 20, 512),
+            (1, 16, 120, 160, 24),
+        ):
             yield inference(conv((n, c, h, w), o, dilation=dilation))
     for n, c, h, w, o, k, s, d in (
-        (1, 3, 224, 224, 64, 7, 2, 1), (1, 3, 360, 480, 32, 3, 2, 1),
+        (1, 3, 224, 224, 64, 7, 2, 1),
+        (1, 3, 360, 480, 32, 3, 2, 1),
         (1, 64, 90, 120, 128, 3, 2, 1),
-        (2, 128, 33, 33, 256, 3, 2, 2), (1, 256, 33, 33, 64, 1, 1, 1),
-        (4, 64, 56, 56, 256, 1, 1, 1), (1, 1280, 17, 17, 256, 1, 1, 1),
-        (1, 512, 20, 20, 1024, 1, 2, 1), (1, 48, 64, 64, 48, 5, 1, 1),
-        (1, 64, 33, 33, 64, 5, 1, 3), (1, 32, 48, 48, 32, 7, 1, 1), (8, 8, 32, 32, 8, 3, 1, 1),
-    ):  # fmt: skip
+        (2, 128, 33, 33, 256, 3, 2, 2),
+        (1, 256, 33, 33, 64, 1, 1, 1),
+        (4, 64, 56, 56, 256, 1, 1, 1),
+        (1, 1280, 17, 17, 256, 1, 1, 1),
+        (1, 512, 20, 20, 1024, 1, 2, 1),
+        (1, 48, 64, 64, 48, 5, 1, 1),
+        (1, 64, 33, 33, 64, 5, 1, 3),
+        (1, 32, 48, 48, 32, 7, 1, 1),
+        (8, 8, 32, 32, 8, 3, 1, 1),
+    ):
         yield inference(conv((n, c, h, w), o, k, s, d))
     for n, c, h, w, s, d in (
-        (1, 96, 112, 112, 2, 1), (1, 144, 65, 65, 1, 1), (1, 576, 33, 33, 1, 2),
-        (1, 960, 33, 33, 1, 4), (2, 256, 65, 65, 1, 6), (1, 2048, 33, 33, 1, 12),
-        (4, 32, 56, 56, 1, 18), (1, 960, 33, 33, 1, 36),
-    ):  # fmt: skip
+        (1, 96, 112, 112, 2, 1),
+        (1, 144, 65, 65, 1, 1),
+        (1, 576, 33, 33, 1, 2),
+        (1, 960, 33, 33, 1, 4),
+        (2, 256, 65, 65, 1, 6),
+        (1, 2048, 33, 33, 1, 12),
+        (4, 32, 56, 56, 1, 18),
+        (1, 960, 33, 33, 1, 36),
+    ):
         yield inference(conv((n, c, h, w), c, 3, s, d, groups=c))
     for n, c, h, w, groups, d in ((1, 128, 56, 56, 32, 1), (1, 256, 33, 33, 8, 2)):
         yield inference(conv((n, c, h, w), c, dilation=d, groups=groups))
@@ -171,7 +196,7 @@ def grid() -> Iterator[Case]:
 
 
 def product_speed() -> float:
-    """Operations a second of torch's fastest matrix product, which is oneDNN's 1x1 convolution."""
+    """Returns operations per second of torch's fastest product, oneDNN's 1x1 convolution."""
     x = torch.randn(1, 512, 64, 64).contiguous(memory_format=LAST)
     weight = torch.randn(512, 512, 1, 1)
     conv = torch.ops.mkldnn._convolution_pointwise
@@ -182,7 +207,7 @@ def product_speed() -> float:
 
 
 def report(case: Case, bandwidth: float, speed: float) -> tuple[float, float]:
-    """Prints a line; the seconds of ours and of the fastest rival."""
+    """Prints a line; returns the seconds of ours and of the fastest rival."""
     mine = case.median(OURS)
     rivals = {c.name: case.median(c.name) for c in case.candidates if OURS not in c.name}
     rival = min(rivals, key=rivals.__getitem__)
@@ -200,7 +225,7 @@ def report(case: Case, bandwidth: float, speed: float) -> tuple[float, float]:
 
 @torch.no_grad()
 def main() -> None:
-    """Measures and prints; --csv writes."""
+    """Measures, prints and, with --csv, writes all cases."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--set", choices=("bars", "grid", "all"), default="bars")
     parser.add_argument("--only", default="", help="cases whose line has this text")

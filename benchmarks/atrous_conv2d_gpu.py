@@ -1,4 +1,4 @@
-"""Atrous convolution and ASPP on an NVIDIA GPU beside cuDNN and torch.compile's max-autotune.
+"""Benchmarks of atrous convolution and ASPP on an NVIDIA GPU beside cuDNN and torch.compile.
 
 python -m benchmarks.atrous_conv2d_gpu [--dtype bfloat16] [--only TEXT] [--csv FILE] [--autotune]
 
@@ -39,7 +39,6 @@ from benchmarks.atrous_cases import (
     flops_of,
     gpu_randn,
     live_taps,
-    nbytes,
     our_gradient,
     sizes,
     torch_gradient,
@@ -52,6 +51,7 @@ from benchmarks.harness import (
     copy_bandwidth,
     machine,
     measure,
+    nbytes,
     without_tensors,
     write_csv,
 )
@@ -73,7 +73,7 @@ def check(candidates: list[Candidate], reference: Callable[[], object]) -> None:
 
 
 def flat(tensors) -> Tensor:
-    """A tensor or several as one row of float64."""
+    """Returns a tensor or several as one row of float64."""
     tensors = (tensors,) if isinstance(tensors, Tensor) else tensors
     return torch.cat([t.double().flatten() for t in tensors])
 
@@ -85,7 +85,7 @@ class Compiler:
         self.left = seconds
 
     def candidates(self, module: nn.Module, call: Callable, mode: str) -> list[Candidate]:
-        """One that runs ``call(compiled module)``; none if it fails or the time is spent."""
+        """Returns one that runs ``call(compiled module)``; none if it fails or time is spent."""
         if self.left <= 0:
             print("  no time is left for torch.compile")
             return []
@@ -105,12 +105,12 @@ class Compiler:
 
 
 def on_gpu(pair: Pair, dtype: torch.dtype) -> list[nn.Module]:
-    """Ours and theirs."""
+    """Returns our module and theirs on the GPU."""
     return [m.to("cuda", dtype).to(memory_format=LAST) for m in (pair.ours, pair.theirs)]
 
 
 def inference(pair: Pair, dtype: torch.dtype, compiler: Compiler) -> Case:
-    """Both modules' outputs for one input."""
+    """Returns the case of both modules' outputs for one input."""
     x = gpu_randn(pair.shape, dtype)
     ours, theirs = on_gpu(pair, dtype)
     torch._dynamo.mark_static_address(x)  # the CUDA graph of torch.compile reads it in place
@@ -129,7 +129,7 @@ def inference(pair: Pair, dtype: torch.dtype, compiler: Compiler) -> Case:
 
 
 def gradient(shape, out_channels: int, rate: int, which: str, dtype: torch.dtype, groups=1) -> Case:
-    """Of a 3x3 convolution's "input" or "weight"; torch.compile would call eager torch's kernel."""
+    """Returns the case of a 3x3 convolution's gradient; torch.compile would call eager's kernel."""
     n, c, h, w = shape
     c = c // groups
     weight = gpu_randn((out_channels, c, 3, 3), dtype) / (9 * c) ** 0.5
@@ -151,7 +151,7 @@ def gradient(shape, out_channels: int, rate: int, which: str, dtype: torch.dtype
 
 
 def training(pair: Pair, dtype: torch.dtype, compiler: Compiler) -> Case:
-    """Forward, and backward to x and all parameters, with the batch's statistics."""
+    """Returns the case of forward and backward to x and all parameters, in training."""
     x = gpu_randn(pair.shape, dtype).requires_grad_()
     ours, theirs = (m.train() for m in on_gpu(pair, dtype))
     grad = torch.randn_like(theirs(x))
@@ -175,7 +175,7 @@ def training(pair: Pair, dtype: torch.dtype, compiler: Compiler) -> Case:
 
 
 def cases(dtype: torch.dtype, compiler: Compiler) -> Iterator[tuple[str, Callable[[], Case]]]:
-    """Names, and what makes the cases; whole ASPPs first."""
+    """Yields names and functions that make the cases, whole ASPPs first."""
     pairs = [
         (aspp, (8, 2048, 33, 33), (6, 12, 18)),
         (aspp, (1, 2048, 33, 33), (6, 12, 18)),
@@ -200,7 +200,7 @@ def cases(dtype: torch.dtype, compiler: Compiler) -> Iterator[tuple[str, Callabl
 
 
 def product_speed(dtype: torch.dtype, size: int = 8192) -> float:
-    """FLOPs a second of a large matrix product."""
+    """Returns the FLOPs per second of a large matrix product."""
     a, b = (torch.randn(size, size, device="cuda").to(dtype) for _ in range(2))
     case = Case("product", "", [Candidate("product", lambda: a @ b)], lambda: None, 0)
     measure([case], "cuda", min_seconds=0.5, gpu_alone=True)
@@ -208,7 +208,7 @@ def product_speed(dtype: torch.dtype, size: int = 8192) -> float:
 
 
 def report(case: Case, calls: Case, bandwidth: float, peak: float) -> None:
-    """Prints a line."""
+    """Prints a line on a case."""
     mine, mine_called = case.median(OURS), calls.median(OURS)
     names = [c.name for c in case.candidates if c.name != OURS]
     rival, rival_called = (min(names, key=c.median) for c in (case, calls))
@@ -227,7 +227,7 @@ def report(case: Case, calls: Case, bandwidth: float, peak: float) -> None:
 
 
 def time_case(case: Case, seconds: float, bandwidth: float, peak: float) -> list[Case]:
-    """The GPU's time and that of calls."""
+    """Measures the GPU's time and that of calls."""
     measure([case], "cuda", seconds, gpu_alone=True)
     calls = replace(case, op=f"{case.op}, call", check=lambda: None, seconds={})
     measure([calls], "cuda", seconds / 2)
@@ -236,7 +236,7 @@ def time_case(case: Case, seconds: float, bandwidth: float, peak: float) -> list
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     parser.add_argument("--only", default="", help="cases whose name has this text")
@@ -251,7 +251,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 @torch.no_grad()
 def main() -> int:
-    """Measures and prints; the number of cases that failed."""
+    """Measures and prints; returns the number of cases that failed."""
     options = parse()
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True

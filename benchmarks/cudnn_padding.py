@@ -1,4 +1,4 @@
-"""Whether cuDNN's convolutions skip the taps that read padding: one of them at several rates."""
+"""A test whether cuDNN's convolutions skip taps in the padding: one of them at several rates."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from benchmarks.atrous_cases import GRADIENTS, gpu_randn, live_taps, nbytes, sizes, torch_gradient
-from benchmarks.harness import Candidate, Case, measure, without_tensors
+from benchmarks.atrous_cases import GRADIENTS, gpu_randn, live_taps, sizes, torch_gradient
+from benchmarks.harness import Candidate, Case, measure, nbytes, without_tensors
 
 RATES = (1, 6, 12, 18)
 MAP = (8, 2048, 33, 33)
@@ -17,7 +17,7 @@ OUT_CHANNELS = 256
 
 
 def padding_cases(dtype: torch.dtype) -> Iterator[Case]:
-    """Forward and both gradients; the rates are candidates, which need not agree."""
+    """Yields forward and both gradients; the rates are candidates, which need not agree."""
     x, weight = gpu_randn(MAP, dtype), gpu_randn((OUT_CHANNELS, MAP[1], 3, 3), dtype)
     grad = gpu_randn((MAP[0], OUT_CHANNELS, *MAP[2:]), dtype)
     runs = {"forward": lambda dilation: F.conv2d(x, weight, None, 1, dilation, dilation)}
@@ -30,7 +30,7 @@ def padding_cases(dtype: torch.dtype) -> Iterator[Case]:
 
 
 def does_cudnn_skip_padding(dtype: torch.dtype, seconds: float) -> list[Case]:
-    """Measures and prints."""
+    """Measures and prints the times at all rates."""
     print("\nDoes cuDNN skip the padding? If it does, its times follow the live taps.")
     live = {rate: live_taps(*MAP[2:], 3, 1, rate) for rate in RATES}
     measured = []

@@ -1,7 +1,7 @@
 """DeepLabv3 on MobileNetV2 for inference, as a function of its weights: real logits for a CRF.
 
-Output stride 16: the last stride of MobileNetV2 is 1 and the depthwise convolutions after it are
-dilated by 2. Chen et al., Rethinking Atrous Convolution for Semantic Image Segmentation, 2017;
+The output stride is 16: the last stride of MobileNetV2 is 1 and the depthwise convolutions after it
+are dilated by 2. Chen et al., Rethinking Atrous Convolution for Semantic Image Segmentation, 2017;
 Sandler et al., MobileNetV2, CVPR 2018.
 """
 
@@ -22,7 +22,7 @@ Weights = dict[str, Tensor]
 
 
 def deeplab_logits(weights: Weights, image: np.ndarray) -> Tensor:
-    """Logits (21, H, W) of an RGB image (H, W, 3), uint8.
+    """Returns logits (21, H, W) of an RGB image (H, W, 3), uint8.
 
     The network sees the image with its longer side resized to 513 and the other to the nearest
     16k + 1, so that the corners of image and features coincide; the logits are resized back.
@@ -43,7 +43,7 @@ def _norm(weights: Weights, name: str, x: Tensor) -> Tensor:
 
 
 def _unit(weights: Weights, name: str, x: Tensor, stride=1, dilation=1) -> Tensor:
-    """Convolution, batch norm, ReLU6; depthwise if the weights have one input channel."""
+    """Computes convolution, batch norm and ReLU6, depthwise for weights of one input channel."""
     kernel = weights[f"{name}.0.weight"]
     groups = x.shape[1] if kernel.shape[1] == 1 else 1
     padding = dilation * (kernel.shape[-1] // 2)

@@ -1,4 +1,4 @@
-"""Dense CRF: whole calls, lattices and iterations, beside pydensecrf's.
+"""Benchmarks of the dense CRF: whole calls, lattices and iterations beside pydensecrf's.
 
 python -m benchmarks.dense_crf [--device cpu|cuda] [--image FILE] [--row TEXT] [--csv FILE]
 
@@ -107,12 +107,12 @@ class Problem:
         ]
 
     def pydensecrf(self, library) -> np.ndarray:
-        """What a script for pydensecrf does."""
+        """Runs the steps of a script for pydensecrf."""
         d = self.densecrf(library)
         return np.array(d.inference(self.row.iterations))
 
     def densecrf(self, library):
-        """The CRF with its terms."""
+        """Returns the CRF with its terms."""
         row = self.row
         d = library.DenseCRF2D(row.width, row.height, row.labels)
         d.setUnaryEnergy(self.energies)
@@ -126,14 +126,14 @@ class Problem:
         return d
 
     def op(self, quality: str, tensors: list[torch.Tensor] | None = None) -> torch.Tensor:
-        """fastseg.dense_crf."""
+        """Runs fastseg.dense_crf."""
         return fastseg.dense_crf(
             *(tensors or self.tensors), self.terms, iterations=self.row.iterations, quality=quality
         )
 
     @cached_property
     def candidates(self) -> dict[str, Callable[[], object]]:
-        """By name."""
+        """The candidates by their names."""
         ops = {quality: partial(self.op, quality) for quality in ("compat", "high")}
         if self.device == "cuda":
             return ops | {"exact": partial(self.op, "exact")}
@@ -163,11 +163,11 @@ class Problem:
         assert difference <= TOLERANCE, f"Q of {what} differ by {difference:.1e}"
 
     def vertices(self) -> list[int]:
-        """Of the compat lattices."""
+        """Returns the numbers of vertices of the compat lattices."""
         return [self.densecrf(fastseg.compat.pydensecrf)._crf.vertex_count(k) for k in (0, 1)]
 
     def floor(self) -> tuple[int, float]:
-        """Bytes and FLOPs of a call, see the top of the file."""
+        """Returns bytes and FLOPs of a call, see the top of the file."""
         row, points = self.row, self.row.width * self.row.height
         corners = (3, 6)
         moved = 4 * points * row.labels + 8 * points * sum(corners)
@@ -181,7 +181,7 @@ class Problem:
 
 
 def synthetic_image() -> Image.Image:
-    """Smooth regions with sharp borders and some noise; a photo's lattices are of such sizes."""
+    """Draws smooth regions with sharp borders and some noise, whose lattices are like a photo's."""
     rng = np.random.default_rng(0)
     regions = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
     shades = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8))
@@ -194,7 +194,7 @@ def synthetic_image() -> Image.Image:
 
 
 def peak_bytes(run: Callable[[], object], device: str) -> int:
-    """The most memory during a call beside what is held before."""
+    """Returns the most memory during a call beyond that before it."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -214,7 +214,7 @@ def peak_bytes(run: Callable[[], object], device: str) -> int:
 
 
 def peak_in_a_process(options: argparse.Namespace, row: Row, candidate: str) -> int:
-    """As `peak_bytes`, of this file run anew for one candidate."""
+    """Returns `peak_bytes` of one candidate in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.dense_crf", "--device", options.device]
     command += ["--threads", str(options.threads), "--peak", row.name, candidate]
     if options.image:
@@ -223,7 +223,7 @@ def peak_in_a_process(options: argparse.Namespace, row: Row, candidate: str) -> 
 
 
 def print_peak(options: argparse.Namespace, image: Image.Image) -> None:
-    """What `peak_in_a_process` reads."""
+    """Prints the number that `peak_in_a_process` reads."""
     name, candidate = options.peak
     row = next(r for r in ROWS if r.name == name)
     torch.set_num_threads(row.threads or options.threads)
@@ -269,7 +269,7 @@ def run(options: argparse.Namespace, image: Image.Image) -> list[Case]:
 
 
 def main() -> None:
-    """Command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="torch threads on the CPU")

@@ -1,13 +1,13 @@
-"""How far the lattices of a dense CRF are from the exact Gaussians.
+"""Errors of a dense CRF's lattices beside the exact Gaussians.
 
 python -m benchmarks.dense_crf_accuracy --image FILE --weights FILE
 
-Filter error: a network's labels, one plane each, filtered by a bilateral kernel and divided by the
-filtered ones; the relative L2 difference from the sums over all pairs of pixels, by quality of the
-lattice. "compat" is pydensecrf's lattice.
+For the filter error a network's labels, one plane each, are filtered by a bilateral kernel and
+divided by filtered ones; the error is the relative L2 difference from the sums over all pairs of
+pixels, by quality of the lattice. "compat" is pydensecrf's lattice.
 
-Disagreement: the share of pixels whose label after 10 iterations of mean field is not that of the
-exact kernels. This takes minutes; --no-mean-field leaves it out.
+The disagreement is the share of pixels whose label after 10 iterations of mean field is not that of
+the exact kernels. This takes minutes; --no-mean-field leaves it out.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ CUTOFF = 1e-6
 
 
 def filter_errors(labels: Tensor, features: Tensor) -> dict[str, float]:
-    """By quality.
+    """Returns the filter errors by quality.
 
     Args:
-        labels: (H, W) int64.
-        features: (1, 5, H, W).
+        labels: ids (H, W), int64.
+        features: features (1, 5, H, W).
     """
     planes = F.one_hot(labels.flatten()).T.float()
     planes = planes[planes.sum(1) > 0]
@@ -57,7 +57,7 @@ def filter_errors(labels: Tensor, features: Tensor) -> dict[str, float]:
 
 
 def disagreement(unary: Tensor, image: Tensor, setting: tuple) -> dict[str, float]:
-    """The share of pixels with another label than the exact mean field's, by quality."""
+    """Returns the share of pixels with another label than the exact mean field's, by quality."""
     gaussian, bilateral, colour, weight = setting
     terms = [
         fastseg.PairwiseGaussian(gaussian, 3),
@@ -72,13 +72,13 @@ def disagreement(unary: Tensor, image: Tensor, setting: tuple) -> dict[str, floa
 
 
 def line(title: str, results: dict[str, float]) -> str:
-    """In percent, and the ratio."""
+    """Returns a line with results in percent, and their ratio."""
     numbers = "  ".join(f"{q} {100 * results[q]:.3f} %" for q in LATTICES)
     return f"  {title:<14} {numbers}  ratio {results['high'] / max(results['compat'], 1e-12):.2f}"
 
 
 def main() -> None:
-    """Command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--image", type=Path, required=True)
     parser.add_argument(

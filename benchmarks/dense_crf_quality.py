@@ -1,16 +1,16 @@
-"""What a dense CRF gains in real use: VOC pictures with a network, a brain volume with noise.
+"""Gains of a dense CRF in real use: VOC pictures with a network, a brain volume with noise.
 
 python -m benchmarks.dense_crf_quality voc --data VOC22 --weights FILE [--figure FILE]
 python -m benchmarks.dense_crf_quality volume --image T1.nii.gz --labels LABELS.nii.gz
 
-voc: the logits of a DeepLabv3-MobileNetV2 at the pictures' own size, mIoU before and after, and
-within bands around the borders of the ground truth (the trimap of Kohli et al., IJCV 2009). The
-CRF's parameters are those of a small grid with the highest mIoU over train.txt; the result is over
-val.txt, which nothing was chosen on.
+voc takes the logits of a DeepLabv3-MobileNetV2 at the pictures' own size, and prints mIoU before
+and after, and within bands around the borders of the ground truth (the trimap of Kohli et al., IJCV
+2009). The CRF's parameters are those of a small grid with the highest mIoU over train.txt; the
+result is over val.txt, which nothing was chosen on.
 
-volume: energies of a voxel classifier that is simulated by adding noise to the true labels; Dice
-before and after a CRF in three dimensions. Parameters are chosen on the lower half of the slices
-and reported on the upper half.
+volume takes energies of a voxel classifier that is simulated by adding noise to the true labels,
+and prints Dice before and after a CRF in three dimensions. Parameters are chosen on the lower half
+of the slices and reported on the upper half.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ NIFTI_DTYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 512: "u2"}
 
 @dataclass(frozen=True)
 class Parameters:
-    """Of a spatial and a bilateral term."""
+    """Parameters of a spatial and a bilateral term."""
 
     gaussian: float
     gaussian_weight: float
@@ -66,7 +66,7 @@ README_OF_PYDENSECRF = Parameters(3, 3, 80, 13, 10)
 
 
 def grid(*values: Iterable[float]) -> list[Parameters]:
-    """All combinations."""
+    """Returns all combinations of values."""
     return [Parameters(*combination) for combination in itertools.product(*values)]
 
 
@@ -83,7 +83,7 @@ class Picture:
     unary: Tensor  # (21, H, W)
 
     def labels(self, parameters: Parameters | None, options: argparse.Namespace) -> Tensor:
-        """(H, W), of the network alone without parameters."""
+        """Returns labels (H, W), those of the network alone without parameters."""
         if parameters is None:
             return self.unary.argmin(0)
         return fastseg.dense_crf(
@@ -96,7 +96,7 @@ class Picture:
 
 
 def load_voc(data: Path, weights: dict[str, Tensor], split: str) -> list[Picture]:
-    """The pictures of a list, in the layout of PASCAL VOC."""
+    """Reads the pictures of a list, in the layout of PASCAL VOC."""
     pictures = []
     for name in (data / f"{split}.txt").read_text().split():
         image = np.array(Image.open(data / f"JPEGImages/{name}.jpg").convert("RGB"))
@@ -113,7 +113,7 @@ def load_voc(data: Path, weights: dict[str, Tensor], split: str) -> list[Picture
 
 
 def band(truth: Tensor, radius: int) -> Tensor:
-    """Bool (H, W): pixels at most that far, in rows and in columns, from another label."""
+    """Returns a mask (H, W) of pixels within a radius, by rows and columns, of another label."""
     borders = torch.zeros_like(truth, dtype=torch.bool)
     down, right = truth[1:] != truth[:-1], truth[:, 1:] != truth[:, :-1]
     borders[1:] |= down
@@ -127,7 +127,7 @@ def band(truth: Tensor, radius: int) -> Tensor:
 def score(
     labels: Sequence[Tensor], pictures: Sequence[Picture], radius: int | None = None
 ) -> ConfusionMatrix:
-    """Over all pictures, within a band if a radius is given."""
+    """Scores all pictures, within a band if a radius is given."""
     confusion = ConfusionMatrix(CLASSES, VOID)
     for predicted, picture in zip(labels, pictures, strict=True):
         truth = picture.truth
@@ -138,7 +138,7 @@ def score(
 
 
 def best(grid: Sequence[Parameters], gain) -> Parameters:
-    """The first of those with the highest gain; prints all."""
+    """Returns the first parameters with the highest gain; prints all gains."""
     gains = []
     for parameters in grid:
         gains.append(gain(parameters))
@@ -147,7 +147,7 @@ def best(grid: Sequence[Parameters], gain) -> Parameters:
 
 
 def run_voc(options: argparse.Namespace) -> None:
-    """Chooses on train, prints the table of val."""
+    """Chooses parameters on train, prints the table of val."""
     weights = torch.load(options.weights, weights_only=True)
     train = load_voc(options.data, weights, "train")
     before = score([p.labels(None, options) for p in train], train).mean_iou()
@@ -179,7 +179,7 @@ def run_voc(options: argparse.Namespace) -> None:
 
 
 def draw(curves: dict[str, Sequence[float]], path: Path) -> None:
-    """The trimap curve; needs matplotlib."""
+    """Draws the trimap curve; needs matplotlib."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 3.5), layout="constrained")
@@ -192,10 +192,10 @@ def draw(curves: dict[str, Sequence[float]], path: Path) -> None:
 
 
 def read_nifti(path: Path) -> np.ndarray:
-    """The volume of a NIfTI-1 file (.nii or .nii.gz), as (D, H, W) float32.
+    """Reads the volume of a NIfTI-1 file (.nii or .nii.gz), as (D, H, W) float32.
 
     Raises:
-        ValueError: not a NIfTI-1 file of a volume of numbers.
+        ValueError: the file is not a NIfTI-1 file of a volume of numbers.
     """
     data = path.read_bytes()
     if data[:2] == b"\x1f\x8b":
@@ -216,7 +216,7 @@ def read_nifti(path: Path) -> np.ndarray:
 
 
 def noisy_unary(labels: Tensor, classes: int, noise: float, seed: int = 0) -> Tensor:
-    """Energies (classes, D, H, W) of a simulated classifier.
+    """Returns energies (classes, D, H, W) of a simulated classifier.
 
     Its logits are 1 at the true label and 0 elsewhere plus noise / 2 of each voxel's own and
     noise / 2 that varies smoothly, normally distributed.
@@ -230,7 +230,7 @@ def noisy_unary(labels: Tensor, classes: int, noise: float, seed: int = 0) -> Te
 
 
 def dice(predicted: Tensor, truth: Tensor, classes: int) -> list[float]:
-    """2 |A and B| / (|A| + |B|) of each class."""
+    """Returns Dice, 2 |A and B| / (|A| + |B|), of each class."""
     result = []
     for k in range(classes):
         a, b = predicted == k, truth == k
@@ -239,7 +239,7 @@ def dice(predicted: Tensor, truth: Tensor, classes: int) -> list[float]:
 
 
 def run_volume(options: argparse.Namespace) -> None:
-    """Chooses on the lower half of the slices, prints Dice of the upper half."""
+    """Chooses parameters on the lower half of the slices, prints Dice of the upper half."""
     image = torch.from_numpy(read_nifti(options.image))
     truth = torch.from_numpy(read_nifti(options.labels)).long()
     image *= 255 / float(np.quantile(image.numpy(), 0.999))
@@ -270,7 +270,7 @@ def run_volume(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quality", choices=("compat", "high", "exact"), default="high")
     parser.add_argument("--threads", type=int, default=2)

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 CYCLES_A_SECOND = 2e9
-"""Of a GPU, at the most."""
+"""Largest number of cycles of a GPU in a second."""
 
 CSV_COLUMNS = (
     "op",
@@ -52,12 +52,12 @@ class Case:
     shape: str
     candidates: Sequence[Candidate]
     check: Callable[[], None]  # raises AssertionError if the candidates disagree
-    floor_bytes: int  # what any implementation must move
-    flops: float = 0.0  # what any must compute, if that may take longer
+    floor_bytes: int  # the bytes that any implementation must move
+    flops: float = 0.0  # the operations of any, if they may take longer
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
     def median(self, name: str) -> float:
-        """Seconds of the candidate's median run."""
+        """Returns the seconds of the candidate's median run."""
         return statistics.median(self.seconds[name])
 
 
@@ -77,7 +77,7 @@ def _seconds_of_call(run: Callable[[], object]) -> float:
 
 
 def _seconds_on_gpu(run: Callable[[], object]) -> float:
-    """The GPU sleeps until the host has queued the whole call: the host's time is left out."""
+    """Times a call without the host: the GPU sleeps until the host has queued all of it."""
     start = time.perf_counter()
     run()
     seconds = 2 * (time.perf_counter() - start) + 50e-6
@@ -97,13 +97,13 @@ def measure(
     """Checks each case, then fills its `seconds`.
 
     Args:
-        cases: what to measure.
+        cases: the cases to measure.
         device: "cpu" or "cuda".
-        min_seconds: for all runs of a case.
-        min_rounds: runs of each candidate.
-        warm_up: runs before the first that counts.
-        gpu_alone: on a GPU leave out what the host takes to launch a call, as in a program whose
-            host is ahead of its GPU.
+        min_seconds: least seconds of all runs of a case.
+        min_rounds: least number of runs of each candidate.
+        warm_up: number of runs before the first that counts.
+        gpu_alone: whether the host's time to launch a call is left out, which models a program
+            whose host is ahead of its GPU.
 
     Raises:
         AssertionError: the candidates of a case disagree.
@@ -125,13 +125,13 @@ def measure(
 
 
 def without_tensors(case: Case) -> Case:
-    """What was measured, without what was measured on."""
+    """Returns a measured case without its tensors."""
     names = [Candidate(c.name, lambda: None) for c in case.candidates]
     return replace(case, candidates=names, check=lambda: None)
 
 
 def copy_bandwidth(device: str, size: int = 1 << 28) -> float:
-    """Bytes a second of a large copy, counting what is read and what is written."""
+    """Returns the bytes per second of a large copy, both read and written."""
     source = torch.ones(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     case = Case("copy", "", [Candidate("copy", lambda: target.copy_(source))], lambda: None, 0)
@@ -139,8 +139,13 @@ def copy_bandwidth(device: str, size: int = 1 << 28) -> float:
     return 2 * size / case.median("copy")
 
 
+def nbytes(*tensors: torch.Tensor) -> int:
+    """Returns the bytes of all tensors together."""
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
 def machine(device: str) -> str:
-    """The machine in words."""
+    """Returns a description of the machine."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     from fastseg._core import extension
@@ -155,7 +160,7 @@ def machine(device: str) -> str:
 
 
 def write_csv(path: Path, device: str, cases: Sequence[Case]) -> None:
-    """One row a case and candidate: median, p20, p80 in microseconds, floor, machine, versions."""
+    """Writes a row per case and candidate: medians in microseconds, floor, machine, versions."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         rows = csv.writer(file)
@@ -182,7 +187,7 @@ def write_csv(path: Path, device: str, cases: Sequence[Case]) -> None:
 
 
 def summary_row(title: str, cases: Sequence[Case], ours: str, bandwidth: float) -> str:
-    """A line: the sum of our medians, of the fastest rival's, their ratio, the share of copy speed.
+    """Returns a line: the sums of our medians and the fastest rival's, ratio, share of copy speed.
 
     The rival is the candidate that is fastest in the sum of all cases.
     """

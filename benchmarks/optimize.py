@@ -1,9 +1,9 @@
-"""Whole models in inference before and after fastseg.optimize_, in milliseconds and ratios.
+"""Benchmarks of whole models in inference before and after fastseg.optimize_.
 
-Beside eager in both layouts and torch.compile, on the CPU with freezing: what one would use
-instead. Needs torchvision and segmentation_models_pytorch for their models; SegNet is written out
-here; fastseg's own models run on torch's ops and on fastseg's. Weights and statistics are random:
-time does not depend on them. Each candidate must be as near to float64 as eager is.
+The rivals are eager in both layouts and torch.compile, on the CPU with freezing. It needs
+torchvision and segmentation_models_pytorch for their models; SegNet is written out here; fastseg's
+own models run on torch's ops and on fastseg's. Weights and statistics are random: time does not
+depend on them. Each candidate must be as near to float64 as eager is.
 
     python -m benchmarks.optimize --threads 2
     python -m benchmarks.optimize --model Unet --scale 0.5 --no-compile
@@ -47,7 +47,7 @@ SIZES = {
     "DeepLabV3": (512, 512),
     "PAN": (512, 512),
 }
-"""By model, the input's height and width."""
+"""Height and width of the input, by the model."""
 MAIN = ("deeplabv3_resnet50", "DeepLabV3Plus", "Unet", "SegNet")
 OWN = {
     "fcn8s": ({}, (500, 500)),
@@ -57,11 +57,11 @@ OWN = {
     "deeplabv3": ({"output_stride": 8}, (513, 513)),
     "deeplabv3plus": ({"backbone": "mobilenet_v2"}, (513, 513)),
 }
-"""fastseg's models, by builder: its options, the input's height and width."""
+"""Options, and height and width of the input, of fastseg's models, by the builder."""
 
 
 class SegNet(nn.Module):
-    """SegNet (Badrinarayanan et al. 2017) on VGG16, as public implementations write it."""
+    """SegNet (Badrinarayanan et al. 2017) on VGG16, in the way of public implementations."""
 
     def __init__(self, num_classes: int = 11):
         super().__init__()
@@ -86,7 +86,7 @@ class SegNet(nn.Module):
         return modules
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, num_classes, H, W) of x (N, 3, H, W)."""
+        """Returns logits (N, num_classes, H, W) for x (N, 3, H, W)."""
         pooled = []
         for stage in self.encoder:
             x = stage(x)
@@ -99,16 +99,16 @@ class SegNet(nn.Module):
 
 
 def build(name: str) -> nn.Module:
-    """A model in evaluation."""
+    """Builds a model in evaluation."""
     return zoo.with_statistics(SegNet()) if name == "SegNet" else zoo.build(name)
 
 
 def own_pair(name: str) -> tuple[nn.Module, nn.Module]:
-    """One of fastseg's models with torch's ops and with fastseg's."""
+    """Builds one of fastseg's models with torch's ops and with fastseg's."""
     options = OWN[name][0]
     theirs = zoo.with_statistics(build_model(name, 21, backend="torch", **options))
     for parameter in theirs.parameters():
-        if not parameter.any():  # as FCN's scores begin
+        if not parameter.any():  # FCN's scores begin at 0
             torch.nn.init.normal_(parameter, std=0.01)
     ours = build_model(name, 21, **options)
     ours.load_state_dict(theirs.state_dict())
@@ -122,7 +122,7 @@ def case_of(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Case:
-    """The candidates on one picture."""
+    """Returns the case of all candidates on one picture."""
     torch.manual_seed(0)
     x = torch.randn(1, 3, *size, device=device, dtype=dtype)
     if name in OWN:
@@ -154,8 +154,8 @@ def case_of(
             errors = (run() - exact).abs()
             if name.lower() != "segnet":
                 return errors.max()
-            # Where a rounding tells a near-tie in a pooling otherwise, its unpooling puts a value
-            # into the pixel beside. So do torch's two layouts.
+            # A rounding may decide a near-tie in a pooling otherwise, whose unpooling then puts a
+            # value into the pixel beside. torch's two layouts differ so, too.
             return errors.flatten().kthvalue(int(0.9 * errors.numel())).values
 
         theirs = [error(runs[name]) for name in ("eager", "channels_last")]
@@ -169,7 +169,7 @@ def case_of(
 
 
 def line(case: Case) -> str:
-    """Milliseconds of all, and how much faster ours are than the fastest of the others."""
+    """Returns a line: milliseconds of all, and our speed beside the fastest of the others."""
     milliseconds = {c.name: case.median(c.name) * 1e3 for c in case.candidates}
     others = min(v for k, v in milliseconds.items() if k not in OURS)
     best = min(v for k, v in milliseconds.items() if k in OURS)
@@ -179,7 +179,7 @@ def line(case: Case) -> str:
 
 
 def main() -> None:
-    """Command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", action="append", choices=SIZES, help=f"default: {MAIN}")
     parser.add_argument("--all", action="store_true", help="every model")
@@ -214,7 +214,7 @@ def main() -> None:
         case = without_tensors(case)
         cases.append(case)
         print(line(case), flush=True)
-        if arguments.csv:  # after each, for it takes long
+        if arguments.csv:  # the next one takes long
             write_csv(arguments.csv, arguments.device, cases)
 
 

@@ -1,4 +1,4 @@
-"""Max-pooling with byte codes and its relatives, over SegNet's five levels.
+"""Benchmarks of max-pooling with byte codes and its relatives, over SegNet's five levels.
 
 python -m benchmarks.pooling [--device cpu|cuda] [--dtype float32] [--op NAME] [--csv FILE]
 
@@ -25,6 +25,7 @@ from benchmarks.harness import (
     copy_bandwidth,
     machine,
     measure,
+    nbytes,
     summary_row,
     write_csv,
 )
@@ -36,32 +37,27 @@ OURS = "fastseg"
 
 
 def levels(size: tuple[int, int]) -> Iterator[tuple[int, int, int]]:
-    """(C, H, W) of the input of each of SegNet's five poolings."""
+    """Yields the input's (C, H, W) for each of SegNet's five poolings."""
     height, width = size
     for channels in CHANNELS:
         yield channels, height, width
         height, width = height // 2, width // 2
 
 
-def nbytes(*tensors: Tensor) -> int:
-    """Bytes of all tensors together."""
-    return sum(t.numel() * t.element_size() for t in tensors)
-
-
 def against_torch(op: str, shape: str, ours, torch_eager, floor: int, check) -> Case:
-    """A case of three candidates; `ours` and `torch_eager` take nothing."""
+    """Returns a case of three candidates; `ours` and `torch_eager` take no arguments."""
     compiled = torch.compile(torch_eager, fullgraph=True, dynamic=False)
     rivals = [Candidate("eager", torch_eager), Candidate("torch.compile", compiled)]
     return Case(op, shape, [Candidate(OURS, ours), *rivals], check, floor)
 
 
 def equal(ours, theirs) -> None:
-    """The check of ops whose result is torch's bit for bit."""
+    """Checks an op whose result is torch's bit for bit."""
     assert torch.equal(ours(), theirs()), "results differ from torch's"
 
 
 def pool_and_codes(x: Tensor, shape: str) -> Case:
-    """max_pool2d with positions."""
+    """Returns the case of max_pool2d with positions."""
 
     def check():
         values, codes = fastseg.max_pool2d(x, 2)
@@ -74,11 +70,22 @@ def pool_and_codes(x: Tensor, shape: str) -> Case:
     return against_torch("max_pool2d", shape, ours, eager, nbytes(x, *ours()), check)
 
 
-def unpool(x: Tensor, shape: str) -> Case:
-    """max_unpool2d to the size before pooling."""
-    size = x.shape[-2:]
+def pooled(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns x after 2x2 pooling: values, codes and torch's indices."""
     values, codes = fastseg.max_pool2d(x, 2)
-    indices = fastseg.codes_to_indices(codes, size, 2)
+    return values, codes, fastseg.codes_to_indices(codes, x.shape[-2:], 2)
+
+
+def packed_codes(codes: Tensor, x: Tensor) -> tuple[Tensor, int]:
+    """Returns the codes in the form that a gradient saves, and their packed_dim."""
+    packed_dim = -1 if x.is_contiguous() else -3
+    return torch.ops.fastseg.pack_codes(codes, packed_dim), packed_dim
+
+
+def unpool(x: Tensor, shape: str) -> Case:
+    """Returns the case of max_unpool2d to the size before pooling."""
+    size = x.shape[-2:]
+    values, codes, indices = pooled(x)
     ours = partial(fastseg.max_unpool2d, values, codes, 2, output_size=size)
     eager = partial(F.max_unpool2d, values, indices, 2, output_size=size)
     check = partial(equal, ours, eager)
@@ -86,7 +93,7 @@ def unpool(x: Tensor, shape: str) -> Case:
 
 
 def fused(x: Tensor, shape: str) -> Case:
-    """batch_norm_relu_max_pool2d."""
+    """Returns the case of batch_norm_relu_max_pool2d."""
     channels = x.shape[1]
     mean, bias = torch.randn(2, channels, device=x.device)
     variance, weight = torch.rand(2, channels, device=x.device) + 0.5
@@ -107,12 +114,10 @@ def fused(x: Tensor, shape: str) -> Case:
 
 
 def pool_backward(x: Tensor, shape: str) -> Case:
-    """The gradient of max_pool2d, from what each keeps of the forward."""
+    """Returns the case of max_pool2d's gradient, from the tensors that each op saves."""
     size = x.shape[-2:]
-    values, codes = fastseg.max_pool2d(x, 2)
-    indices = fastseg.codes_to_indices(codes, size, 2)
-    packed_dim = -1 if x.is_contiguous() else -3
-    packed = torch.ops.fastseg.pack_codes(codes, packed_dim)
+    values, codes, indices = pooled(x)
+    packed, packed_dim = packed_codes(codes, x)
     grad = torch.randn_like(values)
     ours = partial(
         torch.ops.fastseg.max_pool2d_backward, grad, packed, size, 2, 2, 0, 1, packed_dim
@@ -125,16 +130,11 @@ def pool_backward(x: Tensor, shape: str) -> Case:
 
 
 def unpool_backward(x: Tensor, shape: str) -> Case:
-    """The gradient of max_unpool2d; torch's is a gather."""
-    size = x.shape[-2:]
-    values, codes = fastseg.max_pool2d(x, 2)
-    indices = fastseg.codes_to_indices(codes, size, 2)
-    packed_dim = -1 if x.is_contiguous() else -3
-    packed = torch.ops.fastseg.pack_codes(codes, packed_dim)
-    pooled = values.shape[-2:]
-    ours = partial(
-        torch.ops.fastseg.max_unpool2d_backward, x, packed, pooled, 2, 2, 0, 1, packed_dim
-    )
+    """Returns the case of max_unpool2d's gradient; torch's is a gather."""
+    values, codes, indices = pooled(x)
+    packed, packed_dim = packed_codes(codes, x)
+    backward = torch.ops.fastseg.max_unpool2d_backward
+    ours = partial(backward, x, packed, values.shape[-2:], 2, 2, 0, 1, packed_dim)
 
     def eager():
         return x.flatten(2).gather(2, indices.flatten(2)).view(values.shape)
@@ -156,7 +156,7 @@ OPS = {
 def run(
     ops: list[str], device: str, dtype: torch.dtype, min_seconds: float
 ) -> tuple[list[Case], list[str]]:
-    """All cases and the lines of the summary."""
+    """Measures and returns all cases and the lines of the summary."""
     bandwidth = copy_bandwidth(device)
     lines = [f"copy {bandwidth / 1e9:.1f} GB/s; {machine(device)}; torch {torch.__version__}"]
     everything = []
@@ -185,7 +185,7 @@ def run(
 
 
 def tiny(device: str, dtype: torch.dtype) -> list[Case]:
-    """8x8x16: what a call costs."""
+    """Returns the cases of 8x8x16, which show the cost of a call."""
     x = torch.randn(1, 16, 8, 8, device=device).to(dtype)
     cases = [make(x, "16x8x8") for make in (pool_and_codes, unpool)]
     for case in cases:

@@ -1,6 +1,6 @@
-"""fastseg: hand-written kernels for semantic segmentation, as torch ops for CPU and NVIDIA GPUs."""
+"""Hand-written kernels for semantic segmentation, as torch ops for CPU and NVIDIA GPUs."""
 
-# The first of all imports: it handles Ctrl-C while a command of fastseg imports the rest.
+# This import is the first: it handles Ctrl-C while a command of fastseg imports the rest.
 from fastseg._core import startup as _startup  # noqa: F401
 from fastseg import nn
 from fastseg._core.extension import warn as _warn

@@ -1,4 +1,4 @@
-"""python -m fastseg is the fastseg command."""
+"""The command ``fastseg`` as ``python -m fastseg``."""
 
 import sys
 

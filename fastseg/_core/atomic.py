@@ -1,4 +1,4 @@
-"""Files that are never half written."""
+"""Writing of files so that none is ever half written."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from fastseg._core.startup import UNFINISHED_FILES
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
-    """Opens a file whose bytes take the place of ``path`` in one step when the block ends.
+    """Opens a file that replaces ``path`` in one step when the block ends.
 
-    They go to a temporary file in the same folder and reach the disk first: a reader or a crash
-    sees the old file or the new one. If the block raises, the old file stays and nothing else.
+    The bytes are written to a temporary file in the same folder and reach the disk first, so that a
+    reader or a crash sees the old file or the new one. If the block raises, the old file stays.
 
     Args:
-        path: the file; its folder must exist.
+        path: the file to replace or create; its folder must exist.
     """
     path = Path(path)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -38,7 +38,7 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno and error.filename is None:
-            error.filename = str(path)  # writing knows no names
+            error.filename = str(path)  # an error in writing does not name the file
         raise
     finally:
         UNFINISHED_FILES.discard(temporary)

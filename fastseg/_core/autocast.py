@@ -1,4 +1,4 @@
-"""What torch.autocast makes of an op's tensors: what it makes of those of torch's ops."""
+"""Casts of an op's tensors under torch.autocast, which are those of torch's own ops."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch.compiler import is_dynamo_compiling
 
 
 def autocast_dtype(t: Tensor) -> torch.dtype | None:
-    """The dtype of convolutions on t's device under autocast; None where it is off."""
-    if not (is_dynamo_compiling() or _is_any_autocast_enabled()):  # a fifth of the rest
+    """Returns the dtype of convolutions on t's device under autocast; None where it is off."""
+    if not (is_dynamo_compiling() or _is_any_autocast_enabled()):  # this takes a fifth of the time
         return None
     device = t.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
@@ -21,7 +21,7 @@ def autocast_dtype(t: Tensor) -> torch.dtype | None:
 
 
 def cast(dtype: torch.dtype, *tensors: Tensor | None) -> list[Tensor | None]:
-    """Floating-point tensors in that dtype, but float64, which autocast leaves alone."""
+    """Casts floating-point tensors to the dtype, except float64, which autocast leaves alone."""
     return [
         t if t is None or not t.is_floating_point() or t.dtype == torch.float64 else t.to(dtype)
         for t in tensors

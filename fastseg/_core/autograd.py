@@ -1,11 +1,11 @@
 """The derivative of an op: one autograd.Function, made from the op's schema.
 
-It stands in the place of torch.library.register_autograd, whose Function the transforms of
-torch.func (grad, vjp, jacrev) refuse, and whose call takes several times as long.
+It replaces torch.library.register_autograd, whose Function the transforms of torch.func (grad, vjp,
+jacrev) refuse, and whose call takes several times as long.
 
-The dispatcher calls it at the key Autograd as it calls torch's own derivatives: under a transform
-once for each of its levels, whose tensors the Function takes and returns; what it runs goes on to
-the next level. So it is a Function of one level, which torch allows where it is asked to.
+The dispatcher calls it at the key Autograd, as it calls torch's own derivatives. Under transforms
+it does so once for each level; the Function takes and returns the tensors of that level, and the
+call inside it goes on to the next one. torch allows such a single-level Function on request.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ TENSOR_LISTS = ("List[Tensor]", "List[Optional[Tensor]]")
 TENSORS = ("Tensor", "Optional[Tensor]", *TENSOR_LISTS)
 
 SetupContext = Callable[[Any, Sequence, Any], None]
-"""``setup_context(ctx, arguments, output)``: keeps what the gradient needs. All arguments of the
-schema are there, defaults too."""
+"""``setup_context(ctx, arguments, output)``, a function that keeps what the gradient needs. It gets
+all arguments of the schema, with their defaults."""
 
 Backward = Callable[..., Sequence[Tensor | None]]
-"""``backward(ctx, *grads)``: the gradients of the op's tensors, those of lists one by one; like
-``ctx.needs_input_grad``. At least one of the grads is not None."""
+"""``backward(ctx, *grads)``, a function that returns the gradients of the op's tensors, those of
+lists one by one, in the order of ``ctx.needs_input_grad``. At least one of the grads is given."""
 
 
 class _Call(NamedTuple):
-    """What a Function computes: the op's arguments, and the call that returns its output."""
+    """A call of an op: its arguments, and the function that computes its output."""
 
     arguments: Sequence
     run: Callable[[], Any]
@@ -44,9 +44,9 @@ class Derivative:
 
     Args:
         op: the op.
-        setup_context: see :data:`SetupContext`.
-        backward: see :data:`Backward`; None: the op has no gradient, and asking for one is an
-            error.
+        setup_context: a :data:`SetupContext`, or None where the gradient needs nothing.
+        backward: a :data:`Backward`, or None for an op without a gradient: asking for one is then
+            an error.
     """
 
     def __init__(
@@ -63,16 +63,16 @@ class Derivative:
         self._tensors = sum(kind in TENSORS for kind in kinds)
         self._has_lists = any(kind in TENSOR_LISTS for kind in kinds)
         self._returns_list = [str(r.type) for r in schema.returns] == ["List[Tensor]"]
-        # Function.apply binds its arguments by inspect.signature, in as much time as all the rest.
+        # Function.apply binds its arguments by inspect.signature, which takes as long as the rest.
         function = _make_function(op, setup_context, backward or _no_gradient(op))
         self._apply = super(torch.autograd.Function, function).apply
 
     def __call__(self, arguments: Sequence, run: Callable[[], Any]) -> Any:
-        """``run()``, recorded by autograd as the op of these arguments.
+        """Returns ``run()``, recorded by autograd as the op with these arguments.
 
         Args:
-            arguments: of the op, without defaults at the end or with them.
-            run: the op without its derivative; called with gradients off.
+            arguments: the op's arguments, with or without the defaults at the end.
+            run: computes the op without its derivative; it is called with gradients off.
         """
         arguments = (*arguments, *self._defaults[len(arguments) :])
         tensors = arguments[: self._tensors]
@@ -82,11 +82,11 @@ class Derivative:
         return list(output) if self._returns_list else output
 
     def kernel(self, keyset: torch._C.DispatchKeySet, *arguments) -> Any:
-        """What the dispatcher calls for the op at the key Autograd.
+        """Computes the op for the dispatcher, which calls this at the key Autograd.
 
         Args:
-            keyset: of the call.
-            arguments: of the op, without defaults at the end.
+            keyset: the keys of the call.
+            arguments: the op's arguments, without defaults at the end.
         """
         self._check(arguments)
         below = keyset & torch._C._after_autograd_keyset
@@ -101,7 +101,7 @@ class Derivative:
         if peek_interpreter_stack() is None:
             return self(arguments, run)
 
-        def run_lower_level():  # whose own gradients are no business of this level
+        def run_lower_level():  # the gradients of that level are not this level's
             with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
                 return run()
 
@@ -130,7 +130,7 @@ def _make_function(op, setup_context, backward) -> type[torch.autograd.Function]
 
 
 def required_tensors(op: torch._ops.OpOverload) -> Callable[[Sequence], None]:
-    """A check that no tensor is None which must not be: torch lets it through to the kernels."""
+    """Returns a check that required tensors are not None: torch would pass it to the kernels."""
     schema = enumerate(op._schema.arguments)
     required = [(i, a.name) for i, a in schema if str(a.type) == "Tensor"]
 
@@ -150,7 +150,7 @@ def _no_gradient(op) -> Backward:
 
 
 def flat_tensors(arguments: Sequence) -> list[Tensor | None]:
-    """The tensors among an op's arguments, those of lists one by one."""
+    """Returns the tensors among an op's arguments, those of lists one by one."""
     flat: list[Tensor | None] = []
     for a in arguments:
         if a is None or isinstance(a, Tensor):

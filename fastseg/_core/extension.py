@@ -1,4 +1,4 @@
-"""Loads the compiled libraries, and knows why one is not loaded; the level of SIMD."""
+"""Loads the compiled libraries, knows why one is not loaded, and chooses the SIMD level."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _FOLDER = Path(__file__).parents[1]
 SIMD_LEVELS = ("portable", "avx2", "avx512")
 
 WHEN_SIMD_LEVEL_CHANGES: list[Callable[[], None]] = []
-"""Functions that forget what was chosen for the level of SIMD before."""
+"""Functions that drop what was chosen for the previous SIMD level."""
 
 
 def _load(name: str) -> tuple[ctypes.CDLL | None, str | None]:
-    """The library and None, or None and why it is not loaded."""
+    """Returns the library and None, or None and the reason why it is not loaded."""
     path = _FOLDER / name
     if not path.exists():
         return None, f"there is no {name}"
@@ -33,14 +33,14 @@ def _load(name: str) -> tuple[ctypes.CDLL | None, str | None]:
     try:
         torch.ops.load_library(str(path))
     except OSError as error:
-        # The linker's own words: damaged, for another processor, or a symbol that torch lacks.
+        # The linker says why: a damaged file, another processor, or a symbol that torch lacks.
         reason = str(error.__cause__ or error).removeprefix(f"{path}: ")
         return None, f"{name} cannot be loaded: {reason}"
     return ctypes.CDLL(str(path)), None
 
 
 def _is_cut_short(path: Path) -> bool:
-    """Whether an ELF file is shorter than its header says; loading one may end in SIGBUS."""
+    """Whether an ELF file is shorter than its header says; loading it could end in SIGBUS."""
     with path.open("rb") as file:
         header = file.read(64)
     if len(header) < 64:
@@ -61,7 +61,7 @@ _, CUDA_MISSING = _load_cuda()
 
 
 def warn() -> None:
-    """Warns, where fastseg is imported, of a missing CPU library and of a level that is none."""
+    """Warns at the import of fastseg of a missing CPU library or an unknown FASTSEG_SIMD."""
     if CPU_MISSING:
         warnings.warn(
             f"{CPU_MISSING}: fastseg's ops run their slow references in plain PyTorch. "
@@ -80,11 +80,11 @@ def warn() -> None:
 
 
 def build_info() -> dict:
-    """What the compiled libraries were built with; empty if they were not built.
+    """Returns the tools that built the compiled libraries; empty if they were not built.
 
     Raises:
-        OSError: the file that tells cannot be read.
-        ValueError: it is damaged.
+        OSError: the file with this information cannot be read.
+        ValueError: the file is damaged.
     """
     path = _FOLDER / "_build_info.json"
     if not path.exists():
@@ -96,7 +96,7 @@ def build_info() -> dict:
 
 
 def simd_level() -> str | None:
-    """The instruction set that the CPU kernels use; None without compiled kernels."""
+    """Returns the instruction set that the CPU kernels use; None without compiled kernels."""
     return None if _cpu is None else SIMD_LEVELS[_cpu.fastseg_simd_level()]
 
 
@@ -106,7 +106,7 @@ def is_intel() -> bool:
 
 
 def available_simd_levels() -> list[str]:
-    """The instruction sets that were built and that this processor has."""
+    """Returns the instruction sets that were built and that this processor has."""
     if _cpu is None:
         return []
     return [n for i, n in enumerate(SIMD_LEVELS) if _cpu.fastseg_simd_level_available(i)]
@@ -114,12 +114,15 @@ def available_simd_levels() -> list[str]:
 
 @contextlib.contextmanager
 def use_simd_level(level: str) -> Iterator[None]:
-    """Makes the CPU kernels use another instruction set.
+    """Makes the CPU kernels use another instruction set inside the block, in all threads.
 
-    For all threads; the environment variable FASTSEG_SIMD does the same for a whole process.
+    The environment variable FASTSEG_SIMD does the same for a whole process.
+
+    Args:
+        level: one of :func:`available_simd_levels`.
 
     Raises:
-        ValueError: this processor or this build does not have it.
+        ValueError: this processor or this build does not have the level.
     """
     if level not in available_simd_levels():
         raise ValueError(f"SIMD level {level!r} is not one of {available_simd_levels()}")

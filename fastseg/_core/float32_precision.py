@@ -1,8 +1,8 @@
-"""Whether torch's settings give float32's last digits up for speed.
+"""torch's settings for the precision of float32, which may trade its last digits for speed.
 
-They are set in two ways: by torch.set_float32_matmul_precision and the flags allow_tf32, and by
-fp32_precision of torch.backends and its parts. The getters of the first raise once both were used;
-those of the second know what either has set.
+torch has two interfaces: torch.set_float32_matmul_precision with the flags allow_tf32, and
+fp32_precision of torch.backends and its parts. The getters of the first raise once both have been
+used; those of the second know what either has set.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ from __future__ import annotations
 import torch
 
 REDUCED = ("tf32", "bf16")
+"""Settings that are less precise than float32."""
 
-# torch.backends' own properties take ten times as long, and this is asked in every call.
+# torch.backends' own properties take ten times as long, and every call asks.
 _precision = torch._C._get_fp32_precision_getter
 
 
 def reduced_on_cpu() -> bool:
-    """For convolutions on the CPU: what is set for oneDNN's convolutions, else for its products.
+    """Whether convolutions on the CPU may be less precise.
 
-    ``torch.set_float32_matmul_precision`` sets the second.
+    The setting for oneDNN's convolutions counts; without one that for its products, which
+    ``torch.set_float32_matmul_precision`` sets.
     """
     convolution = _precision("mkldnn", "conv")
     if convolution == "none":
@@ -27,10 +29,10 @@ def reduced_on_cpu() -> bool:
 
 
 def tf32_in_convolutions() -> bool:
-    """For convolutions on NVIDIA GPUs; torch's default."""
+    """Whether convolutions on NVIDIA GPUs may use TF32, which is torch's default."""
     return _precision("cuda", "conv") == "tf32"
 
 
 def tf32_in_products() -> bool:
-    """For matrix products on NVIDIA GPUs."""
+    """Whether matrix products on NVIDIA GPUs may use TF32."""
     return _precision("cuda", "matmul") == "tf32"

@@ -1,6 +1,8 @@
-"""Formulas of ops, references and modules: activations, epilogues, the precision of sums."""
+"""Formulas of ops, references and modules: activations, epilogues and the precision of sums."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +16,20 @@ ACTIVATION = {
     "silu": F.silu,
     "hardswish": F.hardswish,
 }
+"""Activations by their names."""
+
+ACTIVATION_IN_PLACE = {
+    "relu": torch.relu_,
+    "relu6": partial(F.relu6, inplace=True),
+    "leaky_relu": partial(F.leaky_relu, inplace=True),
+    "silu": partial(F.silu, inplace=True),
+    "hardswish": partial(F.hardswish, inplace=True),
+}
+"""The same activations in place, except that of the name "", which is none."""
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What values of a dtype are computed in: float64 for float64, float32 for all others."""
+    """Returns the dtype of computations: float64 for float64, float32 for all others."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -29,14 +41,14 @@ def conv2d_epilogue(
     residual: Tensor | None,
     activation: str,
 ) -> Tensor:
-    """``act((y + bias) * scale + shift + residual)`` in y's dtype; None leaves its part out.
+    """Returns ``act((y + bias) * scale + shift + residual)`` in y's dtype; None leaves a part out.
 
     Args:
         y: a convolution's output (N, C, H, W).
-        bias: (C,), like scale and shift.
-        scale: of batch norm in inference, see :func:`fastseg.fold_batch_norm`.
-        shift: likewise.
-        residual: like y.
+        bias: (C,) or None.
+        scale: (C,) or None, the scale of a folded batch norm.
+        shift: (C,) or None, the shift of a folded batch norm.
+        residual: a tensor of y's shape, or None.
         activation: "", "relu", "relu6", "leaky_relu" (slope 0.01), "silu" or "hardswish".
     """
     if bias is not None:

@@ -1,7 +1,7 @@
-"""How an op is made: one schema, the reference as the fallback of every device, one fake.
+"""Definition of ops: one schema, a reference that runs on every device, and one fake.
 
-With its derivative and its behaviour under vmap. The compiled libraries register their kernels for
-the same names, which then come before the reference.
+The derivative and the rule for vmap belong to it. The compiled libraries register their kernels
+for the same names, which then precede the reference.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ from fastseg._core.autograd import (
     refuse_tangents,
     required_tensors,
 )
-from fastseg._core.conv2d import MOST_CALLS
+from fastseg._core.remember import MOST_CALLS
 from fastseg._core.vmap import Rule, by_slices
 
 LIBRARY = torch.library.Library("fastseg", "DEF")
 CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 
 NAMES: list[str] = []
-"""The names of all ops, in the order of their definition."""
+"""Names of all ops, in the order of their definition."""
 
 DERIVATIVES: dict[torch._ops.OpOverload, Derivative] = {}
-"""The derivatives of the ops that :func:`define` makes one for."""
+"""Derivatives by their ops."""
 
 DIRECT: dict[torch._ops.OpOverload, Callable] = {}
-"""The functions of :func:`define_cpu` by their ops."""
+"""Functions of :func:`define_cpu` by their ops."""
 
 CPU_PLANS: dict[tuple, Any] = {}
-"""How calls are computed at the current level of SIMD, by what they look like."""
+"""Plans of calls at the current SIMD level, by the shapes and options of the calls."""
 
 extension.WHEN_SIMD_LEVEL_CHANGES.append(CPU_PLANS.clear)
 
 TRITON_NAMES: list[str] = []
-"""The ops that run as Triton kernels on an NVIDIA GPU here."""
+"""Names of the ops that run as Triton kernels on an NVIDIA GPU here."""
 
 
 def define(
@@ -72,11 +72,11 @@ def define(
 
     Args:
         schema: the op's schema, beginning with its name.
-        reference: its plain PyTorch implementation, which runs where no compiled one does.
-        fake: the shapes, dtypes and layouts of its outputs, for tracing.
+        reference: the implementation in plain PyTorch, which runs where no compiled one does.
+        fake: returns outputs of the right shapes, dtypes and layouts, for tracing.
         setup_context: keeps what the gradient needs, see :class:`Derivative`.
-        backward: the gradient; None: to ask for one is an error.
-        autograd: takes the place of both: computes the op by differentiable ones.
+        backward: computes the gradient; None makes asking for one an error.
+        autograd: computes the op by differentiable ones, in place of the two above.
         vmap: the rule for torch.vmap.
     """
     name = schema.partition("(")[0]
@@ -98,7 +98,7 @@ def define(
     defaults = [argument.default_value for argument in op._schema.arguments]
 
     def rule(info, in_dims, *arguments):
-        missing = defaults[len(arguments) :]  # the dispatcher leaves out those at the end
+        missing = defaults[len(arguments) :]  # the dispatcher leaves out defaults at the end
         return vmap(op, info, (*in_dims, *[None] * len(missing)), *arguments, *missing)
 
     torch.library.register_vmap(f"fastseg::{name}", rule, lib=LIBRARY)
@@ -109,9 +109,11 @@ def define(
 def define_cpu(name: str, function: Callable) -> None:
     """Runs ``torch.ops.fastseg.<name>`` on the CPU as one of several compiled ops or torch's own.
 
+    Where nothing is compiled the reference runs.
+
     Args:
-        name: an op that is defined.
-        function: checks the arguments and chooses. Where nothing is compiled the reference runs.
+        name: the name of a defined op.
+        function: checks the arguments, chooses and computes.
     """
     if extension.CPU_MISSING:
         return
@@ -120,16 +122,17 @@ def define_cpu(name: str, function: Callable) -> None:
 
 
 def keep_plan(key: tuple, plan: Any) -> None:
-    """Puts a plan into CPU_PLANS."""
+    """Puts a plan into CPU_PLANS, which is emptied first where it is full."""
     if len(CPU_PLANS) >= MOST_CALLS:
         CPU_PLANS.clear()
     CPU_PLANS[key] = plan
 
 
 def cpu_kernel(op: torch._ops.OpOverload) -> Callable:
-    """What computes an op on the CPU, without what the dispatcher does before: a third of a call.
+    """Returns the function that computes an op on the CPU without the dispatcher's other steps.
 
-    For tensors of the CPU that nothing is to be recorded of.
+    These take a third of a call. The function is for CPU tensors of which autograd, a transform or
+    a mode need record nothing.
     """
     return functools.partial(op._handle.redispatch_boxed, CPU)
 
@@ -138,10 +141,9 @@ def define_triton(name: str, function: Callable) -> None:
     """Runs ``torch.ops.fastseg.<name>`` as Triton kernels on CUDA where Triton is installed.
 
     Args:
-        name: an op that is defined.
-        function: checks the arguments, the first of which is a tensor, and launches the kernels,
-            which it imports itself, so that Triton is not imported before the op first runs on a
-            GPU.
+        name: the name of a defined op.
+        function: checks the arguments, the first of which is a tensor, and launches the kernels. It
+            imports them itself, so that Triton is not imported before the op first runs on a GPU.
     """
     if torch.version.cuda is None or importlib.util.find_spec("triton") is None:
         return
@@ -156,10 +158,10 @@ def define_triton(name: str, function: Callable) -> None:
 
 
 def backend(op: str, device: str) -> str:
-    """The backend that runs an op here: "C++ (<SIMD level>)", "CUDA C++", "Triton" or "reference".
+    """Returns an op's backend here: "C++ (<SIMD level>)", "CUDA C++", "Triton" or "reference".
 
     Args:
-        op: a name in ``torch.ops.fastseg``.
+        op: the op's name in ``torch.ops.fastseg``.
         device: "cpu" or "cuda".
     """
     key = {"cpu": "CPU", "cuda": "CUDA"}[device]
@@ -171,14 +173,14 @@ def backend(op: str, device: str) -> str:
 
 
 def call(op: torch._ops.OpOverload, tensors: Sequence[Tensor | None], *arguments) -> Any:
-    """``op(*tensors, *arguments)``, with as little on the way to its kernel as the tensors allow.
+    """Returns ``op(*tensors, *arguments)`` by the shortest way to its kernel.
 
-    The dispatcher's way through Python costs more than a small kernel.
+    The dispatcher's way through Python takes longer than a small kernel.
 
     Args:
         op: the op.
-        tensors: its first arguments, all its tensors.
-        arguments: all the others.
+        tensors: the op's first arguments, which are all its tensors.
+        arguments: the op's other arguments.
     """
     if not is_dynamo_compiling():
         if not needs_gradient(tensors):
@@ -206,7 +208,7 @@ def _below_autograd(op, tensors, arguments):
 
 
 def needs_gradient(tensors: Sequence[Tensor | None]) -> bool:
-    """Autograd would record an op on these, in eager mode."""
+    """Whether autograd would record an op on these tensors in eager mode."""
     if is_grad_enabled():
         for t in tensors:  # a generator in any() would take longer
             if t is not None and t.requires_grad:
@@ -215,7 +217,7 @@ def needs_gradient(tensors: Sequence[Tensor | None]) -> bool:
 
 
 def gradient_free(tensors: Sequence[Tensor | None]) -> bool:
-    """No gradient can be asked for: eager, outside of functorch's transforms."""
+    """Whether no gradient can be asked for: in eager mode, outside of functorch's transforms."""
     if is_dynamo_compiling() or peek_interpreter_stack() is not None or needs_gradient(tensors):
         return False
     refuse_tangents("fastseg", tensors)
@@ -223,7 +225,7 @@ def gradient_free(tensors: Sequence[Tensor | None]) -> bool:
 
 
 PLAIN = (Tensor, torch.nn.Parameter)
-"""Classes of tensors whose ops are torch's own."""
+"""Classes of tensors on which ops are torch's own."""
 
 
 def _plain_keys() -> frozenset[int]:
@@ -233,14 +235,15 @@ def _plain_keys() -> frozenset[int]:
 
 
 PLAIN_KEYS = _plain_keys()
-"""Dispatch keys of dense tensors on the CPU: sparse and quantised ones, those of a transform, and
-those whose values are another tensor's but for the sign have others."""
+"""Dispatch keys of dense tensors on the CPU. Sparse and quantised tensors have other keys, and so
+have those of a transform and views that negate or conjugate another tensor's values."""
 
 
 def plain_on_cpu(tensors: Sequence[Tensor | None]) -> bool:
-    """An op on these does no more than call its CPU kernel: so that may be called without the op.
+    """Whether an op on these tensors would only call its CPU kernel, which may then be called.
 
-    On small maps the way through torch.library, Python on both sides, takes longer than the kernel.
+    On small maps the way through torch.library, with Python on both sides, takes longer than the
+    kernel.
     """
     if (
         is_dynamo_compiling()
@@ -248,7 +251,7 @@ def plain_on_cpu(tensors: Sequence[Tensor | None]) -> bool:
         or _len_torch_function_stack()
         or _is_any_autocast_enabled()
         or _get_tracing_state() is not None
-        or _profiler_enabled()  # shows the op by its name
+        or _profiler_enabled()  # the profiler shows the op by its name
         or peek_interpreter_stack() is not None
         or forward_ad._current_level >= 0
     ):

@@ -1,4 +1,4 @@
-"""Tensors that are kept for later: made so that autograd can use them whatever made them."""
+"""Tensors that an object keeps for later calls, in a form that autograd can use."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 @contextmanager
 def ordinary_tensors() -> Iterator[None]:
-    """Inside, new tensors are no inference tensors; gradients are as outside.
+    """Makes new tensors in the block ordinary ones, without history, even in inference mode.
 
-    What is made under ``torch.inference_mode`` cannot be saved for a backward pass, ever. So what
-    an object keeps from one call to the next is made in here.
+    A tensor that is made under ``torch.inference_mode`` can never be saved for a backward pass, so
+    that what an object keeps from one call to the next is made in here.
     """
     if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
         yield

@@ -1,4 +1,4 @@
-"""The geometry of 2-D pooling: what the ops, their fakes and the references agree on."""
+"""The geometry of 2-D pooling, on which the ops, their fakes and the references agree."""
 
 from __future__ import annotations
 
@@ -9,14 +9,10 @@ import torch
 from torch import Tensor
 
 from fastseg._core.tensor_checks import check_dense
+from fastseg._core.window import LIMIT, Ints, pair
 
 MAX_TAPS = 256
-"""Positions that a uint8 code can tell apart."""
-
-LIMIT = 1 << 30
-"""Strides, paddings and dilations stay below it."""
-
-Ints = int | Sequence[int]
+"""Number of positions that a uint8 code can tell apart."""
 
 
 class Pool2d(NamedTuple):
@@ -29,11 +25,11 @@ class Pool2d(NamedTuple):
 
     @property
     def is_2x2(self) -> bool:
-        """2x2 windows with stride 2, of which four codes fit into a byte."""
+        """Whether windows are 2x2 with stride 2: then four codes fit into a byte."""
         return self == ((2, 2), (2, 2), (0, 0), (1, 1))
 
     def pooled_size(self, size: Sequence[int], ceil_mode: bool) -> list[int]:
-        """The pooled (h, w) of a plane of `size` (H, W), as torch counts them."""
+        """Returns the pooled (h, w) of a plane of `size` (H, W), by torch's rule."""
         pooled = []
         for n, k, s, p, d in zip(size, *self, strict=True):
             room = n + 2 * p - d * (k - 1) - 1 + (s - 1 if ceil_mode else 0)
@@ -44,24 +40,21 @@ class Pool2d(NamedTuple):
         return pooled
 
 
-def _pair(op: str, name: str, value: Ints) -> tuple[int, int]:
-    if isinstance(value, int):
-        return (value, value)
-    values = tuple(value)
-    if len(values) == 1:
-        values *= 2
-    if len(values) != 2:
-        torch._check(False, lambda: f"{op}: {name} must be one integer or two, got {value!r}")
-    return values
-
-
 def pool2d(
     op: str, kernel_size: Ints, stride: Ints | None, padding: Ints, dilation: Ints = 1
 ) -> Pool2d:
-    """Checks the arguments of a pooling.
+    """Checks the arguments of a pooling and returns them as pairs.
+
+    Args:
+        op: the op's name, with which an error begins.
+        kernel_size: one integer or (height, width).
+        stride: one integer or (height, width); None or an empty sequence is the kernel's size.
+        padding: one integer or (height, width).
+        dilation: one integer or (height, width).
 
     Raises:
-        RuntimeError: as torch's pooling does, and if a window has more than 256 positions.
+        RuntimeError: an argument that torch's pooling refuses, or a window of more than 256
+            positions.
     """
     kernel, strides, pads, dilations = windows(op, kernel_size, stride, padding, dilation)
     named = {"kernel_size": kernel, "stride": strides, "dilation": dilations}
@@ -93,14 +86,14 @@ def pool2d(
 def windows(
     op: str, kernel_size: Ints, stride: Ints | None, padding: Ints, dilation: Ints = 1
 ) -> Pool2d:
-    """As :func:`pool2d`, of values that were checked before."""
-    kernel = _pair(op, "kernel_size", kernel_size)
+    """Returns the arguments of a pooling, which have been checked, as pairs."""
+    kernel = pair(op, "kernel_size", kernel_size)
     no_stride = stride is None or (not isinstance(stride, int) and len(stride) == 0)
     return Pool2d(
         kernel,
-        kernel if no_stride else _pair(op, "stride", stride),
-        _pair(op, "padding", padding),
-        _pair(op, "dilation", dilation),
+        kernel if no_stride else pair(op, "stride", stride),
+        pair(op, "padding", padding),
+        pair(op, "dilation", dilation),
     )
 
 
@@ -108,10 +101,10 @@ def check_image(op: str, name: str, x: Tensor, may_lack_channels: bool = False) 
     """Raises RuntimeError unless x is dense, (N, C, H, W) or (C, H, W), empty at most in N.
 
     Args:
-        op: what the error begins with.
-        name: of x.
+        op: the op's name, with which an error begins.
+        name: the name of x in an error.
         x: the image.
-        may_lack_channels: whether a (C, H, W) may be empty in C, as torch's unpooling takes it.
+        may_lack_channels: whether a (C, H, W) may be empty in C, which torch's unpooling allows.
     """
     check_dense(op, name, x)
     torch._check(
@@ -138,26 +131,26 @@ def check_pooled(op: str, x: Tensor, pool: Pool2d, pooled: Sequence[int]) -> Non
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
-    """The layout of the outputs for an input x: channels_last or contiguous."""
+    """Returns the layout of the outputs for an input x: channels_last or contiguous."""
     if x.dim() == 4:
         return torch._prims_common.suggest_memory_format(x)
     return torch.contiguous_format
 
 
 def packed_layout(packed_dim: int) -> torch.memory_format:
-    """The layout of codes that were packed along packed_dim, and of what is computed from them."""
+    """Returns the layout of codes packed along packed_dim, and of what is computed from them."""
     return torch.channels_last if packed_dim == -3 else torch.contiguous_format
 
 
 def codes_layout(codes: Tensor, packed_dim: int) -> torch.memory_format:
-    """The layout of codes, packed along packed_dim or (0) not."""
+    """Returns the layout of codes that are packed along packed_dim, or not packed if it is 0."""
     return memory_format(codes) if packed_dim == 0 else packed_layout(packed_dim)
 
 
 def empty_plane(
     like: Tensor, size: Sequence[int], layout: torch.memory_format, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """An empty tensor of `like`'s batch and channels with planes of `size` (H, W)."""
+    """Returns an empty tensor of `like`'s batch and channels with planes of `size` (H, W)."""
     return torch.empty(
         (*like.shape[:-2], *size),
         dtype=like.dtype if dtype is None else dtype,

@@ -1,4 +1,4 @@
-"""The values of a tensor, for checks of arguments, where looking at them is possible and free."""
+"""Access to a tensor's values, for checks of arguments, where that is possible and free."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor, mayb
 
 
 def readable(t: Tensor) -> Tensor | None:
-    """The values of a tensor on the CPU, without its history; None where they cannot be read.
+    """Returns the values of a tensor on the CPU without its history, or None.
 
-    They cannot while a program is traced, and of fake tensors. A GPU would have to be waited for.
-    Inside of torch.func.vmap and grad they are those of all samples, vmap's dimensions first.
+    It is None while a program is traced, for fake tensors, and on a GPU, for which the host would
+    have to wait. Inside of torch.func.vmap and grad the values are those of all samples, with
+    vmap's dimensions first.
     """
     if torch.compiler.is_compiling() or _len_torch_dispatch_stack():
         return None

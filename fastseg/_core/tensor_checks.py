@@ -1,4 +1,4 @@
-"""Checks of one tensor: the words that all ops and public functions have for what does not fit."""
+"""Checks of one tensor, with the error texts that all ops and public functions share."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ import torch
 from torch import Tensor
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-"""The dtypes of the ops."""
-
+"""Dtypes that the ops compute in."""
 
 STRIDED = torch.strided
-"""The layout of dense tensors."""
+"""Layout of dense tensors."""
 
 
 def check_tensors(op: str, **arguments: Any) -> None:
-    """Raises TypeError for what is no tensor and RuntimeError for one that is not dense.
+    """Raises TypeError for a value that is no tensor, RuntimeError for one that is not dense.
 
     Args:
-        op: what the error begins with.
-        arguments: by their names.
+        op: the op's name, with which an error begins.
+        arguments: the values by the names of the arguments.
     """
     for name, value in arguments.items():
         if not isinstance(value, Tensor):
@@ -29,7 +28,7 @@ def check_tensors(op: str, **arguments: Any) -> None:
 
 
 def check_optional_tensors(op: str, **arguments: Any) -> None:
-    """As :func:`check_tensors`, and None is right too."""
+    """Checks the same as :func:`check_tensors` of all values that are not None."""
     for name, value in arguments.items():
         if value is None:
             continue
@@ -39,14 +38,14 @@ def check_optional_tensors(op: str, **arguments: Any) -> None:
 
 
 def check_dense(op: str, name: str, t: Tensor) -> None:
-    """Neither sparse nor nested nor in a layout of oneDNN's."""
+    """Raises unless the tensor is dense: neither sparse nor nested nor in a layout of oneDNN."""
     if t.is_nested or t.layout is not STRIDED:
         kind = "a nested one" if t.is_nested else f"layout {t.layout}"
         raise RuntimeError(f"{op}: {name} must be a dense tensor, got {kind}")
 
 
 def check_float(op: str, name: str, t: Tensor) -> None:
-    """Dense, of a dtype that the ops compute in."""
+    """Raises unless the tensor is dense and of one of FLOATS."""
     check_dense(op, name, t)
     torch._check(
         t.dtype in FLOATS,
@@ -55,13 +54,13 @@ def check_float(op: str, name: str, t: Tensor) -> None:
 
 
 def check_float32(op: str, name: str, t: Tensor) -> None:
-    """Dense, of the dtype of kernels that have no other."""
+    """Raises unless the tensor is dense and float32."""
     check_dense(op, name, t)
     torch._check(t.dtype == torch.float32, lambda: f"{op}: {name} must be float32, got {t.dtype}")
 
 
 def check_float32_or_64(op: str, name: str, t: Tensor) -> None:
-    """Dense, float32 or float64."""
+    """Raises unless the tensor is dense and float32 or float64."""
     check_dense(op, name, t)
     torch._check(
         t.dtype in (torch.float32, torch.float64),
@@ -70,7 +69,7 @@ def check_float32_or_64(op: str, name: str, t: Tensor) -> None:
 
 
 def check_device(op: str, name: str, t: Tensor, x_name: str, x: Tensor) -> None:
-    """The device of x."""
+    """Raises unless the tensor is on the device of x."""
     torch._check(
         t.device == x.device,
         lambda: f"{op}: {x_name} and {name} must be on one device, got {x.device} and {t.device}",
@@ -78,7 +77,7 @@ def check_device(op: str, name: str, t: Tensor, x_name: str, x: Tensor) -> None:
 
 
 def check_alike(op: str, name: str, t: Tensor, x_name: str, x: Tensor) -> None:
-    """Dense, with the device and the dtype of x."""
+    """Raises unless the tensor is dense, with the device and the dtype of x."""
     check_dense(op, name, t)
     check_device(op, name, t, x_name, x)
     torch._check(
@@ -88,7 +87,7 @@ def check_alike(op: str, name: str, t: Tensor, x_name: str, x: Tensor) -> None:
 
 
 def check_vector(op: str, name: str, t: Tensor, length: int, x: Tensor) -> None:
-    """(length,), one number for each of x's output channels, on the device of x."""
+    """Raises unless the tensor is (length,), a number per output channel, on the device of x."""
     check_float(op, name, t)
     torch._check(
         t.dim() == 1 and t.shape[0] == length,

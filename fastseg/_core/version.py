@@ -3,6 +3,6 @@
 from importlib import metadata
 
 try:
-    __version__ = metadata.version("fastseg-kernels") or "0+unknown"  # None of damaged metadata
-except metadata.PackageNotFoundError:  # a source tree on the path that was never installed
+    __version__ = metadata.version("fastseg-kernels") or "0+unknown"  # damaged metadata say None
+except metadata.PackageNotFoundError:  # the source tree was never installed
     __version__ = "0+unknown"

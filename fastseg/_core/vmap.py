@@ -1,7 +1,8 @@
-"""How ops behave under torch.vmap: one by one over the slices, or at once where that is possible.
+"""Rules for ops under torch.vmap: slice by slice, or all at once where that is possible.
 
-A rule is what torch.library.register_vmap takes, but it gets the op and all of its arguments:
-``rule(op, info, in_dims, *arguments)`` returns the outputs and where each has vmap's dimension.
+A rule is a function for torch.library.register_vmap that also gets the op and all its arguments:
+``rule(op, info, in_dims, *arguments)`` returns the outputs and the position of vmap's dimension in
+each of them.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 Rule = Callable[..., tuple[Any, Any]]
+"""A function of the op, vmap's info, the arguments' dimensions and the arguments."""
 
 
 def by_slices(op: torch._ops.OpOverload, info: Any, in_dims: Sequence, *arguments) -> Any:
-    """The rule that is right for every op whose outputs are of one size: a call for each slice."""
+    """Calls the op for each slice: a rule for every op whose outputs have one size."""
     slices = [op(*slice_of(arguments, in_dims, i)) for i in range(info.batch_size)]
-    if not slices:  # what is not there has the sizes that a slice of zeros has
+    if not slices:  # the outputs have the sizes of those for a slice of zeros
         empty = _stacked([op(*slice_of(arguments, in_dims, None))])
         return tree_map(lambda t: t[:0], empty), tree_map(lambda t: 0, empty)
     outputs = _stacked(slices)
@@ -27,7 +29,7 @@ def by_slices(op: torch._ops.OpOverload, info: Any, in_dims: Sequence, *argument
 
 
 def slice_of(value: Any, dim: Any, i: int | None) -> Any:
-    """Slice i of a tensor along dim, or of all tensors in a list; zeros for None."""
+    """Returns slice i of a tensor along dim, or of all tensors in a list; for i None zeros."""
     if isinstance(value, (list, tuple)):
         return [slice_of(v, d, i) for v, d in zip(value, dim, strict=True)]
     if dim is None:
@@ -38,20 +40,19 @@ def slice_of(value: Any, dim: Any, i: int | None) -> Any:
 
 
 def _stacked(slices: Sequence[Any]) -> Any:
-    """The outputs of several calls, a new dimension first."""
+    """Stacks the outputs of several calls along a new first dimension."""
     if isinstance(slices[0], Tensor):
         return torch.stack(slices)
     return type(slices[0])(torch.stack(parts) for parts in zip(*slices, strict=True))
 
 
 def by_batch(*batched: int) -> Rule:
-    """The rule of ops that treat images alike: vmap's dimension becomes part of N.
+    """Returns the rule for ops with one output (N, ...): vmap's dimension becomes part of N.
 
-    For ops with one output, (N, ...).
+    Where another argument has vmap's dimension the rule is :func:`by_slices`.
 
     Args:
-        batched: the positions of the arguments (N, ...), which may be None, the first one excepted.
-            Where another one has vmap's dimension the rule is :func:`by_slices`.
+        batched: the positions of the arguments (N, ...). All but the first may be None.
     """
 
     def rule(op, info, in_dims, *arguments):
@@ -69,18 +70,18 @@ def by_batch(*batched: int) -> Rule:
 
 
 def in_front(batch_size: int, dim: int | None, t: Tensor) -> Tensor:
-    """T with vmap's dimension first; expanded where it has none."""
+    """Returns t with vmap's dimension first, to which it is expanded if it has none."""
     return t.expand(batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
 
 
 def fold_planes(
     batch_size: int, in_dims: Sequence[int | None], tensors: Sequence[Tensor]
 ) -> tuple[list[Tensor], Callable[[Tensor], Tensor]]:
-    """Makes vmap's dimension part of N, which no pooling looks at.
+    """Makes vmap's dimension part of N, whose images a pooling treats alike.
 
     Args:
         batch_size: the size of vmap's dimension.
-        in_dims: where each tensor has it; None: it has not.
+        in_dims: the position of vmap's dimension in each tensor, or None if it has none.
         tensors: (N, C, H, W) or (C, H, W) without vmap's dimension.
 
     Returns:
@@ -88,7 +89,22 @@ def fold_planes(
         vmap's dimension first.
     """
     front = [in_front(batch_size, d, t) for t, d in zip(tensors, in_dims, strict=True)]
-    if front[0].dim() == 4:  # of (C, H, W) each: vmap's dimension is N itself
+    if front[0].dim() == 4:  # each is (C, H, W), so that vmap's dimension is N itself
         return front, lambda out: out
     n = front[0].shape[1]
     return [t.flatten(0, 1) for t in front], lambda out: out.unflatten(0, (batch_size, n))
+
+
+def by_planes(count: int) -> Rule:
+    """Returns the rule of poolings: vmap's dimension becomes part of N, see :func:`fold_planes`.
+
+    Args:
+        count: number of tensors, which are the op's first arguments.
+    """
+
+    def rule(op, info, in_dims, *arguments):
+        planes, unfold = fold_planes(info.batch_size, in_dims[:count], arguments[:count])
+        outputs = op(*planes, *arguments[count:])
+        return tree_map(unfold, outputs), tree_map(lambda t: 0, outputs)
+
+    return rule

@@ -1,4 +1,4 @@
-"""Something to do once a module is imported, which costs nothing where nobody imports it."""
+"""Actions that wait for the import of a module, and cost nothing where nobody imports it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def when_imported(name: str, action: Callable[[], None]) -> None:
     """Calls the action as soon as a module has been imported: now, or at the end of its import.
 
     Args:
-        name: of the module, whole.
-        action: without arguments.
+        name: the module's full name.
+        action: a function without arguments.
     """
     if name in sys.modules:
         action()
@@ -24,7 +24,7 @@ def when_imported(name: str, action: Callable[[], None]) -> None:
 
 
 class _Waiting(MetaPathFinder):
-    """Finds nothing by itself: it leaves when its module is looked for and has others find it."""
+    """A finder that leaves once its module is looked for, and lets the others find it."""
 
     def __init__(self, name: str, action: Callable[[], None]):
         self.name, self.action = name, action
@@ -32,7 +32,7 @@ class _Waiting(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The module's spec, whose loader does the action at the end, or None of other modules."""
+        """Returns the module's spec, whose loader does the action at the end; None for others."""
         if fullname != self.name or self not in sys.meta_path:
             return None
         sys.meta_path.remove(self)

@@ -12,10 +12,10 @@ COMMANDS = (segment, crf, info)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; return its exit status, as :func:`run_command`.
+    """Runs a command; returns its exit status, which :func:`run_command` explains.
 
     Args:
-        arguments: without the program's name; default those of the process.
+        arguments: the command's arguments without the program's name; default: the process's.
     """
     return run_command("fastseg", lambda: _run(arguments))
 

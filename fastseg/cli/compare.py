@@ -1,4 +1,4 @@
-"""The same model twice, on fastseg's ops and on torch's: time, peak memory, equality."""
+"""Comparison of a model on fastseg's ops and on torch's: time, peak memory and equality."""
 
 from __future__ import annotations
 
@@ -14,11 +14,18 @@ from torch import Tensor
 
 @dataclass
 class Measurement:
-    """One backend's inference of one input."""
+    """One backend's inference of one input.
+
+    Attributes:
+        backend: the backend's name.
+        seconds: median time.
+        peak_bytes: most bytes of tensors alive at once, without the input and the weights.
+        output: the model's output.
+    """
 
     backend: str
-    seconds: float  # median
-    peak_bytes: int  # of tensors alive at once, the input and the weights not counted
+    seconds: float
+    peak_bytes: int
     output: Tensor
 
 
@@ -29,9 +36,9 @@ def compare(
     """Runs each model on x in turns, so that a slow moment of the machine meets all of them.
 
     Args:
-        models: a model by backend's name, in evaluation mode.
+        models: the models in evaluation mode, by their backends' names.
         x: the input.
-        rounds: timed runs of each, after one to warm up.
+        rounds: number of timed runs of each model, after one to warm up.
     """
     outputs = {name: model(x) for name, model in models.items()}
     seconds: dict[str, list[float]] = {name: [] for name in models}
@@ -58,7 +65,7 @@ def _wait_for(x: Tensor) -> None:
 
 
 def peak_bytes(run: Callable[[], object], x: Tensor) -> int:
-    """The most bytes of tensors that are alive at once during a run, beside those from before."""
+    """Returns the most bytes of tensors alive at once in a run, without those from before it."""
     if x.is_cuda:
         torch.cuda.reset_peak_memory_stats(x.device)
         before = torch.cuda.memory_allocated(x.device)
@@ -82,7 +89,7 @@ def peak_bytes(run: Callable[[], object], x: Tensor) -> int:
 
 
 def table(measurements: list[Measurement]) -> str:
-    """Lines for a terminal: a row for each backend, and how the others' outputs differ."""
+    """Returns lines for a terminal: a row per backend, and how the others' outputs differ."""
     first = measurements[0]
     lines = [f"  {'ops':<8} {'time':>11} {'peak memory':>14}"]
     notes = []

@@ -32,19 +32,19 @@ from fastseg.data.label_sets import voc_palette
 from fastseg.ops import dense_crf
 
 MAX_LABELS = 256
-"""What a label PNG can hold."""
+"""Largest number of labels in a PNG."""
 
 MOST_IDS = 64
-"""More different ones than this in one picture are hardly labels."""
+"""Number of different ids in a picture above which they are hardly labels."""
 
 UPRIGHT = " when it is turned upright, as its orientation tag says"
 
 DEFAULT_IGNORE = 255
-"""The id of unsure pixels in PASCAL VOC and most other data sets."""
+"""Id of unsure pixels in PASCAL VOC and most other data sets."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `fastseg crf`."""
+    """Adds the arguments of `fastseg crf`."""
     parser.add_argument("image", type=Path, help="any picture that Pillow can read")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
@@ -100,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Refines, writes the labels, prints their shares before and after."""
+    """Refines a segmentation, writes the labels and prints their shares before and after."""
     device = named_device(options.device)
     if options.threads is not None:
         if options.threads < 1:
@@ -185,16 +185,17 @@ def _terms(options: argparse.Namespace) -> list:
 
 
 def read_unary(path: Path, kind: str, image: Image.Image, turned: bool) -> Tensor:
-    """Energies, float32 (labels, H, W), of a network's saved output.
+    """Returns energies, float32 (labels, H, W), of a network's saved output.
 
     Args:
-        path: .npy, or .npz of one array, (labels, H, W) of the image's size, 2 to 256 labels.
+        path: a file .npy, or .npz of one array, (labels, H, W) of the image's size, 2 to 256
+            labels.
         kind: "logits", "softmax" (probabilities) or "energy" (negative log-probabilities).
-        image: of the same size.
+        image: the picture, of the same size.
         turned: whether the image is upright by its orientation tag, for messages.
 
     Raises:
-        ValueError: what is in the file is none of this.
+        ValueError: the file holds something else.
         OSError: the file cannot be read.
     """
     try:
@@ -234,15 +235,16 @@ def read_unary(path: Path, kind: str, image: Image.Image, turned: bool) -> Tenso
 def read_ids(
     path: Path, image: Image.Image, turned: bool
 ) -> tuple[np.ndarray, list[tuple[int, int, int]] | None]:
-    """The ids in a picture of labels, uint8 (H, W), and its palette, of 256 colours, if it has one.
+    """Returns the ids in a picture of labels, uint8 (H, W), and its palette of 256 colours or None.
 
     Args:
-        path: of the labels.
-        image: of the same size.
+        path: the picture of labels.
+        image: the picture, of the same size.
         turned: whether the image is upright by its orientation tag, for messages.
 
     Raises:
-        ValueError: as :func:`fastseg.data.image.read_labels`, or not of the image's size.
+        ValueError: :func:`fastseg.data.image.read_labels` refuses the file, or it has another size
+            than the image.
     """
     ids, palette = read_labels(path)
     height, width = ids.shape
@@ -255,10 +257,10 @@ def read_ids(
 
 
 def check_no_mask(path: Path, ids: np.ndarray) -> None:
-    """Refuses ids whose meaning 255 as the default of --ignore would decide.
+    """Refuses ids whose meaning the default of --ignore, 255, would decide.
 
     Raises:
-        ValueError: there are no others than 255 and perhaps 0: a mask, or unsure pixels?
+        ValueError: there are only 255 and perhaps 0, which may be a mask or unsure pixels.
     """
     found = np.unique(ids).tolist()
     if found in ([0, DEFAULT_IGNORE], [DEFAULT_IGNORE]):
@@ -269,7 +271,7 @@ def check_no_mask(path: Path, ids: np.ndarray) -> None:
 
 
 def _warn_of_shades(path: Path, ids: np.ndarray) -> None:
-    """A palette or grey picture of anything else can be read as ids too."""
+    """Warns of many ids, since a palette or grey picture of anything can be read as ids."""
     found = len(np.unique(ids))
     if found > MOST_IDS:
         warnings.warn(
@@ -283,7 +285,7 @@ def _warn_of_shades(path: Path, ids: np.ndarray) -> None:
 def label_energies(
     path: Path, ids: np.ndarray, gt_prob: float, ignore: int, num_labels: int | None
 ) -> Tensor:
-    """Energies, float32 (labels, H, W), of a file's ids; all alike where the id is `ignore`.
+    """Returns energies, float32 (labels, H, W), of ids; all alike where the id is `ignore`.
 
     Raises:
         ValueError: ids out of range, a probability outside (0, 1).

@@ -1,4 +1,4 @@
-"""What was built, what this machine has, and which backend runs each op."""
+"""Show what was built, what this machine has, and which backend runs each op."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastseg._core.version import __version__
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`fastseg info` takes none."""
+    """Adds no arguments: `fastseg info` takes none."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def report() -> list[str]:
-    """The lines that `fastseg info` prints."""
+    """Returns the lines that `fastseg info` prints."""
     lines = [
         f"fastseg     {__version__}, Python {platform.python_version()}, {platform.machine()}",
         f"torch       {torch.__version__}, {torch.get_num_threads()} threads",
@@ -79,7 +79,7 @@ def _gpu() -> str:
         return "none that torch can use"
     try:
         gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    except RuntimeError as error:  # of a driver that does not fit, or a GPU that is lost
+    except RuntimeError as error:  # the driver does not fit, or the GPU is lost
         return f"none that torch can use ({str(error).partition(chr(10))[0]})"
     return ", ".join(f"{gpu.name} (sm_{gpu.major}{gpu.minor})" for gpu in gpus)
 
@@ -89,6 +89,6 @@ def _triton() -> str:
         return "not installed"
     try:
         import triton
-    except Exception as error:  # of a build for another Python or a missing library
+    except Exception as error:  # it is built for another Python, or lacks a library
         return f"cannot be imported ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
     return triton.__version__

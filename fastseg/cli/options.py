@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Command-line options that several commands have."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 
 def model_option(text: str) -> tuple[str, Any]:
-    """Name and value of ``--option NAME=VALUE``; what is no Python literal is a string.
+    """Returns name and value of ``--option NAME=VALUE``; a value is a Python literal or a string.
 
     Raises:
-        argparse.ArgumentTypeError: not of this form.
+        argparse.ArgumentTypeError: the text does not have this form.
     """
     name, equals, value = text.partition("=")
     if not name.isidentifier() or not equals:
@@ -25,7 +25,7 @@ def model_option(text: str) -> tuple[str, Any]:
 
 
 def add_model_option(parser: argparse.ArgumentParser) -> None:
-    """``--option``, whose values are pairs in ``options``."""
+    """Adds ``--option``, whose values are pairs in ``options``."""
     parser.add_argument(
         "--option",
         action="append",
@@ -38,10 +38,10 @@ def add_model_option(parser: argparse.ArgumentParser) -> None:
 
 
 def device(name: str) -> torch.device:
-    """The device of ``--device NAME``.
+    """Returns the device of ``--device NAME``.
 
     Raises:
-        ValueError: not a device, or none that torch sees.
+        ValueError: the name is not that of a device that torch sees.
     """
     try:
         device = torch.device(name)

@@ -1,4 +1,4 @@
-"""Running a command: what a user can cause is one line and an exit status, never a traceback."""
+"""Execution of a command: an error that a user can cause is one line, never a traceback."""
 
 from __future__ import annotations
 
@@ -10,29 +10,36 @@ import torch
 
 from fastseg.zoo.checkpoint import CheckpointError
 
-UNFINISHED = 1  # done, but the output has not reached its reader
-UNUSABLE = 2  # what was given cannot be used
-INTERRUPTED = 130  # by Ctrl-C or SIGTERM
-# Of the errors of torch's allocator on the CPU, which have no class of their own.
+UNFINISHED = 1
+"""Exit status where the output has not reached its reader."""
+
+UNUSABLE = 2
+"""Exit status where an input cannot be used."""
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C or SIGTERM."""
+
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory")
+"""Texts in the errors of torch's allocator on the CPU, which have no class of their own."""
+
 MENDABLE = (FloatingPointError, ImportError, MemoryError, OSError, RuntimeError, ValueError)
-"""Errors that a user can mend; of RuntimeErrors a few alone."""
+"""Classes of errors that a user can mend; only a few RuntimeErrors are."""
 
 
 def run_command(prefix: str, body: Callable[[], int]) -> int:
-    """Run a command's body, and say in one line what a user can mend.
+    """Runs a command's body, and says in one line what a user can mend.
 
     Args:
-        prefix: what the line begins with.
-        body: parses the arguments and returns the exit status.
+        prefix: the text with which the line begins.
+        body: parses the arguments, does the work and returns the exit status.
 
     Returns:
         The body's status; 1 if its output cannot be written, such as to a full disk or a reader
         that has left; 2 if an input cannot be used; 130 after Ctrl-C.
 
     Raises:
-        SystemExit: argparse's, after usage or help.
-        Exception: a defect of our own.
+        SystemExit: argparse has printed usage or help.
+        Exception: fastseg has a defect.
     """
     _open_streams()
     try:
@@ -46,7 +53,7 @@ def run_command(prefix: str, body: Callable[[], int]) -> int:
         return INTERRUPTED
     except MENDABLE as error:
         if isinstance(error, OSError) and error.errno is not None and error.filename is None:
-            _give_up_output(error)  # all but the streams have names
+            _give_up_output(error)  # only the streams have no names
             return UNFINISHED
         if isinstance(error, RuntimeError) and not _is_mendable(error):
             raise
@@ -56,13 +63,13 @@ def run_command(prefix: str, body: Callable[[], int]) -> int:
 
 
 def _is_mendable(error: RuntimeError) -> bool:
-    """Whether it is no defect of ours."""
+    """Whether an error is no defect of fastseg."""
     known = (CheckpointError, torch.OutOfMemoryError)
     return isinstance(error, known) or any(text in str(error) for text in OUT_OF_MEMORY)
 
 
 def _reason(error: Exception) -> str:
-    """An error's first line; of the system's the file and what is wrong with it."""
+    """Returns an error's first line; for a system error the file and its problem."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     text = str(error).partition("\n")[0]
@@ -72,7 +79,7 @@ def _reason(error: Exception) -> str:
 
 
 def _open_streams() -> None:
-    """Give Python streams where a shell closed them, and let them write names in any encoding."""
+    """Opens streams that a shell closed, and lets them write names in any encoding."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -82,7 +89,7 @@ def _open_streams() -> None:
 
 
 def _finish_output() -> bool:
-    """Write what is left in the buffer; return whether all of the output was written."""
+    """Writes the rest of the buffer; returns whether all of the output was written."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -92,10 +99,10 @@ def _finish_output() -> bool:
 
 
 def _give_up_output(error: OSError) -> None:
-    """Say why the output cannot be written, unless its reader has left, as of ``| head``."""
+    """Says why the output cannot be written, unless its reader has left, such as ``| head``."""
     if not isinstance(error, BrokenPipeError):
         _say(f"fastseg: the output cannot be written ({error.strerror})")
-    # Python would write the rest as it ends, and complain.
+    # Otherwise Python would write the rest as it ends, and complain.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -33,7 +33,7 @@ from fastseg.zoo import SOURCES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `fastseg segment`."""
+    """Adds the arguments of `fastseg segment`."""
     parser.add_argument("image", type=Path, help="any picture that Pillow can read")
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("segmented.png"), help="default: %(default)s"
@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Segments, writes the picture, prints the classes' shares."""
+    """Segments a picture, writes the result and prints the classes' shares."""
     device = named_device(options.device)
     check_writable(options.output)
     picture = read_image(options.image)
@@ -119,7 +119,7 @@ def _load(options: argparse.Namespace, device: torch.device, backend: str = "fas
             short_side=options.short_side,
             backend=backend,
         )
-    except TypeError as error:  # an --option that there is not
+    except TypeError as error:  # there is no such --option
         raise ValueError(error) from error
     return _on(device, segmenter)
 
@@ -134,7 +134,7 @@ def _input(segmenter: Segmenter, picture: Image.Image, device: torch.device) -> 
 
 
 def _shares(labelings: dict, classes: list[str]) -> list[str]:
-    """A row a class with its share in each labelling."""
+    """Returns a row per class with its share in each labelling."""
     shares = [class_shares(labels, len(classes)) for labels in labelings.values()]
     titles = list(labelings) if len(labelings) > 1 else [""]
     lines = [f"  {'':<12} " + "  ".join(titles)] if len(titles) > 1 else []

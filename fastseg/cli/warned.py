@@ -1,4 +1,4 @@
-"""Warnings about pictures, told as errors are: in one line each."""
+"""Warnings about pictures in one line each, like errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastseg.data.image import ImageWarning
 
 @contextmanager
 def image_warnings_in_one_line() -> Iterator[None]:
-    """Inside, ImageWarnings go to stderr each time, without the line of code they come from."""
+    """Prints each ImageWarning in the block to stderr, without its line of code."""
     show = warnings.showwarning
 
     def show_in_one_line(message, category, *where, **options):

@@ -1,7 +1,7 @@
-"""Modules under the names that they had before version 0.2: old imports and old pickles work.
+"""Names that modules had before version 0.2, by which old imports and old pickles work.
 
-One module object has both names. What `import fastseg` loads anyway gets its old name at once; the
-rest is found when somebody asks for it.
+One module object has both names. Modules that `import fastseg` loads get their old names at once;
+the others are found when somebody asks for them.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ MOVED = {
     "ops.image_layout": "ops.conv.image_layout",
     "ops.separable_atrous_conv2d": "ops.conv.separable_atrous_conv2d",
 }
-"""The new name by the old one, both without ``fastseg.``."""
+"""New names by old ones, both without ``fastseg.``."""
 
 
 def keep() -> None:
@@ -64,18 +64,18 @@ def keep() -> None:
         if module is not None:
             sys.modules[f"fastseg.{old}"] = module
             parent, _, name = f"fastseg.{old}".rpartition(".")
-            if not hasattr(sys.modules[parent], name):  # a function may have its module's name
+            if not hasattr(sys.modules[parent], name):  # a function may have the name
                 setattr(sys.modules[parent], name, module)
     sys.meta_path.insert(0, _Finder())
 
 
 class _Finder(MetaPathFinder):
-    """The finder of the modules of MOVED, which is asked before a folder that is left of one."""
+    """A finder of the modules in MOVED, which precedes folders that are left of them."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """A spec whose loader imports the module by its new name, or None for other names."""
+        """Returns a spec whose loader imports the module by its new name; None for other names."""
         package, _, old = fullname.partition(".")
         if package != "fastseg" or old not in MOVED:
             return None
@@ -89,15 +89,15 @@ class _Loader(Loader):
         self.name = name
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """The module itself, whose own spec importlib is about to replace."""
+        """Returns the module itself, whose own spec importlib is about to replace."""
         module = importlib.import_module(self.name)
         self.own = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Gives the module its own spec again; none of its code runs a second time."""
+        """Puts the module's own spec back; its code does not run again."""
         module.__spec__ = self.own
 
     def get_code(self, fullname: str) -> CodeType | None:
-        """The code that ``python -m`` runs."""
+        """Returns the code that ``python -m`` runs."""
         return find_spec(self.name).loader.get_code(self.name)

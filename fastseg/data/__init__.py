@@ -1,4 +1,4 @@
-"""Data sets and their augmentation."""
+"""Data sets, their augmentation, and pictures."""
 
 from fastseg.data.camvid import (
     CAMVID_CLASSES,

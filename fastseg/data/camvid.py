@@ -1,4 +1,4 @@
-"""CamVid with 11 classes, in the folder layout of the SegNet authors' tutorial.
+"""The data set CamVid with 11 classes, in the layout of the SegNet authors' tutorial.
 
 Brostow, Fauqueur, Cipolla, "Semantic object classes in video: A high-definition ground truth
 database", Pattern Recognition Letters 2009. The 11-class split (367 training, 101 validation and
@@ -51,7 +51,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 Transform = Callable[[Image.Image, Image.Image, np.random.Generator], tuple[Tensor, Tensor]]
 
 
-class CamVid(Dataset):
+class CamVid(Dataset[tuple[Tensor, Tensor]]):
     """Images and labels of one split of a CamVid folder.
 
     The folder holds ``{train,val,test}/NAME.{jpg,png}`` and ``{train,val,test}annot/NAME.png``;
@@ -60,15 +60,15 @@ class CamVid(Dataset):
     Args:
         root: the CamVid folder.
         split: "train", "val" or "test".
-        transform: called with (image, label, random generator) for every sample, see
-            ``fastseg.data.transforms``.
-        seed: sample ``i`` of epoch ``e`` is transformed with a generator seeded with
-            ``(seed, e, i)``: the same whatever the order, the worker or the process.
+        transform: a function that is called with (image, label, random generator) for every sample,
+            see ``fastseg.data.transforms``.
+        seed: seed of the random generators. That of sample ``i`` in epoch ``e`` is seeded with
+            ``(seed, e, i)``, whatever the order, the worker or the process.
 
     Raises:
         FileNotFoundError: a folder is missing, or an image has no label.
-        ValueError: unknown split, no images, or (on access) an image or a label that cannot be
-            read, or do not fit each other.
+        ValueError: an unknown split, no images, or (on access) an image and a label that cannot be
+            read or do not fit each other.
     """
 
     def __init__(
@@ -99,21 +99,21 @@ class CamVid(Dataset):
         self.epoch = 0
 
     def __len__(self) -> int:
-        """Return the number of images."""
+        """Returns the number of images."""
         return len(self.images)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose random augmentation the samples get."""
+        """Chooses the epoch whose random augmentation the samples get."""
         self.epoch = epoch
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return the transformed (image float32 (3, H, W), label int64 (H, W)) of one sample."""
+        """Returns one sample, transformed: image float32 (3, H, W) and label int64 (H, W)."""
         image, label = read_image(self.images[index]), self.load_label(index)
         self.check_sizes(index, image, label)
         return self.transform(image, label, np.random.default_rng((self.seed, self.epoch, index)))
 
     def check_sizes(self, index: int, image: Image.Image, label: Image.Image) -> None:
-        """Raise a ValueError unless the picture and the label of a sample have the same size."""
+        """Raises a ValueError unless the picture and the label of a sample have the same size."""
         if label.size != image.size:
             raise ValueError(
                 f"{self.labels[index]} is {label.size[0]}x{label.size[1]}, its image "
@@ -121,7 +121,7 @@ class CamVid(Dataset):
             )
 
     def load_label(self, index: int) -> Image.Image:
-        """Return the label image of one sample, checked for its mode and its ids."""
+        """Returns the label image of one sample, with its mode and its ids checked."""
         path = self.labels[index]
         try:
             with Image.open(path) as file:
@@ -138,11 +138,11 @@ class CamVid(Dataset):
 
 
 def class_counts(dataset: CamVid) -> tuple[Tensor, Tensor]:
-    """Count the pixels of each class over a data set's labels, without augmentation.
+    """Counts the pixels of each class over a data set's labels, without augmentation.
 
     Returns:
-        pixels: int64 (11,), pixels of each class.
-        present: int64 (11,), all pixels of the images in which the class is present.
+        pixels: int64 (11,), the number of pixels of each class.
+        present: int64 (11,), the number of pixels of all images with the class.
     """
     classes = len(CAMVID_CLASSES)
     pixels = torch.zeros(classes, dtype=torch.int64)
@@ -158,18 +158,18 @@ def class_counts(dataset: CamVid) -> tuple[Tensor, Tensor]:
 def median_frequency_weights(
     pixels: Tensor | Sequence[int], present: Tensor | Sequence[int]
 ) -> Tensor:
-    """Class weights of median frequency balancing.
+    """Returns class weights of median frequency balancing.
 
-    ``weight[c] = median(freq) / freq[c]`` with ``freq[c] = pixels[c] / present[c]``: pixels of the
-    class over all pixels of the images that have it (Eigen and Fergus, ICCV 2015; SegNet,
-    section 4.1). The median is over the classes that occur; a class that never occurs gets 0.
+    They are ``weight[c] = median(freq) / freq[c]`` with ``freq[c] = pixels[c] / present[c]``, the
+    share of the class in all images that have it (Eigen and Fergus, ICCV 2015; SegNet, section
+    4.1). The median is over the classes that occur; a class that never occurs gets 0.
 
     Args:
-        pixels: (C,), pixels of each class, as of ``class_counts``.
-        present: (C,), pixels of the images with the class.
+        pixels: (C,), the number of pixels of each class, see ``class_counts``.
+        present: (C,), the number of pixels of all images with the class.
 
     Returns:
-        float32 (C,) tensor.
+        The weights, float32 (C,).
 
     Raises:
         ValueError: the two differ in length, or no class occurs.

@@ -1,8 +1,8 @@
-"""Whether a folder that has CamVid's layout holds CamVid, and not masks of other classes.
+"""A check that a folder with CamVid's layout holds CamVid, and not masks of other classes.
 
-Ids are names without meaning: masks of somebody else's classes, 0 and 1 say, would train as sky and
-building, and the checkpoint would say so. What tells is in the labels, the pictures' shapes, and
-files that list classes.
+Ids are names without meaning: masks of other classes, such as 0 and 1, would train as sky and
+building, and the checkpoint would say so. The labels, the pictures' shapes, and files that list
+classes tell the difference.
 """
 
 from __future__ import annotations
@@ -16,29 +16,34 @@ from PIL import Image
 from fastseg.data.camvid import CAMVID_CLASSES, CAMVID_IGNORE, CAMVID_PALETTE, CamVid
 from fastseg.data.image import read_image
 
-MOST_IMAGES = 701  # that are labelled
-# The fewest ids of a split's labels, in a split of few pictures and of many; most pictures of
-# CamVid have ten by themselves.
+MOST_IMAGES = 701
+"""Number of CamVid's labelled images."""
+
 LEAST_IDS, LEAST_IDS_OF_MANY, MANY = 5, 10, 20
+"""Fewest ids in the labels of a split: of few pictures, of many, and how many are many. Most
+pictures of CamVid have ten ids by themselves."""
+
 ASPECT_RATIO = 4 / 3
-# The names of files in which data sets list their classes.
+"""Width of CamVid's pictures by their height."""
+
 CLASS_FILE = re.compile(r".*(class|label|code|names).*\.(txt|csv|json)|.*\.(names|ya?ml)", re.I)
+"""Pattern of the names of files in which data sets list their classes."""
 
 
 class NotCamVidError(ValueError):
-    """A folder with other data than CamVid's."""
+    """An error for a folder with other data than CamVid's."""
 
 
 def check_is_camvid(dataset: CamVid) -> None:
-    """Read all pictures and labels of a split, and refuse those of other data.
+    """Reads all pictures and labels of a split, and refuses those of other data.
 
     Args:
         dataset: the split.
 
     Raises:
         NotCamVidError: a picture or label that cannot be read or does not fit the other; ids,
-            palettes, shapes or a number of pictures that CamVid has not; or a file beside them
-            lists other classes.
+            palettes, shapes or a number of pictures that CamVid does not have; or a file beside
+            them that lists other classes.
     """
     try:
         _check_class_files(dataset.root)

@@ -1,4 +1,4 @@
-"""Pictures in, pictures out: read any ordinary image, draw a segmentation over it."""
+"""Reading of ordinary images, and pictures of a segmentation."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from fastseg._core.atomic import atomic_write
 
 ORIENTATION = 0x0112
-"""The number of EXIF's tag."""
+"""Number of EXIF's tag for the orientation."""
 
 LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "JPEG2000")
-"""Pillow's names of formats that keep no exact values, as a rule."""
+"""Pillow's names of formats that usually do not keep exact values."""
 
 
 class ImageError(ValueError):
-    """A picture that cannot be read or written, said in one line."""
+    """An error, in one line, for a picture that cannot be read or written."""
 
 
 class ImageWarning(UserWarning):
-    """A picture whose reading rests on a guess, said in one line."""
+    """A warning, in one line, for a picture whose reading rests on a guess."""
 
 
 def read_image(path: str | Path) -> Image.Image:
     """Reads a picture as 8-bit RGB, upright; of an animation, the first frame.
 
     Grey, 16-bit, palette, CMYK and floating-point images are converted; transparent pixels become
-    white; a camera's orientation tag is applied. Integers of more than 8 bits are taken to have as
-    many of 8, 10, 12, 14, 16, 24 or 32 as hold the largest: where files of 16 bits hold fewer, an
-    ImageWarning says so. Floats, and integers below zero, are stretched to the values they hold.
+    white; a camera's orientation tag is applied. Integers of more than 8 bits are taken to have the
+    fewest of 8, 10, 12, 14, 16, 24 or 32 bits that hold the largest; where that is fewer than 16,
+    an ImageWarning says so. The range of floats, and of integers below zero, is stretched to 0 to
+    255.
 
     Raises:
         ImageError: there is no such file, it is empty, truncated, not an image, of a mode that
@@ -53,23 +54,24 @@ def read_image(path: str | Path) -> Image.Image:
 
 
 class LabelImage(NamedTuple):
-    """A picture of class ids."""
+    """A picture of class ids, and its palette."""
 
     ids: np.ndarray
-    """uint8 (H, W)."""
+    """Ids, uint8 (H, W)."""
     palette: list[tuple[int, int, int]] | None
-    """RGB colours of the ids from 0 on, as many as the file has; None of a grey picture."""
+    """RGB colours of the ids from 0 on, as many as the file has; None for a grey picture."""
 
 
 def read_labels(path: str | Path) -> LabelImage:
-    """Reads a picture of class ids, upright: as `read_image`, its orientation tag is applied.
+    """Reads a picture of class ids, upright: its orientation tag is applied.
 
     The ids are the indices of a palette picture or the grey values of a file of 1, 2, 4, 8, 16 or
     32 bits as they are stored: Pillow spreads those of 2 and 4 bits over 0 to 255.
 
     Raises:
-        ImageError: as `read_image`; a picture in colour, with transparency or of floats, of several
-            frames, in a format that changes values (JPEG, WebP), or with ids beyond 255.
+        ImageError: a file that :func:`read_image` refuses; a picture in colour, with transparency
+            or of floats, of several frames, in a format that changes values (JPEG, WebP), or with
+            ids beyond 255.
     """
     with _opened(path) as (image, stored):
         if image.format in LOSSY:
@@ -101,21 +103,21 @@ def is_turned(path: str | Path) -> bool:
         with Image.open(path) as image:
             try:
                 return image.getexif().get(ORIENTATION) in range(2, 9)
-            except Exception:  # as _upright
+            except Exception:  # malformed tags, see _upright
                 return False
 
 
 class _Stored(NamedTuple):
-    """How a file holds its values, where Pillow gives others."""
+    """The values of a file as they are stored, where Pillow gives others."""
 
     mode: str
-    """Pillow's "raw mode", such as "L;4", or ""."""
+    """Pillow's "raw mode", such as "L;4", or "" without one."""
     highest: int | None
-    """The grey value that Pillow gives as 255, or as 65535 in its mode "I"; None: that itself."""
+    """Grey value that Pillow gives as 255, or as 65535 in mode "I"; None if it gives the value."""
 
 
 def _stored(image: Image.Image) -> _Stored:
-    """Of a picture that is not loaded yet."""
+    """Returns how the file of a picture that is not loaded yet stores its values."""
     codec, *_, options = image.tile[0] if image.tile else ("", "")
     options = options if isinstance(options, tuple) else (options,)
     if codec.startswith("ppm") and len(options) == 2:
@@ -126,7 +128,7 @@ def _stored(image: Image.Image) -> _Stored:
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[tuple[Image.Image, _Stored]]:
-    """A picture, loaded, and how its file holds it; what is wrong with the file: an ImageError."""
+    """Loads a picture; yields it and how its file stores it. All errors become ImageErrors."""
     path = Path(path)
     if not path.exists():
         raise ImageError(f"{path}: no such file")
@@ -136,9 +138,9 @@ def _opened(path: str | Path) -> Iterator[tuple[Image.Image, _Stored]]:
         raise ImageError(f"{path}: the file is empty")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged files, which raise as well, or are usable
-            # By a file, not by its name: of a name Pillow maps plain TIFFs of 8 and 16 bits into
-            # memory, and mixes up the rows of those that are turned by 90 degrees.
+            warnings.simplefilter("ignore")  # damaged files raise, too, or are usable
+            # Pillow gets an open file: by a name it would map plain TIFFs of 8 and 16 bits into
+            # memory, and mix up the rows of those that are turned by 90 degrees.
             with path.open("rb") as file, Image.open(file) as image:
                 if 0 in image.size:
                     raise ImageError(f"{path}: has no pixels")
@@ -169,7 +171,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image, stored: _Stored) -> tuple[Image.Image, str]:
-    """A picture as RGB, and what was guessed."""
+    """Returns a picture as RGB, and the text of a guess."""
     guess, colours_of_16_bits = "", ";16" in stored.mode and image.mode.startswith("RGB")
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         pixels, guess = _to_8_bit(np.asarray(image, dtype=np.float64), image.mode, stored)
@@ -188,7 +190,7 @@ def _to_rgb(image: Image.Image, stored: _Stored) -> tuple[Image.Image, str]:
 
 
 def _to_8_bit(pixels: np.ndarray, mode: str, stored: _Stored) -> tuple[np.ndarray, str]:
-    """Grey values of 0 to 255, and what was guessed."""
+    """Returns grey values of 0 to 255, and the text of a guess."""
     guess, low, high = "", 0.0, 65535.0
     finite = pixels[np.isfinite(pixels)]
     if finite.size and (mode == "F" or finite.min() < 0):
@@ -212,19 +214,19 @@ def overlay(
     palette: Sequence[Sequence[int]],
     opacity: float = 0.55,
 ) -> Image.Image:
-    """A picture with its classes in colour and, on the right, a legend with their shares.
+    """Draws a picture with its classes in colour and, on the right, a legend with their shares.
 
     Args:
-        image: RGB.
-        labelings: by their titles, integers (H, W), class ids, of the image's size. Of several,
-            the picture and each of them stand side by side, four in two rows, under their titles;
-            the legend's shares are the last one's.
-        classes: names by id.
+        image: an RGB picture.
+        labelings: class ids, integers (H, W) of the image's size, by their titles. With several of
+            them, the picture and each of them stand side by side, four in two rows, under their
+            titles; the legend's shares are those of the last one.
+        classes: the classes' names by id.
         palette: RGB colours by id.
-        opacity: of the colours, 0 to 1.
+        opacity: opacity of the colours, 0 to 1.
 
     Returns:
-        RGB, wider than its parts by the legend, and higher only if the legend is.
+        An RGB picture, wider than its parts by the legend, and higher only if the legend is.
     """
     colours = np.asarray(palette, dtype=np.uint8)
     parts = {
@@ -280,21 +282,21 @@ def _text_size(image: Image.Image) -> int:
 
 
 def class_shares(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """The fraction of pixels of each class, float64 (num_classes,)."""
+    """Returns the fraction of pixels of each class, float64 (num_classes,)."""
     return np.bincount(labels.ravel(), minlength=num_classes) / labels.size
 
 
 def present_classes(shares: np.ndarray) -> list[int]:
-    """The ids of the classes that round to 0.1 % or more, largest share first."""
+    """Returns the ids of the classes that round to 0.1 % or more, largest share first."""
     return [int(k) for k in np.argsort(-shares, kind="stable") if shares[k] >= 0.0005]
 
 
 def check_writable(path: str | Path) -> None:
-    """Finds out before the work whether ``write_png`` can write there.
+    """Checks, before the work, that ``write_png`` can write to a path.
 
     Raises:
-        ImageError: its name is not that of a PNG, it is a folder, or its folder does not exist or
-            cannot be written to.
+        ImageError: the name is not that of a PNG, the path is a folder, or its folder does not
+            exist or cannot be written to.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
@@ -308,10 +310,10 @@ def check_writable(path: str | Path) -> None:
 
 
 def write_png(image: Image.Image, path: str | Path) -> None:
-    """Writes a PNG that is never half there: a temporary file takes its place when it is whole.
+    """Writes a PNG, which takes its place only when it is whole.
 
     Raises:
-        ImageError: as ``check_writable``, or the disk is full.
+        ImageError: ``check_writable`` refuses the path, or the disk is full.
     """
     path = Path(path)
     check_writable(path)

@@ -23,12 +23,12 @@ def normalise(
     mean: tuple[float, float, float] = MEAN,
     std: tuple[float, float, float] = STD,
 ) -> Tensor:
-    """Return ``(image / 255 - mean) / std``, float32 (3, H, W), of an RGB Pillow image.
+    """Returns ``(image / 255 - mean) / std``, float32 (3, H, W), of an RGB Pillow image.
 
     Args:
-        image: Pillow image, converted to RGB if it is not.
-        mean: mean of R, G, B in units of 1/255 of full scale; ImageNet's by default.
-        std: standard deviation of R, G, B in the same units.
+        image: a Pillow image, which is converted to RGB.
+        mean: mean of R, G and B, in 0 to 1; ImageNet's by default.
+        std: standard deviation of R, G and B in the same units.
     """
     pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
     shape = (3, 1, 1)
@@ -36,12 +36,12 @@ def normalise(
 
 
 def label_tensor(label: Image.Image) -> Tensor:
-    """Return a label image as an int64 (H, W) tensor."""
+    """Returns a label image as an int64 (H, W) tensor."""
     return torch.from_numpy(np.array(label)).long()
 
 
 def resize_to_height(image: Image.Image, height: int) -> Image.Image:
-    """Resize so that the short side is ``height`` pixels, keeping the aspect ratio."""
+    """Resizes an image to a short side of ``height`` pixels, keeping the aspect ratio."""
     scale = height / min(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.resize(size, Image.Resampling.BILINEAR)
@@ -49,20 +49,20 @@ def resize_to_height(image: Image.Image, height: int) -> Image.Image:
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Resize the image to a short side of ``height``; the label keeps its own resolution."""
+    """Resizes the image to a short side of ``height``; the label keeps its own resolution."""
 
     height: int
 
     def __call__(
         self, image: Image.Image, label: Image.Image, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Return the normalised image and the untouched label; ``rng`` is not used."""
+        """Returns the normalised image and the untouched label; ``rng`` is not used."""
         return normalise(resize_to_height(image, self.height)), label_tensor(label)
 
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Random scale, crop, horizontal flip, brightness, contrast and saturation.
+    """Changes scale, crop, horizontal flip, brightness, contrast and saturation at random.
 
     Attributes:
         height: short side of the image at scale 1, pixels.
@@ -83,7 +83,7 @@ class TrainTransform:
     def __call__(
         self, image: Image.Image, label: Image.Image, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Return a normalised (3, *crop) image and a (*crop) label, both augmented."""
+        """Returns a normalised (3, *crop) image and a (*crop) label, both augmented."""
         image, label = self._scale_and_crop(image, label, rng)
         if rng.random() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

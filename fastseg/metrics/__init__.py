@@ -1,4 +1,4 @@
-"""Metrics of segmentations."""
+"""Metrics that score segmentations."""
 
 from fastseg.metrics.confusion_matrix import ConfusionMatrix
 

@@ -1,6 +1,6 @@
 """Segmentation metrics from one confusion matrix.
 
-With ``n[i, j]`` the pixels of class ``i`` predicted as ``j``: pixel accuracy
+Let ``n[i, j]`` be the number of pixels of class ``i`` predicted as ``j``. Pixel accuracy is
 ``sum_i n[i, i] / sum n``, class accuracy ``n[i, i] / sum_j n[i, j]``, and intersection over union
 ``IoU[i] = n[i, i] / (sum_j n[i, j] + sum_j n[j, i] - n[i, i])`` (Long, Shelhamer, Darrell, CVPR
 2015, section 5).
@@ -20,7 +20,7 @@ class ConfusionMatrix:
     """Accumulates the confusion matrix of a segmentation; rows are labels, columns predictions.
 
     Args:
-        num_classes: number of classes C; ids are 0 to C - 1.
+        num_classes: number of classes C, with ids 0 to C - 1.
         ignore_index: label of pixels that are not counted; None counts all.
 
     Attributes:
@@ -35,7 +35,7 @@ class ConfusionMatrix:
         self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
 
     def update(self, prediction: Tensor, label: Tensor) -> None:
-        """Add the pixels of a batch.
+        """Adds the pixels of a batch.
 
         Args:
             prediction: integer tensor of class ids, any shape.
@@ -70,27 +70,27 @@ class ConfusionMatrix:
         self.counts += counts.view(self.num_classes, self.num_classes).cpu()
 
     def pixel_accuracy(self) -> float:
-        """Return the fraction of labelled pixels predicted right; nan if there are none."""
+        """Returns the fraction of labelled pixels predicted right; nan if there are none."""
         return _ratio(self.counts.diagonal().sum(), self.counts.sum()).item()
 
     def class_accuracies(self) -> Tensor:
-        """Return the accuracy of each class, float64 (C,); nan for a class with no label."""
+        """Returns the accuracy of each class, float64 (C,); nan for a class with no label."""
         return _ratio(self.counts.diagonal(), self.counts.sum(1))
 
     def class_accuracy(self) -> float:
-        """Return the mean accuracy over the classes that are labelled."""
+        """Returns the mean accuracy over the classes that are labelled."""
         return self.class_accuracies().nanmean().item()
 
     def ious(self) -> Tensor:
-        """Return IoU of each class, float64 (C,); nan if neither labelled nor predicted."""
+        """Returns the IoU of each class, float64 (C,); nan if neither labelled nor predicted."""
         correct = self.counts.diagonal()
         return _ratio(correct, self.counts.sum(0) + self.counts.sum(1) - correct)
 
     def mean_iou(self) -> float:
-        """Return the mean IoU over the classes that are labelled or predicted."""
+        """Returns the mean IoU over the classes that are labelled or predicted."""
         return self.ious().nanmean().item()
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    """Return part / whole in float64, nan where whole is 0."""
+    """Returns part / whole in float64, nan where whole is 0."""
     return part.double() / whole.double()

@@ -1,4 +1,4 @@
-"""What all networks have in common: output at the input's size, auxiliary head, CRF, backend."""
+"""Common parts of all networks: output at the input's size, auxiliary head, CRF and backend."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from fastseg._core.pairwise import PairwiseBilateral, PairwiseGaussian
 from fastseg.models._layers import BatchNorm2d, Conv2d, conv_bn_act, resize, use_backend
 from fastseg.nn import DenseCRF
 
-# Of torchvision's weights: what an image of 0 to 1 was normalised by.
+# torchvision's weights expect an image of 0 to 1 with this mean and standard deviation removed.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 CRFS = ("post", "layer")
-# Chen et al. 2018 (arXiv 1606.00915), section 4.1: weights, bandwidths, iterations.
+# The weights, bandwidths and iterations are those of Chen et al. 2018 (arXiv 1606.00915), section
+# 4.1.
 CRF_TERMS = (
     PairwiseGaussian(sxy=1, compatibility=3),
     PairwiseBilateral(sxy=67, srgb=3, compatibility=4),
@@ -23,15 +24,15 @@ CRF_ITERATIONS = 10
 
 
 class SegmentationModel(nn.Module):
-    """From an image to the logits of every pixel.
+    """A network that computes the logits of every pixel of an image.
 
-    A subclass gives :meth:`scores`. The names of its parts are torchvision's: ``backbone``,
-    ``classifier``, ``aux_classifier``.
+    A subclass defines :meth:`scores`. Its parts have torchvision's names: ``backbone``,
+    ``classifier`` and ``aux_classifier``.
 
     Args:
-        num_classes: channels of the output.
-        in_channels: of the image.
-        align_corners: how the scores are resized to the image: False as torchvision, True as
+        num_classes: number of output channels.
+        in_channels: number of the image's channels.
+        align_corners: how the scores are resized to the image: False in torchvision, True in
             TensorFlow, Caffe and segmentation_models_pytorch.
     """
 
@@ -46,19 +47,19 @@ class SegmentationModel(nn.Module):
         self.crf: DenseCRF | None = None
 
     def scores(self, x: Tensor) -> dict[str, Tensor]:
-        """The logits "out", and "aux" with an auxiliary head, at any resolution."""
+        """Returns the logits "out", and "aux" with an auxiliary head, at any resolution."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, image: Tensor | None = None) -> Tensor | dict[str, Tensor]:
-        """Logits (N, num_classes, H, W); with an auxiliary head a dict of such, "out" and "aux".
+        """Returns logits (N, num_classes, H, W); with an auxiliary head a dict of "out" and "aux".
 
         Args:
             x: (N, in_channels, H, W), normalised.
-            image: (N, 3, H, W) in 0 to 255, for the CRF; default: x, taken to be normalised with
-                torchvision's mean and standard deviation.
+            image: (N, 3, H, W) in 0 to 255, for the CRF; by default x, with torchvision's mean and
+                standard deviation put back.
 
         Raises:
-            ValueError: x of another shape.
+            ValueError: x has another shape.
         """
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ValueError(f"x must be (N, {self.in_channels}, H, W), got {tuple(x.shape)}")
@@ -71,19 +72,19 @@ class SegmentationModel(nn.Module):
         return out["out"] if self.aux_classifier is None else out
 
     def at_input_size(self, scores: Tensor, size: torch.Size) -> Tensor:
-        """The scores of every pixel of an image of that size."""
+        """Resizes the scores to an image of one size."""
         return resize(scores, size, self.align_corners)
 
     def _refined(self, logits: Tensor, image: Tensor) -> Tensor:
-        """The logarithm of the CRF's probabilities: logits, of which a softmax gives them back."""
+        """Returns the logarithm of the CRF's probabilities, which are logits too."""
         return self.crf(-logits.float(), image, log=True).to(logits.dtype)
 
 
 class FCNHead(nn.Sequential):
-    """torchvision's: a 3x3 convolution to a quarter of the channels, dropout, the classes.
+    """torchvision's head: a 3x3 convolution to a quarter of the channels, dropout, the classes.
 
-    The keys are those of its children: 0 and 1 the convolution and its batch norm, 4 the last
-    convolution.
+    The keys are those of its children: 0 and 1 for the convolution and its batch norm, 4 for the
+    last convolution.
     """
 
     def __init__(self, in_channels: int, num_classes: int):
@@ -97,21 +98,21 @@ class FCNHead(nn.Sequential):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, num_classes, H, W) of x (N, in_channels, H, W)."""
+        """Returns (N, num_classes, H, W) for x (N, in_channels, H, W)."""
         conv, bn, _, dropout, classify = self
         return classify(dropout(conv_bn_act(x, conv, bn, "relu")))
 
 
 class BackboneModel(SegmentationModel):
-    """A backbone's features, a classifier of the last ones, and an auxiliary one before them.
+    """A backbone, a classifier of its last features, and perhaps an auxiliary one of earlier ones.
 
     Args:
-        backbone: from an image to a dict of features, at least "out" and "aux".
-        classifier: from the features "out" to logits.
-        num_classes: channels of the output.
+        backbone: turns an image into a dict of features, at least "out" and "aux".
+        classifier: turns the features "out" into logits.
+        num_classes: number of output channels.
         aux: whether to add an :class:`FCNHead` on the features "aux".
-        in_channels: of the image.
-        align_corners: as in :class:`SegmentationModel`.
+        in_channels: number of the image's channels.
+        align_corners: how the scores are resized to the image, with corners aligned or not.
     """
 
     def __init__(
@@ -131,7 +132,7 @@ class BackboneModel(SegmentationModel):
             self.aux_classifier = FCNHead(backbone.channels["aux"], num_classes)
 
     def scores(self, x: Tensor) -> dict[str, Tensor]:
-        """Logits "out" at the classifier's resolution, "aux" at that of its features."""
+        """Returns logits "out" at the classifier's resolution, "aux" at that of its features."""
         features = self.backbone(x)
         scores = {"out": self.classify(features)}
         if self.aux_classifier is not None:
@@ -139,30 +140,30 @@ class BackboneModel(SegmentationModel):
         return scores
 
     def classify(self, features: dict[str, Tensor]) -> Tensor:
-        """The logits of the features."""
+        """Returns the logits of the features."""
         return self.classifier(features["out"])
 
 
 def main_logits(output: Tensor | dict[str, Tensor]) -> Tensor:
-    """What a network of this package or of torchvision says of the image, without "aux"."""
+    """Returns the main logits of a network of fastseg or torchvision, without "aux"."""
     return output["out"] if isinstance(output, dict) else output
 
 
 def finish(
     model: SegmentationModel, *, crf: str | DenseCRF | None, backend: str
 ) -> SegmentationModel:
-    """Add the CRF and choose the backend: the options that all builders have.
+    """Adds the CRF and chooses the backend, which are options of all builders.
 
     Args:
         model: a network.
-        crf: None; "post": fixed, after the network in evaluation alone, with the parameters that
-            DeepLab v2 found; "layer": trained with the network (CRF as RNN); or a
+        crf: None for no CRF; "post" for a fixed one with DeepLab v2's parameters, which runs in
+            evaluation alone; "layer" for one that is trained with the network (CRF as RNN); or a
             :class:`fastseg.nn.DenseCRF`, which runs in training if any of its parameters is
             trainable.
         backend: "fastseg" or "torch"; the CRF is fastseg's on both.
 
     Raises:
-        ValueError: another crf or backend.
+        ValueError: an unknown crf or backend.
     """
     if isinstance(crf, str):
         if crf not in CRFS:

@@ -1,4 +1,4 @@
-"""The options of builders and backbones, by their signatures."""
+"""Options of builders and backbones, read from their signatures."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 from fastseg.models.backbones import VGG16, MobileNetV2, ResNet, Xception65
 from fastseg.models.fcn import FCN
 
-# What the builders' and backbones' **options go to.
 FURTHER = {"fcn8s": FCN, "fcn16s": FCN, "fcn32s": FCN}
+"""Classes to which builders pass their further options."""
+
 BACKBONE_CLASSES = {
     "mobilenet_v2": MobileNetV2,
     "resnet50": ResNet,
@@ -18,20 +19,21 @@ BACKBONE_CLASSES = {
     "vgg16": VGG16,
     "xception65": Xception65,
 }
+"""Classes to which the backbones' builders pass their options."""
 
 
 def options_of_builder(builder: Callable[..., Any]) -> dict[str, Any]:
-    """The keyword arguments of a builder and their defaults."""
+    """Returns the keyword arguments of a builder with their defaults."""
     return _keywords(builder) | _keywords(FURTHER.get(builder.__name__))
 
 
 def options_of_backbone(name: str) -> dict[str, Any]:
-    """The keyword arguments of a backbone and their defaults; none of an unknown one."""
+    """Returns the keyword arguments of a backbone with their defaults; none for an unknown one."""
     return _keywords(BACKBONE_CLASSES.get(name))
 
 
 def check_options(builder: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Raise a TypeError that names an option which a builder or its backbone has not."""
+    """Raises a TypeError that names an option which a builder or its backbone does not have."""
     known = options_of_builder(builder)
     _check_names(builder.__name__, options, known)
     backbone = options.get("backbone", known.get("backbone"))

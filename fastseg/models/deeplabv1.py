@@ -1,4 +1,4 @@
-"""DeepLab v1.
+"""The network DeepLab v1.
 
 Chen, Papandreou, Kokkinos, Murphy, Yuille, "Semantic Image Segmentation with Deep Convolutional
 Nets and Fully Connected CRFs", ICLR 2015 (arXiv 1412.7062). VGG16 whose last two poolings do not
@@ -20,11 +20,17 @@ from fastseg.nn import DenseCRF
 
 
 class FieldOfView(NamedTuple):
-    """The first fully connected layer as a convolution."""
+    """The first fully connected layer as a convolution.
+
+    Attributes:
+        kernel_size: kernel size of the layer.
+        dilation: rate of the layer, the paper's "input stride".
+        channels: number of channels of both fully connected layers.
+    """
 
     kernel_size: int
-    dilation: int  # the paper's "input stride"
-    channels: int  # of both layers
+    dilation: int
+    channels: int
 
 
 VARIANTS = {
@@ -36,7 +42,7 @@ VARIANTS = {
 
 
 class VGGHead(nn.Sequential):
-    """fc6, fc7 and the classes' scores, on VGG16's last pooling."""
+    """The layers fc6 and fc7 and the classes' scores, on VGG16's last pooling."""
 
     def __init__(self, in_channels: int, num_classes: int, fov: FieldOfView):
         score = Conv2d(fov.channels, num_classes, 1)
@@ -58,22 +64,22 @@ def deeplabv1(
     in_channels: int = 3,
     width: int = 64,
 ) -> BackboneModel:
-    """DeepLab v1 on VGG16, output stride 8. Chen et al., ICLR 2015, Table 2.
+    """Builds DeepLab v1 on VGG16, output stride 8. Chen et al., ICLR 2015, Table 2.
 
     ``build_model("deeplabv1", 21, crf="post")`` is the paper's DeepLab-CRF-LargeFOV.
 
     Args:
-        num_classes: channels of the output.
-        variant: of the field of view, with 21 classes: "largefov" (3x3, rate 12, 20.5 M
-            parameters), "4x4" (rate 8, 65.1 M), "4x4_small" (rate 4, the paper's first, 65.1 M) or
-            "7x7" (rate 4, 134.3 M).
+        num_classes: number of output channels.
+        variant: the field of view: "largefov" (3x3, rate 12; 20.5 M parameters with 21 classes),
+            "4x4" (rate 8, 65.1 M), "4x4_small" (rate 4, the paper's first, 65.1 M) or "7x7" (rate
+            4, 134.3 M).
         aux: whether to add an auxiliary head on the fourth pooling; the output is then a dict.
         align_corners: how the scores are resized to the image; True in Caffe.
         crf: None, "post", "layer" or a DenseCRF; see :func:`fastseg.models.finish`.
-        backend: "fastseg" or "torch".
-        fc_channels: of fc6 and fc7; default the variant's.
-        in_channels: of the image.
-        width: of VGG16's first block.
+        backend: "fastseg" or "torch", whose ops run the layers.
+        fc_channels: number of channels of fc6 and fc7; default the variant's.
+        in_channels: number of the image's channels.
+        width: number of channels of VGG16's first block.
 
     Raises:
         ValueError: an unknown variant, crf or backend.
@@ -85,7 +91,11 @@ def deeplabv1(
         fov = fov._replace(channels=fc_channels)
     backbone = VGG16(output_stride=8, in_channels=in_channels, width=width)
     model = BackboneModel(
-        backbone, VGGHead(backbone.channels["out"], num_classes, fov), num_classes, aux=aux,
-        in_channels=in_channels, align_corners=align_corners,
-    )  # fmt: skip
+        backbone,
+        VGGHead(backbone.channels["out"], num_classes, fov),
+        num_classes,
+        aux=aux,
+        in_channels=in_channels,
+        align_corners=align_corners,
+    )
     return finish(model, crf=crf, backend=backend)

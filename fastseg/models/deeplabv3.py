@@ -1,4 +1,4 @@
-"""DeepLab v3.
+"""The network DeepLab v3.
 
 Chen, Papandreou, Schroff, Adam, "Rethinking Atrous Convolution for Semantic Image Segmentation",
 2017 (arXiv 1706.05587). A backbone at output stride 8 or 16 with a multi-grid of rates in its last
@@ -17,14 +17,15 @@ from fastseg.models._model import BackboneModel, finish
 from fastseg.models.backbones import build_backbone
 from fastseg.nn import DenseCRF
 
-# Section 3.3: rates are doubled at output stride 8.
 ATROUS_RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}
+"""Rates by the output stride; section 3.3 doubles them at stride 8."""
 
 
 class DeepLabHead(nn.Sequential):
-    """ASPP, a 3x3 convolution, the classes: torchvision's, with its keys 0, 1, 2 and 4.
+    """torchvision's head: ASPP, a 3x3 convolution and the classes, with keys 0, 1, 2 and 4.
 
-    Without the 3x3 convolution, as in TensorFlow's DeepLab, 0 is the ASPP and 1 the classes.
+    Without the 3x3 convolution, which TensorFlow's DeepLab does not have, 0 is the ASPP and 1 the
+    classes.
     """
 
     def __init__(
@@ -40,10 +41,13 @@ class DeepLabHead(nn.Sequential):
     ):
         super().__init__(
             ASPP(
-                in_channels, atrous_rates, channels, separable=separable,
+                in_channels,
+                atrous_rates,
+                channels,
+                separable=separable,
                 project_kernel_size=project_kernel_size,
             )
-        )  # fmt: skip
+        )
         if head_conv:
             self.append(Conv2d(channels, channels, 3, padding=1, bias=False))
             self.append(BatchNorm2d(channels))
@@ -51,7 +55,7 @@ class DeepLabHead(nn.Sequential):
         self.append(Conv2d(channels, num_classes, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, num_classes, H, W) of x (N, in_channels, H, W)."""
+        """Returns (N, num_classes, H, W) for x (N, in_channels, H, W)."""
         aspp, *between, classify = self
         x = aspp(x)
         if between:
@@ -79,7 +83,7 @@ def deeplabv3(
     in_channels: int = 3,
     backbone_options: Mapping[str, Any] | None = None,
 ) -> BackboneModel:
-    """DeepLab v3. Chen et al. 2017, arXiv 1706.05587.
+    """Builds DeepLab v3. Chen et al. 2017, arXiv 1706.05587.
 
     The default is torchvision's deeplabv3_resnet50, with its keys and outputs (39,638,869
     parameters). The paper's is
@@ -88,42 +92,51 @@ def deeplabv3(
     align_corners=True)`` (2.11 M parameters).
 
     Args:
-        num_classes: channels of the output.
+        num_classes: number of output channels.
         backbone: "resnet50", "resnet101", "mobilenet_v2" or "xception65".
-        output_stride: 8, 16 or 32.
-        atrous_rates: of the ASPP; default (12, 24, 36) at output stride 8, (6, 12, 18) at 16.
-        multi_grid: factors of the rates in the backbone's last stage, three of them; default 1.
+        output_stride: stride of the last features: 8, 16 or 32.
+        atrous_rates: rates of the ASPP; default (12, 24, 36) at output stride 8, (6, 12, 18) at 16.
+        multi_grid: three factors of the rates in the backbone's last stage; default 1.
         aux: whether to add an auxiliary head on the stage before the last; the output is then a
             dict.
-        dilation_style: "torchvision" or "paper"; see
+        dilation_style: "torchvision" or "paper", the block at which dilation begins; see
             :func:`~fastseg.models.backbones.dilation.dilated_stages`.
         align_corners: how the scores are resized to the image: False in torchvision, True in
             TensorFlow and segmentation_models_pytorch.
-        head_conv: whether a 3x3 convolution follows the ASPP, as in torchvision; default: if there
-            are atrous rates.
+        head_conv: whether a 3x3 convolution follows the ASPP, which is so in torchvision; default:
+            if there are atrous rates.
         separable: whether the ASPP's 3x3 convolutions are separable.
-        aspp_channels: of each branch of the ASPP and of what follows.
-        project_kernel_size: of the ASPP's projection: 3 in mmsegmentation, without head_conv.
+        aspp_channels: number of channels of each branch of the ASPP and of the layers after it.
+        project_kernel_size: kernel size of the ASPP's projection: 3 in mmsegmentation, without
+            head_conv.
         crf: None, "post", "layer" or a DenseCRF; see :func:`fastseg.models.finish`.
-        backend: "fastseg" or "torch".
-        in_channels: of the image.
-        backbone_options: further keyword arguments of the backbone.
+        backend: "fastseg" or "torch", whose ops run the layers.
+        in_channels: number of the image's channels.
+        backbone_options: further keyword arguments of the backbone, by their names.
 
     Raises:
         ValueError: an unknown name, or an argument out of range.
         TypeError: multi_grid with MobileNetV2, whose last stage has one block.
     """
     features = build_backbone(
-        backbone, backbone_options, output_stride=output_stride, dilation_style=dilation_style,
-        multi_grid=multi_grid, in_channels=in_channels,
-    )  # fmt: skip
+        backbone,
+        backbone_options,
+        output_stride=output_stride,
+        dilation_style=dilation_style,
+        multi_grid=multi_grid,
+        in_channels=in_channels,
+    )
     if atrous_rates is None:
         atrous_rates = ATROUS_RATES[output_stride]
     head = DeepLabHead(
-        features.channels["out"], num_classes, atrous_rates, channels=aspp_channels,
-        head_conv=len(atrous_rates) > 0 if head_conv is None else head_conv, separable=separable,
+        features.channels["out"],
+        num_classes,
+        atrous_rates,
+        channels=aspp_channels,
+        head_conv=len(atrous_rates) > 0 if head_conv is None else head_conv,
+        separable=separable,
         project_kernel_size=project_kernel_size,
-    )  # fmt: skip
+    )
     model = BackboneModel(
         features, head, num_classes, aux=aux, in_channels=in_channels, align_corners=align_corners
     )

@@ -1,4 +1,4 @@
-"""DeepLab v3+.
+"""The network DeepLab v3+.
 
 Chen, Zhu, Papandreou, Schroff, Adam, "Encoder-Decoder with Atrous Separable Convolution for
 Semantic Image Segmentation", ECCV 2018 (arXiv 1802.02611). DeepLab v3 as encoder, and a decoder
@@ -21,21 +21,21 @@ from fastseg.nn import DenseCRF
 
 
 class Decoder(nn.Module):
-    """ASPP, brought to the low-level features' size, beside them, convolved to the classes.
+    """Decoder: the ASPP at the low-level features' size, concatenated with them and convolved.
 
     Args:
-        in_channels: of the encoder's features.
-        low_level_channels: of the low-level features.
-        num_classes: channels of the output.
-        atrous_rates: of the ASPP.
-        channels: of the ASPP and of the 3x3 convolutions.
-        projected: channels to which the low-level features are reduced; 48 in the paper's Table 1.
-        decoder_convs: 3x3 convolutions after the concatenation; 2 in the paper's Table 2.
-        separable: whether 3x3 convolutions are separable, the paper's "SC".
+        in_channels: number of channels of the encoder's features.
+        low_level_channels: number of channels of the low-level features.
+        num_classes: number of output channels.
+        atrous_rates: rates of the ASPP.
+        channels: number of channels of the ASPP and of the 3x3 convolutions.
+        projected: number of channels to which the low-level features are reduced; 48 in Table 1.
+        decoder_convs: number of 3x3 convolutions after the concatenation; 2 in Table 2.
+        separable: whether 3x3 convolutions are separable, which the paper calls "SC".
         depthwise_batch_norm: whether batch norm and ReLU follow the depthwise convolutions too.
         aspp_conv: whether a 3x3 convolution follows the ASPP.
-        project_kernel_size: of the ASPP's projection.
-        align_corners: how the ASPP's output is resized.
+        project_kernel_size: kernel size of the ASPP's projection.
+        align_corners: how the ASPP's output is resized, with corners aligned or not.
     """
 
     def __init__(
@@ -65,9 +65,13 @@ class Decoder(nn.Module):
 
         self.align_corners = align_corners
         self.aspp = ASPP(
-            in_channels, atrous_rates, channels, separable=separable,
-            depthwise_batch_norm=depthwise_batch_norm, project_kernel_size=project_kernel_size,
-        )  # fmt: skip
+            in_channels,
+            atrous_rates,
+            channels,
+            separable=separable,
+            depthwise_batch_norm=depthwise_batch_norm,
+            project_kernel_size=project_kernel_size,
+        )
         self.aspp_conv = conv(channels) if aspp_conv else None
         self.project = ConvBNAct(low_level_channels, projected, 1)
         widths = [channels + projected] + [channels] * (decoder_convs - 1)
@@ -75,7 +79,7 @@ class Decoder(nn.Module):
         self.score = Conv2d(channels if decoder_convs else widths[0], num_classes, 1)
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        """(N, num_classes, h, w) at the size of the features "low_level", from these and "out"."""
+        """Returns logits (N, num_classes, h, w) of the size of the features "low_level"."""
         low_level = self.project(features["low_level"])
         x = self.aspp(features["out"])
         if self.aspp_conv is not None:
@@ -85,10 +89,10 @@ class Decoder(nn.Module):
 
 
 class DeepLabV3Plus(BackboneModel):
-    """A backbone, and the decoder of its low-level and last features as classifier."""
+    """A backbone, and a decoder of its low-level and last features as its classifier."""
 
     def classify(self, features: dict[str, Tensor]) -> Tensor:
-        """The logits at the low-level features' size."""
+        """Returns the logits at the low-level features' size."""
         return self.classifier(features)
 
 
@@ -114,50 +118,61 @@ def deeplabv3plus(
     in_channels: int = 3,
     backbone_options: Mapping[str, Any] | None = None,
 ) -> DeepLabV3Plus:
-    """DeepLab v3+. Chen et al., ECCV 2018, arXiv 1802.02611.
+    """Builds DeepLab v3+. Chen et al., ECCV 2018, arXiv 1802.02611.
 
     The defaults are the paper's decoder. Those of VainF, segmentation_models_pytorch and
     mmsegmentation differ: :func:`fastseg.from_checkpoint` knows how.
 
     Args:
-        num_classes: channels of the output.
+        num_classes: number of output channels.
         backbone: "resnet50", "resnet101", "mobilenet_v2" or "xception65".
-        output_stride: of the encoder: 8, 16 or 32.
-        atrous_rates: of the ASPP; default (12, 24, 36) at output stride 8, (6, 12, 18) at 16.
-        multi_grid: factors of the rates in the backbone's last stage, three of them; default 1.
+        output_stride: stride of the encoder's last features: 8, 16 or 32.
+        atrous_rates: rates of the ASPP; default (12, 24, 36) at output stride 8, (6, 12, 18) at 16.
+        multi_grid: three factors of the rates in the backbone's last stage; default 1.
         aux: whether to add an auxiliary head on the stage before the last; the output is then a
             dict.
-        dilation_style: "torchvision" or "paper"; see
+        dilation_style: "torchvision" or "paper", the block at which dilation begins; see
             :func:`~fastseg.models.backbones.dilation.dilated_stages`.
-        align_corners: how features and scores are resized.
+        align_corners: how features and scores are resized, with corners aligned or not.
         separable: whether the 3x3 convolutions of ASPP and decoder are separable.
-        depthwise_batch_norm: whether batch norm and ReLU follow the depthwise convolutions too, as
-            in TensorFlow and mmsegmentation.
-        decoder_convs: 3x3 convolutions of the decoder.
+        depthwise_batch_norm: whether batch norm and ReLU follow the depthwise convolutions too,
+            which they do in TensorFlow and mmsegmentation.
+        decoder_convs: number of 3x3 convolutions of the decoder.
         aspp_conv: whether a 3x3 convolution follows the ASPP.
-        aspp_channels: of the ASPP and of the decoder's convolutions.
-        project_kernel_size: of the ASPP's projection: 3 in mmsegmentation.
-        low_level_channels: to which the low-level features are reduced.
+        aspp_channels: number of channels of the ASPP and of the decoder's convolutions.
+        project_kernel_size: kernel size of the ASPP's projection: 3 in mmsegmentation.
+        low_level_channels: number of channels to which the low-level features are reduced.
         crf: None, "post", "layer" or a DenseCRF; see :func:`fastseg.models.finish`.
-        backend: "fastseg" or "torch".
-        in_channels: of the image.
-        backbone_options: further keyword arguments of the backbone.
+        backend: "fastseg" or "torch", whose ops run the layers.
+        in_channels: number of the image's channels.
+        backbone_options: further keyword arguments of the backbone, by their names.
 
     Raises:
         ValueError: an unknown name, or an argument out of range.
         TypeError: multi_grid with MobileNetV2, whose last stage has one block.
     """
     encoder = build_backbone(
-        backbone, backbone_options, output_stride=output_stride, dilation_style=dilation_style,
-        multi_grid=multi_grid, in_channels=in_channels,
-    )  # fmt: skip
+        backbone,
+        backbone_options,
+        output_stride=output_stride,
+        dilation_style=dilation_style,
+        multi_grid=multi_grid,
+        in_channels=in_channels,
+    )
     decoder = Decoder(
-        encoder.channels["out"], encoder.channels["low_level"], num_classes,
+        encoder.channels["out"],
+        encoder.channels["low_level"],
+        num_classes,
         ATROUS_RATES[output_stride] if atrous_rates is None else atrous_rates,
-        channels=aspp_channels, projected=low_level_channels, decoder_convs=decoder_convs,
-        separable=separable, depthwise_batch_norm=depthwise_batch_norm, aspp_conv=aspp_conv,
-        project_kernel_size=project_kernel_size, align_corners=align_corners,
-    )  # fmt: skip
+        channels=aspp_channels,
+        projected=low_level_channels,
+        decoder_convs=decoder_convs,
+        separable=separable,
+        depthwise_batch_norm=depthwise_batch_norm,
+        aspp_conv=aspp_conv,
+        project_kernel_size=project_kernel_size,
+        align_corners=align_corners,
+    )
     model = DeepLabV3Plus(
         encoder, decoder, num_classes, aux=aux, in_channels=in_channels, align_corners=align_corners
     )

@@ -1,4 +1,4 @@
-"""Fully convolutional networks.
+"""Fully convolutional networks (FCN).
 
 Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015. The
 fully connected layers of VGG16 become convolutions, a 1x1 convolution scores the classes, and
@@ -21,27 +21,31 @@ from fastseg.models.backbones import VGG16, build_backbone
 from fastseg.models.backbones.vgg import FullyConvolutional
 from fastseg.nn import DenseCRF
 
-# The padding that lets fc6 see a whole map of the smallest image, and where it leads: for each
-# stride, the pixels between the corners of the upsampled scores and of the image, and between
-# those of the scores so far and of the skip.
 PADDING = 100
+"""Padding in pixels, by which fc6 sees a whole map even of the smallest image."""
+
 IMAGE_OFFSET = {32: 19, 16: 27, 8: 31}
+"""Pixels from the corner of the upsampled scores to that of the image, by the stride."""
+
 SKIP_OFFSET = {"pool4": 5, "pool3": 9}
-SKIPS = {32: (), 16: ("pool4",), 8: ("pool4", "pool3")}
+"""Pixels from the corner of a skip's scores to that of the scores so far, by the skip."""
+
+SKIPS: dict[int, tuple[str, ...]] = {32: (), 16: ("pool4",), 8: ("pool4", "pool3")}
+"""Poolings whose scores are added, by the stride."""
 
 
 class FCN(SegmentationModel):
-    """FCN-32s, 16s or 8s on VGG16, padded and cropped as the authors' Caffe models.
+    """FCN-32s, 16s or 8s on VGG16, with the padding and cropping of the authors' Caffe models.
 
     Args:
-        num_classes: channels of the output.
-        stride: 32, 16 or 8: of the finest scores.
-        learnt: whether the deconvolutions are learnt; they begin bilinear, and stay so if False. In
-            the paper the last one stays, those between the scores are learnt.
+        num_classes: number of output channels.
+        stride: stride of the finest scores: 32, 16 or 8.
+        learnt: whether the deconvolutions, which begin bilinear, are learnt. In the paper all but
+            the last one are.
         aux: whether to add an auxiliary head on the fourth pooling.
-        fc_channels: of fc6 and fc7.
-        in_channels: of the image.
-        width: of VGG16's first block.
+        fc_channels: number of channels of fc6 and fc7.
+        in_channels: number of the image's channels.
+        width: number of channels of VGG16's first block.
     """
 
     def __init__(
@@ -75,8 +79,8 @@ class FCN(SegmentationModel):
             self.aux_classifier = FCNHead(channels["pool4"], num_classes)
 
     def scores(self, x: Tensor) -> dict[str, Tensor]:
-        """Logits "out" at the image's size, "aux" at the fourth pooling's."""
-        # The first convolution pads by one more.
+        """Returns logits "out" at the image's size, "aux" at the fourth pooling's."""
+        # The first convolution adds one pixel of padding.
         features = self.backbone(F.pad(x, (PADDING - 1,) * 4))
         *skip_upsamples, to_image = self.upsample
         y = self.score(self.fc(features["pool5"]))
@@ -90,27 +94,27 @@ class FCN(SegmentationModel):
         return scores
 
     def _without_padding(self, scores: Tensor, size: torch.Size) -> Tensor:
-        """Of scores of the padded image, stride 16, those of the image."""
+        """Crops scores of the padded image, stride 16, to those of the image."""
         margin = (PADDING - 1) // 16
         return scores[..., margin : margin - (-size[0] // 16), margin : margin - (-size[1] // 16)]
 
 
 def bilinear_kernel(channels: int, stride: int) -> Tensor:
-    """(channels, channels, 2 stride, 2 stride): of a deconvolution that interpolates bilinearly."""
+    """Returns the kernel (channels, channels, 2 stride, 2 stride) of bilinear interpolation."""
     side = 2 * stride
     weights = 1 - (torch.arange(side) - (side - 1) / 2).abs() / stride
     return torch.einsum("ij,h,w->ijhw", torch.eye(channels), weights, weights)
 
 
 def deconvolution(channels: int, stride: int, *, learnt: bool) -> nn.ConvTranspose2d:
-    """Upsampling by the stride, bilinear before any training."""
+    """Returns a deconvolution that upsamples by the stride, bilinear before any training."""
     conv = nn.ConvTranspose2d(channels, channels, 2 * stride, stride, bias=False)
     conv.weight = nn.Parameter(bilinear_kernel(channels, stride), requires_grad=learnt)
     return conv
 
 
 def crop(x: Tensor, offset: int, size: torch.Size) -> Tensor:
-    """The part of x (N, C, h, w) of that size that begins at the offset on both axes."""
+    """Returns the part of x (N, C, h, w) of one size that begins at the offset on both axes."""
     return x[..., offset : offset + size[0], offset : offset + size[1]]
 
 
@@ -123,17 +127,18 @@ def fcn32s(
     *,
     crf: str | DenseCRF | None = None,
     backend: str = "fastseg",
-    **options,
+    **options: Any,
 ) -> FCN:
-    """FCN-32s on VGG16: scores at stride 32, one deconvolution. Long et al., CVPR 2015.
+    """Builds FCN-32s on VGG16: scores at stride 32, one deconvolution. Long et al., CVPR 2015.
 
-    134.3 M parameters for 21 classes (the paper's Table 1) and 21 x 21 deconvolutions of 64x64.
+    It has 134.3 M parameters for 21 classes (the paper's Table 1), with 21 x 21 deconvolutions of
+    64x64.
 
     Args:
-        num_classes: channels of the output.
+        num_classes: number of output channels.
         crf: None, "post", "layer" or a DenseCRF; see :func:`fastseg.models.finish`.
-        backend: "fastseg" or "torch".
-        **options: of :class:`FCN`: learnt, aux, fc_channels, in_channels, width.
+        backend: "fastseg" or "torch", whose ops run the layers.
+        **options: arguments of :class:`FCN`: learnt, aux, fc_channels, in_channels, width.
     """
     return _fcn_vgg16(num_classes, 32, crf, backend, options)
 
@@ -143,9 +148,9 @@ def fcn16s(
     *,
     crf: str | DenseCRF | None = None,
     backend: str = "fastseg",
-    **options,
+    **options: Any,
 ) -> FCN:
-    """FCN-16s on VGG16: adds the scores of the fourth pooling. As :func:`fcn32s`."""
+    """Builds FCN-16s: :func:`fcn32s`, whose arguments it has, with the fourth pooling's scores."""
     return _fcn_vgg16(num_classes, 16, crf, backend, options)
 
 
@@ -154,9 +159,9 @@ def fcn8s(
     *,
     crf: str | DenseCRF | None = None,
     backend: str = "fastseg",
-    **options,
+    **options: Any,
 ) -> FCN:
-    """FCN-8s on VGG16: adds the scores of the fourth and third poolings. As :func:`fcn32s`."""
+    """Builds FCN-8s: :func:`fcn16s`, whose arguments it has, with the third pooling's scores."""
     return _fcn_vgg16(num_classes, 8, crf, backend, options)
 
 
@@ -173,25 +178,28 @@ def fcn(
     in_channels: int = 3,
     backbone_options: Mapping[str, Any] | None = None,
 ) -> BackboneModel:
-    """FCN on a dilated ResNet, as torchvision's fcn_resnet50 and fcn_resnet101, with their keys.
+    """Builds torchvision's FCN on a dilated ResNet, with the keys of its fcn_resnet50 and 101.
 
     Args:
-        num_classes: channels of the output.
+        num_classes: number of output channels.
         backbone: "resnet50", "resnet101", "mobilenet_v2" or "xception65".
         aux: whether to add an auxiliary head; the output is then a dict.
-        output_stride: 8, 16 or 32.
-        dilation_style: "torchvision" or "paper"; see
+        output_stride: stride of the last features: 8, 16 or 32.
+        dilation_style: "torchvision" or "paper", the block at which dilation begins; see
             :func:`~fastseg.models.backbones.dilation.dilated_stages`.
-        align_corners: how the scores are resized to the image.
+        align_corners: how the scores are resized to the image, with corners aligned or not.
         crf: None, "post", "layer" or a DenseCRF; see :func:`fastseg.models.finish`.
-        backend: "fastseg" or "torch".
-        in_channels: of the image.
-        backbone_options: further keyword arguments of the backbone.
+        backend: "fastseg" or "torch", whose ops run the layers.
+        in_channels: number of the image's channels.
+        backbone_options: further keyword arguments of the backbone, by their names.
     """
     features = build_backbone(
-        backbone, backbone_options, output_stride=output_stride, dilation_style=dilation_style,
+        backbone,
+        backbone_options,
+        output_stride=output_stride,
+        dilation_style=dilation_style,
         in_channels=in_channels,
-    )  # fmt: skip
+    )
     head = FCNHead(features.channels["out"], num_classes)
     model = BackboneModel(
         features, head, num_classes, aux=aux, in_channels=in_channels, align_corners=align_corners

@@ -1,4 +1,4 @@
-"""SegNet and SegNet-Basic.
+"""The networks SegNet and SegNet-Basic.
 
 Badrinarayanan, Kendall, Cipolla, "SegNet: A Deep Convolutional Encoder-Decoder Architecture for
 Image Segmentation", PAMI 2017. Each 2x2 max pooling of the encoder remembers where its maxima
@@ -30,15 +30,15 @@ class SegNet(SegmentationModel):
     Output: logits (N, num_classes, H, W).
 
     Args:
-        encoder: for each stage, from full resolution down, the output channels of its convolutions.
-        decoder: for each stage, from the lowest resolution up, the output channels of its
-            convolutions; each is followed by batch norm.
-        num_classes: channels of the output.
+        encoder: output channels of the convolutions of each stage, from full resolution down.
+        decoder: output channels of the convolutions of each stage, from the lowest resolution up;
+            batch norm follows each of them.
+        num_classes: number of output channels.
         kernel_size: side of the square convolution kernels, odd.
         classifier_kernel_size: side of the kernel of the last convolution, which has a bias and no
             batch norm.
         decoder_relu: whether a ReLU follows each batch norm of the decoder.
-        in_channels: channels of the input.
+        in_channels: number of input channels.
         aux: whether to add an auxiliary head on the lowest features; the output is then a dict.
         backend: "fastseg" or "torch"; both have the same ``state_dict`` keys.
 
@@ -85,7 +85,7 @@ class SegNet(SegmentationModel):
             self.aux_classifier = FCNHead(encoder[-1][-1], num_classes)
 
     def scores(self, x: Tensor) -> dict[str, Tensor]:
-        """Logits "out" at the input's size, "aux" at that of the lowest features."""
+        """Returns logits "out" at the input's size, "aux" at that of the lowest features."""
         smallest = 2 ** len(self.encoder)
         if min(x.shape[2:]) < smallest:
             raise ValueError(
@@ -145,20 +145,20 @@ class _TorchBatchNormReLUMaxPool2d(nn.BatchNorm2d):
         return F.max_pool2d(F.relu(super().forward(x)), 2, return_indices=True)
 
 
-# For each backend: batch norm, ReLU and 2x2 max pooling in one module, and unpooling.
 _POOLING = {
     "fastseg": (BatchNormReLUMaxPool2d, MaxUnpool2d),
     "torch": (_TorchBatchNormReLUMaxPool2d, nn.MaxUnpool2d),
 }
+"""Modules of each backend: batch norm, ReLU and 2x2 max pooling in one, and unpooling."""
 
 
 class _Convolutions(nn.Sequential):
-    """Convolutions, each followed by batch norm and perhaps a ReLU; after them perhaps a bare one.
+    """Convolutions, each with batch norm and perhaps a ReLU; perhaps a bare one at the end.
 
     Args:
-        channels: of the input.
+        channels: number of input channels.
         widths: output channels of the convolutions with batch norm.
-        kernel_size: of all, odd.
+        kernel_size: odd kernel size of all convolutions.
         relu: whether a ReLU follows each batch norm.
         bare: output channels of the last convolution, without batch norm; None for none.
     """
@@ -201,7 +201,7 @@ def segnet(
     crf: str | DenseCRF | None = None,
     backend: str = "fastseg",
 ) -> SegNet:
-    """SegNet: the 13 convolutions of VGG16 as encoder, and their mirror as decoder.
+    """Builds SegNet: the 13 convolutions of VGG16 as encoder, and their mirror as decoder.
 
     Kept from the paper: 3x3 convolutions with batch norm and ReLU in encoder and decoder, five 2x2
     poolings whose positions drive the unpoolings, a last 3x3 convolution to the classes with
@@ -209,10 +209,10 @@ def segnet(
     weights start from He initialisation instead of VGG16's.
 
     Args:
-        num_classes: channels of the output.
+        num_classes: number of output channels.
         aux: whether to add an auxiliary head on the lowest features; the output is then a dict.
         crf: None, "post", "layer" or a DenseCRF; see :func:`fastseg.models.finish`.
-        backend: "fastseg" or "torch".
+        backend: "fastseg" or "torch", whose ops run the layers.
 
     Returns:
         A ``SegNet`` for RGB input of at least 32x32 pixels.
@@ -239,7 +239,7 @@ def segnet_basic(
     crf: str | DenseCRF | None = None,
     backend: str = "fastseg",
 ) -> SegNet:
-    """SegNet-Basic: four encoder and four decoder stages of one convolution each.
+    """Builds SegNet-Basic: four encoder and four decoder stages of one convolution each.
 
     Kept from the paper: as many channels in every stage, 7x7 convolutions with batch norm, ReLU in
     the encoder only, a 1x1 convolution to the classes, He initialisation. Changed: no local
@@ -247,12 +247,12 @@ def segnet_basic(
     normalised images); no bias before batch norm; width and kernel size are free.
 
     Args:
-        num_classes: channels of the output.
-        width: channels of every stage.
+        num_classes: number of output channels.
+        width: number of channels of every stage.
         kernel_size: side of the convolution kernels, odd.
         aux: whether to add an auxiliary head on the lowest features; the output is then a dict.
         crf: None, "post", "layer" or a DenseCRF; see :func:`fastseg.models.finish`.
-        backend: "fastseg" or "torch".
+        backend: "fastseg" or "torch", whose ops run the layers.
 
     Returns:
         A ``SegNet`` for RGB input of at least 16x16 pixels.

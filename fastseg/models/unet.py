@@ -1,4 +1,4 @@
-"""U-Net.
+"""The network U-Net.
 
 Ronneberger, Fischer, Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation",
 MICCAI 2015. A contracting path of double convolutions and poolings, an expanding path that doubles
@@ -36,7 +36,7 @@ class DoubleConv(nn.Module):
         self.conv2 = conv(hidden, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, out_channels, h, w) of x (N, in_channels, H, W)."""
+        """Returns (N, out_channels, h, w) for x (N, in_channels, H, W)."""
         for conv in (self.conv1, self.conv2):
             x = conv(x, "relu") if isinstance(conv, Conv2d) else conv(x)
         return x
@@ -65,7 +65,7 @@ class Up(nn.Module):
         self.conv = DoubleConv(skip + channels, hidden, out_channels, padding, batch_norm)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """The features of the skip's level, x being those of the level below."""
+        """Returns the features of the skip's level, where x are those of the level below."""
         if self.upsampling == "transposed":
             x = self.up(x)
         elif self.upsampling == "bilinear":
@@ -76,7 +76,7 @@ class Up(nn.Module):
 
 
 def _same_size(skip: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The skip cropped (valid convolutions) or x padded (odd sizes, halved) around the centre."""
+    """Crops the skip after valid convolutions, or pads x after halving odd sizes, at the centre."""
     for axis in (-2, -1):
         missing = skip.shape[axis] - x.shape[axis]
         before = abs(missing) // 2
@@ -88,21 +88,21 @@ def _same_size(skip: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class UNet(SegmentationModel):
-    """``depth`` halvings and as many doublings around a bottom.
+    """A network of ``depth`` halvings and as many doublings around a bottom.
 
     Args:
-        num_classes: channels of the output.
-        depth: halvings; 4 in the paper.
-        width: channels of the first level, doubled at each halving; 64 in the paper.
+        num_classes: number of output channels.
+        depth: number of halvings; 4 in the paper.
+        width: number of channels of the first level, doubled at each halving; 64 in the paper.
         upsampling: "transposed", a 2x2 convolution that halves the channels (the paper);
             "bilinear", where the convolutions before and after it halve them (milesial's U-Net);
             "nearest", where they are not halved before the concatenation.
         padding: "same", for an output of the input's size; "valid", the paper's, for one that
             loses what the convolutions cannot see: 388 pixels of 572.
         batch_norm: whether batch norm follows each 3x3 convolution, which then has no bias.
-        dropout: at the bottom, in training, of whole channels.
+        dropout: probability of dropping a channel at the bottom, in training.
         aux: whether to add an auxiliary head on the bottom.
-        in_channels: of the image.
+        in_channels: number of the image's channels.
 
     Raises:
         ValueError: an argument out of range, or an image that is too small.
@@ -151,7 +151,7 @@ class UNet(SegmentationModel):
             self.aux_classifier = FCNHead(widths[-1], num_classes)
 
     def scores(self, x: Tensor) -> dict[str, Tensor]:
-        """Logits "out" at the first level's resolution, "aux" at the bottom's."""
+        """Returns logits "out" at the first level's resolution, "aux" at the bottom's."""
         self._check_size(x)
         *levels, bottom = self.down
         skips = []
@@ -166,14 +166,14 @@ class UNet(SegmentationModel):
         return {"out": self.classifier(x), **scores}
 
     def at_input_size(self, scores: Tensor, size: torch.Size) -> Tensor:
-        """The scores at the image's size, but for valid convolutions, which leave its border."""
+        """Resizes the scores to the image, unless valid convolutions left its border out."""
         return scores if self.padding == "valid" else super().at_input_size(scores, size)
 
     def _check_size(self, x: Tensor) -> None:
-        """Every level has pixels, and with valid convolutions the last one too."""
+        """Raises a ValueError unless every level of the network has pixels."""
         smallest, depth = 1, len(self.up)
         if self.padding == "valid":
-            for _ in range(depth):  # what a level needs of the one below, whose size is doubled
+            for _ in range(depth):  # the level below is doubled
                 smallest = (smallest + 4 + 1) // 2
             smallest += 4
             for _ in range(depth):
@@ -201,29 +201,36 @@ def unet(
     crf: str | DenseCRF | None = None,
     backend: str = "fastseg",
 ) -> UNet:
-    """U-Net. Ronneberger, Fischer, Brox, MICCAI 2015.
+    """Builds U-Net. Ronneberger, Fischer, Brox, MICCAI 2015.
 
     The paper's network is ``unet(2, padding="valid", batch_norm=False, in_channels=1)``, 31.03 M
     parameters; milesial's is ``unet(2)`` or ``unet(2, upsampling="bilinear")``.
 
     Args:
-        num_classes: channels of the output.
-        depth: halvings.
-        width: channels of the first level.
+        num_classes: number of output channels.
+        depth: number of halvings.
+        width: number of channels of the first level.
         upsampling: "transposed", "bilinear" or "nearest"; see :class:`UNet`.
         padding: "same" or "valid"; see :class:`UNet`.
         batch_norm: whether batch norm follows each convolution.
-        dropout: at the bottom.
+        dropout: probability of dropping a channel at the bottom, in training.
         aux: whether to add an auxiliary head; the output is then a dict.
-        in_channels: of the image.
+        in_channels: number of the image's channels.
         crf: None, "post", "layer" or a DenseCRF; see :func:`fastseg.models.finish`. It needs an
             image of three channels and padding "same".
-        backend: "fastseg" or "torch".
+        backend: "fastseg" or "torch", whose ops run the layers.
     """
     if crf is not None and padding == "valid":
         raise ValueError('crf needs logits of the image\'s size: padding must be "same"')
     model = UNet(
-        num_classes, depth=depth, width=width, upsampling=upsampling, padding=padding,
-        batch_norm=batch_norm, dropout=dropout, aux=aux, in_channels=in_channels,
-    )  # fmt: skip
+        num_classes,
+        depth=depth,
+        width=width,
+        upsampling=upsampling,
+        padding=padding,
+        batch_norm=batch_norm,
+        dropout=dropout,
+        aux=aux,
+        in_channels=in_channels,
+    )
     return finish(model, crf=crf, backend=backend)

@@ -1,4 +1,4 @@
-"""The ops as modules, with the signatures and state_dict keys of torch.nn where it has them."""
+"""The ops as modules, with torch.nn's signatures and state_dict keys where it has the module."""
 
 from fastseg.nn.aspp import ASPP, ASPPSum
 from fastseg.nn.aspp_keys import convert_aspp_keys

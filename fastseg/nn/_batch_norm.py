@@ -1,4 +1,4 @@
-"""Batch norm in evaluation as a scale and a shift, remembered by the modules that fold it."""
+"""Batch norm in evaluation as a scale and a shift, cached by the modules that fold it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fastseg.ops.conv.prepared_weights import State
 
 
 def can_fold(bn: nn.Module) -> bool:
-    """Whether it normalises by running statistics, not by the batch's."""
+    """Whether a batch norm normalises by running statistics, not by the batch's."""
     return (
         isinstance(bn, nn.modules.batchnorm._BatchNorm)
         and not bn.training
@@ -29,25 +29,25 @@ def can_fold(bn: nn.Module) -> bool:
 
 
 class FoldedBatchNorm:
-    """:func:`fastseg.fold_batch_norm` of a module, remembered where no gradient is needed.
+    """A cache of :func:`fastseg.fold_batch_norm` for a module, where no gradient is needed.
 
-    Forgotten when a tensor of the module is another one or has changed in place; a copy begins
-    empty. On a GPU, writes to ``tensor.data`` in place go unseen, and so do the values that
-    fully_shard gathers: `forget` after them.
+    It is made anew when a tensor of the module is another one or has changed in place; a copy
+    begins empty. On a GPU, writes to ``tensor.data`` in place go unseen, and so do the values that
+    fully_shard gathers: call `forget` after them.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._entry: tuple | None = None
 
     def __reduce__(self):
         return FoldedBatchNorm, ()
 
     def forget(self) -> None:
-        """Drops what is remembered."""
+        """Empties the cache."""
         self._entry = None
 
     def __call__(self, bn: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
-        """Scale and shift, (C,), float32 (float64 of a float64 module)."""
+        """Returns scale and shift, (C,), float32 (float64 for a float64 module)."""
         tensors = (bn.weight, bn.bias, bn.running_mean, bn.running_var)
         if torch.compiler.is_compiling() or not gradient_free(tensors) or not _can_keep(tensors):
             return fold(tensors, bn.eps)
@@ -61,11 +61,12 @@ class FoldedBatchNorm:
         return entry[2]
 
 
-def _can_keep(tensors) -> bool:
-    """No tensor of inference mode, which has no version, and none that has no memory.
+def _can_keep(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether a result of these tensors may be cached.
 
-    Nor what a mode makes of tensors, such as FakeTensorMode's, which are none outside of it, nor
-    what torch.jit.trace is to see.
+    It may not for tensors of inference mode, which have no version, for those without memory, for
+    those of a mode such as FakeTensorMode, which mean nothing outside of it, and while
+    torch.jit.trace must see the computation.
     """
     if (
         _len_torch_dispatch_stack()
@@ -80,6 +81,6 @@ def _can_keep(tensors) -> bool:
 
 
 def fold(tensors: Sequence[Tensor | None], eps: float) -> tuple[Tensor, Tensor]:
-    """Scale and shift of a batch norm's weight, bias, running mean and variance."""
+    """Returns scale and shift for a batch norm's weight, bias, running mean and variance."""
     wide = compute_dtype(tensors[2].dtype)
     return fold_batch_norm(*(t if t is None else t.to(wide) for t in tensors), eps)

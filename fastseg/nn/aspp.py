@@ -11,15 +11,16 @@ from fastseg.nn.atrous_conv_bn_act import (
     ConvBatchNorm,
     SeparableAtrousConvBNAct,
 )
-from fastseg.ops.conv.aspp import ASPPBranch, aspp, image_pooling, project_maps, project_pooled
+from fastseg.ops.conv.aspp import ASPPBranch, aspp
+from fastseg.ops.conv.aspp_projection import image_pooling, project_maps, project_pooled
 
 
 class _ImagePooling(ConvBatchNorm):
-    """The average over each map, convolved, normalised, ReLU: (N, C, 1, 1)."""
+    """The pooled branch: average over each map, convolution, batch norm and ReLU, (N, C, 1, 1)."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__(
-            nn.AdaptiveAvgPool2d(1),  # has no state: here it is for torchvision's numbers
+            nn.AdaptiveAvgPool2d(1),  # it only counts, for torchvision's keys
             nn.Conv2d(in_channels, out_channels, 1, bias=False),
             nn.BatchNorm2d(out_channels),
             activation="relu",
@@ -35,22 +36,24 @@ class _ImagePooling(ConvBatchNorm):
 class ASPP(nn.Module):
     """ASPP of DeepLab v3 and v3+: convolutions at several rates, image pooling, a projection.
 
-    The state_dict is torchvision's: ``convs.0.{0,1}`` the 1x1 convolution and its batch norm,
-    ``convs.i.{0,1}`` those at rate i, ``convs.4.{1,2}`` those of the pooling, ``project.{0,1}``;
-    separable branches have segmentation_models_pytorch's ``convs.i.0.{0,1}``. What others call them
-    :func:`fastseg.nn.convert_aspp_keys` knows. The results are torchvision's to rounding. In
-    evaluation all is one :func:`fastseg.aspp`; in training, too, nothing is concatenated.
+    The state_dict is torchvision's: ``convs.0.{0,1}`` for the 1x1 convolution and its batch norm,
+    ``convs.i.{0,1}`` for those at rate i, ``convs.4.{1,2}`` for those of the pooling, and
+    ``project.{0,1}``. Separable branches have segmentation_models_pytorch's ``convs.i.0.{0,1}``.
+    :func:`fastseg.nn.convert_aspp_keys` converts the keys of other projects. The results are
+    torchvision's up to rounding. In evaluation the module is one call of :func:`fastseg.aspp`; in
+    training, too, nothing is concatenated.
 
     Args:
-        in_channels: Ci.
-        atrous_rates: of the 3x3 convolutions; any number.
-        out_channels: of each branch and of the projection.
-        separable: whether the 3x3 convolutions are separable, as in v3+.
-        depthwise_batch_norm: whether batch norm and ReLU follow the depthwise convolutions too, as
-            in TensorFlow's v3+ and mmsegmentation; the keys are then ``convs.i.0.0.{0,1}``.
-        dropout: after the projection, in training.
-        image_pooling: whether to have that branch.
-        project_kernel_size: 3 in mmsegmentation.
+        in_channels: number of input channels.
+        atrous_rates: rates of the 3x3 convolutions, any number of them.
+        out_channels: number of channels of each branch and of the projection.
+        separable: whether the 3x3 convolutions are separable, which they are in v3+.
+        depthwise_batch_norm: whether batch norm and ReLU follow the depthwise convolutions too,
+            which they do in TensorFlow's v3+ and mmsegmentation; the keys are then
+            ``convs.i.0.0.{0,1}``.
+        dropout: probability of dropout after the projection, in training.
+        image_pooling: whether there is a branch for the average over each map.
+        project_kernel_size: kernel size of the projection; 3 in mmsegmentation.
     """
 
     def __init__(
@@ -71,9 +74,12 @@ class ASPP(nn.Module):
             if not separable:
                 return AtrousConvBNAct(in_channels, out_channels, 3, dilation=rate)
             return SeparableAtrousConvBNAct(
-                in_channels, out_channels, 3, dilation=rate,
+                in_channels,
+                out_channels,
+                3,
+                dilation=rate,
                 depthwise_batch_norm=depthwise_batch_norm,
-            )  # fmt: skip
+            )
 
         convs = [AtrousConvBNAct(in_channels, out_channels, 1), *map(branch, atrous_rates)]
         if image_pooling:
@@ -84,7 +90,7 @@ class ASPP(nn.Module):
         self.image_pooling = image_pooling
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, out_channels, H, W) of x (N, Ci, H, W)."""
+        """Returns (N, out_channels, H, W) for x (N, Ci, H, W)."""
         modules = (*self.convs, self.project)
         folded = [_branch(m) for m in modules]
         if any(branch is None for branch in folded):
@@ -94,7 +100,7 @@ class ASPP(nn.Module):
         return self.dropout(aspp(x, branches, project, pool=pool))
 
     def _by_branch(self, x: Tensor) -> Tensor:
-        """With the batch's statistics, or some of them."""
+        """Computes the branches one by one, where a batch norm uses the batch's statistics."""
         weight, branches, residual = self.project[0].weight, [*self.convs], None
         if self.image_pooling:
             pooled = branches.pop()(x)
@@ -106,7 +112,7 @@ class ASPP(nn.Module):
 
 
 def _branch(module: ConvBatchNorm) -> ASPPBranch | None:
-    """With its batch norms folded; None where one of them takes the batch's statistics."""
+    """Returns a module as a branch with folded batch norms; None if one uses the batch's."""
     conv, folded = module[-2], module.folded()
     if folded is None:
         return None
@@ -128,12 +134,12 @@ class ASPPSum(nn.Module):
     """ASPP of DeepLab v2: the sum of 3x3 convolutions at several rates, each with a bias.
 
     The state_dict is that of kazuto1011's DeepLab v2: ``c0.weight``, ``c0.bias``, ``c1.weight``...
-    Weights begin normal with deviation 0.01, biases 0, as the paper's last layers.
+    Like the paper's last layers, weights begin normal with deviation 0.01 and biases 0.
 
     Args:
-        in_channels: Ci.
-        out_channels: Co, the classes where this is a network's last layer.
-        atrous_rates: any number.
+        in_channels: number of input channels.
+        out_channels: number of output channels, the classes in a network's last layer.
+        atrous_rates: rates of the convolutions, any number of them.
     """
 
     def __init__(self, in_channels: int, out_channels: int, atrous_rates: Sequence[int]):
@@ -145,7 +151,7 @@ class ASPPSum(nn.Module):
             self.add_module(f"c{i}", conv)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, Co, H, W) of x (N, Ci, H, W)."""
+        """Returns (N, Co, H, W) for x (N, Ci, H, W)."""
         branches = [
             ASPPBranch(conv.weight, shift=conv.bias, dilation=conv.dilation[0])
             for conv in self.children()

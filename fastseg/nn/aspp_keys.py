@@ -1,4 +1,4 @@
-"""The names that other projects' checkpoints have for the parts of ASPP."""
+"""Conversion of the keys that other projects' checkpoints have for the parts of ASPP."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import TypeVar
 from torch import Tensor
 
 T = TypeVar("T")
-# What a name becomes: a template of re.Match.expand, or a function.
-Replacement = str | Callable[[re.Match], str]
+Replacement = str | Callable[["re.Match[str]"], str]
+"""The replacement of a name: a template for re.Match.expand, or a function of the match."""
 
-# Where the ASPP is in a whole model, the first that is there; "" for a checkpoint of it alone.
 PREFIXES = {
     "torchvision": ("classifier.0.", ""),
     "vainf": ("classifier.aspp.", "classifier.classifier.0.", ""),
@@ -20,18 +19,20 @@ PREFIXES = {
     "mmseg": ("decode_head.", ""),
     "kazuto": ("base.aspp.", "aspp.", ""),
 }
-# What names become, {pool} being the number of the pooling branch; others are other modules'.
+"""Prefixes of the ASPP's keys in a whole model, of which the first that fits counts; "" is for a
+checkpoint of the ASPP alone."""
+
 RENAMES = {
     "torchvision": {r"((?:convs|project)\..*)": r"\1"},
     "vainf": {
-        r"(convs\.\d+\.0)\.body\.(.*)": r"\1.\2",  # made separable
+        r"(convs\.\d+\.0)\.body\.(.*)": r"\1.\2",  # a convolution that was made separable
         r"((?:convs|project)\..*)": r"\1",
     },
     "smp": {r"((?:convs|project)\..*)": r"\1"},
     "mmseg": {
         r"aspp_modules\.(\d+)\.conv\.(.*)": r"convs.\1.0.\2",
         r"aspp_modules\.(\d+)\.bn\.(.*)": r"convs.\1.1.\2",
-        # separable, in its v3+
+        # The branches of its v3+ are separable.
         r"aspp_modules\.(\d+)\.depthwise_conv\.conv\.(.*)": r"convs.\1.0.0.0.\2",
         r"aspp_modules\.(\d+)\.depthwise_conv\.bn\.(.*)": r"convs.\1.0.0.1.\2",
         r"aspp_modules\.(\d+)\.pointwise_conv\.conv\.(.*)": r"convs.\1.0.1.\2",
@@ -43,13 +44,15 @@ RENAMES = {
     },
     "kazuto": {r"(?:stages\.)?(c\d+\.(?:weight|bias))": r"\1"},
 }
+"""Replacements of names by patterns, in which {pool} is the number of the pooling branch. Names
+that fit no pattern belong to other modules."""
 
 
 def convert_aspp_keys(state_dict: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """The ASPP of another project's model, with the keys of :class:`fastseg.nn.ASPP`.
+    """Returns the ASPP of another project's model, with the keys of :class:`fastseg.nn.ASPP`.
 
     Args:
-        state_dict: of a whole model or of its ASPP.
+        state_dict: the state_dict of a whole model or of its ASPP.
         source: "torchvision" (DeepLab v3), "vainf" (DeepLabV3Plus-Pytorch, both versions), "smp"
             (segmentation_models_pytorch, both versions), "mmseg" (mmsegmentation's ASPPHead, with
             project_kernel_size 3, or that of its v3+ with depthwise_batch_norm too: its first
@@ -57,7 +60,7 @@ def convert_aspp_keys(state_dict: Mapping[str, Tensor], source: str) -> dict[str
             :class:`fastseg.nn.ASPPSum`).
 
     Returns:
-        What ``load_state_dict`` takes; the tensors are not copied unless their channels move.
+        A state_dict for ``load_state_dict``. Tensors are copied only where their channels move.
 
     Raises:
         ValueError: an unknown source, or no ASPP in the state_dict.
@@ -76,7 +79,7 @@ def convert_aspp_keys(state_dict: Mapping[str, Tensor], source: str) -> dict[str
 
 
 def number_pooling(names: Mapping[str, T]) -> dict[str, T]:
-    """The pooling branch's number, that of the branches before it, in the place of {pool}."""
+    """Replaces {pool} by the pooling branch's number, which is that of the branches before it."""
     branches: dict[str, set[str]] = {}
     for key in names:
         if match := re.match(r"(.*?convs\.)(\d+)\.", key):
@@ -90,11 +93,11 @@ def number_pooling(names: Mapping[str, T]) -> dict[str, T]:
 
 
 def pooling_last(state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
-    """Of a projection whose first channels are the pooling's: with these last, as they are here.
+    """Moves the pooling's channels, the projection's first, to the end, where fastseg has them.
 
     Args:
-        state: with the keys of :class:`fastseg.nn.ASPP` after the prefix.
-        prefix: of the ASPP.
+        state: a state_dict with the keys of :class:`fastseg.nn.ASPP` after the prefix.
+        prefix: the prefix of the ASPP's keys.
     """
     pooling = re.compile(re.escape(prefix) + r"convs\.\d+\.1\.weight")
     channels = [t.shape[0] for key, t in state.items() if pooling.fullmatch(key) and t.ndim == 4]
@@ -105,7 +108,7 @@ def pooling_last(state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Ten
 
 
 def rename(key: str, renames: Mapping[str, Replacement]) -> str | None:
-    """By the first pattern that the key matches in full; None if there is none."""
+    """Renames a key by the first pattern that it matches in full; None if there is none."""
     for pattern, new in renames.items():
         if match := re.fullmatch(pattern, key):
             return match.expand(new) if isinstance(new, str) else new(match)

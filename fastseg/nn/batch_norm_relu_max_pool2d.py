@@ -1,11 +1,11 @@
-"""Batch norm, ReLU and max-pooling, fused in inference."""
+"""A module for batch norm, ReLU and max-pooling, fused in inference."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from fastseg._core.pool2d import Ints
+from fastseg._core.window import Ints
 from fastseg.ops import batch_norm_relu_max_pool2d, fold_batch_norm, max_pool2d
 
 
@@ -16,12 +16,12 @@ class BatchNormReLUMaxPool2d(torch.nn.BatchNorm2d):
     own; in evaluation they are one pass, :func:`fastseg.batch_norm_relu_max_pool2d`.
 
     Args:
-        num_features: C.
-        kernel_size: the pooling's, like stride and padding.
-        stride: default kernel_size.
-        padding: default 0.
-        eps: added to the variance.
-        momentum: of the running statistics.
+        num_features: number of channels.
+        kernel_size: the pooling's window, one integer or (height, width).
+        stride: the pooling's stride, one integer or (height, width); None is the kernel's size.
+        padding: the pooling's padding, one integer or (height, width).
+        eps: number added to the variance.
+        momentum: weight of a new batch in the running statistics; None for their plain average.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class BatchNormReLUMaxPool2d(torch.nn.BatchNorm2d):
         )
 
     def extra_repr(self) -> str:
-        """The arguments of both parts."""
+        """Returns the arguments of both parts."""
         return (
             f"{super().extra_repr()}, kernel_size={self.kernel_size}, stride={self.stride}, "
             f"padding={self.padding}"

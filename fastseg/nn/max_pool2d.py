@@ -1,4 +1,4 @@
-"""torch.nn.MaxPool2d with byte codes."""
+"""The module torch.nn.MaxPool2d with byte codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""torch.nn.MaxUnpool2d for byte codes and int64 indices."""
+"""The module torch.nn.MaxUnpool2d for byte codes and int64 indices."""
 
 from __future__ import annotations
 

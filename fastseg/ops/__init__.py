@@ -1,6 +1,6 @@
-"""The ops: schema, fake, gradient and vmap rule of each, and its public function."""
+"""The ops. Each has a schema, a fake, a gradient and a vmap rule, and a public function."""
 
-from fastseg._core.when_imported import when_imported
+from fastseg._core.when_imported import when_imported as _when_imported
 from fastseg.ops.conv.aspp import ASPPBranch, aspp
 from fastseg.ops.conv.atrous_conv2d import atrous_conv2d
 from fastseg.ops.conv.separable_atrous_conv2d import separable_atrous_conv2d
@@ -33,8 +33,8 @@ __all__ = [
 
 
 def _register_flops() -> None:
-    # Only then: it imports torch's counter, and that imports Triton.
+    # This import waits: it imports torch's counter, which imports Triton.
     from fastseg.ops.conv import flops  # noqa: F401
 
 
-when_imported("torch.utils.flop_counter", _register_flops)
+_when_imported("torch.utils.flop_counter", _register_flops)

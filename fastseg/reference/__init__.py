@@ -1,6 +1,6 @@
-"""Every op in plain PyTorch: what it computes, readable, for any device, dtype and layout.
+"""Every op in plain PyTorch, to read, for any device, dtype and layout.
 
-The compiled ops are tested against these, and these run where no compiled op does.
+The tests compare the compiled ops with these references, which run where no compiled op does.
 """
 
 from fastseg._core.formulas import ACTIVATION, compute_dtype, conv2d_epilogue

@@ -1,4 +1,4 @@
-"""From a picture to a class map: a network with what its weights expect of a picture."""
+"""Segmentation of a picture by a network, with the preprocessing that its weights expect."""
 
 from fastseg.segment.segmenter import Segmenter
 

@@ -1,4 +1,4 @@
-"""From a picture to the class of every pixel: a network, and what its weights expect."""
+"""Segmentation of a picture by a network, with the preprocessing that its weights expect."""
 
 from __future__ import annotations
 
@@ -23,12 +23,16 @@ from fastseg.zoo.checkpoint import CheckpointError
 from fastseg.zoo.load import build
 
 DEFAULT_WEIGHTS = "deeplabv3plus_mobilenet_v2_camvid"
+"""Name of the shipped weights that are used by default."""
+
 SHORT_SIDE = 512
-"""Pixels to which a picture is resized for weights that do not say: what most were trained at."""
+"""Pixels of a picture's short side for weights that do not say; most were trained at this size."""
+
 MAX_ASPECT_RATIO = 8
-"""A picture longer than this, to its short side, is squeezed for the network to this."""
+"""Largest ratio of a picture's sides; a longer picture is squeezed for the network."""
+
 MAX_CRF_PIXELS = 2**20
-"""A larger picture is refined at this many pixels."""
+"""Largest number of pixels at which the CRF refines; a larger picture is scaled down."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,12 @@ class Segmenter:
     """A network in evaluation mode and the rule by which it is fed.
 
     Attributes:
-        model: from (1, 3, H, W) to logits (1, classes, H, W).
-        name: of the network.
-        classes: names by id.
+        model: a network that turns (1, 3, H, W) into logits (1, classes, H, W).
+        name: the network's name.
+        classes: the classes' names by id.
         palette: RGB colours, 0 to 255, by id.
-        mean: of the channels, in their order, of an image in 0 to 1.
-        std: likewise.
+        mean: mean of each channel, in their order, of an image in 0 to 1.
+        std: standard deviation of each channel, in their order, of an image in 0 to 1.
         channels: "RGB", or "BGR" for weights that come from Caffe.
         short_side: pixels that the short side of a picture is resized to.
     """
@@ -66,24 +70,24 @@ class Segmenter:
         short_side: int | None = None,
         backend: str = "fastseg",
     ) -> Segmenter:
-        """A segmenter of shipped weights, of a file of ``fastseg.train``, or of another project's.
+        """Loads shipped weights, a file of ``fastseg.train``, or one of another project.
 
         Args:
             weights: a name of :func:`shipped_weights`, or a file; default:
                 "deeplabv3plus_mobilenet_v2_camvid".
-            model: the network's name, of ``fastseg.models.list_models()``; default: what the file
-                is of.
+            model: the network's name in ``fastseg.models.list_models()``; default: the network that
+                the file's keys tell.
             source: "auto", "fastseg" or a name of ``fastseg.zoo.SOURCES``.
             options: arguments of the network's builder, which win over what the file and its source
                 say.
-            short_side: pixels that a picture's short side is resized to; default: what the file
-                says, or 512.
+            short_side: pixels to which a picture's short side is resized; default: the file's, or
+                512.
             backend: "fastseg" or "torch".
 
         Raises:
-            FileNotFoundError: neither a file nor a shipped name.
-            CheckpointError: a file that cannot be read, of no known source, of another model, or
-                that does not fit.
+            FileNotFoundError: the weights are neither a file nor a shipped name.
+            CheckpointError: a file that cannot be read, is of no known source or of another model,
+                or does not fit.
             ValueError: an argument out of range.
         """
         if short_side is not None and short_side < 1:
@@ -95,18 +99,30 @@ class Segmenter:
         if metadata is not None:
             _check_metadata(metadata, path)
             return cls(
-                network, name, metadata["classes"], metadata["palette"], metadata["mean"],
-                metadata["std"], "RGB", short_side or metadata["short_side"],
-            )  # fmt: skip
+                network,
+                name,
+                metadata["classes"],
+                metadata["palette"],
+                metadata["mean"],
+                metadata["std"],
+                "RGB",
+                short_side or metadata["short_side"],
+            )
         labels = label_set(network.num_classes)
         rule = SOURCES[known].preprocessing
         return cls(
-            network, name, labels.classes, labels.palette, rule.mean, rule.std, rule.channels,
+            network,
+            name,
+            labels.classes,
+            labels.palette,
+            rule.mean,
+            rule.std,
+            rule.channels,
             short_side or SHORT_SIDE,
-        )  # fmt: skip
+        )
 
     def prepare(self, picture: Image.Image) -> Tensor:
-        """The network's input for an RGB picture, float32 (1, 3, H, W), on the CPU."""
+        """Returns the network's input for an RGB picture, float32 (1, 3, H, W), on the CPU."""
         longest = MAX_ASPECT_RATIO * min(picture.size)
         if max(picture.size) > longest:
             picture = picture.resize((min(picture.width, longest), min(picture.height, longest)))
@@ -117,20 +133,20 @@ class Segmenter:
 
     @torch.inference_mode()
     def __call__(self, x: Tensor) -> Tensor:
-        """Logits (1, classes, h, w) of a prepared picture."""
+        """Returns logits (1, classes, h, w) of a prepared picture."""
         return main_logits(self.model(x))
 
 
 @torch.inference_mode()
 def refine(logits: Tensor, picture: Image.Image) -> Tensor:
-    """Probabilities after a dense CRF of the picture's colours, with DeepLab v2's parameters.
+    """Returns probabilities after a dense CRF on the picture, with DeepLab v2's parameters.
 
     Args:
         logits: (1, C, h, w).
-        picture: RGB; one of more than 2**20 pixels is scaled down to that many.
+        picture: an RGB picture; one of more than 2**20 pixels is scaled down to that many.
 
     Returns:
-        float32 (1, C, H, W), of the picture's size or what it was scaled down to.
+        float32 (1, C, H, W), of the size of the picture, scaled down or not.
     """
     scale = min(1.0, (MAX_CRF_PIXELS / (picture.width * picture.height)) ** 0.5)
     size = (max(1, int(picture.width * scale)), max(1, int(picture.height * scale)))
@@ -141,7 +157,7 @@ def refine(logits: Tensor, picture: Image.Image) -> Tensor:
 
 @torch.inference_mode()
 def highest_class(scores: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """The argmax, uint8 (H, W), of scores (1, C, h, w) that are resized bilinearly to ``size``."""
+    """Returns the argmax, uint8 (H, W), of scores (1, C, h, w) resized bilinearly to ``size``."""
     # One class at a time: the logits of a large photo would take gigabytes.
     highest = F.interpolate(scores[:, :1], size, mode="bilinear", align_corners=False)
     labels = torch.zeros_like(highest, dtype=torch.uint8)
@@ -153,7 +169,7 @@ def highest_class(scores: Tensor, size: tuple[int, int]) -> np.ndarray:
 
 
 def shipped_weights() -> list[str]:
-    """Names of the weights that fastseg brings along; their card is fastseg/weights/README.md."""
+    """Returns the names of the weights in the package; fastseg/weights/README.md is their card."""
     return sorted(path.stem for path in _weights().glob("*.pt"))
 
 

@@ -15,7 +15,7 @@ from fastseg.train.trainer import Trainer
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return 0, or as :func:`run_command`."""
+    """Runs the command line; returns 0, or the exit status of :func:`run_command`."""
     return run_command("error", lambda: _run(arguments))
 
 
@@ -28,7 +28,7 @@ def _run(arguments: list[str] | None) -> int:
         trainer.resume()
     elif (trainer.out / "last.pt").exists():
         raise ValueError(f"{config.out} holds a run; give --resume or another --out")
-    # Labels are ids without names: what they are taken for is said.
+    # Labels are ids without names, so that the line names the classes.
     print(f"{config.data} is CamVid: {', '.join(CAMVID_CLASSES)}", file=sys.stderr)
     try:
         with StopSignal() as stop:

@@ -10,9 +10,9 @@ from typing import Any
 from fastseg.cli.options import add_model_option
 from fastseg.models import list_models
 
-# Settings that a resumed run may change.
 MAY_CHANGE = ("data", "out", "backend", "backbone_weights", "epochs", "eval_every", "threads")
-# Of numbers, the least and the greatest.
+"""Names of settings that a resumed run may change."""
+
 INFINITE = float("inf")
 RANGES = {
     "backbone_lr": (0, INFINITE),
@@ -27,6 +27,7 @@ RANGES = {
     "seed": (0, 2**31 - 1),
     "threads": (0, 1024),
 }
+"""Least and greatest value of each setting that is a number."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ class Config:
     data: str
     out: str
     model: str = "segnet_basic"
-    options: dict[str, Any] = field(default_factory=dict)  # of the model's builder
+    options: dict[str, Any] = field(default_factory=dict)  # arguments of the model's builder
     backbone_weights: str = ""
-    backbone_lr: float = 1.0  # factor of lr
+    backbone_lr: float = 1.0  # a factor of lr
     backend: str = "fastseg"
     epochs: int = 100
     batch_size: int = 8
@@ -53,7 +54,7 @@ class Config:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        """Raise a ValueError that names a setting which is out of range."""
+        """Raises a ValueError that names a setting which is out of range."""
         for name, (least, most) in RANGES.items():
             value = getattr(self, name)
             values = value if isinstance(value, tuple) else (value,)
@@ -65,7 +66,7 @@ class Config:
 def parse_arguments(
     arguments: list[str] | None = None, description: str | None = None
 ) -> tuple[Config, bool]:
-    """Return the configuration of a command line, and whether to resume."""
+    """Returns the configuration of a command line, and whether to resume."""
     parser = argparse.ArgumentParser(prog="python -m fastseg.train", description=description)
     default = Config(data="", out="")
     parser.add_argument("--data", required=True, help="CamVid folder")

@@ -26,12 +26,12 @@ from fastseg.segment.segmenter import Segmenter, shipped_weights
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
-    dataset: Dataset,
+    dataset: Dataset[tuple[Tensor, Tensor]],
     *,
     bf16: bool = False,
     on_image: Callable[[], None] = lambda: None,
 ) -> ConfusionMatrix:
-    """Return the confusion matrix of a model over a data set, at the labels' resolution.
+    """Returns the confusion matrix of a model over a data set, at the labels' resolution.
 
     The logits are resized bilinearly to the size of the label before the argmax.
 
@@ -39,11 +39,11 @@ def evaluate(
         model: the model; it is put in evaluation mode.
         dataset: pairs of an image, float32 (3, H, W), and its CamVid label, int64 (H', W').
         bf16: whether to run under bfloat16 autocast.
-        on_image: called after every image; what it raises ends the evaluation.
+        on_image: a function that is called after every image; an exception ends the evaluation.
     """
     model.eval()
     matrix = ConfusionMatrix(len(CAMVID_CLASSES), CAMVID_IGNORE)
-    # A loader draws a number for its workers: from a generator of its own, not the caller's.
+    # A loader draws a number for its workers; its own generator keeps the caller's untouched.
     loader = DataLoader(dataset, generator=torch.Generator())
     for image, label in tqdm(loader, "evaluate", leave=False, mininterval=1):
         image = image.contiguous(memory_format=torch.channels_last)
@@ -56,7 +56,7 @@ def evaluate(
 
 
 def scores(matrix: ConfusionMatrix) -> dict[str, float]:
-    """Return mIoU, pixel accuracy and mean class accuracy by name."""
+    """Returns mIoU, pixel accuracy and mean class accuracy by name."""
     return {
         "miou": matrix.mean_iou(),
         "pixel_accuracy": matrix.pixel_accuracy(),
@@ -65,7 +65,7 @@ def scores(matrix: ConfusionMatrix) -> dict[str, float]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and print a table; return 0, or as :func:`run_command`."""
+    """Runs the command line and prints a table; returns :func:`run_command`'s exit status."""
     return run_command("error", lambda: _run(arguments))
 
 
@@ -101,7 +101,7 @@ class Prepared:
     """The transform of a data set's samples that weights ask for; labels keep their resolution.
 
     Args:
-        segmenter: of the weights.
+        segmenter: the segmenter of the weights.
     """
 
     def __init__(self, segmenter: Segmenter) -> None:
@@ -110,7 +110,7 @@ class Prepared:
     def __call__(
         self, image: Image.Image, label: Image.Image, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Return the network's input, float32 (3, H, W), and the untouched label."""
+        """Returns the network's input, float32 (3, H, W), and the untouched label."""
         return self.segmenter.prepare(image)[0], label_tensor(label)
 
 

@@ -1,4 +1,4 @@
-"""Stopping a long job at a point where its state can be saved."""
+"""A way to stop a long job at a point where its state can be saved."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import signal
 
 
 class Interrupted(Exception):
-    """Raised by ``StopSignal.check`` after SIGINT or SIGTERM; its text is the signal's name."""
+    """An exception of ``StopSignal.check`` after SIGINT or SIGTERM, with the signal's name."""
 
 
 class StopSignal:
-    """Context that turns the first SIGINT or SIGTERM into a flag; a second one acts as usual.
+    """A context that turns the first SIGINT or SIGTERM into a flag; a second one acts as usual.
 
     Attributes:
         received: the signal that came, or None.
@@ -29,7 +29,7 @@ class StopSignal:
         self._restore()
 
     def check(self) -> None:
-        """Raise ``Interrupted`` if a signal has come."""
+        """Raises ``Interrupted`` if a signal has come."""
         if self.received is not None:
             raise Interrupted(self.received.name)
 

@@ -9,13 +9,13 @@ import torch
 
 
 def seed_at(*position: int) -> None:
-    """Seed the default generators of torch, on all devices, of NumPy and of Python.
+    """Seeds the default generators of torch, on all devices, of NumPy and of Python.
 
-    With this before each step a run that was stopped after any step, and one that evaluated or
-    loaded its data otherwise in between, draws the same numbers as one that went through.
+    With this before each step, a run that was stopped after any step, or that evaluated or loaded
+    its data otherwise in between, draws the same numbers as one that ran through.
 
     Args:
-        *position: such as the seed of the run, the epoch and the step; at least 0.
+        *position: numbers of at least 0, such as the run's seed, the epoch and the step.
     """
     first, second = np.random.SeedSequence(position).generate_state(2, np.uint64).tolist()
     torch.manual_seed(first)

@@ -1,4 +1,4 @@
-"""The loop of a training run: it can be stopped at any step and goes on as if it had not been."""
+"""The loop of a training run, which can be stopped at any step and resumed without a trace."""
 
 from __future__ import annotations
 
@@ -35,10 +35,12 @@ from fastseg.train.interrupt import Interrupted, StopSignal
 from fastseg.train.randomness import seed_at
 from fastseg.zoo import checkpoint, load_backbone
 
-# Of an auxiliary head's loss: Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017, section 3.3.
 AUX_WEIGHT = 0.4
-# What a saved run must hold to be resumed. Its random numbers need nothing: see randomness.py.
+"""Weight of an auxiliary head's loss, from Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017,
+section 3.3."""
+
 STATE = {"config", "model", "optimizer", "epoch", "step", "loss_sum", "best", "history"}
+"""Keys that a saved run must have to be resumed. Random numbers need none, see randomness.py."""
 
 
 class Trainer:
@@ -73,7 +75,7 @@ class Trainer:
         if config.backbone_weights:
             try:
                 load_backbone(model, config.backbone_weights)
-            except TypeError as error:  # it has no such backbone
+            except TypeError as error:  # the model has no such backbone
                 raise ValueError(error) from error
         self.model = model.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.AdamW(
@@ -93,20 +95,20 @@ class Trainer:
         options = {"backend": self.config.backend, **self.config.options}
         try:
             return build_model(self.config.model, len(CAMVID_CLASSES), **options)
-        except TypeError as error:  # an option that the model has not
+        except TypeError as error:  # the model does not have the option
             raise ValueError(error) from error
 
     def _check_crop(self) -> None:
-        """Raise a ValueError unless the model gives scores for every pixel of a batch of crops."""
+        """Raises a ValueError unless the model gives scores for every pixel of a batch of crops."""
         (height, width), images = self.config.crop, self.config.batch_size
         problem = None
-        with torch.device("meta"):  # shapes alone
+        with torch.device("meta"):  # only shapes count
             model, batch = self._build().train(), torch.empty(images, 3, height, width)
         try:
             scores = main_logits(model(batch))
             if scores.shape[-2:] != batch.shape[-2:]:
                 problem = f"its scores are {scores.shape[-2]}x{scores.shape[-1]}"
-        except (RuntimeError, ValueError) as error:  # too small a crop
+        except (RuntimeError, ValueError) as error:  # the crop is too small
             problem = str(error).partition("\n")[0]
         if problem is not None:
             raise ValueError(
@@ -115,7 +117,7 @@ class Trainer:
             )
 
     def save(self) -> None:
-        """Write the whole state to ``OUT/last.pt``."""
+        """Writes the whole state to ``OUT/last.pt``."""
         state = {
             "config": self._settings(),
             "model": self.model.state_dict(),
@@ -130,10 +132,10 @@ class Trainer:
         checkpoint.save(state, self.out / "last.pt")
 
     def resume(self) -> None:
-        """Read the state that ``save`` wrote.
+        """Reads the state that ``save`` wrote.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: there is no such file.
             CheckpointError: the file cannot be read or does not fit the model.
             ValueError: a setting that changes the results differs from the saved run's.
         """
@@ -159,11 +161,11 @@ class Trainer:
         return {**asdict(self.config), "crop": list(self.config.crop)}
 
     def run(self, stop: StopSignal) -> None:
-        """Train to the last epoch.
+        """Trains to the last epoch.
 
         Raises:
             Interrupted: a signal came; the state has been saved.
-            FloatingPointError: the loss is no longer finite; the last state saved is before that.
+            FloatingPointError: the loss is no longer finite; the saved state is an earlier one.
         """
         while self.epoch < self.config.epochs:
             try:
@@ -171,7 +173,7 @@ class Trainer:
             except Interrupted:
                 self.save()
                 raise
-            self.save()  # an evaluation that is interrupted is done again, the epoch is not
+            self.save()  # an interrupted evaluation runs again, the epoch does not
             record = {"epoch": self.epoch + 1, "loss": self.loss_sum / self.steps}
             last = self.epoch + 1 == self.config.epochs
             if last or (self.epoch + 1) % self.config.eval_every == 0:
@@ -186,7 +188,7 @@ class Trainer:
     def _train_epoch(self, stop: StopSignal) -> None:
         self.model.train()
         self.train_set.set_epoch(self.epoch)
-        # The order depends on (seed, epoch) alone, so that a resumed epoch can skip what it did.
+        # The order depends on seed and epoch alone, so that a resumed epoch can skip its steps.
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.epoch)
         order = torch.randperm(len(self.train_set), generator=generator).tolist()
         order = order[self.step * self.config.batch_size :]
@@ -212,7 +214,7 @@ class Trainer:
             stop.check()
 
     def _train_step(self, image: Tensor, label: Tensor) -> float:
-        seed_at(self.config.seed, self.epoch, self.step)  # of dropout
+        seed_at(self.config.seed, self.epoch, self.step)  # for dropout
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate() * group["lr_factor"]
         image = image.contiguous(memory_format=torch.channels_last)
@@ -232,7 +234,7 @@ class Trainer:
         )
 
     def learning_rate(self) -> float:
-        """Return the rate of the next step: 5 % linear warm-up, then a half cosine to zero."""
+        """Returns the rate of the next step: 5 % linear warm-up, then a half cosine to zero."""
         done = (self.epoch * self.steps + self.step) / (self.config.epochs * self.steps)
         warmup = 0.05
         if done < warmup:
@@ -263,14 +265,14 @@ class Trainer:
 
 
 def parameter_groups(model: nn.Module, backbone_lr: float) -> list[dict[str, Any]]:
-    """Return the optimizer's groups: all parameters, or the backbone's apart from the others.
+    """Returns the optimizer's groups: all parameters, or the backbone's apart from the others.
 
     Args:
         model: the model.
         backbone_lr: learning rate of ``model.backbone`` as a share of that of the rest.
 
     Raises:
-        ValueError: not 1, and the model has no backbone.
+        ValueError: backbone_lr is not 1, and the model has no backbone.
     """
     if backbone_lr == 1:
         return [{"params": list(model.parameters()), "lr_factor": 1.0}]

@@ -1,4 +1,4 @@
-"""Checkpoints of other projects, their keys and what makes their outputs equal."""
+"""Checkpoints of other projects: their keys, and the options that make outputs equal."""
 
 from fastseg.zoo.backbone import load_backbone
 from fastseg.zoo.load import SOURCES, from_checkpoint, load_checkpoint, recognise

@@ -1,4 +1,4 @@
-"""fastseg.load_backbone."""
+"""The function fastseg.load_backbone."""
 
 from __future__ import annotations
 
@@ -16,37 +16,38 @@ from fastseg.zoo.report import LoadReport, fill
 from fastseg.zoo.source import Converted
 from fastseg.zoo.state_dicts import listed
 
-# VGG16's fully connected layers, and the convolutions that they become.
 CONVOLUTIONS = {
     "classifier.0.weight": "fc6.weight",
     "classifier.0.bias": "fc6.bias",
     "classifier.3.weight": "fc7.weight",
     "classifier.3.bias": "fc7.bias",
 }
-# What each backbone leaves aside of its classification network.
+"""Keys of VGG16's fully connected layers, and of the convolutions that they become."""
+
 ENDS = {ResNet: ("fc.",), MobileNetV2: ("classifier.",), VGG16: ("classifier.6.",)}
+"""Prefixes of the keys that a backbone leaves out of its classification network."""
 
 
 def load_backbone(model: SegmentationModel, path: str | Path) -> LoadReport:
-    """Fill ``model.backbone`` from torchvision's ImageNet classification weights.
+    """Fills ``model.backbone`` from torchvision's ImageNet classification weights.
 
-    Of resnet50, resnet101, mobilenet_v2 or vgg16. Left aside is the end that classifies: ``fc``,
-    ``classifier``, and MobileNetV2's last convolution where the backbone has none. VGG16's fully
-    connected layers become the convolutions fc6 and fc7 of FCN and DeepLab v1 and v2, of which
-    DeepLab takes some taps and channels (see :func:`fastseg.models.vgg16_as_convolutions`).
+    The file is of resnet50, resnet101, mobilenet_v2 or vgg16. The end that classifies is left out:
+    ``fc``, ``classifier``, and MobileNetV2's last convolution where the backbone has none. VGG16's
+    fully connected layers become the convolutions fc6 and fc7 of FCN and DeepLab v1 and v2, of
+    which DeepLab takes some taps and channels (see :func:`fastseg.models.vgg16_as_convolutions`).
 
     Args:
-        model: with a backbone of these; its dtypes and devices stay.
-        path: as in :func:`fastseg.load_checkpoint`.
+        model: a network with one of these backbones; its dtypes and devices stay.
+        path: a .safetensors file, or one that torch.save wrote. None of its code is run.
 
     Returns:
-        What was loaded, and the keys that were ignored.
+        A report of what was loaded, and of the keys that were ignored.
 
     Raises:
         TypeError: the model has none of these backbones.
         FileNotFoundError: there is no such file.
-        CheckpointError: the file is not readable, or does not fit: all missing, unexpected and
-            misshapen keys. The model is as it was.
+        CheckpointError: the file cannot be read or does not fit; the error lists all missing,
+            unexpected and misshapen keys. The model is unchanged.
     """
     backbone = getattr(model, "backbone", None)
     if type(backbone) not in ENDS:
@@ -73,20 +74,26 @@ def load_backbone(model: SegmentationModel, path: str | Path) -> LoadReport:
     filled = ("backbone.", *(f"{name}." for name in fully_connected))
     expected = {key: t for key, t in model.state_dict().items() if key.startswith(filled)}
     return fill(
-        model, Converted(tensors, names, ()), str(path), strict=True, expected=expected,
-        source="torchvision", model=None, ignored=ignored,
-    )  # fmt: skip
+        model,
+        Converted(tensors, names, ()),
+        str(path),
+        strict=True,
+        expected=expected,
+        source="torchvision",
+        model=None,
+        ignored=ignored,
+    )
 
 
 def _fully_connected(model: nn.Module) -> dict[str, FullyConvolutional]:
-    """By name: one in FCN and DeepLab v1, one in each branch of DeepLab v2."""
+    """Returns such layers by their names: one in FCN and v1, one per branch in DeepLab v2."""
     return {n: m for n, m in model.named_modules() if isinstance(m, FullyConvolutional)}
 
 
 def _as_convolutions(
     module: FullyConvolutional, linear: Mapping[str, Tensor], path: str | Path
 ) -> dict[str, Tensor]:
-    """The fully connected layers of torchvision's vgg16 as the module's."""
+    """Returns the fully connected layers of torchvision's vgg16 as the module's tensors."""
     missing = [key for key in CONVOLUTIONS if key not in linear]
     if missing:
         raise CheckpointError(f"{path} lacks VGG16's fully connected layers: {listed(missing)}")

@@ -1,4 +1,4 @@
-"""Checkpoints that are never half written, and errors that say what does not fit.
+"""Checkpoints: files that are never half written, and errors that say what does not fit.
 
 A weights file is a dict ``{"format": "fastseg-weights-1", "state_dict": ..., "metadata": ...}``
 that is enough to build its model: see ``save_model`` and ``load_model``.
@@ -24,13 +24,15 @@ from fastseg.zoo.unpickler import StandIn
 
 WEIGHTS_FORMAT = "fastseg-weights-1"
 REQUIRED_METADATA = ("model", "options", "classes")
-# How files begin that are given in place of a checkpoint, and what they are.
+"""Keys of a weights file's metadata, by which its model is built."""
+
 OTHER_KINDS = {
     b"version https://git-lfs": "a pointer of Git LFS; 'git lfs pull' fetches the file itself",
     b"\x89HDF": "an HDF5 file, of Keras or TensorFlow",
     b"\x1f\x8b": "compressed by gzip; unpack it first",
     b"<": "a page of HTML or XML, which some downloads save in place of the file",
 }
+"""Kinds of files that are mistaken for checkpoints, by their first bytes."""
 
 
 class CheckpointError(RuntimeError):
@@ -38,30 +40,30 @@ class CheckpointError(RuntimeError):
 
 
 def save(contents: Any, path: str | Path) -> None:
-    """Write ``contents`` with ``torch.save``, atomically.
+    """Writes ``contents`` with ``torch.save``, atomically.
 
     Args:
-        contents: what ``torch.load(weights_only=True)`` can read: tensors, numbers, strings,
-            lists, tuples and dicts of them.
+        contents: an object that ``torch.load(weights_only=True)`` can read: tensors, numbers,
+            strings, and lists, tuples and dicts of them.
         path: the file; its folder must exist.
 
     Raises:
-        OSError: it cannot be written, such as to a full disk. The old file stays.
+        OSError: the file cannot be written, for example to a full disk. The old file stays.
     """
     with atomic_write(path) as file:
         try:
             torch.save(contents, file)
-        except RuntimeError as error:  # of its archive's end, which hides why it came to that
+        except RuntimeError as error:  # torch's error hides the one that caused it
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
 
 
 def load(path: str | Path) -> Any:
-    """Read what ``save`` or ``torch.save`` wrote, on the CPU, without running code from the file.
+    """Reads a file of ``save`` or ``torch.save`` on the CPU, without running code from it.
 
-    Dense tensors, numbers, texts and the containers around them are read. What else a trainer may
-    have saved, such as an ``argparse.Namespace`` or a quantized tensor, becomes a
+    Dense tensors, numbers, texts and the containers around them are read. Other objects that a
+    trainer may have saved, such as an ``argparse.Namespace`` or a quantized tensor, become a
     ``fastseg.zoo.unpickler.StandIn`` that knows the name of its class and nothing more.
 
     Raises:
@@ -81,7 +83,7 @@ def load(path: str | Path) -> Any:
                 map_location="cpu",
                 pickle_module=unpickler,
                 weights_only=False,
-                encoding="latin1",  # of Python 2's texts; those of checkpoints are ASCII
+                encoding="latin1",  # Python 2's texts in checkpoints are ASCII
             )
     except Exception as error:  # malformed bytes raise nearly anything inside torch.load
         reason = str(error).strip().split("\n")[0][:200] or "it ends too early"
@@ -100,19 +102,19 @@ def load(path: str | Path) -> Any:
 
 
 def _other_kind(data: bytes) -> str | None:
-    """What a file is that torch.save did not write, or that is damaged; None if it may be good."""
+    """Returns the kind or the damage of a file that cannot be loaded; None if it may be good."""
     if not data:
         return "the file is empty"
     for start, kind in OTHER_KINDS.items():
         if data.lstrip().startswith(start):
             return f"it is {kind}"
-    if not data.startswith(b"PK"):  # before torch 1.6 files were no archives
+    if not data.startswith(b"PK"):  # files before torch 1.6 are no archives
         return None
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         if not any(name.endswith(".pkl") for name in archive.namelist()):
             return "it is an archive that torch.save did not write"
         damaged = archive.testzip()  # torch.load does not look at the checksums
-    # torch.load's own reader: in a file made for that, another one may find other names.
+    # This is torch.load's reader: in a crafted file, another one may find other names.
     if "constants.pkl" in torch._C.PyTorchFileReader(io.BytesIO(data)).get_all_records():
         return "it is a TorchScript program, which is not run; save the state_dict() of its model"
     return None if damaged is None else f"it is damaged: bad checksum of {damaged}"
@@ -121,15 +123,17 @@ def _other_kind(data: bytes) -> str | None:
 def load_state_dict(
     module: nn.Module, state: Mapping[str, Tensor], source: str = "state_dict"
 ) -> None:
-    """Load ``state`` into ``module``, every key of it, or change nothing.
+    """Loads every key of ``state`` into ``module``, or changes nothing.
 
     Args:
         module: the module to fill; tensors are converted to its dtypes and devices.
-        state: what ``module.state_dict()`` has; batch norms' ``num_batches_tracked`` may be absent.
-        source: what to call ``state`` in an error.
+        state: tensors with the keys of ``module.state_dict()``; batch norms'
+            ``num_batches_tracked`` may be absent.
+        source: the name of ``state`` in an error.
 
     Raises:
-        CheckpointError: with all missing, unexpected and misshapen keys in one message.
+        CheckpointError: something does not fit; the error lists all missing, unexpected and
+            misshapen keys.
     """
     expected = module.state_dict()
     odd = [key for key, value in state.items() if not isinstance(value, Tensor)]
@@ -140,11 +144,11 @@ def load_state_dict(
     found = misfits(expected, state)
     if any(found):
         raise CheckpointError(f"{source} does not fit {type(module).__name__}: {found}")
-    module.load_state_dict(state, strict=False)  # without batch norms' counters, if they are absent
+    module.load_state_dict(state, strict=False)  # counters may be absent
 
 
 def save_model(path: str | Path, model: nn.Module, metadata: Mapping[str, Any]) -> None:
-    """Write the weights of a model in fp16, with what is needed to build and feed it.
+    """Writes the weights of a model in fp16, with the metadata to build and feed it.
 
     Parameters are stored in float16. Buffers keep their dtype: a running variance may lie outside
     float16's range.
@@ -152,10 +156,10 @@ def save_model(path: str | Path, model: nn.Module, metadata: Mapping[str, Any]) 
     Args:
         path: the file.
         model: the model.
-        metadata: at least "model" (a name of ``list_models()``), "options" (dict of the builder's
-            keyword arguments) and "classes" (list of class names); for ``fastseg segment`` also
-            "palette", "mean", "std" and "short_side" (pixels that the short side of an image is
-            resized to).
+        metadata: a mapping with at least "model" (a name of ``list_models()``), "options" (a dict
+            of the builder's keyword arguments) and "classes" (a list of names); for ``fastseg
+            segment`` also "palette", "mean", "std" and "short_side" (pixels to which an image's
+            short side is resized).
 
     Raises:
         ValueError: metadata lacks a key, or a parameter does not fit float16.
@@ -174,12 +178,12 @@ def save_model(path: str | Path, model: nn.Module, metadata: Mapping[str, Any]) 
 def load_model(
     path: str | Path, *, backend: str = "fastseg", **options: Any
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Build the model of a weights file.
+    """Builds the model of a weights file.
 
     Args:
         path: a file that ``save_model`` wrote.
-        backend: "fastseg" or "torch".
-        **options: of the builder, which win over the file's.
+        backend: "fastseg" or "torch", whose ops run the layers.
+        **options: arguments of the builder, which win over the file's.
 
     Returns:
         The model in evaluation mode, float32, on the CPU, and the file's metadata.
@@ -200,18 +204,18 @@ def load_model(
 def build_saved(
     path: str | Path, state: Any, metadata: Any, *, backend: str = "fastseg", **options: Any
 ) -> nn.Module:
-    """Build the model of what was read from a weights file.
+    """Builds the model from the contents of a weights file.
 
     Args:
-        path: the file, for errors.
-        state: its state_dict.
-        metadata: its metadata.
-        backend: as in :func:`load_model`.
-        **options: likewise.
+        path: the file's name in an error.
+        state: the file's state_dict.
+        metadata: the file's metadata.
+        backend: "fastseg" or "torch", whose ops run the layers.
+        **options: arguments of the builder, which win over the file's.
 
     Raises:
-        CheckpointError: these are none, or do not fit each other; or the options do not fit the
-            file, and which would.
+        CheckpointError: the state_dict or the metadata are no dicts, or do not fit each other or
+            the options; the error names options that fit.
         TypeError: the model has no such option.
         ValueError: an option out of range.
     """

@@ -1,4 +1,4 @@
-"""Reading checkpoints of any project: a state_dict, out of what is wrapped around it."""
+"""Reading of checkpoints of any project: the state_dict in a file."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ from fastseg.zoo.checkpoint import WEIGHTS_FORMAT, CheckpointError
 from fastseg.zoo.state_dicts import listed
 from fastseg.zoo.unpickler import StandIn
 
-# Under these names trainers save a state_dict beside other things.
 WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model")
-# What DistributedDataParallel and torch.compile put before every key.
+"""Names under which trainers save a state_dict beside other things."""
+
 PREFIXES = ("module.", "_orig_mod.")
-MOST_WRAPPERS = 8  # one in the other; a file can hold a dict that holds itself
-# Tensors that are not dense, as their classes or what makes them are called, and in words.
+"""Prefixes that DistributedDataParallel and torch.compile put before every key."""
+
+MOST_WRAPPERS = 8
+"""Largest number of nested wrappers: a file can hold a dict that holds itself."""
+
 TENSOR_CLASS = re.compile(r"torch\._utils\._rebuild_\w+|.*Tensor\b.*")
+"""Pattern of the names of tensor classes, and of the functions that rebuild tensors."""
+
 KINDS = {
     "_rebuild_sparse_tensor": "sparse",
     "_rebuild_qtensor": "quantized",
@@ -29,21 +34,27 @@ KINDS = {
     "DTensor": "sharded over processes (DTensor); gather them with full_tensor() first",
     "ShardedTensor": "sharded over processes (ShardedTensor); gather them first",
 }
+"""Descriptions of tensors that are not dense, by the names of their classes or functions."""
 
 
 class Contents(NamedTuple):
-    """Of a checkpoint."""
+    """The contents of a checkpoint.
+
+    Attributes:
+        state: the state_dict.
+        metadata: the metadata of one of fastseg's weights files, or None.
+    """
 
     state: dict[str, Tensor]
-    metadata: dict[str, Any] | None  # of fastseg's weights files
+    metadata: dict[str, Any] | None
 
 
 def read(path: str | Path) -> Contents:
-    """Read a checkpoint on the CPU, without running code from it.
+    """Reads a checkpoint on the CPU, without running code from it.
 
     Args:
-        path: a safetensors file, or what torch.save wrote: a state_dict, one under "state_dict",
-            "model_state", "model_state_dict" or "model", or a fastseg weights file.
+        path: a safetensors file, or one that torch.save wrote: a state_dict, by itself or under
+            "state_dict", "model_state", "model_state_dict" or "model", or a fastseg weights file.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -64,7 +75,7 @@ def read(path: str | Path) -> Contents:
             break
         found = wrapped[0]
     _check_plain(found, path)
-    # Beside its tensors a state_dict may hold other things, such as milesial's mask_values.
+    # A state_dict may hold other things beside tensors, such as milesial's mask_values.
     state = {k: v for k, v in found.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if state:
         return Contents(_without_prefixes(state), metadata)
@@ -76,7 +87,7 @@ def read(path: str | Path) -> Contents:
 
 
 def _check_plain(found: Mapping[Any, Any], path: Path) -> None:
-    """Raise a CheckpointError if some of the weights are no dense tensors of numbers."""
+    """Raises a CheckpointError if some of the weights are no dense tensors of numbers."""
     others: dict[str, list[str]] = {}
     for key, value in found.items():
         if isinstance(value, StandIn) and TENSOR_CLASS.fullmatch(value.name):
@@ -88,7 +99,7 @@ def _check_plain(found: Mapping[Any, Any], path: Path) -> None:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """By its name, or its beginning: the length of a JSON header, and the header."""
+    """Whether a file's name, or its first bytes (a length and a JSON header), are safetensors'."""
     if path.suffix == ".safetensors":
         return True
     if not path.is_file():
@@ -109,7 +120,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         ) from error
     try:
         return load(path.read_bytes())
-    except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a dtype that torch has not
+    except (SafetensorError, KeyError, ValueError) as error:  # KeyError is an unknown dtype
         raise CheckpointError(
             f"{path} is not a readable checkpoint: {type(error).__name__}: {error}"
         ) from error

@@ -1,4 +1,4 @@
-"""Under which options of its builder a state_dict fits: what an error then tells."""
+"""Search for the options of a builder under which a state_dict fits, for an error's text."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from fastseg.models import build_model, builder_options
 from fastseg.models._options import options_of_backbone
 from fastseg.zoo.state_dicts import misfits
 
-MOST_ROUNDS = 3  # through all options
+MOST_ROUNDS = 3
+"""Largest number of rounds through all options."""
+
 YES_OR_NO = (False, True)
-# Options on which keys and shapes depend, and their usual values.
 CHOICES: dict[str, tuple[Any, ...]] = {
     "aspp_conv": YES_OR_NO,
     "atrous_rates": ((), (12,), (6, 12), (6, 12, 18), (6, 12, 18, 24)),
@@ -37,17 +38,24 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "variant": ("largefov", "4x4", "4x4_small", "7x7", "aspp_l", "aspp_s"),
     "width_mult": (0.25, 0.35, 0.5, 0.75, 1.0, 1.3, 1.4),
 }
-# Channels: the values come from the shapes that differ.
+"""Options on which keys and shapes depend, and their usual values."""
+
 CHANNELS = (
-    "aspp_channels", "fc_channels", "in_channels", "low_level_channels", "num_classes", "width",
-)  # fmt: skip
+    "aspp_channels",
+    "fc_channels",
+    "in_channels",
+    "low_level_channels",
+    "num_classes",
+    "width",
+)
+"""Options that are numbers of channels, whose values come from the shapes that differ."""
 
 
 class Fit(NamedTuple):
-    """How a state_dict fits a model.
+    """The fit of a state_dict to a model.
 
     Args:
-        misfits: the number of keys that do not.
+        misfits: number of keys that do not fit.
         lengths: pairs of an axis's lengths that differ, in the state_dict and in the model.
     """
 
@@ -56,12 +64,13 @@ class Fit(NamedTuple):
 
 
 def hint(builder: str, options: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
-    """The end of an error's text: ``; it fits with width=4 (not 8)``, or nothing.
+    """Returns the end of an error's text: ``; it fits with width=4 (not 8)``, or nothing.
 
     Args:
-        builder: its name.
-        options: its arguments, under which the state_dict does not fit; `num_classes` too.
-        state: with the keys of the builder's model.
+        builder: the builder's name.
+        options: the builder's arguments, with `num_classes`, under which the state_dict does not
+            fit.
+        state: a state_dict with the keys of the builder's model.
     """
     changes = fitting_changes(builder, options, state)
     was = {**builder_options(builder), **options}
@@ -75,10 +84,10 @@ def hint(builder: str, options: Mapping[str, Any], state: Mapping[str, Tensor]) 
 def fitting_changes(
     builder: str, options: Mapping[str, Any], state: Mapping[str, Tensor]
 ) -> dict[str, Any] | None:
-    """The options to change so that a state_dict fits, and their values; None if none are found.
+    """Returns new values of options by which a state_dict fits, or None if none are found.
 
-    Option after option takes the value with which the fewest keys do not fit, as long as they
-    become fewer.
+    Option after option takes the value that leaves the fewest misfits, as long as they become
+    fewer.
     """
     fit = _fit(builder, options, state)
     changes: dict[str, Any] = {}
@@ -100,7 +109,7 @@ def fitting_changes(
 def _needed(
     builder: str, options: Mapping[str, Any], changes: dict[str, Any], state: Mapping[str, Tensor]
 ) -> dict[str, Any]:
-    """The changes without which it does not fit."""
+    """Returns the changes without which the state_dict does not fit."""
     for name in list(changes):
         rest = {key: value for key, value in changes.items() if key != name}
         if not _fit(builder, {**options, **rest}, state).misfits:
@@ -109,10 +118,10 @@ def _needed(
 
 
 def _fit(builder: str, options: Mapping[str, Any], state: Mapping[str, Tensor]) -> Fit:
-    """How it fits the model with these options; infinitely badly where there is no such model."""
+    """Returns the fit to the model with these options; infinitely many misfits without one."""
     try:
-        with torch.device("meta"), warnings.catch_warnings():  # shapes alone
-            warnings.simplefilter("ignore")  # of layers without elements
+        with torch.device("meta"), warnings.catch_warnings():  # only shapes count
+            warnings.simplefilter("ignore")  # layers without elements warn
             model = build_model(builder, **options).state_dict()
     except (TypeError, ValueError):
         return Fit(float("inf"), set())
@@ -127,14 +136,14 @@ def _fit(builder: str, options: Mapping[str, Any], state: Mapping[str, Tensor]) 
 
 
 def _values(name: str, builder: str, options: Mapping[str, Any], fit: Fit) -> Iterator[Any]:
-    """Other values of an option."""
+    """Yields other values of an option."""
     defaults = builder_options(builder)
     value = options.get(name, defaults.get(name))
     if name != "backbone_options":
         yield from _others(name, value, fit)
         return
     given = dict(value or {})
-    for inner in given:  # the backbone's default
+    for inner in given:  # without it, the backbone's default holds
         yield {key: v for key, v in given.items() if key != inner}
     backbone = options.get("backbone", defaults["backbone"])
     for inner, default in options_of_backbone(backbone).items():
@@ -148,6 +157,6 @@ def _others(name: str, value: Any, fit: Fit) -> Iterator[Any]:
     elif name in CHANNELS and value is None:
         yield from sorted({has for has, _ in fit.lengths})
     elif name in CHANNELS:
-        # Other layers have a multiple of these channels.
+        # Other layers have multiples of these channels.
         scaled = {value * has // of for has, of in fit.lengths if value * has % of == 0}
         yield from sorted(scaled - {value})

@@ -1,10 +1,10 @@
 """kazuto1011's DeepLab v2: github.com/kazuto1011/deeplab-pytorch.
 
-DeepLab v2 on a ResNet, alone or at three scales whose maximum counts (``base.*``), as converted
-from the authors' Caffe models: input is blue, green, red in 0 to 255 less the mean. The original
-gives logits at stride 8; here they are resized to the image as its script does. Rates are those of
-its configurations and published weights, 6, 12, 18 and 24: DeepLabV2S, whose keys are the same, has
-others (3, 6, 9, 12) and would be another network.
+It is DeepLab v2 on a ResNet, alone or at three scales of which the maximum counts (``base.*``),
+converted from the authors' Caffe models. Its input is blue, green and red in 0 to 255 less the
+mean. The original gives logits at stride 8, which its script resizes to the image, like the model
+here. Rates are those of its configurations and published weights, 6, 12, 18 and 24. DeepLabV2S has
+the same keys but the rates 3, 6, 9 and 12, which makes it another network.
 """
 
 import re
@@ -14,7 +14,7 @@ from fastseg.zoo.source import Layout, Source, aspp, caffe, moved
 
 
 def _block(theirs: str, ours: str) -> tuple[str, Callable[[re.Match], str]]:
-    """Their layers count the stem, their blocks from 1."""
+    """Renames a block: their layers count the stem, and their blocks count from 1."""
 
     def name(match: re.Match) -> str:
         layer, block = int(match["layer"]) - 1, int(match["block"]) - 1

@@ -1,4 +1,4 @@
-"""fastseg.load_checkpoint and fastseg.from_checkpoint."""
+"""The functions fastseg.load_checkpoint and fastseg.from_checkpoint."""
 
 from __future__ import annotations
 
@@ -41,29 +41,30 @@ ON_BACKBONES = ("deeplabv2", "deeplabv3", "deeplabv3plus", "fcn")
 def load_checkpoint(
     model: nn.Module, path: str | Path, *, source: str = "auto", strict: bool = True
 ) -> LoadReport:
-    """Fill one of fastseg's models from a checkpoint of another project, or of fastseg.
+    """Fills one of fastseg's models from a checkpoint of another project or of fastseg.
 
-    That all keys fit does not make the outputs equal: the model's options must be the source's,
-    such as `dilation_style`; they are in the report. :func:`fastseg.from_checkpoint` builds it so.
+    Fitting keys do not make the outputs equal: the model's options, such as `dilation_style`, must
+    be the source's too; they are in the report. :func:`fastseg.from_checkpoint` builds a model with
+    them.
 
     Args:
-        model: of ``fastseg.models``; its dtypes and devices stay.
-        path: a .safetensors file (needs the safetensors package), or one that torch.save wrote: a
-            state_dict, also inside a training checkpoint, or a fastseg weights file. No code of it
-            is run.
-        source: "auto": recognised by the keys; "fastseg", or a name of ``fastseg.zoo.SOURCES``.
+        model: a network of ``fastseg.models``; its dtypes and devices stay.
+        path: a .safetensors file (which needs the safetensors package), or one that torch.save
+            wrote: a state_dict, also inside a training checkpoint, or a fastseg weights file. None
+            of its code is run.
+        source: "auto" to recognise it by the keys, "fastseg", or a name of ``fastseg.zoo.SOURCES``.
         strict: whether everything must fit. Batch norms' ``num_batches_tracked`` may be absent.
 
     Returns:
-        What was recognised and loaded; with strict=False, also what was not.
+        A report of what was recognised and loaded; with strict=False, also of what was not.
 
     Raises:
         ValueError: an unknown source.
         FileNotFoundError: there is no such file.
         ImportError: the safetensors package is needed and not installed.
-        CheckpointError: the file is not readable or of no source that is known, or, strict,
-            something does not fit: all missing, unexpected and misshapen keys. The model is as it
-            was.
+        CheckpointError: the file cannot be read or is of no known source, or, with strict,
+            something does not fit; the error lists all missing, unexpected and misshapen keys. The
+            model is unchanged.
     """
     contents = read(path)
     keys, own = contents.state, model.state_dict()
@@ -81,55 +82,70 @@ def load_checkpoint(
         converted = layout.converted(contents.state)
         builder, options = layout.model, _options(layout, converted.state)
     return fill(
-        model, converted, _called(path, known, layout), strict=strict, source=known,
-        model=builder, options=options,
-    )  # fmt: skip
+        model,
+        converted,
+        _called(path, known, layout),
+        strict=strict,
+        source=known,
+        model=builder,
+        options=options,
+    )
 
 
 def from_checkpoint(
     path: str | Path, model: str | None = None, *, source: str = "auto", **options: Any
 ) -> SegmentationModel:
-    """Build the model of a checkpoint, with the options under which its outputs are the source's.
+    """Builds the model of a checkpoint, with the options under which its outputs are the source's.
 
-    Classes, backbone, auxiliary head and widths are read from the checkpoint. What no shape tells,
-    such as rates and `align_corners`, is what the source has by default (``fastseg.zoo.SOURCES``).
-    An image must be prepared as the `preprocessing` there says, for the source that
+    Classes, backbone, auxiliary head and widths are read from the checkpoint. Options that no shape
+    tells, such as rates and `align_corners`, are the source's defaults (``fastseg.zoo.SOURCES``).
+    An image must be prepared by the `preprocessing` there, for the source that
     :func:`fastseg.zoo.recognise` names.
 
     Args:
-        path: as in :func:`fastseg.load_checkpoint`.
-        model: the builder's name; default: the one that the checkpoint is of. Needed for a
-            state_dict of fastseg's own that is no weights file, whose options shapes tell, or you.
-        source: as in :func:`fastseg.load_checkpoint`.
-        **options: of the builder, which win over the source's; `backbone_options` one by one.
-            ``aux=False`` leaves an auxiliary head out.
+        path: a .safetensors file (which needs the safetensors package), or one that torch.save
+            wrote. None of its code is run.
+        model: the builder's name; by default the checkpoint tells it. It is needed for a state_dict
+            of fastseg's own that is no weights file; its options come from shapes, or from you.
+        source: "auto" to recognise it by the keys, "fastseg", or a name of ``fastseg.zoo.SOURCES``.
+        **options: arguments of the builder, which win over the source's; `backbone_options` do so
+            one by one. ``aux=False`` leaves an auxiliary head out.
 
     Returns:
         The model in evaluation mode, float32, on the CPU.
 
     Raises:
         ValueError: an unknown source or model, or an option out of range.
-        TypeError: an option that the model has not.
-        CheckpointError: as in :func:`fastseg.load_checkpoint`; the checkpoint is of another model;
-            its backbone is none of fastseg's; it does not fit these options: the error names those
-            that it fits, if changing a few is enough.
+        TypeError: an option that the model does not have.
+        FileNotFoundError: there is no such file.
+        ImportError: the safetensors package is needed and not installed.
+        CheckpointError: the file cannot be read or is of no known source; the checkpoint is of
+            another model; its backbone is none of fastseg's; it does not fit these options: the
+            error names options that fit, if changing a few is enough.
     """
     return build(path, model, source=source, **options).model
 
 
 class Built(NamedTuple):
-    """The model of a checkpoint, and what it was taken for."""
+    """The model of a checkpoint, and what it was taken for.
+
+    Attributes:
+        model: the network.
+        source: a name of SOURCES, or "fastseg".
+        builder: the name of the network's builder.
+        metadata: the metadata of one of fastseg's weights files, or None.
+    """
 
     model: SegmentationModel
-    source: str  # a name of SOURCES or "fastseg"
+    source: str
     builder: str
-    metadata: dict[str, Any] | None  # of fastseg's weights files
+    metadata: dict[str, Any] | None
 
 
 def build(
     path: str | Path, model: str | None = None, *, source: str = "auto", **options: Any
 ) -> Built:
-    """:func:`fastseg.from_checkpoint`, which has the arguments, with what it found."""
+    """Does the work of :func:`fastseg.from_checkpoint`, which explains the arguments."""
     if model is not None and model not in list_models():
         raise ValueError(f"model must be None or one of {list_models()}, got {model!r}")
     contents = read(path)
@@ -170,7 +186,7 @@ def build(
 def _of_own_state(
     state: Mapping[str, Tensor], builder: str, path: str | Path, given: Mapping[str, Any]
 ) -> SegmentationModel:
-    """The model of a state_dict of fastseg's, whose options shapes tell or the caller gives."""
+    """Builds the model of a state_dict of fastseg's, whose options shapes or the caller tell."""
     options = _merged(told_options(builder, state, str(path)), given)
     built = build_model(builder, **options)
     if options.get("aux") is False:
@@ -183,15 +199,17 @@ def _of_own_state(
 
 
 def recognise(path: str | Path, *, source: str = "auto") -> tuple[str, str]:
-    """Tell what a checkpoint is of: the source's name, or "fastseg", and the builder's name.
+    """Returns the source's name of a checkpoint, or "fastseg", and the builder's name.
 
     Args:
-        path: as in :func:`fastseg.load_checkpoint`.
-        source: as there; what is not of this one is an error.
+        path: a .safetensors file, or one that torch.save wrote. None of its code is run.
+        source: "auto", "fastseg" or a name of ``fastseg.zoo.SOURCES``; a checkpoint of another one
+            is an error.
 
     Raises:
         ValueError: an unknown source.
-        CheckpointError: as in :func:`fastseg.load_checkpoint`.
+        FileNotFoundError: there is no such file.
+        CheckpointError: the file cannot be read or is of no known source.
     """
     contents = read(path)
     known, layout = _recognised(contents, source, path, own=lambda: False)
@@ -205,13 +223,13 @@ def _builder(contents: Contents, layout: Layout | None) -> str | None:
 def _recognised(
     contents: Contents, source: str, path: str | Path, own: Callable[[], bool]
 ) -> tuple[str, Layout | None]:
-    """The source's name and the network; None for fastseg's.
+    """Returns the source's name and the network, which is None for fastseg's own.
 
     Args:
-        contents: the checkpoint's.
-        source: its name or "auto".
-        path: for errors.
-        own: whether a state_dict that is of no source may be one of fastseg's.
+        contents: the checkpoint's contents.
+        source: the source's name or "auto".
+        path: the file's name in an error.
+        own: tells whether a state_dict of no source may be one of fastseg's.
     """
     if source not in ("auto", OWN, *SOURCES):
         names = ", ".join(("auto", OWN, *SOURCES))
@@ -232,7 +250,7 @@ def _recognised(
 
 
 def _unknown(contents: Contents, source: str, path: str | Path) -> str:
-    """Why a checkpoint is of no source, and what would load it."""
+    """Returns why a checkpoint is of no source, and what would load it."""
     keys = contents.state
     if source in ("auto", OWN):
         call = how_to_load(keys, path)
@@ -248,14 +266,14 @@ def _unknown(contents: Contents, source: str, path: str | Path) -> str:
 
 
 def _options(layout: Layout, state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Of the builder: the source's, and what the state_dict tells."""
+    """Returns the builder's options: the source's, and those that the state_dict tells."""
     told = options_of(layout.model, state)
     further = layout.backbone_options.get(told.get("backbone", ""), {})
     return _merged(layout.options, told, {"backbone_options": further} if further else {})
 
 
 def _merged(*options: Mapping[str, Any]) -> dict[str, Any]:
-    """The later win; of `backbone_options` each one by itself."""
+    """Merges options, of which later ones win; each of `backbone_options` does so by itself."""
     merged: dict[str, Any] = {}
     for given in options:
         inner = {**merged.get("backbone_options", {}), **(given.get("backbone_options") or {})}

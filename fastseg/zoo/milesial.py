@@ -1,7 +1,7 @@
 """milesial's U-Net: github.com/milesial/Pytorch-UNet.
 
-With transposed convolutions or ``bilinear``. Its checkpoints also hold ``mask_values``. An image is
-divided by 255 and not normalised.
+It has transposed convolutions, or ``bilinear`` upsampling. Its checkpoints also hold
+``mask_values``. An image is divided by 255 and not normalised.
 """
 
 import re
@@ -13,7 +13,7 @@ UP = r"up(?P<number>\d+)"
 
 
 def _up(ours: str) -> Callable[[re.Match], str]:
-    """Theirs count from 1."""
+    """Renames an upsampling stage: theirs count from 1."""
     return lambda match: f"up.{int(match['number']) - 1}.{ours}.{match['rest']}"
 
 

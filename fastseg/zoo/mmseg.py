@@ -1,6 +1,6 @@
 """OpenMMLab's mmsegmentation: github.com/open-mmlab/mmsegmentation.
 
-DeepLabV3 and DeepLabV3+ on ResNetV1c and ResNet as in the configurations ``*_r50-d8*`` and
+Its DeepLabV3 and DeepLabV3+ load, on ResNetV1c and ResNet, in the configurations ``*_r50-d8*`` and
 ``*_r101-d8*``. The projection of its ASPP is 3x3, and the image pooling's channels come first.
 """
 
@@ -10,7 +10,7 @@ from fastseg.nn.aspp_keys import pooling_last
 from fastseg.zoo.source import Layout, Preprocessing, Source, aspp, conv_bn, moved, same
 
 BACKBONE = {
-    # A convolution, its batch norm and a ReLU, three times.
+    # The stem is a convolution, its batch norm and a ReLU, three times.
     **conv_bn(r"backbone\.stem", "backbone.stem.0", ("0", "1")),
     **conv_bn(r"backbone\.stem", "backbone.stem.1", ("3", "4")),
     **conv_bn(r"backbone\.stem", "backbone.stem.2", ("6", "7")),
@@ -31,7 +31,7 @@ OPTIONS = {
 
 
 def _separable(theirs: str, ours: str) -> dict[str, str]:
-    """A depthwise and a pointwise convolution, each with its batch norm."""
+    """Renames a depthwise and a pointwise convolution, each with its batch norm."""
     return {
         **conv_bn(rf"{theirs}\.depthwise_conv", f"{ours}.0.0"),
         **moved(rf"{theirs}\.pointwise_conv\.conv", f"{ours}.0.1"),

@@ -12,35 +12,37 @@ from fastseg.models import build_model, list_models
 from fastseg.zoo.fitting_options import fitting_changes
 from fastseg.zoo.shapes import CLASSES, number_of_classes, options_of
 
-# Of the keys: with other options a network has some others.
 LEAST_LIKENESS = 0.25
+"""Share of the keys from which a network is tried: with other options it has some other keys."""
+
 MOST_TRIED = 2
+"""Number of networks that are tried."""
 
 
 def likeness(builder: str, state: Mapping[str, Tensor]) -> float:
-    """The share of the keys, 0 to 1, that a builder's network has too."""
+    """Returns the share of the keys, 0 to 1, that a builder's network has too."""
     if not any(key in state for key in CLASSES[builder]):
         return 0.0
     try:
         with torch.device("meta"):
             own = build_model(builder, **told_options(builder, state, "")).state_dict()
-    except (TypeError, ValueError):  # what is told are another builder's options
+    except (TypeError, ValueError):  # the shapes tell another builder's options
         return 0.0
     return sum(key in own for key in state) / len(state)
 
 
 def told_options(builder: str, state: Mapping[str, Tensor], name: str) -> dict[str, Any]:
-    """The options that keys and shapes tell, `num_classes` too.
+    """Returns the options that keys and shapes tell, with `num_classes`.
 
     Raises:
-        CheckpointError: no weight tells the classes; `name` is what to call the state_dict.
+        CheckpointError: no weight tells the classes; the error calls the state_dict `name`.
     """
     classes = number_of_classes(builder, state, name)
     return {"num_classes": classes, **options_of(builder, state)}
 
 
 def how_to_load(state: Mapping[str, Tensor], path: Any) -> str:
-    """The call that loads a state_dict, by the network that it fits; empty if it fits none."""
+    """Returns the text of a call that loads a state_dict; empty if it fits no network."""
     ranked = sorted(list_models(), key=lambda name: likeness(name, state), reverse=True)
     for builder in ranked[:MOST_TRIED]:
         if likeness(builder, state) < LEAST_LIKENESS:

@@ -1,4 +1,4 @@
-"""Filling a module from a converted state_dict, all of it or nothing, and what came of it."""
+"""Filling of a module from a converted state_dict, whole or not at all, with a report."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from fastseg.zoo.state_dicts import Misfits, listed, misfits
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What a checkpoint was taken for, and which of its tensors were loaded.
+    """A report of what a checkpoint was taken for, and which of its tensors were loaded.
 
     Args:
-        source: of the checkpoint, a name of ``fastseg.zoo.SOURCES`` or "fastseg".
-        model: the builder of which the checkpoint is, None if it does not tell.
-        options: the builder's under which the outputs are the source's; that keys and shapes fit
-            does not make sure of them.
+        source: the checkpoint's source, a name of ``fastseg.zoo.SOURCES`` or "fastseg".
+        model: the builder of the checkpoint's network; None if it does not tell.
+        options: the builder's options under which the outputs are the source's. Fitting keys and
+            shapes do not make sure of them.
         loaded: keys of the model that were filled.
         missing: keys of the model that the checkpoint lacks.
         unexpected: keys of the checkpoint, by its own names, that the model has no place for.
@@ -39,7 +39,7 @@ class LoadReport:
     ignored: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """A few lines to print."""
+        """Returns a few lines to print."""
         lines = [
             f"{self.source}{f' {self.model}' if self.model else ''}: {len(self.loaded)} loaded"
         ]
@@ -59,18 +59,18 @@ def fill(
     expected: Mapping[str, Tensor] | None = None,
     **report: Any,
 ) -> LoadReport:
-    """Copy a state_dict into a module, in the module's dtypes and on its devices.
+    """Copies a state_dict into a module, in the module's dtypes and on its devices.
 
     Args:
-        module: what to fill.
+        module: the module to fill.
         converted: the state_dict, with the module's keys.
-        name: what to call it in an error.
+        name: the state_dict's name in an error.
         strict: whether everything must fit; if not, what fits is copied.
         expected: the part of the module's state_dict that is to be filled; default: all.
         **report: further arguments of LoadReport.
 
     Raises:
-        CheckpointError: strict, and something does not fit. The module is as it was.
+        CheckpointError: with strict, something does not fit. The module is unchanged.
     """
     expected = module.state_dict() if expected is None else expected
     state, names = converted.state, converted.names

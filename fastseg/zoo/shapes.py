@@ -1,4 +1,4 @@
-"""What the keys and shapes of a state_dict tell about the options of its builder."""
+"""Options of a builder that the keys and shapes of a state_dict tell."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from fastseg.zoo.checkpoint import CheckpointError
 
-# The weight whose first axis is the classes, the first that is there, of each builder.
 CLASSES = {
     "deeplabv1": ("classifier.1.weight",),
     "deeplabv2": ("classifier.c0.weight", "classifier.0.1.weight"),
@@ -24,16 +23,19 @@ CLASSES = {
     "segnet_basic": ("classifier.weight",),
     "unet": ("classifier.weight",),
 }
-# The ASPP, and the weight that only a separable one has.
+"""Keys of weights whose first axis is the classes, by the builder; the first found counts."""
+
 ASPP = {"deeplabv3": "classifier.0", "deeplabv3plus": "classifier.aspp"}
+"""Prefixes of the ASPP's keys by the builder."""
+
 RESNETS = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101"}
 
 
 def number_of_classes(model: str, state: Mapping[str, Tensor], name: str) -> int:
-    """Of a builder's state_dict.
+    """Returns the number of classes of a builder's state_dict.
 
     Raises:
-        CheckpointError: no weight tells; `name` is what to call the state_dict.
+        CheckpointError: no weight tells it; the error calls the state_dict `name`.
     """
     for key in CLASSES[model]:
         if key in state:
@@ -42,7 +44,7 @@ def number_of_classes(model: str, state: Mapping[str, Tensor], name: str) -> int
 
 
 def options_of(model: str, state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Options of the builder, as far as a state_dict with fastseg's keys tells them."""
+    """Returns the builder's options that a state_dict with fastseg's keys tells."""
     options: dict[str, Any] = {}
     if any(key.startswith("aux_classifier.") for key in state):
         options["aux"] = True
@@ -64,7 +66,7 @@ def options_of(model: str, state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Its name and options; nothing if it is none of fastseg's."""
+    """Returns the backbone's name and options; nothing if it is none of fastseg's."""
     first = state.get("backbone.features.0.0.weight")
     if first is not None and "backbone.features.17.conv.2.weight" in state:
         last = "backbone.features.18.0.weight" in state
@@ -82,7 +84,7 @@ def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
     options: dict[str, Any] = {"deep_stem": True} if deep else {}
     if width != 64:
         options["width"] = width
-    if layers not in RESNETS:  # deeper ones, such as ResNet-152
+    if layers not in RESNETS:  # the network is deeper, such as ResNet-152
         options["layers"] = layers
     return {
         "backbone": RESNETS.get(layers, "resnet50"),
@@ -116,6 +118,6 @@ def _unet(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _count(pattern: str, state: Mapping[str, Tensor]) -> int:
-    """How many numbers the pattern's group has."""
+    """Returns how many different numbers the pattern's group matches."""
     compiled = re.compile(pattern)
     return len({match[1] for key in state if (match := compiled.fullmatch(key))})

@@ -1,8 +1,8 @@
 """segmentation_models_pytorch: github.com/qubvel-org/segmentation_models.pytorch.
 
-DeepLabV3 and DeepLabV3Plus on ResNets of bottlenecks and MobileNetV2, with the arguments' defaults.
-Its Unet, FPN and so on have decoders that fastseg has not. The mean and the standard deviation are
-those of its ImageNet encoders.
+DeepLabV3 and DeepLabV3Plus load, on ResNets of bottlenecks and MobileNetV2, with the arguments'
+defaults. Its Unet, FPN and so on have decoders that fastseg does not have. The mean and the
+standard deviation are those of its ImageNet encoders.
 """
 
 from fastseg.zoo.source import Layout, Preprocessing, Source, aspp, moved
@@ -33,7 +33,7 @@ SOURCE = Source(
         ),
         Layout(
             model="deeplabv3",
-            # "decoder.0" in versions before 0.4, whose decoder was a sequence.
+            # Before version 0.4 the decoder was a sequence, whose first key is "decoder.0".
             marks=(r"encoder\..*", r"decoder\.(?:aspp|0)\.convs\.0\.0\.weight"),
             renames={
                 **BACKBONE,

@@ -1,4 +1,4 @@
-"""What is known of a project whose checkpoints load: data, and how keys become fastseg's."""
+"""Descriptions of projects whose checkpoints load, and the conversion of their keys."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fastseg.nn.aspp_keys import RENAMES, Replacement, number_pooling, rename
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes a network's input: ``(image - mean) / std``.
+    """The preprocessing of an image for a network: ``(image - mean) / std``.
 
     Args:
-        mean: for each channel, in the order of `channels`, of an image in 0 to 1.
-        std: likewise; 1/255 leaves values in 0 to 255.
+        mean: the mean of each channel, in the order of `channels`, of an image in 0 to 1.
+        std: the standard deviation of each channel in that order; 1/255 leaves values in 0 to 255.
         channels: "RGB" or "BGR".
     """
 
@@ -29,16 +29,22 @@ class Preprocessing:
 
 
 def caffe(*mean: float) -> Preprocessing:
-    """Of Caffe's networks: blue, green and red in 0 to 255 less their mean."""
+    """Returns Caffe's preprocessing: blue, green and red in 0 to 255 less their mean."""
     return Preprocessing(tuple(m / 255 for m in mean), (1 / 255,) * 3, "BGR")
 
 
 class Converted(NamedTuple):
-    """A checkpoint with fastseg's keys."""
+    """A checkpoint with fastseg's keys.
+
+    Attributes:
+        state: the tensors by fastseg's keys.
+        names: the file's keys by fastseg's.
+        unknown: keys of the file that no rule knows.
+    """
 
     state: dict[str, Tensor]
-    names: dict[str, str]  # what the file calls them
-    unknown: tuple[str, ...]  # keys of the file that no rule knows
+    names: dict[str, str]
+    unknown: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -46,14 +52,14 @@ class Layout:
     """One of a source's networks.
 
     Args:
-        model: the builder's name, of ``fastseg.models.list_models()``.
-        marks: patterns each of which one of its keys matches in full.
-        renames: from patterns of whole keys to fastseg's, as templates of :meth:`re.Match.expand`
-            or functions of the match; the first that matches counts.
-        options: the builder's, under which the outputs are the source's. What shapes and keys tell,
-            such as classes and backbone, is read from the checkpoint.
-        backbone_options: further ones, by the backbone.
-        convert: of the renamed tensors, where more than names differ.
+        model: the builder's name in ``fastseg.models.list_models()``.
+        marks: patterns, each of which one of its keys matches in full.
+        renames: fastseg's keys by patterns of whole keys, as templates of :meth:`re.Match.expand`
+            or functions of the match; the first pattern that matches counts.
+        options: the builder's options under which the outputs are the source's. Those that shapes
+            and keys tell, such as classes and backbone, are read from the checkpoint.
+        backbone_options: options of the backbone, by its name.
+        convert: a function of the renamed tensors, where more than names differ.
     """
 
     model: str
@@ -64,11 +70,11 @@ class Layout:
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
 
     def fits(self, keys: Mapping[str, Any]) -> bool:
-        """Whether the keys are of this network."""
+        """Whether the keys are those of this network."""
         return all(has(keys, mark) for mark in self.marks)
 
     def converted(self, state: Mapping[str, Tensor]) -> Converted:
-        """The state_dict with fastseg's keys."""
+        """Returns the state_dict with fastseg's keys."""
         names, unknown = {}, []
         for key in state:
             new = rename(key, self.renames)
@@ -88,11 +94,11 @@ class Source:
     """A project whose checkpoints load.
 
     Args:
-        name: what ``source`` calls it.
-        what: it is, in words.
-        preprocessing: of its networks' input.
-        layouts: its networks that are fastseg's.
-        refused: patterns of keys of its other networks, and why they do not load.
+        name: the project's name as a ``source``.
+        what: a description of the project and its networks, for errors.
+        preprocessing: the preprocessing of its networks' input.
+        layouts: those of its networks that fastseg has.
+        refused: reasons why its other networks do not load, by patterns of their keys.
     """
 
     name: str
@@ -102,11 +108,11 @@ class Source:
     refused: Mapping[str, str] = field(default_factory=dict)
 
     def layout_of(self, keys: Mapping[str, Any]) -> Layout | None:
-        """The network that the keys are of; None if they are of another source's."""
+        """Returns the network with these keys; None if it is of another source."""
         return next((layout for layout in self.layouts if layout.fits(keys)), None)
 
     def refusal_of(self, keys: Mapping[str, Any]) -> str | None:
-        """Why a checkpoint with these keys, though of this source, does not load."""
+        """Returns why a checkpoint of this source with these keys does not load, or None."""
         return next((why for pattern, why in self.refused.items() if has(keys, pattern)), None)
 
 
@@ -117,21 +123,21 @@ def has(keys: Mapping[str, Any], pattern: str) -> bool:
 
 
 def same(*prefixes: str) -> dict[str, str]:
-    """Renames of keys that are fastseg's already."""
+    """Returns renames of keys that are fastseg's already."""
     return {rf"({re.escape(prefix)}\..*)": r"\1" for prefix in prefixes}
 
 
 def moved(theirs: str, ours: str) -> dict[str, str]:
-    """Renames of a module's keys: a pattern and its replacement."""
+    """Returns renames of a module's keys: a pattern and its replacement."""
     return {rf"{theirs}\.(?P<rest>.*)": rf"{ours}.\g<rest>"}
 
 
 def conv_bn(theirs: str, ours: str, names: tuple[str, str] = ("conv", "bn")) -> dict[str, str]:
-    """Renames of a convolution and its batch norm, 0 and 1 here: a pattern and its replacement."""
+    """Returns renames of a convolution and its batch norm, which are 0 and 1 in fastseg."""
     conv, bn = names
     return {**moved(rf"{theirs}\.{conv}", f"{ours}.0"), **moved(rf"{theirs}\.{bn}", f"{ours}.1")}
 
 
 def aspp(source: str, theirs: str, ours: str) -> dict[str, str]:
-    """Renames of a source's ASPP: a pattern without groups, and what is before its keys here."""
+    """Returns renames of a source's ASPP: a pattern without groups, and fastseg's prefix."""
     return {rf"{theirs}\.{pattern}": f"{ours}.{new}" for pattern, new in RENAMES[source].items()}

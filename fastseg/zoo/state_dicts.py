@@ -1,4 +1,4 @@
-"""What of a state_dict does not fit a module, and how to say it."""
+"""Misfits of a state_dict and a module, and their description."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-MOST = 12  # keys, or groups of them, that a message lists of a kind
-OPTIONAL = ".num_batches_tracked"  # of batch norm: counts steps, which evaluation never reads
+MOST = 12
+"""Largest number of keys, or groups of keys, that a message lists of a kind."""
+
+OPTIONAL = ".num_batches_tracked"
+"""Suffix of keys that may be absent: batch norm counts its steps, which evaluation never reads."""
 
 
 class Misfits(NamedTuple):
-    """Keys of each kind; those of another shape, or no real numbers, with what both sides have."""
+    """Keys that do not fit, of each kind; misshapen ones with what both sides have."""
 
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     misshapen: dict[str, str]
 
     def __str__(self) -> str:
-        """``2 missing: a.weight, a.bias; 1 unexpected: b.weight``."""
+        """Returns a text such as ``2 missing: a.weight, a.bias; 1 unexpected: b.weight``."""
         kinds = {"missing": self.missing, "unexpected": self.unexpected}
         found = [f"{len(keys)} {kind}: {listed(keys)}" for kind, keys in kinds.items() if keys]
         if self.misshapen:
@@ -30,7 +33,7 @@ class Misfits(NamedTuple):
 
 
 def misfits(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Misfits:
-    """What of a state_dict does not fit a module's own; batch norms' counters may be absent."""
+    """Returns the misfits of a state_dict and a module's own; counters may be absent."""
     return Misfits(
         tuple(key for key in expected if key not in state and not key.endswith(OPTIONAL)),
         tuple(str(key) for key in state if key not in expected),
@@ -49,7 +52,7 @@ def _no_numbers(found: Tensor, expected: Tensor) -> bool:
 
 
 def _misshapen(key: str, found: Tensor, expected: Tensor) -> str:
-    """``conv.weight (4,) instead of (8,)``, with the dtypes where these do not fit."""
+    """Returns ``conv.weight (4,) instead of (8,)``, with the dtypes where these do not fit."""
     shapes = [f"{tuple(t.shape)}" for t in (found, expected)]
     if _no_numbers(found, expected):
         shapes = [f"{s} of {t.dtype}" for s, t in zip(shapes, (found, expected), strict=True)]
@@ -57,7 +60,7 @@ def _misshapen(key: str, found: Tensor, expected: Tensor) -> str:
 
 
 def listed(keys: Collection[str]) -> str:
-    """All keys; where they are many, by their modules: ``classifier.0.convs.1.* (6 keys)``."""
+    """Lists all keys, or many by their modules: ``classifier.0.convs.1.* (6 keys)``."""
     groups: dict[str, list[str]] = {}
     for dropped in range(1 + max((key.count(".") for key in keys), default=0)):
         groups = {}

@@ -1,8 +1,9 @@
 """TensorFlow's DeepLab v3 for phones, as converted to PyTorch: github.com/tensorflow/models.
 
-MobileNetV2 with torchvision's names, ``classifier.{image_pooling,aspp0,concat_projection,logits}``:
-an ASPP without atrous convolutions, whose image pooling comes first. Images in -1 to 1, of 16k + 1
-pixels. TensorFlow's own files are not PyTorch's and are not read.
+The network is MobileNetV2 with torchvision's names, and
+``classifier.{image_pooling,aspp0,concat_projection,logits}``: an ASPP without atrous convolutions,
+whose image pooling comes first. Images are in -1 to 1 and have 16k + 1 pixels. TensorFlow's own
+files are not PyTorch's and are not read.
 """
 
 from functools import partial

@@ -1,12 +1,12 @@
 """torchvision's segmentation models: github.com/pytorch/vision.
 
-deeplabv3_resnet50, deeplabv3_resnet101, fcn_resnet50 and fcn_resnet101, with or without auxiliary
-head: fastseg's keys are theirs.
+Its deeplabv3_resnet50, deeplabv3_resnet101, fcn_resnet50 and fcn_resnet101 load, with or without
+auxiliary head: fastseg's keys are theirs.
 """
 
 from fastseg.zoo.source import Layout, Preprocessing, Source, same
 
-# The defaults of the builders, in full.
+# These are the builders' defaults, in full.
 OPTIONS = {"output_stride": 8, "dilation_style": "torchvision", "align_corners": False}
 RENAMES = same("backbone", "classifier", "aux_classifier")
 

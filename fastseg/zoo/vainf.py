@@ -1,9 +1,10 @@
 """VainF's DeepLabV3Plus-Pytorch: github.com/VainF/DeepLabV3Plus-Pytorch.
 
-deeplabv3 and deeplabv3plus on ResNets and MobileNetV2, the latter also with ``--separable_conv``.
-The output stride is that of its published weights, 16; give ``output_stride=8`` for those trained
-so. Its MobileNetV2 pads the input of a block, and not what the 1x1 convolution makes of it; its
-decoder has the low-level features before the ASPP's.
+Its deeplabv3 and deeplabv3plus load, on ResNets and MobileNetV2, the latter also with
+``--separable_conv``. The output stride is that of its published weights, 16; give
+``output_stride=8`` for those trained with 8. Its MobileNetV2 pads the input of a block, not the
+output of the block's first 1x1 convolution. Its decoder has the low-level features before the
+ASPP's.
 """
 
 from torch import Tensor
@@ -19,12 +20,12 @@ BACKBONE = {
 
 
 def _low_level_last(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The decoder's input channels in the order that fastseg has."""
+    """Puts the decoder's input channels into fastseg's order."""
     low_level = state.get("classifier.project.0.weight")
     if low_level is None:
         return state
     n = low_level.shape[0]
-    # By the axis that is the input: of the convolution, or of a separable one's two.
+    # The values are the axes of the input channels: of a convolution, or of a separable one's two.
     axes = {"0.weight": 1, "0.0.weight": 0, "0.1.weight": 1}
     keys = {f"classifier.convs.0.{key}": axis for key, axis in axes.items()}
     return {key: t.roll(-n, keys[key]) if key in keys else t for key, t in state.items()}

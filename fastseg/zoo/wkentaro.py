@@ -1,16 +1,18 @@
 """wkentaro's pytorch-fcn: github.com/wkentaro/pytorch-fcn.
 
-FCN32s, FCN16s and FCN8s on VGG16, padded by 100 pixels as the authors' Caffe models, from which its
-published weights come; input is blue, green, red in 0 to 255 less the mean. FCN8sAtOnce scales the
-poolings' features by 0.01 and 0.0001 and has the keys of FCN8s, as which it would be taken:
-multiply ``score_pool4.weight`` and ``score_pool3.weight`` by these factors first.
+Its FCN32s, FCN16s and FCN8s on VGG16 load. They are padded by 100 pixels, like the authors' Caffe
+models, from which its published weights come. Input is blue, green and red in 0 to 255 less the
+mean. FCN8sAtOnce scales the poolings' features by 0.01 and 0.0001 and has the keys of FCN8s, for
+which it would be taken: multiply ``score_pool4.weight`` and ``score_pool3.weight`` by these factors
+first.
 """
 
 from fastseg.models.backbones.vgg import BLOCKS
 from fastseg.zoo.source import Layout, Source, caffe, moved
 
-# torchvision's number of each block's first convolution; a ReLU follows each, a pooling the block.
 FIRST = (0, 5, 10, 17, 24)
+"""torchvision's number of each block's first convolution; each has a ReLU, a block a pooling."""
+
 COMMON = {
     **{
         pattern: new

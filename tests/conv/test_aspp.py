@@ -21,9 +21,16 @@ RATES = (1, 2, 6, 12)
 
 
 def arguments(
-    dtype=torch.float32, *, shape=(2, 5, 13, 9), project=True, pool=True, vectors=True,
-    activation="relu", layout=LAYOUTS[0], branches=4,
-):  # fmt: skip
+    dtype=torch.float32,
+    *,
+    shape=(2, 5, 13, 9),
+    project=True,
+    pool=True,
+    vectors=True,
+    activation="relu",
+    layout=LAYOUTS[0],
+    branches=4,
+):
     """What the op takes; branches of different widths where a projection follows."""
     n, ci = shape[:2]
 
@@ -85,10 +92,17 @@ def test_a_scale_belongs_to_the_whole_sum():
     x = torch.full((1, 1, 2, 2), 3.0)
     one = torch.ones(1, 1, 1, 1)
     y = ops.aspp(
-        x, [one, -2 * one], [None, None], [None, torch.tensor([7.0])], (1, 1),
-        torch.tensor([5.0, 11.0]).view(1, 2, 1, 1), torch.tensor([-2.0]), torch.tensor([100.0]),
-        torch.tensor([[4.0]]), "relu",
-    )  # fmt: skip
+        x,
+        [one, -2 * one],
+        [None, None],
+        [None, torch.tensor([7.0])],
+        (1, 1),
+        torch.tensor([5.0, 11.0]).view(1, 2, 1, 1),
+        torch.tensor([-2.0]),
+        torch.tensor([100.0]),
+        torch.tensor([[4.0]]),
+        "relu",
+    )
     assert (y == -2 * (3 * 5 + 1 * 11 + 4) + 100).all()
 
 
@@ -225,47 +239,70 @@ def test_separable_branches_and_kernels_of_the_projection(kernel, dtype, pool_fi
 CALLS = {
     "no branch": (lambda x, b, p: fastseg.aspp(x, []), "branches must not be empty"),
     "pool without projection": (
-        lambda x, b, p: fastseg.aspp(x, [b], pool=b, activation=None), "pool needs a projection"),
+        lambda x, b, p: fastseg.aspp(x, [b], pool=b, activation=None),
+        "pool needs a projection",
+    ),
     "a sum with an activation": (
-        lambda x, b, p: fastseg.aspp(x, [b]), "activation must be None for a sum"),
+        lambda x, b, p: fastseg.aspp(x, [b]),
+        "activation must be None for a sum",
+    ),
     "projection of fewer": (
-        lambda x, b, p: fastseg.aspp(x, [b, b], p), r"project's weight must .*\(Co, 8, kh, kw\)"),
+        lambda x, b, p: fastseg.aspp(x, [b, b], p),
+        r"project's weight must .*\(Co, 8, kh, kw\)",
+    ),
     "projection without pool": (
-        lambda x, b, p: fastseg.aspp(x, [b], p, pool=b), r"project's weight must .*Co, 8"),
+        lambda x, b, p: fastseg.aspp(x, [b], p, pool=b),
+        r"project's weight must .*Co, 8",
+    ),
     "unknown activation": (
-        lambda x, b, p: fastseg.aspp(x, [b], p, activation="tanh"), "activation must be one of"),
+        lambda x, b, p: fastseg.aspp(x, [b], p, activation="tanh"),
+        "activation must be one of",
+    ),
     "other channels": (
-        lambda x, b, p: fastseg.aspp(x[:, 1:], [b], p), "branch 0: x must have weight's 3"),
+        lambda x, b, p: fastseg.aspp(x[:, 1:], [b], p),
+        "branch 0: x must have weight's 3",
+    ),
     "scale of another length": (
         lambda x, b, p: fastseg.aspp(x, [b._replace(scale=x.new_zeros(5))], p),
-        r"branch 0: scale must have the shape \(Co,\) = \(4,\)"),
+        r"branch 0: scale must have the shape \(Co,\) = \(4,\)",
+    ),
     "even kernel": (
         lambda x, b, p: fastseg.aspp(x, [b._replace(weight=x.new_zeros(4, 3, 2, 2))], p),
-        "branch 0: weight must have an odd kernel"),
+        "branch 0: weight must have an odd kernel",
+    ),
     "dilation 0": (
         lambda x, b, p: fastseg.aspp(x, [b._replace(dilation=0)], p),
-        "branch 0: dilation must be at least 1"),
+        "branch 0: dilation must be at least 1",
+    ),
     "x of rank 2": (
-        lambda x, b, p: fastseg.aspp(x[0, 0], [b], p), "branch 0: x must have the shape"),
+        lambda x, b, p: fastseg.aspp(x[0, 0], [b], p),
+        "branch 0: x must have the shape",
+    ),
     "sum of different widths": (
         lambda x, b, p: fastseg.aspp(
-            x, [b, b._replace(weight=x.new_zeros(5, 3, 1, 1))], activation=None),
-        "without a projection branches must have as many channels"),
+            x, [b, b._replace(weight=x.new_zeros(5, 3, 1, 1))], activation=None
+        ),
+        "without a projection branches must have as many channels",
+    ),
     "other dtype": (
         lambda x, b, p: fastseg.aspp(x, [b], p._replace(weight=p.weight.double())),
-        "project_weight must have x's dtype"),
+        "project_weight must have x's dtype",
+    ),
     "lengths": (
         lambda x, b, p: ops.aspp(x, [b.weight], [None], [], [1], *p[:3], None, ""),
-        r"must be as many, at least one each, got \[1, 1, 0, 1\]"),
+        r"must be as many, at least one each, got \[1, 1, 0, 1\]",
+    ),
     "pool_bias of one image": (
-        lambda x, b, p: ops.aspp(
-            x, [b.weight], [None], [None], [1], *p[:3], x.new_zeros(1, 6), ""),
-        r"pool_bias must have the shape \(N, Co\) = \(2, 6\)"),
+        lambda x, b, p: ops.aspp(x, [b.weight], [None], [None], [1], *p[:3], x.new_zeros(1, 6), ""),
+        r"pool_bias must have the shape \(N, Co\) = \(2, 6\)",
+    ),
     "projection of 3x3 in the op": (
         lambda x, b, p: ops.aspp(
-            x, [b.weight], [None], [None], [1], x.new_zeros(6, 4, 3, 3), None, None, None, ""),
-        r"project_weight must have the shape \(Co, 4, 1, 1\)"),
-}  # fmt: skip
+            x, [b.weight], [None], [None], [1], x.new_zeros(6, 4, 3, 3), None, None, None, ""
+        ),
+        r"project_weight must have the shape \(Co, 4, 1, 1\)",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -212,9 +212,10 @@ def test_aspp_sum():
         torch.testing.assert_close(ours(x), expected, rtol=1e-4, atol=1e-6)
     leaves, grad = [x, *ours.parameters()], torch.randn_like(y)
     for a, e in zip(
-        torch.autograd.grad(y, leaves, grad), torch.autograd.grad(expected, leaves, grad),
+        torch.autograd.grad(y, leaves, grad),
+        torch.autograd.grad(expected, leaves, grad),
         strict=True,
-    ):  # fmt: skip
+    ):
         torch.testing.assert_close(a, e, rtol=1e-3, atol=1e-4)
 
 

@@ -77,8 +77,11 @@ def test_tuned_launches_are_those_that_ops_come_to(launched, monkeypatch):
     monkeypatch.setattr(tuning, "gpu_randn", empty)
     problems = [p for p in tuning.problems() if p.shape[0] == 8 and p.shape[2] < 65]
     assert {(len(p.kernels_and_rates), p.summed, p.transposed) for p in problems} == {
-        (4, False, False), (4, True, False), (1, False, False), (1, False, True)
-    }  # fmt: skip
+        (4, False, False),
+        (4, True, False),
+        (1, False, False),
+        (1, False, True),
+    }
     for problem in problems:
         x, weights, out = problem.tensors(torch.bfloat16)
         rates = [rate for _, rate in problem.kernels_and_rates]

@@ -59,9 +59,13 @@ CALLS = {
     "padding of three": (lambda: conv(padding=(1, 1, 1)), "padding must be one integer or two"),
     "padding by a name": (lambda: conv(padding="full"), 'padding must be "same", "valid" or'),
     "kernel larger than x": (
-        lambda: conv(weight=(4, 3, 9, 9), padding=0), "x of 8 x 9 is too small for a kernel of"),
+        lambda: conv(weight=(4, 3, 9, 9), padding=0),
+        "x of 8 x 9 is too small for a kernel of",
+    ),
     "dilated kernel larger than x": (
-        lambda: conv(padding=(2, 4), dilation=6), "x of 8 x 9 is too small for .* dilation .6, 6."),
+        lambda: conv(padding=(2, 4), dilation=6),
+        "x of 8 x 9 is too small for .* dilation .6, 6.",
+    ),
     "empty rows": (lambda: conv(x=(1, 3, 0, 9), padding=0), "x of 0 x 9 is too small"),
     "bias too long": (lambda: conv(bias=zeros(5)), "bias must have the shape .Co,. = .4,., got"),
     "bias of one": (lambda: conv(bias=zeros(1)), "bias must have the shape .Co,."),
@@ -71,13 +75,17 @@ CALLS = {
     "shift of rank 4": (lambda: conv(shift=(1, 4, 1, 1)), "shift must have the shape .Co,."),
     "residual like x": (lambda: conv(residual=(1, 3, 8, 9)), "residual must have the output's"),
     "residual of one pixel": (
-        lambda: conv(residual=(1, 4, 1, 1)), "residual must have the output's .*1, 4, 8, 9"),
+        lambda: conv(residual=(1, 4, 1, 1)),
+        "residual must have the output's .*1, 4, 8, 9",
+    ),
     "residual of rank 3": (lambda: conv(residual=(4, 8, 9)), "residual must have the output's"),
     "residual before the stride": (
-        lambda: conv(stride=2, residual=(1, 4, 8, 9)), "residual must .*1, 4, 4, 5"),
+        lambda: conv(stride=2, residual=(1, 4, 8, 9)),
+        "residual must .*1, 4, 4, 5",
+    ),
     "unknown activation": (lambda: conv(activation="tanh"), "activation must be one of .*'tanh'"),
     "activation in capitals": (lambda: conv(activation="ReLU"), "activation must be one of"),
-}  # fmt: skip
+}
 
 INPUT_GRAD = {
     "grad of rank 3": (((4, 8, 9), (4, 3, 3, 3), (8, 9)), "grad must be 4-D"),

@@ -11,7 +11,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import fastseg
 from fastseg import reference
-from fastseg.ops.conv.cpu_grad import LEAST_CHANNELS
+from fastseg.ops.conv.cpu_costs import WEIGHT_GRADIENT_CHANNELS
 from tests.conv.conv_cases import (
     ACTIVATION_NAMES,
     CASES,
@@ -115,7 +115,7 @@ def test_what_is_not_finite_reaches_what_reads_it(case, layout, simd_level):
         reads, read = expected_grads(torch.ones_like(x), torch.ones_like(weight), indicator, case)
         assert torch.equal(~input_grad(grad, weight, case).isfinite(), reads > 0)
         actual = ~weight_grad(x, grad, case).isfinite()
-        if case.shape[1] >= LEAST_CHANNELS:
+        if case.shape[1] >= WEIGHT_GRADIENT_CHANNELS:
             assert torch.equal(actual, read > 0)
         else:  # torch's multiplies NaN by the padding, too
             assert actual[read > 0].all()
@@ -154,9 +154,15 @@ def leaves(case, dtype, layout=LAYOUTS[0]):
 def function(case, activation=None):
     def apply(x, weight, bias, scale, shift, residual):
         return fastseg.atrous_conv2d(
-            x, weight, bias, scale=scale, shift=shift, residual=residual, activation=activation,
+            x,
+            weight,
+            bias,
+            scale=scale,
+            shift=shift,
+            residual=residual,
+            activation=activation,
             **case.options,
-        )  # fmt: skip
+        )
 
     return apply
 
@@ -227,8 +233,11 @@ def test_each_operand_alone(number):
     torch.testing.assert_close(tensors[number].grad, everything[number].grad)
     if number >= 2:
         given = [t if i in (0, 1, number) else None for i, t in enumerate(tensors)]
-        assert gradcheck(lambda t: function(case)(*given[:number], t, *given[number + 1 :]),
-                         (tensors[number],), fast_mode=True)  # fmt: skip
+        assert gradcheck(
+            lambda t: function(case)(*given[:number], t, *given[number + 1 :]),
+            (tensors[number],),
+            fast_mode=True,
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

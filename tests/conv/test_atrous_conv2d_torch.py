@@ -173,9 +173,15 @@ def test_vmap(case, in_dims):
 
     def function(x, weight, bias, scale, shift, residual):
         return fastseg.atrous_conv2d(
-            x, weight, bias, scale=scale, shift=shift, residual=residual, activation="relu",
+            x,
+            weight,
+            bias,
+            scale=scale,
+            shift=shift,
+            residual=residual,
+            activation="relu",
             **case.options,
-        )  # fmt: skip
+        )
 
     for i, y in enumerate(vmap(function, in_dims)(*batched)):
         arguments = [
@@ -190,9 +196,15 @@ def test_a_batch_of_gradients(activation):
     tensors = leaves(CASE, torch.float64)
     x, weight, bias, scale, shift, residual = tensors
     y = fastseg.atrous_conv2d(
-        x, weight, bias, scale=scale, shift=shift, residual=residual, activation=activation,
+        x,
+        weight,
+        bias,
+        scale=scale,
+        shift=shift,
+        residual=residual,
+        activation=activation,
         **CASE.options,
-    )  # fmt: skip
+    )
     grads = torch.randn(3, *CASE.out_shape, dtype=torch.float64)
     rows = torch.autograd.grad(y, tensors, grads, is_grads_batched=True, retain_graph=True)
     for i, g in enumerate(grads):

@@ -439,9 +439,18 @@ def test_separable_atrous_conv2d():
 
     def function(x, depthwise, pointwise):
         return fastseg.separable_atrous_conv2d(
-            x, depthwise, pointwise, **inner, depthwise_activation="relu6", **outer,
-            activation="silu", stride=2, padding=(2, 4), dilation=2, residual=residual,
-        )  # fmt: skip
+            x,
+            depthwise,
+            pointwise,
+            **inner,
+            depthwise_activation="relu6",
+            **outer,
+            activation="silu",
+            stride=2,
+            padding=(2, 4),
+            dilation=2,
+            residual=residual,
+        )
 
     h = nn.functional.conv2d(x, depthwise, inner["depthwise_bias"], 2, (2, 4), 2, 4)
     b, s, t = (v.view(-1, 1, 1) for v in outer.values())

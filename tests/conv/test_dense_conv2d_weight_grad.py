@@ -173,9 +173,13 @@ BAD = [  # (change, message)
 @pytest.mark.parametrize(("change", "message"), BAD, ids=range(len(BAD)))
 def test_bad_input(change, message, device):
     good = {
-        "x": torch.zeros(1, 4, 9, 8), "grad": torch.zeros(1, 3, 9, 8), "kernel_size": (3, 3),
-        "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1),
-    }  # fmt: skip
+        "x": torch.zeros(1, 4, 9, 8),
+        "grad": torch.zeros(1, 3, 9, 8),
+        "kernel_size": (3, 3),
+        "stride": (1, 1),
+        "padding": (1, 1),
+        "dilation": (1, 1),
+    }
     arguments = {
         k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in (good | change).items()
     }

@@ -11,9 +11,19 @@ from fastseg import reference
 
 ops = torch.ops.fastseg
 SIZES = [
-    (1, 1, 1, 1), (1, 2, 3, 1), (2, 3, 2, 2), (1, 4, 5, 1), (2, 6, 7, 2), (1, 33, 33, 6),
-    (1, 33, 33, 12), (1, 33, 33, 18), (1, 9, 40, 1), (3, 17, 15, 3), (1, 16, 31, 1), (2, 5, 5, 9),
-]  # fmt: skip
+    (1, 1, 1, 1),
+    (1, 2, 3, 1),
+    (2, 3, 2, 2),
+    (1, 4, 5, 1),
+    (2, 6, 7, 2),
+    (1, 33, 33, 6),
+    (1, 33, 33, 12),
+    (1, 33, 33, 18),
+    (1, 9, 40, 1),
+    (3, 17, 15, 3),
+    (1, 16, 31, 1),
+    (2, 5, 5, 9),
+]
 """(N, H, W, dilation): lines of every length from 1 and every pair of pieces."""
 
 EPILOGUE = (None, None, None, None)
@@ -177,9 +187,17 @@ def test_opcheck():
 def test_bad_input(change, message):
     x, weight, _ = problem(1, 7, 8, 2)
     arguments = {
-        "x": x, "weight": packed(weight, x, 2), "out_channels": 20, "bias": None, "scale": None,
-        "shift": None, "residual": None, "dilation": (2, 2), "fast": False, "activation": "",
-    }  # fmt: skip
+        "x": x,
+        "weight": packed(weight, x, 2),
+        "out_channels": 20,
+        "bias": None,
+        "scale": None,
+        "shift": None,
+        "residual": None,
+        "dilation": (2, 2),
+        "fast": False,
+        "activation": "",
+    }
     arguments |= change
     with pytest.raises(RuntimeError, match=message):
         ops.winograd_conv2d(*arguments.values())

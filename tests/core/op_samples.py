@@ -18,11 +18,21 @@ OVERLAPPING = ((3, 3), (2, 2), (1, 1), (1, 1))
 
 
 DIFFERENTIABLE = {
-    "aspp", "atrous_conv2d", "atrous_conv2d_input_grad", "atrous_conv2d_weight_grad",
-    "batch_norm_relu_max_pool2d", "exact_gaussian_filter", "max_pool2d", "max_pool2d_backward",
-    "max_unpool2d", "max_unpool2d_backward", "mean_field", "permutohedral_filter",
-    "permutohedral_lattice", "spatial_gaussian_filter",
-}  # fmt: skip
+    "aspp",
+    "atrous_conv2d",
+    "atrous_conv2d_input_grad",
+    "atrous_conv2d_weight_grad",
+    "batch_norm_relu_max_pool2d",
+    "exact_gaussian_filter",
+    "max_pool2d",
+    "max_pool2d_backward",
+    "max_unpool2d",
+    "max_unpool2d_backward",
+    "mean_field",
+    "permutohedral_filter",
+    "permutohedral_lattice",
+    "spatial_gaussian_filter",
+}
 TWICE_IN_VALUES = {"exact_gaussian_filter", "permutohedral_filter", "spatial_gaussian_filter"}
 """Their other tensors are differentiable once."""
 ONCE = {"mean_field", "permutohedral_lattice"}
@@ -139,9 +149,17 @@ def convolutions(random) -> list[Sample]:
     image = random(2, 4, 7, 6)
     geometry = list(map(list, SAME[:3]))
     aspp = [
-        x, [weight, point], [vectors[0], None], [None, vectors[1]], [2, 1], random(5, 12, 1, 1),
-        random(5), random(5), random(2, 5), "relu6",
-    ]  # fmt: skip
+        x,
+        [weight, point],
+        [vectors[0], None],
+        [None, vectors[1]],
+        [2, 1],
+        random(5, 12, 1, 1),
+        random(5),
+        random(5),
+        random(2, 5),
+        "relu6",
+    ]
     depthwise = (depth, *(v[:4] for v in vectors), image, *geometry, "silu")
     return [
         Sample("atrous_conv2d", [x, weight, *vectors, y, *SAME, "leaky_relu"]),

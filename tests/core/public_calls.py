@@ -59,9 +59,13 @@ def convolutions(random) -> list[PublicCall]:
     optional = frozenset((*vectors, *of_depth, "residual"))
     atrous = {"x": x, "weight": weight, **vectors, "residual": residual}
     separable = {
-        "x": x, "depthwise_weight": depth, "pointwise_weight": point, **of_depth, **vectors,
+        "x": x,
+        "depthwise_weight": depth,
+        "pointwise_weight": point,
+        **of_depth,
+        **vectors,
         "residual": residual,
-    }  # fmt: skip
+    }
     point_atrous = {**atrous, "weight": point}
     calls = [
         PublicCall("fastseg::atrous_conv2d", fastseg.atrous_conv2d, atrous, optional),
@@ -113,9 +117,11 @@ def aspps(random) -> list[PublicCall]:
     def tensors(second, project):
         found = {"x": random(2, 4, 9, 8)}
         shapes = {
-            "branches[0]": (3, 4, 1, 1), "branches[1]": second, "project": project,
+            "branches[0]": (3, 4, 1, 1),
+            "branches[1]": second,
+            "project": project,
             "pool": (2, 4, 1, 1),
-        }  # fmt: skip
+        }
         for name, shape in shapes.items():
             found[f"{name}.weight"] = random(*shape)
             found[f"{name}.scale"] = random(shape[0])

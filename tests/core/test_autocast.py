@@ -48,9 +48,14 @@ def conv_case(activation=None, residual=False, bias=False, mixed=0) -> Case:
 
     def ours(x, weight, scale, shift, b, r):
         return fastseg.atrous_conv2d(
-            x, weight, b if bias else None, scale=scale, shift=shift, activation=activation,
+            x,
+            weight,
+            b if bias else None,
+            scale=scale,
+            shift=shift,
+            activation=activation,
             residual=r if residual else None,
-        )  # fmt: skip
+        )
 
     def theirs(x, weight, scale, shift, b, r):
         y = batch_norm(F.conv2d(x, weight, b if bias else None, padding=1), scale, shift)
@@ -63,9 +68,15 @@ def conv_case(activation=None, residual=False, bias=False, mixed=0) -> Case:
 def separable_case(mixed: int) -> Case:
     def ours(x, depth, point, shift, r):
         return fastseg.separable_atrous_conv2d(
-            x, depth, point, dilation=2, depthwise_activation="relu", bias=shift, residual=r,
+            x,
+            depth,
+            point,
+            dilation=2,
+            depthwise_activation="relu",
+            bias=shift,
+            residual=r,
             activation="relu6",
-        )  # fmt: skip
+        )
 
     def theirs(x, depth, point, shift, r):
         y = F.relu(F.conv2d(x, depth, padding=2, dilation=2, groups=6))
@@ -81,9 +92,11 @@ def aspp_case(pool: bool) -> Case:
         if not pool:
             project = project[:, :8]
         return fastseg.aspp(
-            x, branches, fastseg.ASPPBranch(project, scale, shift),
+            x,
+            branches,
+            fastseg.ASPPBranch(project, scale, shift),
             pool=fastseg.ASPPBranch(pooled) if pool else None,
-        )  # fmt: skip
+        )
 
     def theirs(x, first, second, pooled, project, scale, shift):
         maps = [F.relu(F.conv2d(x, first)), F.relu(F.conv2d(x, second, padding=3, dilation=3))]
@@ -240,21 +253,25 @@ class PoolOfTorch(nn.BatchNorm2d):
 
 MODULES = {
     "AtrousConvBNAct": (
-        lambda: fastseg.nn.AtrousConvBNAct(6, 5), lambda: nn.Sequential(*conv_of_torch(), nn.ReLU())
+        lambda: fastseg.nn.AtrousConvBNAct(6, 5),
+        lambda: nn.Sequential(*conv_of_torch(), nn.ReLU()),
     ),
     "AtrousConvBNAct with a residual": (
-        lambda: fastseg.nn.AtrousConvBNAct(6, 5), lambda: ResidualOfTorch(*conv_of_torch())
+        lambda: fastseg.nn.AtrousConvBNAct(6, 5),
+        lambda: ResidualOfTorch(*conv_of_torch()),
     ),
     "SeparableAtrousConvBNAct": (
-        lambda: fastseg.nn.SeparableAtrousConvBNAct(6, 5), separable_of_torch
+        lambda: fastseg.nn.SeparableAtrousConvBNAct(6, 5),
+        separable_of_torch,
     ),
     "ASPP": (lambda: fastseg.nn.ASPP(6, (2, 3), 8, dropout=0.0), lambda: TorchASPP(6, (2, 3), 8)),
     "ASPPSum": (lambda: fastseg.nn.ASPPSum(6, 5, (2, 4)), SumOfTorch),
     "BatchNormReLUMaxPool2d": (
-        lambda: fastseg.nn.BatchNormReLUMaxPool2d(6), lambda: PoolOfTorch(6)
+        lambda: fastseg.nn.BatchNormReLUMaxPool2d(6),
+        lambda: PoolOfTorch(6),
     ),
     "MaxPool2d": (lambda: fastseg.nn.MaxPool2d(2), lambda: nn.MaxPool2d(2)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -157,15 +157,21 @@ CALLS = {
     "more indices": (lambda: unpool(indices=(2, 3, 4, 4)), "indices must have shape"),
     "indices without N": (lambda: unpool(indices=(3, 4, 4)), "indices must have shape"),
     "int64 of another shape": (
-        lambda: unpool(indices=(1, 3, 4, 5), dtype=torch.int64), "indices must have shape"),
+        lambda: unpool(indices=(1, 3, 4, 5), dtype=torch.int64),
+        "indices must have shape",
+    ),
     "int32 indices": (lambda: unpool(dtype=torch.int32), "indices must be uint8 .* int64"),
     "float indices": (lambda: unpool(dtype=torch.float32), "indices must be uint8 .* int64"),
     "int8 codes": (lambda: unpool(dtype=torch.int8), "indices must be uint8 .* int64"),
     "codes as indices": (
-        lambda: fastseg.indices_to_codes(codes(1, 3, 4, 4), (8, 8), 2), "expected torch.int64"),
+        lambda: fastseg.indices_to_codes(codes(1, 3, 4, 4), (8, 8), 2),
+        "expected torch.int64",
+    ),
     "indices as codes": (
-        lambda: fastseg.codes_to_indices(image(1, 3, 4, 4), (8, 8), 2), "expected torch.uint8"),
-}  # fmt: skip
+        lambda: fastseg.codes_to_indices(image(1, 3, 4, 4), (8, 8), 2),
+        "expected torch.uint8",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -178,37 +184,52 @@ EAGER_CALLS = {
     "shift of bool": (lambda: norm(image(3), image(3).bool()), "shift must be float32"),
     "integer values": (
         lambda: fastseg.max_unpool2d(image(1, 3, 4, 4).int(), codes(1, 3, 4, 4), 2),
-        "values must be float32"),
+        "values must be float32",
+    ),
     "complex values": (
         lambda: fastseg.max_unpool2d(image(1, 3, 4, 4).cfloat(), codes(1, 3, 4, 4), 2),
-        "values must be float32"),
+        "values must be float32",
+    ),
     "plane far too small": (
         lambda: ops.max_unpool2d(image(1, 3, 4, 4), codes(1, 3, 4, 4), (2, 8), (2, 2)),
-        "height 2 ends before the last of 4 windows"),
+        "height 2 ends before the last of 4 windows",
+    ),
     "plane too narrow": (
         lambda: ops.max_unpool2d(image(1, 3, 4, 4), codes(1, 3, 4, 4), (8, 6), (2, 2)),
-        "width 6 ends before the last of 4 windows"),
+        "width 6 ends before the last of 4 windows",
+    ),
     "empty plane": (
         lambda: ops.max_unpool2d(image(1, 3, 4, 4), codes(1, 3, 4, 4), (0, 8), (2, 2)),
-        "plane must not be empty"),
+        "plane must not be empty",
+    ),
     "negative plane": (
         lambda: ops.max_pool2d_backward(image(1, 3, 4, 4), codes(1, 3, 4, 4), (-8, 8), *WINDOW),
-        "plane must not be empty"),
+        "plane must not be empty",
+    ),
     "huge plane": (
-        lambda: ops.max_unpool2d(image(1, 3, 4, 4), codes(1, 3, 4, 4), (HUGE, HUGE), (2, 2)), ""),
+        lambda: ops.max_unpool2d(image(1, 3, 4, 4), codes(1, 3, 4, 4), (HUGE, HUGE), (2, 2)),
+        "",
+    ),
     "plane whose size overflows": (
-        lambda: ops.max_unpool2d(image(1, 3, 4, 4), codes(1, 3, 4, 4), (2**62, 2**62), (2, 2)), ""),
+        lambda: ops.max_unpool2d(image(1, 3, 4, 4), codes(1, 3, 4, 4), (2**62, 2**62), (2, 2)),
+        "",
+    ),
     "negative pooled size": (
         lambda: ops.max_unpool2d_backward(image(), codes(1, 3, 4, 4), (-4, 4), *WINDOW),
-        "indices must have shape"),
+        "indices must have shape",
+    ),
     "largest padding": (lambda: pool(2, 2, 2**63 - 1), "padding must be"),
     "padding whose double overflows": (lambda: pool(2, 2, 2**62), "padding must be"),
     "padding beyond int": (  # half of the dilated window
         lambda: pool((1, 256), 1, (0, (255 * (2**30 - 1) + 1) // 2), (1, 2**30 - 1)),
-        "padding must be"),
+        "padding must be",
+    ),
     "codes of integers": (
-        lambda: ops.max_pool2d_backward(image(1, 3, 4, 4), image(1, 3, 4, 4).long(), (8, 8),
-                                        *WINDOW), "codes must be uint8"),
+        lambda: ops.max_pool2d_backward(
+            image(1, 3, 4, 4), image(1, 3, 4, 4).long(), (8, 8), *WINDOW
+        ),
+        "codes must be uint8",
+    ),
     # Packed codes.
     "packed_dim 1": (lambda: ops.pack_codes(codes(1, 3, 4, 4), 1), "packed_dim must be -1"),
     "packed_dim 0": (lambda: ops.pack_codes(codes(1, 3, 4, 4), 0), "packed_dim must be -1"),
@@ -219,20 +240,27 @@ EAGER_CALLS = {
     "pack of int64": (lambda: ops.pack_codes(image().long(), -1), "codes must be a uint8 tensor"),
     "packed_dim of backward": (
         lambda: ops.max_pool2d_backward(image(1, 3, 4, 4), codes(1, 3, 4, 1), (8, 8), *WINDOW, 2),
-        "packed_dim must be 0, -1"),
+        "packed_dim must be 0, -1",
+    ),
     "packed codes of another width": (
         lambda: ops.max_pool2d_backward(image(1, 3, 4, 4), codes(1, 3, 4, 2), (8, 8), *WINDOW, -1),
-        "indices must have shape .1, 3, 4, 1."),
+        "indices must have shape .1, 3, 4, 1.",
+    ),
     "packed codes along another dimension": (
         lambda: ops.max_unpool2d_backward(image(), codes(1, 3, 4, 1), (4, 4), *WINDOW, -3),
-        "indices must have shape .1, 1, 4, 4."),
+        "indices must have shape .1, 1, 4, 4.",
+    ),
     "packed codes of other windows": (
-        lambda: ops.max_pool2d_backward(image(1, 3, 4, 4), codes(1, 3, 4, 1), (9, 9), (3, 3),
-                                        *WINDOW[1:], -1), "packed codes belong to 2x2 windows"),
+        lambda: ops.max_pool2d_backward(
+            image(1, 3, 4, 4), codes(1, 3, 4, 1), (9, 9), (3, 3), *WINDOW[1:], -1
+        ),
+        "packed codes belong to 2x2 windows",
+    ),
     "packed indices": (
         lambda: ops.max_unpool2d_backward(image(), image(1, 3, 4, 1).long(), (4, 4), *WINDOW, -1),
-        "packed codes belong to 2x2 windows"),
-}  # fmt: skip
+        "packed codes belong to 2x2 windows",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", EAGER_CALLS)

@@ -48,9 +48,13 @@ def no_tensors(t: Tensor) -> Iterator[tuple[str, Any]]:
 def other_dtypes(t: Tensor) -> Iterator[tuple[str, Tensor]]:
     """Tensors of t's shape, and what an error must say of their dtypes."""
     for dtype in (
-        torch.float64, torch.float32, torch.int32, torch.bool, torch.complex64,
+        torch.float64,
+        torch.float32,
+        torch.int32,
+        torch.bool,
+        torch.complex64,
         torch.float8_e4m3fn,
-    ):  # fmt: skip
+    ):
         if dtype != t.dtype:
             yield name_of(dtype), t.float().to(dtype)
     if t.is_floating_point():
@@ -125,8 +129,9 @@ def takes(call: PublicCall, name: str, dtype: torch.dtype) -> bool:
         return False
     alone = name == "x" and set(call.tensors) <= {"x", "scale", "shift"} and "pool" in call.name
     alone |= name in ("values", "sigma") and call.name in (
-        "fastseg::max_unpool2d", "fastseg::spatial_gaussian_filter"
-    )  # fmt: skip
+        "fastseg::max_unpool2d",
+        "fastseg::spatial_gaussian_filter",
+    )
     alone |= name == "features" and "exact" not in call.name
     return alone and dtype == torch.float64
 

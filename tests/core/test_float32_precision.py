@@ -14,7 +14,8 @@ import torch.nn.functional as F
 
 import fastseg
 from fastseg._core.float32_precision import reduced_on_cpu, tf32_in_convolutions, tf32_in_products
-from fastseg.ops.conv import cpu_plan
+from fastseg.ops.conv.cpu_costs import COSTS
+from fastseg.ops.conv.cpu_onednn import has_onednn
 
 backends = torch.backends
 set_precision = torch._C._set_fp32_precision_setter
@@ -100,9 +101,12 @@ def print_meanings() -> None:
 def test_meanings():
     code = "import test_float32_precision; test_float32_precision.print_meanings()"
     printed = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True,
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
         check=True,
-    ).stdout  # fmt: skip
+    ).stdout
     expected = [f"{names} {meant}" for names, meant in MEANINGS.items()]
     assert printed.splitlines() == expected
 
@@ -110,7 +114,7 @@ def test_meanings():
 @pytest.mark.parametrize("first", SETTERS)
 def test_convolutions_under_every_pair_of_settings(first):
     """They run, and have float32's accuracy but where it was given up; calls in between too."""
-    if not cpu_plan.COSTS.get(fastseg._core.extension.simd_level()):
+    if not COSTS.get(fastseg._core.extension.simd_level()):
         pytest.skip("torch's own kernels run at this level")
     x, weight = torch.randn(1, 32, 24, 24), torch.randn(32, 32, 3, 3)
     exact = F.conv2d(x.double(), weight.double(), padding=1)
@@ -139,5 +143,5 @@ def test_onednn_can_be_turned_off():
     x, weight = torch.randn(1, 8, 40, 40), torch.randn(64, 8, 1, 1)
     y = fastseg.atrous_conv2d(x, weight)
     with backends.mkldnn.flags(enabled=False):
-        assert not cpu_plan.has_onednn()
+        assert not has_onednn()
         torch.testing.assert_close(fastseg.atrous_conv2d(x, weight), y, rtol=1e-4, atol=1e-4)

@@ -15,12 +15,24 @@ ops = torch.ops.fastseg
 
 # Of no matrix product or convolution, or of as many as the tensors' values say.
 NOT_COUNTED = {
-    "batch_norm_relu_max_pool2d", "codes_to_indices", "image_layout", "indices_to_codes",
-    "lattice_mean_field", "max_pool2d", "max_pool2d_backward", "max_unpool2d",
-    "max_unpool2d_backward", "mean_field", "mean_field_backward", "pack_codes",
-    "permutohedral_filter", "permutohedral_filter_backward", "permutohedral_lattice",
-    "spatial_gaussian_filter", "winograd_conv2d_weight",
-}  # fmt: skip
+    "batch_norm_relu_max_pool2d",
+    "codes_to_indices",
+    "image_layout",
+    "indices_to_codes",
+    "lattice_mean_field",
+    "max_pool2d",
+    "max_pool2d_backward",
+    "max_unpool2d",
+    "max_unpool2d_backward",
+    "mean_field",
+    "mean_field_backward",
+    "pack_codes",
+    "permutohedral_filter",
+    "permutohedral_filter_backward",
+    "permutohedral_lattice",
+    "spatial_gaussian_filter",
+    "winograd_conv2d_weight",
+}
 
 
 def counted(function, *arguments) -> int:

@@ -156,9 +156,15 @@ def with_fake_tensors(module):
 
 
 FIRST = (
-    under_no_grad, under_inference_mode, with_gradient, in_another_thread, under_autocast,
-    in_another_layout, after_a_copy, with_fake_tensors,
-)  # fmt: skip
+    under_no_grad,
+    under_inference_mode,
+    with_gradient,
+    in_another_thread,
+    under_autocast,
+    in_another_layout,
+    after_a_copy,
+    with_fake_tensors,
+)
 
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["trained", "frozen"])

@@ -85,7 +85,7 @@ class Way(NamedTuple):
     """A convolution that the CPU computes in one of its ways.
 
     Attributes:
-        name: of the function in fastseg.ops.conv.cpu_plan.
+        name: the name of the function that cpu_plan.plan chooses.
         x: the sizes of x.
         weight: the sizes of the weight.
         conv: its geometry.
@@ -168,9 +168,17 @@ def test_every_tensor_of_aspp_side_by_side():
     weights = [torch.randn(n, 64, 3, 3) for n in (64, 32)]
     vectors = [torch.randn(64), torch.randn(32)]
     arguments = [
-        x, weights, vectors, vectors[:], [6, 12], torch.randn(24, 96, 1, 1), torch.randn(24),
-        torch.randn(24), y, "relu",
-    ]  # fmt: skip
+        x,
+        weights,
+        vectors,
+        vectors[:],
+        [6, 12],
+        torch.randn(24, 96, 1, 1),
+        torch.randn(24),
+        torch.randn(24),
+        y,
+        "relu",
+    ]
     sample = Sample("aspp", arguments)
     assert cpu_aspp.aspp(*arguments[:8], None, "relu") is not None
     for leaf in sample.leaves():

@@ -29,8 +29,11 @@ def run_with(level: str) -> str:
     script = "from fastseg._core import library; print(library.backend('max_pool2d', 'cpu'))"
     done = subprocess.run(
         [sys.executable, "-c", script],
-        env=environment, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return done.stdout.strip()
 
 
@@ -59,8 +62,14 @@ def test_use_simd_level():
 
 @needs_kernels
 def test_every_op_has_a_kernel():
-    for op in ("max_pool2d", "batch_norm_relu_max_pool2d", "max_unpool2d", "pack_codes",
-               "max_pool2d_backward", "max_unpool2d_backward"):  # fmt: skip
+    for op in (
+        "max_pool2d",
+        "batch_norm_relu_max_pool2d",
+        "max_unpool2d",
+        "pack_codes",
+        "max_pool2d_backward",
+        "max_unpool2d_backward",
+    ):
         assert library.backend(op, "cpu").startswith("C++")
 
 

@@ -35,9 +35,17 @@ if __name__ == "__main__":
 """
 # From the first import to the last, and one that segmenting a picture needs.
 MODULES = (
-    "torch", "numpy", "torch._C", "torch.nn.functional", "fastseg.ops", "fastseg._core.extension",
-    "fastseg.zoo", "fastseg.cli", "tqdm", "fastseg.cli.segment",
-)  # fmt: skip
+    "torch",
+    "numpy",
+    "torch._C",
+    "torch.nn.functional",
+    "fastseg.ops",
+    "fastseg._core.extension",
+    "fastseg.zoo",
+    "fastseg.cli",
+    "tqdm",
+    "fastseg.cli.segment",
+)
 
 
 @pytest.fixture

@@ -24,8 +24,18 @@ from tests.train.synthetic_camvid import make_camvid
 
 # The class weights in the SegNet authors' prototxt, ids 0 to 10.
 AUTHORS_WEIGHTS = (
-    0.2595, 0.1826, 4.5640, 0.1417, 0.9051, 0.3826, 9.6446, 1.8418, 0.6823, 6.2478, 7.3614,
-)  # fmt: skip
+    0.2595,
+    0.1826,
+    4.5640,
+    0.1417,
+    0.9051,
+    0.3826,
+    9.6446,
+    1.8418,
+    0.6823,
+    6.2478,
+    7.3614,
+)
 
 
 @pytest.fixture

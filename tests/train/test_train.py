@@ -59,11 +59,19 @@ class StopAfter:
 
 def arguments(config):
     return [
-        f"--data={config.data}", f"--out={config.out}", "--backend=torch",
-        "--option=width=4", "--option=kernel_size=3",
-        "--batch-size=2", "--height=48", "--crop", "32", "48",
-        f"--epochs={config.epochs}", f"--eval-every={config.eval_every}",
-    ]  # fmt: skip
+        f"--data={config.data}",
+        f"--out={config.out}",
+        "--backend=torch",
+        "--option=width=4",
+        "--option=kernel_size=3",
+        "--batch-size=2",
+        "--height=48",
+        "--crop",
+        "32",
+        "48",
+        f"--epochs={config.epochs}",
+        f"--eval-every={config.eval_every}",
+    ]
 
 
 def trained(config, checks=-1):

@@ -125,11 +125,16 @@ def programs(canary: Path, *, old: bool = False) -> dict[str, bytes]:
         "parameter with a state": call(
             name("torch._utils", "_rebuild_parameter_with_state"),
             tensor,
-            b"I01\n", b"}", b"}" + t("__class__") + name("os", "system") + b"s",
+            b"I01\n",
+            b"}",
+            b"}" + t("__class__") + name("os", "system") + b"s",
         ),
         "tensor of a class": call(
-            name("torch._tensor", "_rebuild_from_type_v2"), system, name("os", "x"),
-            b"(" + command + b"t", b"}",
+            name("torch._tensor", "_rebuild_from_type_v2"),
+            system,
+            name("os", "x"),
+            b"(" + command + b"t",
+            b"}",
         ),
         "a codec": call(name("_codecs", "encode"), t("x"), t("idna")),
         "registered codec": call(name("codecs", "register"), name("os", "system")),
@@ -138,4 +143,4 @@ def programs(canary: Path, *, old: bool = False) -> dict[str, bytes]:
         "an extension": b"\x82\x01",
         "copyreg": call(name("copyreg", "add_extension"), t("os"), t("system"), b"K\x01"),
         "a long bytearray": call(name("builtins", "bytearray"), b"J\xff\xff\xff\x7f"),
-    }  # fmt: skip
+    }

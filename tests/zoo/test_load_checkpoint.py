@@ -171,9 +171,10 @@ def test_a_checkpoint_of_another_network_is_named(original, tmp_path):
 def test_unknown_keys_are_an_error_that_lists_the_sources(original, tmp_path):
     path = tmp_path / "checkpoint.pth"
     torch.save({"layers.0.weight": torch.zeros(1)}, path)
-    for load in (lambda: fastseg.load_checkpoint(original[1], path), lambda: (
-        fastseg.from_checkpoint(path)
-    )):  # fmt: skip
+    for load in (
+        lambda: fastseg.load_checkpoint(original[1], path),
+        lambda: fastseg.from_checkpoint(path),
+    ):
         with pytest.raises(CheckpointError) as error:
             load()
         assert "fastseg, torchvision, smp, vainf, milesial, mmseg, wkentaro, kazuto" in str(

@@ -208,7 +208,7 @@ def beside():
         "optimizer": torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 0.1),
         "generator": torch.Generator().get_state(),
         "loops": (lambda loop: loop.append(loop) or loop)([]),
-    }  # fmt: skip
+    }
 
 
 @BOTH
@@ -253,9 +253,20 @@ def tensors():
     with_attribute = torch.nn.Parameter(torch.ones(2))
     with_attribute.note = Settings()
     return {
-        **{str(t): torch.ones(3).to(t) for t in (
-            torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool,
-            torch.complex64, torch.float8_e4m3fn, torch.uint16)},
+        **{
+            str(t): torch.ones(3).to(t)
+            for t in (
+                torch.float64,
+                torch.float16,
+                torch.bfloat16,
+                torch.int64,
+                torch.uint8,
+                torch.bool,
+                torch.complex64,
+                torch.float8_e4m3fn,
+                torch.uint16,
+            )
+        },
         "views of one storage": [base, base[1:3], base.t(), base[:, ::2]],
         "expanded": torch.ones(1).expand(5),
         "empty": torch.empty(0, 3),
@@ -266,7 +277,7 @@ def tensors():
         "conjugate": torch.tensor([1 + 2j]).conj(),
         "negative": torch.tensor([1 + 2j]).conj().imag,
         "shared": torch.ones(3).share_memory_(),
-    }  # fmt: skip
+    }
 
 
 def bits(tensor):

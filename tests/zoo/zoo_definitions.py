@@ -68,9 +68,11 @@ class Milesial(nn.Module):
         y = levels.pop()
         for block in (self.up1, self.up2, self.up3, self.up4):
             skip = levels.pop()
-            y = F.interpolate(y, scale_factor=2, mode="bilinear", align_corners=True) if (
-                self.bilinear
-            ) else block.up(y)  # fmt: skip
+            y = (
+                F.interpolate(y, scale_factor=2, mode="bilinear", align_corners=True)
+                if (self.bilinear)
+                else block.up(y)
+            )
             dy, dx = (a - b for a, b in zip(skip.shape[2:], y.shape[2:], strict=True))
             y = F.pad(y, (dx // 2, dx - dx // 2, dy // 2, dy - dy // 2))
             y = block.conv(torch.cat((skip, y), 1))
@@ -151,10 +153,12 @@ class Kazuto(nn.Module):
                 layer.add_module(f"block{j + 1}", block)
                 channels = 4 * (width << i)
             self.add_module(f"layer{i + 2}", layer)
-        self.aspp = nn.ModuleDict({
-            f"c{i}": nn.Conv2d(channels, classes, 3, padding=rate, dilation=rate)
-            for i, rate in enumerate((6, 12, 18, 24))
-        })  # fmt: skip
+        self.aspp = nn.ModuleDict(
+            {
+                f"c{i}": nn.Conv2d(channels, classes, 3, padding=rate, dilation=rate)
+                for i, rate in enumerate((6, 12, 18, 24))
+            }
+        )
 
     def forward(self, x):
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4, self.layer5):
@@ -244,9 +248,9 @@ class MMSeg(nn.Module):
         head = self.decode_head = nn.Module()
         head.conv_seg = nn.Conv2d(channels, classes, 1)
         head.image_pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), conv_bn(ci, channels, 1))
-        head.aspp_modules = nn.ModuleList([
-            conv_bn(ci, channels, 1), *(branch(ci, channels, rate) for rate in (12, 24, 36))
-        ])  # fmt: skip
+        head.aspp_modules = nn.ModuleList(
+            [conv_bn(ci, channels, 1), *(branch(ci, channels, rate) for rate in (12, 24, 36))]
+        )
         head.bottleneck = conv_bn(5 * channels, channels)
         if plus:
             head.c1_bottleneck = conv_bn(4 * width, 48, 1)
@@ -308,9 +312,14 @@ def mobile_features(factor, output_stride, vainf):
     conv = nn.Conv2d(3, channels, 3, 2, 0 if vainf else 1, bias=False)
     layers = [nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU6())]
     for expansion, co, n, s in (
-        (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
         (6, 320, 1, 1),
-    ):  # fmt: skip
+    ):
         co, first = mobile_channels(co, factor), dilation
         if stride * s > output_stride:
             dilation, s = dilation * s, 1
@@ -329,9 +338,12 @@ class VainF(nn.Module):
         super().__init__()
         layers, ci = mobile_features(factor, output_stride, vainf=True)
         # Slices keep their numbers.
-        self.backbone = nn.ModuleDict({
-            "low_level_features": layers[:4], "high_level_features": layers[4:],
-        })  # fmt: skip
+        self.backbone = nn.ModuleDict(
+            {
+                "low_level_features": layers[:4],
+                "high_level_features": layers[4:],
+            }
+        )
         rates = {16: (6, 12, 18), 8: (12, 24, 36)}[output_stride]
 
         def conv(a, b, rate=1):
@@ -347,10 +359,12 @@ class VainF(nn.Module):
             project=plain.conv_bn_relu(mobile_channels(24, factor), 48),
             aspp=plain.ASPP(ci, rates, channels, branch=branch),
             classifier=nn.Sequential(
-                conv(channels + 48, channels), nn.BatchNorm2d(channels), nn.ReLU(),
+                conv(channels + 48, channels),
+                nn.BatchNorm2d(channels),
+                nn.ReLU(),
                 nn.Conv2d(channels, classes, 1),
             ),
-        )  # fmt: skip
+        )
 
     def forward(self, x):
         features = self.backbone["low_level_features"](x)

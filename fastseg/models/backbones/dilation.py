@@ -1,4 +1,4 @@
-"""Strides replaced by dilation, so that a classifier's features stay dense."""
+"""Dilation in place of strides, by which a classifier's features stay dense."""
 
 from __future__ import annotations
 
@@ -9,29 +9,35 @@ DILATION_STYLES = ("torchvision", "paper")
 
 
 class Stage(NamedTuple):
-    """How a stage of a backbone walks over its input."""
+    """Stride and rates of a backbone's stage.
 
-    stride: int  # of its first block
-    first_dilation: int  # of its first block
-    dilation: int  # of the other blocks
+    Attributes:
+        stride: stride of the first block.
+        first_dilation: rate of the first block.
+        dilation: rate of the other blocks.
+    """
+
+    stride: int
+    first_dilation: int
+    dilation: int
 
 
 def dilated_stages(
     strides: Sequence[int], output_stride: int, dilation_style: str, input_stride: int = 1
 ) -> list[Stage]:
-    """The stages of a backbone that stops striding at ``output_stride``.
+    """Returns the stages of a backbone that stops striding at ``output_stride``.
 
-    A stage that would stride further has stride 1, and what follows is dilated by the stride that
-    it lost (Chen et al. 2017, arXiv 1706.05587, section 3.1). In which block that begins, projects
-    differ: the weights fit both, the outputs do not.
+    A stage that would stride further has stride 1, and the layers after it are dilated by the
+    stride that it lost (Chen et al. 2017, arXiv 1706.05587, section 3.1). Projects differ in the
+    block in which that begins: the weights fit both, the outputs do not.
 
     Args:
-        strides: of each stage.
-        output_stride: of the last stage's output to the image.
-        dilation_style: "torchvision", also TensorFlow's: a stage's first block keeps the dilation
-            before it, since its input is the one that it would stride over; "paper", also
-            segmentation_models_pytorch's: the whole stage is dilated.
-        input_stride: of the first stage's input to the image.
+        strides: original stride of each stage.
+        output_stride: stride of the last stage's output on the image.
+        dilation_style: "torchvision", which is TensorFlow's style too, where a stage's first block
+            keeps the rate before it, since it would have strided over its input; or "paper", which
+            is segmentation_models_pytorch's too, where the whole stage is dilated.
+        input_stride: stride of the first stage's input on the image.
 
     Raises:
         ValueError: an output stride that the strides do not reach, or an unknown style.

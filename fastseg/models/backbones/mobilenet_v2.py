@@ -1,4 +1,4 @@
-"""MobileNetV2 with dilation.
+"""The backbone MobileNetV2 with dilation.
 
 Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018, Table 2. The
 names are torchvision's, without its ``classifier``.
@@ -6,13 +6,14 @@ names are torchvision's, without its ``classifier``.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastseg.models._layers import BatchNorm2d, Conv2d, ConvBNAct, conv_bn_act, he_init
 from fastseg.models.backbones.dilation import dilated_stages
 
-# Expansion, output channels, blocks and stride of each stage.
 STAGES = (
     (1, 16, 1, 1),
     (6, 24, 2, 2),
@@ -22,19 +23,22 @@ STAGES = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
+"""Expansion, output channels, blocks and stride of each stage."""
+
 STEM, LAST = 32, 1280
+"""Numbers of channels of the first and the last convolution."""
 
 
 class InvertedResidual(nn.Module):
     """Expansion, depthwise convolution, and a projection without activation.
 
     Args:
-        in_channels: Ci.
-        out_channels: Co; the input is added where it is as large as the output.
-        stride: of the depthwise convolution.
-        dilation: of the depthwise convolution.
-        expansion: factor of the channels in between; without 1x1 convolution if 1.
-        pad_input: whether the input is padded, before the expansion, and not what is expanded.
+        in_channels: number of input channels.
+        out_channels: number of output channels. The input is added where its shape is the output's.
+        stride: stride of the depthwise convolution.
+        dilation: rate of the depthwise convolution.
+        expansion: factor of the channels in between; 1 leaves the first 1x1 convolution out.
+        pad_input: whether the padding comes before the expansion, not after it.
     """
 
     def __init__(
@@ -55,15 +59,21 @@ class InvertedResidual(nn.Module):
             self.conv.append(ConvBNAct(in_channels, hidden, 1, activation="relu6"))
         self.conv.append(
             ConvBNAct(
-                hidden, hidden, 3, stride=stride, padding=0 if pad_input else "same",
-                dilation=dilation, groups=hidden, activation="relu6",
+                hidden,
+                hidden,
+                3,
+                stride=stride,
+                padding=0 if pad_input else "same",
+                dilation=dilation,
+                groups=hidden,
+                activation="relu6",
             )
-        )  # fmt: skip
+        )
         self.conv.append(Conv2d(hidden, out_channels, 1, bias=False))
         self.conv.append(BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, Co, h, w) of x (N, Ci, H, W)."""
+        """Returns (N, Co, h, w) for x (N, Ci, H, W)."""
         *convolutions, projection, bn = self.conv
         y = F.pad(x, (self.padding,) * 4) if self.padding else x
         for convolution in convolutions:
@@ -72,18 +82,20 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """Features of strides 4 (low_level), 16 or the output stride (aux), the output stride (out).
+    """Features "low_level" of stride 4, "aux" of at most stride 16, "out" of the output stride.
 
     Args:
-        output_stride: 8, 16 or 32.
-        dilation_style: as in :func:`~fastseg.models.backbones.dilation.dilated_stages`.
-        width_mult: factor of all channels.
-        round_nearest: what numbers of channels are multiples of.
+        output_stride: stride of the last features: 8, 16 or 32.
+        dilation_style: "torchvision" or "paper", the block at which dilation begins; see
+            :func:`~fastseg.models.backbones.dilation.dilated_stages`.
+        width_mult: factor of all numbers of channels.
+        round_nearest: divisor of all numbers of channels.
         last_conv: whether the 1x1 convolution to 1280 channels, made for classification, is kept:
-            TensorFlow's DeepLab has no use for it, segmentation_models_pytorch's has.
-        pad_input: VainF's padding: blocks pad their input, before the expansion, whose batch norm
-            makes other values of the zeros, and the first convolution does not pad.
-        in_channels: of the image.
+            TensorFlow's DeepLab leaves it out, segmentation_models_pytorch's does not.
+        pad_input: whether the padding is VainF's: blocks pad their input before the expansion,
+            whose batch norm makes other values of the zeros, and the first convolution does not
+            pad.
+        in_channels: number of the image's channels.
 
     Raises:
         ValueError: an output stride out of range, an unknown style.
@@ -106,11 +118,15 @@ class MobileNetV2(nn.Module):
         channels = _round_channels(STEM * width_mult, round_nearest)
         self.features = nn.Sequential(
             ConvBNAct(
-                in_channels, channels, 3, stride=2, padding=0 if pad_input else "same",
+                in_channels,
+                channels,
+                3,
+                stride=2,
+                padding=0 if pad_input else "same",
                 activation="relu6",
             )
-        )  # fmt: skip
-        ends = []  # of the stages: the number of features up to them, and their channels
+        )
+        ends = []  # each stage's number of features up to its end, and its channels
         dilation = 1
         for (expansion, width, blocks, _), stage in zip(STAGES, stages, strict=True):
             width = _round_channels(width * width_mult, round_nearest)
@@ -123,7 +139,7 @@ class MobileNetV2(nn.Module):
                 channels = width
             ends.append((len(self.features), channels))
         if last_conv:
-            # As torchvision: a narrower network does not have a narrower last layer.
+            # In torchvision, too, a narrower network has no narrower last layer.
             last = _round_channels(LAST * max(1.0, width_mult), round_nearest)
             self.features.append(ConvBNAct(channels, last, 1, activation="relu6"))
             channels = last
@@ -132,7 +148,7 @@ class MobileNetV2(nn.Module):
         he_init(self)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """The features of an image (N, in_channels, H, W)."""
+        """Returns the features of an image (N, in_channels, H, W)."""
         found = {}
         for i, layer in enumerate(self.features, start=1):
             x = layer(x)
@@ -143,12 +159,12 @@ class MobileNetV2(nn.Module):
         return {**found, "out": x}
 
 
-def mobilenet_v2(**options) -> MobileNetV2:
-    """MobileNetV2: 3,504,872 parameters with its classifier; for the options see MobileNetV2."""
+def mobilenet_v2(**options: Any) -> MobileNetV2:
+    """Builds a :class:`MobileNetV2`, of 3,504,872 parameters with its classifier."""
     return MobileNetV2(**options)
 
 
 def _round_channels(channels: float, divisor: int) -> int:
-    """The nearest multiple of the divisor that is not below 90 % of the channels."""
+    """Returns the nearest multiple of the divisor that is not below 90 % of the channels."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded

@@ -1,4 +1,4 @@
-"""ResNet-50 and ResNet-101 with dilation.
+"""The backbones ResNet-50 and ResNet-101 with dilation.
 
 He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016. The names are
 torchvision's, without its classifier ``fc``.
@@ -7,6 +7,7 @@ torchvision's, without its classifier ``fc``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,16 +16,17 @@ from fastseg.models._layers import BatchNorm2d, Conv2d, ConvBNAct, conv_bn_act, 
 from fastseg.models.backbones.dilation import dilated_stages
 
 EXPANSION = 4
+"""Factor from a block's width to its number of outputs."""
 
 
 class Bottleneck(nn.Module):
-    """A 1x1, a 3x3 and a 1x1 convolution around which the input passes.
+    """A block of a 1x1, a 3x3 and a 1x1 convolution, to which the input is added.
 
     Args:
-        in_channels: Ci.
-        width: channels of the 3x3 convolution; the block has 4 times as many outputs.
-        stride: of the 3x3 convolution.
-        dilation: of the 3x3 convolution.
+        in_channels: number of input channels.
+        width: number of channels of the 3x3 convolution; the block has 4 times as many outputs.
+        stride: stride of the 3x3 convolution.
+        dilation: rate of the 3x3 convolution.
         stride_in_1x1: whether the first 1x1 convolution strides instead.
     """
 
@@ -46,7 +48,7 @@ class Bottleneck(nn.Module):
             self.downsample = nn.Sequential(projection, BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 4 width, h, w) of x (N, Ci, H, W)."""
+        """Returns (N, 4 width, h, w) for x (N, Ci, H, W)."""
         identity = x if self.downsample is None else conv_bn_act(x, *self.downsample)
         y = conv_bn_act(x, self.conv1, self.bn1, "relu")
         y = conv_bn_act(y, self.conv2, self.bn2, "relu")
@@ -54,20 +56,22 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Features of strides 4 (low_level), 16 or the output stride (aux), the output stride (out).
+    """Features "low_level" of stride 4, "aux" of at most stride 16, "out" of the output stride.
 
     Args:
-        layers: blocks of each of the four stages.
-        output_stride: 8, 16 or 32.
-        dilation_style: as in :func:`~fastseg.models.backbones.dilation.dilated_stages`.
-        multi_grid: factors of the last stage's dilations, one a block, as DeepLab v3's (1, 2, 4).
-        stride_in_1x1: as in the paper and the Caffe models of DeepLab v2; torchvision's 3x3
-            convolutions stride.
-        ceil_pool: whether the stem's pooling rounds sizes up, as Caffe does.
-        deep_stem: three 3x3 convolutions in place of the stem's 7x7, as in mmsegmentation; they are
-            ``stem.{0,1,2}``, in place of ``conv1`` and ``bn1`` (He et al. 2019, arXiv 1812.01187).
-        in_channels: of the image.
-        width: of the stem; 64 in the paper.
+        layers: number of blocks of each of the four stages.
+        output_stride: stride of the last features: 8, 16 or 32.
+        dilation_style: "torchvision" or "paper", the block at which dilation begins; see
+            :func:`~fastseg.models.backbones.dilation.dilated_stages`.
+        multi_grid: factor of each block's rate in the last stage, such as DeepLab v3's (1, 2, 4).
+        stride_in_1x1: whether the first 1x1 convolution of a stage strides, which it does in the
+            paper and the Caffe models of DeepLab v2, or the 3x3 convolution, as torchvision has it.
+        ceil_pool: whether the stem's pooling rounds sizes up, which it does in Caffe.
+        deep_stem: whether three 3x3 convolutions replace the stem's 7x7, which they do in
+            mmsegmentation; they are ``stem.{0,1,2}``, in place of ``conv1`` and ``bn1`` (He et al.
+            2019, arXiv 1812.01187).
+        in_channels: number of the image's channels.
+        width: number of channels of the stem; 64 in the paper.
 
     Raises:
         ValueError: arguments that do not fit each other.
@@ -124,7 +128,7 @@ class ResNet(nn.Module):
         he_init(self)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """The features of an image (N, in_channels, H, W)."""
+        """Returns the features of an image (N, in_channels, H, W)."""
         x = self.stem(x) if self.deep_stem else conv_bn_act(x, self.conv1, self.bn1, "relu")
         x = F.max_pool2d(x, 3, 2, 1, ceil_mode=self.ceil_pool)
         low_level = self.layer1(x)
@@ -132,11 +136,11 @@ class ResNet(nn.Module):
         return {"low_level": low_level, "aux": aux, "out": self.layer4(aux)}
 
 
-def resnet50(**options) -> ResNet:
-    """ResNet-50: 25,557,032 parameters with its classifier; for the options see ResNet."""
+def resnet50(**options: Any) -> ResNet:
+    """Builds ResNet-50, a :class:`ResNet` of 25,557,032 parameters with its classifier."""
     return ResNet(**{"layers": (3, 4, 6, 3), **options})
 
 
-def resnet101(**options) -> ResNet:
-    """ResNet-101: 44,549,160 parameters with its classifier; for the options see ResNet."""
+def resnet101(**options: Any) -> ResNet:
+    """Builds ResNet-101, a :class:`ResNet` of 44,549,160 parameters with its classifier."""
     return ResNet(**{"layers": (3, 4, 23, 3), **options})

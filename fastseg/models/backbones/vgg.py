@@ -1,4 +1,4 @@
-"""VGG16's convolutions, as FCN and DeepLab v1 and v2 have them.
+"""The backbone VGG16 for FCN and DeepLab v1 and v2: its convolutions.
 
 Simonyan, Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR
 2015, configuration D. The names are torchvision's ``features``; of its ``classifier``
@@ -15,18 +15,23 @@ from torch import Tensor, nn
 from fastseg.models._layers import Conv2d, he_init
 
 BLOCKS = (2, 2, 3, 3, 3)
+"""Number of convolutions of each block."""
+
 FACTORS = (1, 2, 4, 8, 8)
-FC_SIDE = 7  # of the map that VGG16's first fully connected layer sees
+"""Factor of the first block's width for each block."""
+
+FC_SIDE = 7
+"""Side of the map that VGG16's first fully connected layer sees."""
 
 
 class VGG16(nn.Module):
-    """The outputs of the five poolings: "pool1" to "pool5".
+    """A backbone whose features are the outputs of the five poolings, "pool1" to "pool5".
 
     Args:
-        output_stride: 32, or 8 as in DeepLab: then poolings are 3x3 with padding 1, the last two
-            have stride 1, and the convolutions after the fourth have dilation 2.
-        in_channels: of the image.
-        width: of the first block; 64 in the paper.
+        output_stride: 32, or DeepLab's 8, where poolings are 3x3 with padding 1, the last two have
+            stride 1, and the convolutions after the fourth have rate 2.
+        in_channels: number of the image's channels.
+        width: number of channels of the first block; 64 in the paper.
 
     Raises:
         ValueError: another output stride.
@@ -63,7 +68,7 @@ class VGG16(nn.Module):
         he_init(self)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """The pooled features of an image (N, in_channels, H, W); "aux" and "out" the last two."""
+        """Returns the pooled features of an image; "aux" and "out" are the last two."""
         found = {}
         for layer in self.features:
             if isinstance(layer, Conv2d):
@@ -78,11 +83,11 @@ class FullyConvolutional(nn.Module):
     """VGG16's two fully connected layers as convolutions: fc6, ReLU, dropout, fc7, ReLU, dropout.
 
     Args:
-        in_channels: of the map.
-        channels: of both layers; 4096 in VGG16.
-        kernel_size: of fc6; 7 in VGG16.
-        dilation: of fc6.
-        padding: of fc6; None keeps the map's size.
+        in_channels: number of the map's channels.
+        channels: number of channels of both layers; 4096 in VGG16.
+        kernel_size: kernel size of fc6; 7 in VGG16.
+        dilation: rate of fc6.
+        padding: padding of fc6; None keeps the map's size.
     """
 
     def __init__(
@@ -102,26 +107,26 @@ class FullyConvolutional(nn.Module):
         he_init(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, channels, h, w) of x (N, in_channels, H, W)."""
+        """Returns (N, channels, h, w) for x (N, in_channels, H, W)."""
         return self.dropout(self.fc7(self.dropout(self.fc6(x, "relu")), "relu"))
 
 
 def vgg16_as_convolutions(
     state_dict: Mapping[str, Tensor], *, kernel_size: int = FC_SIDE, channels: int | None = None
 ) -> dict[str, Tensor]:
-    """Weights of torchvision's vgg16, whose fully connected layers become convolutions.
+    """Converts the fully connected layers in weights of torchvision's vgg16 to convolutions.
 
     Long, Shelhamer, Darrell, CVPR 2015, section 3.1: a fully connected layer on a 7x7 map is a 7x7
     convolution. Chen et al. 2015 (arXiv 1412.7062), section 3.3, take fewer of its taps, evenly
     spread, and of its channels.
 
     Args:
-        state_dict: with ``features.*``, ``classifier.0.*`` and ``classifier.3.*``.
-        kernel_size: of fc6: 7 takes all taps, DeepLab's 4 and 3 some of them.
-        channels: of fc6 and fc7; default all.
+        state_dict: a state_dict with ``features.*``, ``classifier.0.*`` and ``classifier.3.*``.
+        kernel_size: kernel size of fc6: 7 takes all taps, DeepLab's 4 and 3 some of them.
+        channels: number of channels of fc6 and fc7; default all.
 
     Returns:
-        ``features.*``, ``fc6.{weight,bias}`` and ``fc7.{weight,bias}``.
+        A state_dict of ``features.*``, ``fc6.{weight,bias}`` and ``fc7.{weight,bias}``.
     """
     converted = {key: t for key, t in state_dict.items() if key.startswith("features.")}
     weight6, weight7 = state_dict["classifier.0.weight"], state_dict["classifier.3.weight"]

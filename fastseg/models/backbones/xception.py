@@ -1,4 +1,4 @@
-"""Xception-65 as DeepLab v3+ modified it.
+"""The backbone Xception-65 with DeepLab v3+'s changes.
 
 Chollet, "Xception: Deep Learning with Depthwise Separable Convolutions", CVPR 2017; Chen et al.,
 "Encoder-Decoder with Atrous Separable Convolution", ECCV 2018, Figure 4: more blocks, strided
@@ -8,6 +8,7 @@ separable convolutions in place of pooling, batch norm after each depthwise conv
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,7 +17,10 @@ from fastseg.models._layers import ConvBNAct, he_init
 from fastseg.models.backbones.dilation import dilated_stages
 
 ENTRY = (128, 256, 728)
+"""Channels of the entry flow's blocks."""
+
 EXIT = ((728, 1024, 1024), (1536, 1536, 2048))
+"""Channels of the exit flow's block and of the last three convolutions."""
 
 
 class SeparableUnit(nn.Module):
@@ -33,28 +37,34 @@ class SeparableUnit(nn.Module):
     ):
         super().__init__()
         self.depthwise = ConvBNAct(
-            in_channels, in_channels, 3, stride=stride, dilation=dilation, groups=in_channels,
-            activation=activations[0], eps=eps,
-        )  # fmt: skip
+            in_channels,
+            in_channels,
+            3,
+            stride=stride,
+            dilation=dilation,
+            groups=in_channels,
+            activation=activations[0],
+            eps=eps,
+        )
         self.pointwise = ConvBNAct(in_channels, out_channels, 1, activation=activations[1], eps=eps)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """(N, Co, h, w) of x (N, Ci, H, W)."""
+        """Returns (N, Co, h, w) for x (N, Ci, H, W)."""
         return self.pointwise(self.depthwise(x), residual)
 
 
 class XceptionBlock(nn.Module):
-    """Three separable convolutions, a ReLU before each, and the input added.
+    """A block of three separable convolutions, a ReLU before each, to which the input is added.
 
-    It passes through a convolution where sizes or channels differ.
+    The input passes through a convolution where sizes or channels differ.
 
     Args:
-        in_channels: Ci.
-        widths: output channels of the three.
-        stride: of the last of them.
-        dilation: of all, times the factors.
-        factors: of each one's dilation.
-        eps: batch norm's.
+        in_channels: number of input channels.
+        widths: output channels of the three convolutions.
+        stride: stride of the last convolution.
+        dilation: rate of all three, before the factors.
+        factors: factor of each convolution's rate.
+        eps: number added to the variance in batch norms.
     """
 
     def __init__(
@@ -79,29 +89,30 @@ class XceptionBlock(nn.Module):
             self.shortcut = ConvBNAct(in_channels, last, 1, stride=stride, activation=None, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, widths[-1], h, w) of x (N, Ci, H, W)."""
+        """Returns (N, widths[-1], h, w) for x (N, Ci, H, W)."""
         return self.outer(self.inner(x), x)
 
     def inner(self, x: Tensor) -> Tensor:
-        """Before the third convolution's ReLU: DeepLab's low-level features in the second block."""
+        """Returns the features before the third ReLU, the second block's low-level features."""
         return self.unit2(self.unit1(F.relu(x)))
 
     def outer(self, y: Tensor, x: Tensor) -> Tensor:
-        """From the inner features y, and x itself, to the block's output."""
+        """Returns the block's output for its inner features y and its input x."""
         return self.unit3(F.relu(y), x if self.shortcut is None else self.shortcut(x))
 
 
 class Xception65(nn.Module):
-    """Features of strides 4 (low_level), 16 or the output stride (aux), the output stride (out).
+    """Features "low_level" of stride 4, "aux" of at most stride 16, "out" of the output stride.
 
     Args:
-        output_stride: 8, 16 or 32.
-        dilation_style: as in :func:`~fastseg.models.backbones.dilation.dilated_stages`.
-        multi_grid: factors of the dilations of the last three convolutions, as (1, 2, 4).
-        middle_blocks: 16 in Xception-65.
-        width_mult: factor of all channels.
-        eps: batch norm's; TensorFlow's models have 1e-3.
-        in_channels: of the image.
+        output_stride: stride of the last features: 8, 16 or 32.
+        dilation_style: "torchvision" or "paper", the block at which dilation begins; see
+            :func:`~fastseg.models.backbones.dilation.dilated_stages`.
+        multi_grid: factors of the rates of the last three convolutions, such as (1, 2, 4).
+        middle_blocks: number of blocks of the middle flow; 16 in Xception-65.
+        width_mult: factor of all numbers of channels.
+        eps: number added to the variance in batch norms; 1e-3 in TensorFlow's models.
+        in_channels: number of the image's channels.
 
     Raises:
         ValueError: an output stride out of range, an unknown style, factors that are not three.
@@ -162,7 +173,7 @@ class Xception65(nn.Module):
         he_init(self)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """The features of an image (N, in_channels, H, W)."""
+        """Returns the features of an image (N, in_channels, H, W)."""
         first, second, third = self.entry
         x = first(self.conv2(self.conv1(x)))
         low_level = second.inner(x)
@@ -170,6 +181,6 @@ class Xception65(nn.Module):
         return {"low_level": low_level, "aux": aux, "out": self.last(self.exit(aux))}
 
 
-def xception65(**options) -> Xception65:
-    """Xception-65; for the options see Xception65."""
+def xception65(**options: Any) -> Xception65:
+    """Builds an :class:`Xception65`."""
     return Xception65(**options)

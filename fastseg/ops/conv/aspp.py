@@ -1,27 +1,29 @@
-"""fastseg.aspp: atrous spatial pyramid pooling without the concatenation."""
+"""The op fastseg.aspp: atrous spatial pyramid pooling without the concatenation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
 from fastseg._core.autocast import autocast_dtype, cast
-from fastseg._core.conv2d import (
-    check_conv2d,
-    check_epilogue,
-    check_image_and_weight,
-    empty_output,
-    remember,
-)
-from fastseg._core.formulas import compute_dtype
+from fastseg._core.conv2d import empty_output
+from fastseg._core.conv2d_checks import check_conv2d, check_epilogue, check_image_and_weight
 from fastseg._core.library import define, define_cpu, define_triton, gradient_free
+from fastseg._core.remember import remember
 from fastseg._core.tensor_checks import check_alike, check_float
 from fastseg._core.vmap import by_batch
 from fastseg.ops.conv import cpu_aspp
 from fastseg.ops.conv.aspp_branch import ASPPBranch, check_aspp
+from fastseg.ops.conv.aspp_projection import (
+    image_pooling,
+    pooled_share,
+    project_maps,
+    project_pooled,
+    split_project,
+)
 from fastseg.ops.conv.atrous_conv2d import atrous_conv2d
 from fastseg.ops.conv.separable_atrous_conv2d import separable_atrous_conv2d
 
@@ -37,7 +39,7 @@ def aspp(
     pool_first: bool = False,
     activation: str | None = "relu",
 ) -> Tensor:
-    """Parallel atrous convolutions at several rates, projected (v3, v3+) or summed (v2).
+    """Computes atrous convolutions at several rates, projected (v3, v3+) or summed (v2).
 
     Chen et al., "Rethinking Atrous Convolution", 2017, section 3.3, in inference::
 
@@ -45,30 +47,31 @@ def aspp(
         p = act(conv2d(mean(x), W_pool) * scale_pool + shift_pool), the same at all pixels
         y = act(conv2d(concat(b_1, ..., b_n, p), W_project) * scale_project + shift_project)
 
-    Nothing is concatenated: the projection is linear, so that each branch adds its share to a sum
-    and p is one vector an image. Partial sums are rounded to x's dtype, except in the fused kernel
-    that computes all branches at once (NVIDIA GPUs, where no gradient is needed, no branch is
-    separable and the projection is 1x1). Without a projection, DeepLab v2 (Chen et al. 2018,
-    section 3.2): ``y = sum_i conv2d(x, W_i, dilation_i) * scale_i + shift_i``. Differentiable in
-    all tensors.
+    Nothing is concatenated: the projection is linear, so that each branch adds its share to a sum,
+    and p is one vector per image. Partial sums are rounded to x's dtype, except in the fused kernel
+    that computes all branches at once (on NVIDIA GPUs, where no gradient is needed, no branch is
+    separable and the projection is 1x1). Without a projection the result is that of DeepLab v2
+    (Chen et al. 2018, section 3.2): ``y = sum_i conv2d(x, W_i, dilation_i) * scale_i + shift_i``.
+    The op is differentiable in all tensors.
 
     Args:
-        x: (N, Ci, H, W) or (Ci, H, W), as in :func:`fastseg.atrous_conv2d`.
-        branches: at least one; padding keeps the map's size.
-        project: weight (Co, sum of the branches' and pool's channels, kh, kw), in this order, its
-            padding keeping the size; None for the sum.
-        pool: weight (C, Ci, 1, 1) after the average over each map; needs a projection.
-        pool_first: whether the pool's channels are the first in project's weight, as in
-            mmsegmentation; else the last.
-        activation: of the branches, pool and project: None, "relu", "relu6", "leaky_relu",
-            "silu" or "hardswish". None for the sum.
+        x: (N, Ci, H, W) or (Ci, H, W), any strides; float32, float64, float16 or bfloat16.
+        branches: the convolutions, at least one. Their padding keeps the map's size.
+        project: the projection, with a weight (Co, sum of the branches' and pool's channels, kh,
+            kw), in this order; its padding keeps the size. None for the sum.
+        pool: the convolution after the average over each map, with a weight (C, Ci, 1, 1); it needs
+            a projection. None for no such branch.
+        pool_first: whether the pool's channels are the first in project's weight, which is so in
+            mmsegmentation, or the last.
+        activation: the activation after branches, pool and project: None, "relu", "relu6",
+            "leaky_relu", "silu" or "hardswish". It must be None for the sum.
 
     Returns:
         (N, Co, H, W), x's dtype, channels_last if x is, else contiguous.
 
     Raises:
-        TypeError: what is no tensor or no ASPPBranch.
-        RuntimeError: an argument that does not fit, by its name.
+        TypeError: an argument that is no tensor or no ASPPBranch.
+        RuntimeError: an argument that does not fit; the error names it.
     """
     if not is_dynamo_compiling():
         check_aspp(x, branches, project, pool, activation)
@@ -83,7 +86,7 @@ def aspp(
     if project is not None:
         project_weight = project.weight
         if pool is not None:
-            project_weight, by_pool = _split(project_weight, pool, pool_first)
+            project_weight, by_pool = split_project(project_weight, pool, pool_first)
             bias = atrous_conv2d(image_pooling(x, pool, activation), by_pool).flatten(1)
     lower = autocast_dtype(x)
     if lower is not None:
@@ -102,76 +105,8 @@ def aspp(
     )
 
 
-def _split(weight: Tensor, pool: ASPPBranch, pool_first: bool) -> tuple[Tensor, Tensor]:
-    """The projection's weight for the maps and for what is pooled."""
-    n = pool.weight.shape[0]
-    if pool_first:
-        return weight[:, n:], weight[:, :n]
-    return weight[:, :-n], weight[:, -n:]
-
-
-def image_pooling(x: Tensor, pool: ASPPBranch, activation: str | None) -> Tensor:
-    """p, (N, C, 1, 1): the average over each map, convolved."""
-    mean = x.mean((2, 3), keepdim=True, dtype=compute_dtype(x.dtype)).to(x.dtype)
-    return atrous_conv2d(
-        mean, pool.weight, scale=pool.scale, shift=pool.shift, activation=activation
-    )
-
-
-def project_maps(
-    maps: Iterable[Tensor],
-    weight: Tensor,
-    scale: Tensor | None = None,
-    shift: Tensor | None = None,
-    activation: str | None = None,
-    residual: Tensor | None = None,
-) -> Tensor:
-    """``act(conv2d(concat(*maps), weight) * scale + shift + residual)``, a map at a time.
-
-    Each map comes from its iterator when the one before has been added to the sum.
-
-    Args:
-        maps: (N, C_i, H, W) each.
-        weight: (Co, sum C_i, kh, kw).
-        scale: (Co,), part of every summand, since the sum goes through the residual.
-        shift: (Co,), added with the last map, before the activation.
-        activation: as in :func:`fastseg.atrous_conv2d`.
-        residual: (N, Co, H, W), where the sum begins.
-    """
-    total, first = residual, 0
-    for y in maps:
-        end = first + y.shape[1]
-        last = end == weight.shape[1]
-        total = atrous_conv2d(
-            y,
-            weight[:, first:end],
-            scale=scale,
-            shift=shift if last else None,
-            activation=activation if last else None,
-            residual=total,
-        )
-        first = end
-    return total
-
-
-def project_pooled(
-    pooled: Tensor, weight: Tensor, scale: Tensor | None, size: Sequence[int]
-) -> Tensor:
-    """``conv2d(p, weight) * scale`` for p the same at all pixels of a map: (N, Co, H, W).
-
-    Args:
-        pooled: p, (N, C, 1, 1).
-        weight: (Co, C, kh, kw).
-        scale: (Co,).
-        size: (H, W).
-    """
-    if tuple(weight.shape[2:]) != (1, 1):  # at the map's borders taps read padding
-        return atrous_conv2d(pooled.expand(-1, -1, *size), weight, scale=scale)
-    return atrous_conv2d(pooled, weight, scale=scale).expand(-1, -1, *size)
-
-
 def _by_branch(x, branches, project, pool, pool_first, activation):
-    """The composition for separable branches and for projections that are not 1x1."""
+    """Computes separable branches and projections that are not 1x1, one after the other."""
 
     def convolve(branch: ASPPBranch, residual: Tensor | None = None) -> Tensor:
         options = {
@@ -184,10 +119,14 @@ def _by_branch(x, branches, project, pool, pool_first, activation):
         if branch.depthwise_weight is None:
             return atrous_conv2d(x, branch.weight, **options)
         return separable_atrous_conv2d(
-            x, branch.depthwise_weight, branch.weight, depthwise_scale=branch.depthwise_scale,
+            x,
+            branch.depthwise_weight,
+            branch.weight,
+            depthwise_scale=branch.depthwise_scale,
             depthwise_shift=branch.depthwise_shift,
-            depthwise_activation=branch.depthwise_activation, **options,
-        )  # fmt: skip
+            depthwise_activation=branch.depthwise_activation,
+            **options,
+        )
 
     if project is None:
         total = None
@@ -196,7 +135,7 @@ def _by_branch(x, branches, project, pool, pool_first, activation):
         return total
     residual, weight = None, project.weight
     if pool is not None:
-        weight, by_pool = _split(weight, pool, pool_first)
+        weight, by_pool = split_project(weight, pool, pool_first)
         pooled = image_pooling(x, pool, activation)
         residual = project_pooled(pooled, by_pool, project.scale, x.shape[2:])
     maps = map(convolve, branches)
@@ -204,7 +143,7 @@ def _by_branch(x, branches, project, pool, pool_first, activation):
 
 
 def _check(x, weights, scales, shifts, dilations, project, project_scale, project_shift, bias, act):
-    """The number of output channels."""
+    """Checks the op's arguments and returns the number of output channels."""
     lengths = [len(v) for v in (weights, scales, shifts, dilations)]
     torch._check(
         len(set(lengths)) == 1 and lengths[0] > 0,
@@ -259,25 +198,16 @@ def _fake(x, *others):
 def _composition(
     x, weights, scales, shifts, dilations, project, project_scale, project_shift, bias, activation
 ):
-    """The op by atrous_conv2d: its reference, and its derivative where a gradient is needed."""
+    """Computes the op by atrous_conv2d, as its reference and where a gradient is needed."""
     branches = [ASPPBranch(*b) for b in zip(weights, scales, shifts, dilations, strict=True)]
     if project is None:
         return _by_branch(x, branches, None, None, False, None)
-    residual = _pooled_share(x, bias, project_scale)
+    residual = pooled_share(x, bias, project_scale)
     maps = (
         atrous_conv2d(x, weight, scale=scale, shift=shift, dilation=dilation, activation=activation)
         for weight, scale, shift, dilation, *_ in branches
     )
     return project_maps(maps, project, project_scale, project_shift, activation, residual)
-
-
-def _pooled_share(x: Tensor, bias: Tensor | None, scale: Tensor | None) -> Tensor | None:
-    """What the pooled branch adds to every pixel, (N, Co, H, W)."""
-    if bias is None:
-        return None
-    bias = bias.to(compute_dtype(x.dtype))
-    bias = bias if scale is None else bias * scale
-    return bias.to(x.dtype)[..., None, None].expand(-1, -1, *x.shape[2:])
 
 
 _check_once = remember(_check)
@@ -291,7 +221,7 @@ def _reference(x, *others):
 def _cpu(x, *others):
     _check_once(x, *others)
     *branches, project, scale, shift, bias, activation = others
-    residual = _pooled_share(x, bias, scale)
+    residual = pooled_share(x, bias, scale)
     y = cpu_aspp.aspp(x, *branches, project, scale, shift, residual, activation)
     return _composition(x, *others) if y is None else y
 
@@ -304,7 +234,7 @@ def _triton(x, *others):
 
 
 def _autograd(*arguments):
-    """The op where no gradient is needed; else it is differentiated by its parts."""
+    """Runs the op where no gradient is needed, and its differentiable parts elsewhere."""
     tensors = [t for a in arguments for t in (a if isinstance(a, Sequence) else [a])]
     if gradient_free([t for t in tensors if isinstance(t, Tensor)]):
         with torch._C._AutoDispatchBelowAutograd():

@@ -1,4 +1,4 @@
-"""The parts that an ASPP is given, and their checks."""
+"""The branches of an ASPP, and checks of its arguments."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from fastseg._core.autocast import autocast_dtype, cast
-from fastseg._core.conv2d import (
+from fastseg._core.conv2d_checks import (
     check_activation,
     check_conv2d,
     check_epilogue,
     check_image_and_weight,
-    remember,
 )
+from fastseg._core.remember import remember
 from fastseg._core.tensor_checks import check_alike, check_optional_tensors, check_tensors
 
 OP = "fastseg::aspp"
@@ -27,14 +27,24 @@ class ASPPBranch(NamedTuple):
     With a depthwise weight it is separable: ``weight`` is then 1x1 and works on
     ``depthwise_act(conv2d(x, depthwise_weight) * depthwise_scale + depthwise_shift)``. A bias
     without batch norm is a shift without scale.
+
+    Attributes:
+        weight: (C, Ci, kh, kw), x's dtype.
+        scale: (C,), of a floating-point dtype, or None.
+        shift: (C,), of a floating-point dtype, or None.
+        dilation: the rate.
+        depthwise_weight: (Ci, 1, kh, kw), x's dtype, or None.
+        depthwise_scale: (Ci,), of a floating-point dtype, or None.
+        depthwise_shift: (Ci,), of a floating-point dtype, or None.
+        depthwise_activation: the activation's name in :func:`fastseg.atrous_conv2d`, or None.
     """
 
-    weight: Tensor  # (C, Ci, kh, kw), x's dtype
-    scale: Tensor | None = None  # (C,), a floating dtype, like shift
+    weight: Tensor
+    scale: Tensor | None = None
     shift: Tensor | None = None
     dilation: int = 1
-    depthwise_weight: Tensor | None = None  # (Ci, 1, kh, kw)
-    depthwise_scale: Tensor | None = None  # (Ci,)
+    depthwise_weight: Tensor | None = None
+    depthwise_scale: Tensor | None = None
     depthwise_shift: Tensor | None = None
     depthwise_activation: str | None = None
 
@@ -47,7 +57,7 @@ def check_aspp(
     pool: ASPPBranch | None,
     activation: str | None,
 ) -> bool:
-    """Checks the arguments of :func:`fastseg.aspp` by the names that they have there; true."""
+    """Checks the arguments of :func:`fastseg.aspp`, with their names there. Returns True."""
     check_tensors(OP, x=x)
     if not isinstance(branches, (list, tuple)) or isinstance(branches, ASPPBranch):
         raise TypeError(f"{OP}: branches must be a list of them, got {type(branches).__name__}")
@@ -86,7 +96,7 @@ def check_aspp(
 
 
 def _check_tensors(name: str, op: str, branch: Any) -> None:
-    """An ASPPBranch of tensors, which errors name after `op`."""
+    """Raises unless a value is an ASPPBranch of tensors; errors begin with `op`."""
     if not isinstance(branch, ASPPBranch):
         raise TypeError(f"{OP}: {name} must be an ASPPBranch, got {type(branch).__name__}")
     check_tensors(op, weight=branch.weight)
@@ -100,7 +110,7 @@ def _check_tensors(name: str, op: str, branch: Any) -> None:
 
 
 def _check_form(branches, project, pool, activation) -> None:
-    """What is given with what; the projection's input channels."""
+    """Checks which arguments may be given together, and the projection's input channels."""
     channels = [b.weight.shape[0] for b in branches]
     if project is None:
         torch._check(pool is None, lambda: f"{OP}: pool needs a projection, got project None")
@@ -125,14 +135,14 @@ def _check_form(branches, project, pool, activation) -> None:
 
 
 def _check_branch(op: str, x: Tensor, branch: ASPPBranch, activation: str, lower) -> None:
-    """A convolution of x, or two.
+    """Checks one branch, a convolution of x or two.
 
     Args:
-        op: what errors begin with.
-        x: (N, Ci, H, W), as autocast casts it.
-        branch: of tensors.
-        activation: of the last convolution.
-        lower: what autocast casts the weights to, or None.
+        op: the text with which an error begins.
+        x: (N, Ci, H, W), already cast by autocast.
+        branch: an ASPPBranch of tensors.
+        activation: the activation after the last convolution.
+        lower: the dtype to which autocast casts the weights, or None.
     """
     weight, depthwise, vectors = branch.weight, branch.depthwise_weight, {}
     if lower is not None:
@@ -146,8 +156,9 @@ def _check_branch(op: str, x: Tensor, branch: ASPPBranch, activation: str, lower
         check_image_and_weight(op, x, depthwise, shape[0], "depthwise_weight")
         check_conv2d(op, shape[2:], 1, 0, branch.dilation, 1, "depthwise_weight")
         vectors = {
-            "depthwise_scale": branch.depthwise_scale, "depthwise_shift": branch.depthwise_shift
-        }  # fmt: skip
+            "depthwise_scale": branch.depthwise_scale,
+            "depthwise_shift": branch.depthwise_shift,
+        }
         check_epilogue(op, x, x.shape[:2], vectors, None, "")
         check_activation(op, branch.depthwise_activation or "", "depthwise_activation")
         point = tuple(weight.shape)

@@ -1,4 +1,4 @@
-"""fastseg.atrous_conv2d: convolution, folded batch norm, residual and activation in one op."""
+"""The op fastseg.atrous_conv2d: convolution, folded batch norm, residual and activation."""
 
 from __future__ import annotations
 
@@ -12,23 +12,16 @@ from torch import Tensor
 from fastseg._core import extension
 from fastseg import reference
 from fastseg._core.autocast import autocast_dtype, cast
-from fastseg._core.conv2d import (
-    Conv2d,
-    Ints,
+from fastseg._core.conv2d import Conv2d, empty_output, in_layout_of, is_bare, resolve_padding
+from fastseg._core.conv2d_checks import (
     check_conv2d,
     check_epilogue,
     check_image_and_weight,
     check_output_size,
     check_residual,
-    empty_output,
-    in_layout_of,
-    is_bare,
-    pair,
-    remember,
-    resolve_padding,
 )
 from fastseg._core.float32_precision import reduced_on_cpu
-from fastseg._core.formulas import ACTIVATION, compute_dtype
+from fastseg._core.formulas import ACTIVATION
 from fastseg._core.library import (
     CPU_PLANS,
     DERIVATIVES,
@@ -41,9 +34,11 @@ from fastseg._core.library import (
     needs_gradient,
     plain_on_cpu,
 )
+from fastseg._core.remember import remember
 from fastseg._core.tensor_checks import FLOATS, check_optional_tensors, check_tensors
 from fastseg._core.vmap import by_batch
-from fastseg.ops.conv.atrous_conv2d_grad import input_grad
+from fastseg._core.window import Ints, pair
+from fastseg.ops.conv.atrous_conv2d_backward import RECOMPUTED, backward, setup_context
 from fastseg.ops.conv.cpu_plan import plan as plan_on_cpu
 
 ops = torch.ops.fastseg
@@ -64,43 +59,44 @@ def atrous_conv2d(
     activation: str | None = None,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """``act((conv2d(x, weight) + bias) * scale + shift + residual)`` in one op.
+    """Computes ``act((conv2d(x, weight) + bias) * scale + shift + residual)`` in one op.
 
-    Atrous convolution (Chen et al. 2015, arXiv 1412.7062) with what follows it in every
+    This is atrous convolution (Chen et al. 2015, arXiv 1412.7062) and what follows it in every
     segmentation network: batch norm in inference (:func:`fastseg.fold_batch_norm` gives scale and
-    shift), a residual, an activation. Taps that fall into padding are not multiplied: at rate 18 on
-    a 33 x 33 map they are 60 % of a 3x3 kernel's. Differentiable in all tensors. Computed in
-    float32 (float64 for float64) and rounded to x's dtype once; twice where a processor has
-    instructions for bfloat16 and torch's convolution of it is the fastest. Deterministic. A NaN
-    reaches the outputs that read it; an infinity may reach them as NaN.
+    shift), a residual and an activation. Taps in the padding are not multiplied: at rate 18 on a
+    33 x 33 map they are 60 % of a 3x3 kernel's. The op is differentiable in all tensors and
+    deterministic. It computes in float32 (float64 for float64) and rounds to x's dtype once, or
+    twice where a processor has instructions for bfloat16 and torch's convolution of it is the
+    fastest. A NaN reaches the outputs that read it; an infinity may reach them as NaN.
 
-    On the CPU, kernels of 3x3 taps multiply as Winograd does, with float32's accuracy; F(4, 3) with
-    errors of about 2e-5 is admitted by ``torch.set_float32_matmul_precision("high")`` or by "tf32"
-    as fp32_precision of torch.backends, whichever says something of oneDNN's convolutions.
+    On the CPU, 3x3 kernels use Winograd's algorithm with float32's accuracy. F(4, 3), with errors
+    of about 2e-5, is admitted by ``torch.set_float32_matmul_precision("high")`` or by "tf32" as the
+    fp32_precision of torch.backends, whichever is set for oneDNN's convolutions.
 
-    Under autocast x and the weight are cast as those of torch's convolution are; a residual of
-    another dtype is added to the rounded sums in the wider dtype of both, as torch adds it.
+    Under autocast x and the weight are cast as for torch's convolution. A residual of another dtype
+    is added to the rounded sums in the wider dtype of both, as torch adds it.
 
     Args:
         x: (N, Ci, H, W) or (Ci, H, W), any strides; float32, float64, float16 or bfloat16.
         weight: (Co, Ci / groups, kh, kw), kh and kw odd, x's dtype.
-        bias: (Co,), a floating dtype, like scale and shift.
-        stride: one integer or (vertical, horizontal), like padding and dilation.
-        padding: zeros on both sides, at most ``dilation * (kernel - 1)``; "same", the default,
-            keeps the size at stride 1; "valid" is none.
-        dilation: the rate, the distance between the kernel's taps.
+        bias: (Co,), of a floating-point dtype.
+        stride: one integer or (vertical, horizontal).
+        padding: zeros on both sides, one integer or (vertical, horizontal), at most
+            ``dilation * (kernel - 1)``; "same" keeps the size at stride 1; "valid" is none.
+        dilation: the rate, which is the distance between the kernel's taps: one integer or
+            (vertical, horizontal).
         groups: 1, Ci for a depthwise convolution, or any other divisor of Ci and Co.
-        scale: (Co,).
-        shift: (Co,).
+        scale: (Co,), of a floating-point dtype.
+        shift: (Co,), of a floating-point dtype.
         activation: None, "relu", "relu6", "leaky_relu" (slope 0.01), "silu" or "hardswish".
-        residual: like the output, x's dtype.
+        residual: a tensor of the output's shape and x's dtype.
 
     Returns:
         (N, Co, h, w), x's dtype, channels_last if x is, else contiguous.
 
     Raises:
-        TypeError: what is no tensor.
-        RuntimeError: an argument that does not fit, by its name.
+        TypeError: an argument that is no tensor.
+        RuntimeError: an argument that does not fit; the error names it.
         NotImplementedError: an argument with a tangent of forward-mode AD.
     """
     tensors = (x, weight, bias, scale, shift, residual)
@@ -120,45 +116,56 @@ def atrous_conv2d(
         if residual is not None and residual.dim() != 3:
             refuse_residual_of_image(OP, residual)
         out = atrous_conv2d(
-            x[None], weight, bias, stride=stride, padding=padding, dilation=dilation,
-            groups=groups, scale=scale, shift=shift, activation=activation,
+            x[None],
+            weight,
+            bias,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            scale=scale,
+            shift=shift,
+            activation=activation,
             residual=None if residual is None else residual[None],
-        )  # fmt: skip
+        )
         return out[0]
     lower = autocast_dtype(x)
     if lower is not None:
         x, weight = cast(lower, x, weight)
         if residual is not None and residual.dtype in FLOATS and residual.dtype != x.dtype:
-            # torch adds it to the rounded sums, in the wider dtype.
+            # torch adds the residual to the rounded sums, in the wider dtype.
             y = atrous_conv2d(
-                x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups,
-                scale=scale, shift=shift,
-            )  # fmt: skip
-            if residual.shape != y.shape:  # torch.compile does not trace what checks call
+                x,
+                weight,
+                bias,
+                stride=stride,
+                padding=padding,
+                dilation=dilation,
+                groups=groups,
+                scale=scale,
+                shift=shift,
+            )
+            if residual.shape != y.shape:  # torch.compile cannot trace the check
                 check_residual(OP, residual, y.shape, x)
             return ACTIVATION[activation](y + residual)
         tensors = (x, weight, bias, scale, shift, residual)
-    kernel_size = weight.shape[2:] if weight.dim() == 4 else (1, 1)  # the op refuses it
+    kernel_size = weight.shape[2:] if weight.dim() == 4 else (1, 1)  # the op refuses other weights
     padding = resolve_padding(OP, padding, kernel_size, dilation)
     geometry = (pair(OP, "stride", stride), padding, pair(OP, "dilation", dilation), groups)
     if activation in RECOMPUTED and not gradient_free(tensors):
-        # Their derivatives need what goes in: kept here, where the op would compute it once more.
+        # Their derivatives need their input: it is kept here, so that it is computed only once.
         return ACTIVATION[activation](call(_atrous_conv2d, tensors, *geometry, ""))
     return call(_atrous_conv2d, tensors, *geometry, activation)
 
 
 def refuse_residual_of_image(op: str, residual: Tensor) -> NoReturn:
-    """For x without N."""
+    """Raises the error of a residual with a batch for an x without."""
     shape = tuple(residual.shape)
     raise RuntimeError(f"{op}: residual must have three dimensions, as x has, got shape {shape}")
 
 
-RECOMPUTED = ("silu", "hardswish")
-"""The activations whose derivative needs what goes in."""
-
-
 def _check(x, weight, bias, scale, shift, residual, stride, padding, dilation, groups, act):
-    """The geometry and the output's (h, w)."""
+    """Checks the op's arguments; returns the geometry and the output's (h, w)."""
     check_image_and_weight(OP, x, weight, groups)
     conv = check_conv2d(OP, weight.shape[2:], stride, padding, dilation, groups)
     size = check_output_size(OP, "x", x.shape[2:], weight.shape[2:], conv)
@@ -183,28 +190,36 @@ def _reference(*arguments):
 
 
 class CPUPlan(NamedTuple):
-    """How the CPU computes a call, ``run(*tensors)``, and its geometry."""
+    """A plan of a call on the CPU: the function of its tensors, and its geometry."""
 
     run: Callable[..., Tensor]
     conv: Conv2d
 
 
 def cpu_plan(tensors, stride, padding, dilation, groups, activation) -> CPUPlan | None:
-    """How the CPU computes a call of these tensors, all that the op takes, remembered.
+    """Returns the plan of a call with these tensors, all that the op takes; plans are cached.
 
-    None where that is for the op to say: x is no image, nothing is compiled, or an argument is
-    missing or cannot be hashed. Checks and the choice look at no more than what is the key.
+    It is None where the op itself must decide: x is no image, nothing is compiled, or an argument
+    is missing or has no hash. Checks and the choice read nothing but what is in the cache's key.
     """
     x, weight, bias, scale, shift, residual = tensors
     try:
         key = (
-            x.shape, x.dtype, weight.shape, weight.dtype,
+            x.shape,
+            x.dtype,
+            weight.shape,
+            weight.dtype,
             bias if bias is None else (bias.shape, bias.dtype),
             scale if scale is None else (scale.shape, scale.dtype),
             shift if shift is None else (shift.shape, shift.dtype),
             residual if residual is None else (residual.shape, residual.dtype),
-            stride, padding, dilation, groups, activation, reduced_on_cpu(),
-        )  # fmt: skip
+            stride,
+            padding,
+            dilation,
+            groups,
+            activation,
+            reduced_on_cpu(),
+        )
         plan = CPU_PLANS.get(key)
     except (AttributeError, TypeError):
         return None
@@ -223,7 +238,7 @@ def _cpu(*arguments):
     *tensors, stride, padding, dilation, groups, activation = arguments
     geometry = tuple(stride), tuple(padding), tuple(dilation), groups
     plan = cpu_plan(tensors, *geometry, activation)
-    if plan is None:  # whose checks say why
+    if plan is None:  # the checks raise the error
         _check(*arguments)
     return plan.run(*tensors)
 
@@ -236,79 +251,14 @@ def _triton(*arguments):
     return kernels.atrous_conv2d(*tensors, *conv, activation)
 
 
-def _setup_context(ctx, inputs, output):
-    x, weight, bias, scale, shift, residual, stride, padding, dilation, groups, act = inputs
-    ctx.conv = Conv2d(tuple(stride), tuple(padding), tuple(dilation), groups)
-    ctx.activation = act
-    ctx.dtypes = [None if t is None else t.dtype for t in (bias, scale, shift)]
-    recompute = act in RECOMPUTED
-    ctx.save_for_backward(
-        x, weight, bias, scale, *((shift, residual) if recompute else (None, None)),
-        None if recompute or act == "" else output,
-    )  # fmt: skip
-
-
-ACTIVATION_BACKWARD = {
-    # From the output: what goes in is recomputed for the others.
-    "relu": lambda grad, y: torch.ops.aten.threshold_backward(grad, y, 0),
-    "relu6": lambda grad, y: torch.ops.aten.hardtanh_backward(grad, y, 0, 6),
-    "leaky_relu": lambda grad, y: torch.ops.aten.leaky_relu_backward(grad, y, 0.01, True),
-    # From the input.
-    "silu": lambda grad, z: grad * (s := z.sigmoid()) * (1 + z * (1 - s)),
-    "hardswish": torch.ops.aten.hardswish_backward,
-}
-
-
-def _backward(ctx, grad):
-    """With z = (c + bias) * scale + shift + residual, c = conv2d(x, weight), and g = dz.
-
-    dresidual = g, dshift = sum g, dbias = scale * sum g; dx and dweight are the convolution's for
-    scale * g; and since c is linear in the weight, with G the weight's gradient for g alone,
-    dscale = sum g (c + bias) = <weight, G> + bias * sum g: c is not needed.
-    """
-    x, weight, bias, scale, shift, residual, y = ctx.saved_tensors
-    needs = ctx.needs_input_grad
-    if ctx.activation in RECOMPUTED:
-        y = ops.atrous_conv2d(x, weight, bias, scale, shift, residual, *ctx.conv, "")
-    if ctx.activation:
-        grad = ACTIVATION_BACKWARD[ctx.activation](grad, y)
-    wide = compute_dtype(grad.dtype)
-    factor = None if scale is None else scale.to(wide).view(-1, 1, 1, 1)
-    grads = [None] * 6
-    if needs[0]:
-        scaled = weight if factor is None else (weight * factor).to(weight.dtype)
-        grads[0] = input_grad(grad, scaled, x.shape[2:], ctx.conv, factor is not None)
-    by_weight = None
-    if needs[1] or needs[3]:
-        op = ops.atrous_conv2d_weight_grad.default
-        by_weight = call(op, (x, grad), weight.shape[2:], *ctx.conv)
-    if needs[1]:
-        # Without a factor as it is: wide and back it would be two copies of a network's weights.
-        grads[1] = by_weight if factor is None else (by_weight * factor).to(weight.dtype)
-    if needs[2] or needs[3] or needs[4]:
-        total = grad.sum((0, 2, 3), dtype=wide)
-        if needs[2]:
-            grads[2] = (total if scale is None else total * scale.to(wide)).to(ctx.dtypes[0])
-        if needs[3]:
-            by_scale = (by_weight.to(wide) * weight).sum((1, 2, 3))
-            if bias is not None:
-                by_scale = by_scale + bias.to(wide) * total
-            grads[3] = by_scale.to(ctx.dtypes[1])
-        if needs[4]:
-            grads[4] = total.to(ctx.dtypes[2])
-    if needs[5]:
-        grads[5] = grad
-    return grads
-
-
 define(
     "atrous_conv2d(Tensor x, Tensor weight, Tensor? bias, Tensor? scale, Tensor? shift,"
     " Tensor? residual, int[2] stride, int[2] padding, int[2] dilation, int groups,"
     " str activation) -> Tensor",
     reference=_reference,
     fake=_fake,
-    setup_context=_setup_context,
-    backward=_backward,
+    setup_context=setup_context,
+    backward=backward,
     vmap=by_batch(0, 5),
 )
 define_cpu("atrous_conv2d", _cpu)

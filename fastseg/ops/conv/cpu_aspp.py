@@ -1,4 +1,4 @@
-"""How the CPU computes a whole ASPP where no gradient is needed."""
+"""A whole ASPP on the CPU where no gradient is needed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fastseg._core.conv2d import Conv2d
 from fastseg._core.float32_precision import reduced_on_cpu
-from fastseg.ops.conv.cpu_plan import atrous_conv2d, prefers_winograd, winograd_weight
+from fastseg.ops.conv.cpu_kernels import winograd_weight
+from fastseg.ops.conv.cpu_plan import atrous_conv2d, prefers_winograd
 from fastseg.ops.conv.prepared_weights import prepared
 from fastseg.ops.conv.winograd_conv2d import winograd_branches
 
@@ -26,25 +27,16 @@ def aspp(
     residual: Tensor | None,
     activation: str,
 ) -> Tensor | None:
-    """The branches that Winograd's pieces suit, at once and side by side; then the projection.
+    """Computes all branches that suit Winograd's kernel at once, then the projection.
 
-    Their maps lie in one tensor, which the projection reads as one matrix; other branches add
-    their share to its residual one after the other. Arguments are fastseg::aspp's and checked.
-
-    Args:
-        x: as the op's, like all but the residual.
-        weights: of the branches, like scales, shifts and dilations.
-        scales: likewise.
-        shifts: likewise.
-        dilations: likewise.
-        project: with None there is nothing to gain here.
-        project_scale: of the projection.
-        project_shift: of the projection.
-        residual: the pooled branch's share of the output, or None.
-        activation: of the branches and of the projection.
+    Their maps lie side by side in one tensor, which the projection reads as one matrix. The other
+    branches add their share to the projection's residual one after the other. The arguments are
+    those of fastseg::aspp, already checked, except the residual, which is the pooled branch's share
+    of the output (N, Co, H, W) or None.
 
     Returns:
-        The output; None where fewer than two branches that follow each other are suited.
+        The output; None without a projection, or where fewer than two branches that follow each
+        other suit the kernel.
     """
     convs = [
         Conv2d((1, 1), tuple(d * (k // 2) for k in w.shape[2:]), (d, d), 1)
@@ -61,15 +53,17 @@ def aspp(
     channels, fast = [w.shape[0] for w in weights], reduced_on_cpu()
     maps = winograd_branches(
         x,
-        [winograd_weight(w, x.shape[2:], (d, d), fast)
-         for w, d in zip(weights[chosen], dilations[chosen], strict=True)],
+        [
+            winograd_weight(w, x.shape[2:], (d, d), fast)
+            for w, d in zip(weights[chosen], dilations[chosen], strict=True)
+        ],
         channels[chosen],
         _side_by_side(weights[chosen], scales[chosen], 1.0),
         _side_by_side(weights[chosen], shifts[chosen], 0.0),
         dilations[chosen],
         fast,
         activation,
-    )  # fmt: skip
+    )
     point = Conv2d((1, 1), (0, 0), (1, 1), 1)
     total, first = residual, 0
     for i, (weight, conv) in enumerate(zip(weights, convs, strict=True)):
@@ -87,7 +81,7 @@ def aspp(
 def _side_by_side(
     weights: Sequence[Tensor], vectors: Sequence[Tensor | None], missing: float
 ) -> Tensor | None:
-    """The branches' scales or shifts as one vector."""
+    """Returns the branches' scales or shifts as one vector, or None if they have none."""
     if all(v is None for v in vectors):
         return None
 

@@ -1,10 +1,11 @@
-"""What convolution kernels cost on the CPU, as measured: the data behind the choice of a kernel.
+"""Measured costs of the convolution kernels on the CPU: the data behind the choice of a kernel.
 
-Medians on one thread of a Zen 5 (AVX-512; AVX2 by FASTSEG_SIMD and ONEDNN_MAX_CPU_ISA), torch 2.13
-with oneDNN, float32, channels_last, over 3x3 kernels of 3 to 512 channels on maps of 4 x 4 to
-360 x 480; what concerns im2col and fingerprints on an Emerald Rapids, from 16 to 2048 channels on
-maps of 1 x 1 to 24 x 24, in proportion to its products. benchmarks/results has what the choice then
-gains and loses on two threads.
+Unless a constant says otherwise, costs are medians on one thread of an AMD Zen 5 with torch 2.13
+and its oneDNN, float32, channels_last, over 3x3 kernels of 3 to 512 channels on maps of 4 x 4 to
+360 x 480. The AVX2 figures are of the same processor with FASTSEG_SIMD and ONEDNN_MAX_CPU_ISA set.
+The costs of im2col and of fingerprints were measured on an Intel Emerald Rapids, with 16 to 2048
+channels on maps of 1 x 1 to 24 x 24, and scaled by the speed of products on both.
+benchmarks/results has what the choice gains and loses on two threads.
 """
 
 from __future__ import annotations
@@ -18,21 +19,26 @@ from fastseg._core.winograd import winograd_axis
 
 
 class ConvCosts(NamedTuple):
-    """Costs of one thread.
+    """Costs on one thread at one SIMD level.
 
     Attributes:
-        flops: operations a nanosecond of products on matrices that are large enough.
-        bytes: bytes a nanosecond of weights that come from memory.
-        look_up: nanoseconds to find what was prepared from weights.
-        fingerprint: bytes a nanosecond of weights that are compared with what was prepared.
-        transform: nanoseconds that Winograd's inputs and outputs take for a product and a channel.
-        overhead: nanoseconds of a call of oneDNN beyond one of ours.
-        preparing: nanoseconds that Winograd's form of a weight takes, of each number of the kernel.
-        gather: nanoseconds of im2col for a pixel, for a tap of a pixel and for an output.
-        im2col_flops: operations a nanosecond of its products, whose weights lie as they are given.
-        im2col_depth: the depth of a product at which these take twice as long, out of the cache.
-        depthwise_reach: the widest padding of oneDNN's own depthwise kernel in channels_last.
-        depthwise_outputs: number of outputs of 3x3 kernels below which ours is the faster one.
+        flops: operations per nanosecond of matrix products that are large enough.
+        bytes: bytes per nanosecond of weights that come from memory.
+        look_up: nanoseconds to find what was prepared from a weight.
+        fingerprint: bytes per nanosecond of a weight that is compared with what was prepared.
+        transform: nanoseconds of Winograd's transforms per product and channel.
+        overhead: nanoseconds that a call of oneDNN takes longer than a call of our kernel.
+        preparing: nanoseconds per number of a weight to bring it into Winograd's form.
+        gather_pixel: nanoseconds of im2col per output pixel.
+        gather_tap: nanoseconds of im2col per tap of an output pixel.
+        gather_output: nanoseconds of im2col per channel of an output pixel.
+        im2col_flops: operations per nanosecond of im2col's product, which reads the weight as it
+            is.
+        im2col_depth: depth of that product at which it takes twice as long, out of the cache.
+        depthwise_reach: widest padding that oneDNN's depthwise kernel for channels_last takes; for
+            wider ones another kernel runs, which takes 10 to 50 times as long.
+        depthwise_outputs: number of outputs below which our 3x3 depthwise kernel is faster than
+            oneDNN's: with AVX2 as many as the second-level cache holds, with AVX-512 any number.
     """
 
     flops: float
@@ -42,7 +48,9 @@ class ConvCosts(NamedTuple):
     transform: float
     overhead: float
     preparing: float
-    gather: tuple[float, float, float]
+    gather_pixel: float
+    gather_tap: float
+    gather_output: float
     im2col_flops: float
     im2col_depth: float
     depthwise_reach: int
@@ -51,12 +59,12 @@ class ConvCosts(NamedTuple):
     def winograd(
         self, shape: Sequence[int], out_channels: int, dilation: Sequence[int], fast: bool
     ) -> float:
-        """Nanoseconds of Winograd's pieces with prepared weights.
+        """Returns the nanoseconds of Winograd's kernel with a prepared weight.
 
         Args:
             shape: (N, Ci, H, W) of x.
-            out_channels: Co.
-            dilation: also the padding.
+            out_channels: number of output channels.
+            dilation: (vertical, horizontal), which is the padding too.
             fast: whether F(4, 3) is admitted.
         """
         n, channels, *size = shape
@@ -70,13 +78,13 @@ class ConvCosts(NamedTuple):
     def onednn(
         self, shape: Sequence[int], weight_shape: Sequence[int], conv: Conv2d, rate: float
     ) -> float:
-        """Nanoseconds of oneDNN with prepared weights; it leaves out taps that are padding.
+        """Returns the nanoseconds of oneDNN with a prepared weight; it skips taps in the padding.
 
         Args:
             shape: (N, Ci, H, W) of x.
             weight_shape: (Co, Ci / groups, kh, kw).
             conv: the geometry.
-            rate: of its products, from those in float32.
+            rate: speed of oneDNN's products in x's dtype, as a multiple of float32's.
         """
         live = shape[0]
         for size, kernel, *axis in zip(shape[2:], weight_shape[2:], *conv[:3], strict=True):
@@ -86,11 +94,18 @@ class ConvCosts(NamedTuple):
         return live * 2 * pairs / (self.flops * rate) + weights * 4 / self.bytes / rate
 
     def im2col(self, shape: Sequence[int], weight_shape: Sequence[int], conv: Conv2d) -> float:
-        """Nanoseconds of one matrix product with the weights as they are; arguments as above."""
+        """Returns the nanoseconds of one matrix product with the weight as it is.
+
+        Args:
+            shape: (N, Ci, H, W) of x.
+            weight_shape: (Co, Ci, kh, kw).
+            conv: the geometry.
+        """
         pixels = shape[0] * math.prod(conv.output_size(shape[2:], weight_shape[2:]))
         taps, weights = math.prod(weight_shape[2:]), math.prod(weight_shape)
-        pixel, tap, output = self.gather
-        gathering = pixels * (pixel + tap * taps + output * weight_shape[0])
+        gathering = pixels * (
+            self.gather_pixel + self.gather_tap * taps + self.gather_output * weight_shape[0]
+        )
         slower = 1 + taps * weight_shape[1] / self.im2col_depth
         computing = 2 * pixels * weights / self.im2col_flops * slower
         return gathering + computing + weights * 4 / self.bytes
@@ -98,10 +113,16 @@ class ConvCosts(NamedTuple):
     def training(
         self, shape: Sequence[int], out_channels: int, dilation: Sequence[int], fast: bool
     ) -> float:
-        """Nanoseconds that Winograd saves a step beside oneDNN, forward and backward, or less.
+        """Returns the nanoseconds that Winograd's kernel saves per training step, at the least.
 
-        Its weights are other ones in each step. The gradient of the input is a convolution of the
-        same size, and that of the weight about as fast as oneDNN's.
+        Each step has a new weight, which must be prepared. The gradient of the input is a
+        convolution of the same size; the gradient of the weight is about as fast as oneDNN's.
+
+        Args:
+            shape: (N, Ci, H, W) of x.
+            out_channels: number of output channels.
+            dilation: (vertical, horizontal), which is the padding too.
+            fast: whether F(4, 3) is admitted.
         """
         conv = Conv2d((1, 1), dilation, dilation, 1)
         theirs = self.onednn(shape, (out_channels, shape[1], 3, 3), conv, 1)
@@ -110,12 +131,12 @@ class ConvCosts(NamedTuple):
         return 2 * (theirs - ours - self.preparing * weights)
 
     def comparing(self, weight_shape: Sequence[int]) -> float:
-        """Nanoseconds to see that weights are those that were prepared."""
+        """Returns the nanoseconds to see that a weight is the one that was prepared."""
         return self.look_up + math.prod(weight_shape) * 4 / self.fingerprint
 
 
 def live_taps(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    """Number of pairs of an output and a tap along an axis that read a pixel, not padding."""
+    """Returns the number of pairs of an output and a tap along an axis that read a pixel."""
     outputs = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
     live = 0
     for tap in range(kernel):
@@ -127,11 +148,68 @@ def live_taps(size: int, kernel: int, stride: int, padding: int, dilation: int) 
 
 COSTS = {
     "avx512": ConvCosts(
-        280, 30, 4_000, 25, 0.12, 16_000, 1.4, (6, 3, 0.7), 260, 16_000, 6, math.inf
+        flops=280,
+        bytes=30,
+        look_up=4_000,
+        fingerprint=25,
+        transform=0.12,
+        overhead=16_000,
+        preparing=1.4,
+        gather_pixel=6,
+        gather_tap=3,
+        gather_output=0.7,
+        im2col_flops=260,
+        im2col_depth=16_000,
+        depthwise_reach=6,
+        depthwise_outputs=math.inf,
     ),
-    "avx2": ConvCosts(140, 30, 4_000, 25, 0.14, 16_000, 1.4, (6, 3, 1.4), 120, 16_000, 4, 1e6),
+    "avx2": ConvCosts(
+        flops=140,
+        bytes=30,
+        look_up=4_000,
+        fingerprint=25,
+        transform=0.14,
+        overhead=16_000,
+        preparing=1.4,
+        gather_pixel=6,
+        gather_tap=3,
+        gather_output=1.4,
+        im2col_flops=120,
+        im2col_depth=16_000,
+        depthwise_reach=4,
+        depthwise_outputs=1e6,
+    ),
 }
-"""By SIMD level. The portable level has no multiply-add: oneDNN is faster everywhere."""
+"""Costs by SIMD level. The portable level has no multiply-add, so that oneDNN always wins there."""
 
 GRADIENT_OVERHEAD = 200_000
-"""Nanoseconds that the Python of an op's gradient takes beyond that of torch's convolution."""
+"""Nanoseconds that an op's gradient in Python takes longer than that of torch's convolution."""
+
+NATIVE_RATE = 2
+"""Speed of oneDNN's products in 16-bit floats where :func:`is_native` holds, as a multiple of
+float32's: measured on AMD's Zen 4 and 5. With Intel's vector instructions alone, on an Emerald
+Rapids, 16 bits took twice as long as float32."""
+
+DEPTHWISE_BYTES = 1 << 25
+"""Bytes of x from which our 3x3 depthwise kernel is the faster one again with AVX2, because no
+cache holds x. Below them, down to ``depthwise_outputs``, oneDNN's is 10 to 35 % faster."""
+
+DEPTHWISE_PRODUCTS = 800_000
+"""Number of products below which our depthwise kernel is the faster one for other sizes than 3x3.
+oneDNN's is 10 to 35 % faster, but its call takes longer."""
+
+FUSED_OUTPUTS = 2
+"""Number of outputs per element of x from which oneDNN fuses a ReLU: its ReLU turns NaN into 0, so
+that x must be searched for NaN first, which costs a pass over x and saves one over the output."""
+
+WEIGHT_GRADIENT_CHANNELS = 16
+"""Number of input channels from which our kernel of a weight's gradient is the faster one, which
+takes 16 at a time. With 3 it takes 4 times as long as torch's; from 64 on it is 1.1 to 5 times as
+fast."""
+
+POINTWISE_CHANNELS = 16
+"""Number of input and of output channels from which a 1x1 convolution of a contiguous map is one
+product into channels_last. A smaller product is small beside its call."""
+
+POINTWISE_PIXELS = 256
+"""Number of pixels of a map from which that is so. A smaller map is soon converted."""

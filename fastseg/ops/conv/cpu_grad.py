@@ -1,4 +1,4 @@
-"""How the CPU computes a convolution's gradients: which kernel, and torch's where that wins."""
+"""The choice of a kernel for a convolution's gradients on the CPU, torch's where that wins."""
 
 from __future__ import annotations
 
@@ -8,18 +8,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fastseg._core.conv2d import Conv2d
+from fastseg._core.conv2d import Conv2d, memory_format_of
 from fastseg._core.float32_precision import reduced_on_cpu
+from fastseg._core.formulas import compute_dtype
 from fastseg._core.library import cpu_kernel
-from fastseg.ops.conv.cpu_plan import (
-    is_depthwise,
-    is_native,
-    plan,
-    prefers_winograd,
-    run_winograd,
-    run_winograd_weight,
-    winograd_weight,
-)
+from fastseg.ops.conv.cpu_costs import WEIGHT_GRADIENT_CHANNELS
+from fastseg.ops.conv.cpu_kernels import run_winograd, run_winograd_weight, winograd_weight
+from fastseg.ops.conv.cpu_plan import is_depthwise, is_native, plan, prefers_winograd
 from fastseg.ops.conv.dense_conv2d_weight_grad import dense_conv2d_weight_grad
 from fastseg.ops.conv.depthwise_conv2d import (
     depthwise_conv2d_input_grad,
@@ -30,20 +25,16 @@ run_dense_weight_grad = cpu_kernel(dense_conv2d_weight_grad)
 run_depthwise_input_grad = cpu_kernel(depthwise_conv2d_input_grad)
 run_depthwise_weight_grad = cpu_kernel(depthwise_conv2d_weight_grad)
 
-LEAST_CHANNELS = 16
-"""Of x, from which on our kernel of the weight's gradient is the faster one: it takes 16 at a time.
-With 3 it takes 4 times as long as torch's, from 64 on it is 1.1 to 5 times as fast."""
-
 
 def plan_input_grad(
     grad: Tensor, weight: Tensor, input_size: Sequence[int], conv: Conv2d
 ) -> Callable[[Tensor, Tensor, bool], Tensor]:
-    """How fastseg::atrous_conv2d_input_grad is computed on the CPU; the arguments are checked.
+    """Chooses how fastseg::atrous_conv2d_input_grad computes a call, whose arguments are checked.
 
     Args:
-        grad: whose shape and dtype count alone, as those of the weight.
-        weight: the convolution's.
-        input_size: (H, W).
+        grad: a tensor of the gradient's shape and dtype; its values are not read.
+        weight: a tensor of the weight's shape and dtype; its values are not read.
+        input_size: (H, W) of the convolution's input.
         conv: the geometry.
 
     Returns:
@@ -57,7 +48,7 @@ def plan_input_grad(
     if prefers_winograd(grad, weight.transpose(0, 1), conv):
         return partial(_winograd_input_grad, conv=conv)
     if conv.groups == 1 and conv.stride == (1, 1) and grad.dtype == torch.float32:
-        # torch's own gradient of a 1x1 convolution is by another library, at half the speed.
+        # torch computes the gradient of a 1x1 convolution with another library, at half the speed.
         reach = [d * (k - 1) for d, k in zip(conv.dilation, weight.shape[2:], strict=True)]
         padding = tuple(r - p for r, p in zip(reach, conv.padding, strict=True))
         geometry = Conv2d((1, 1), padding, conv.dilation, 1)
@@ -87,12 +78,12 @@ def _adjoint_input_grad(grad: Tensor, weight: Tensor, keep: bool, convolve: Call
 def plan_weight_grad(
     x: Tensor, grad: Tensor, kernel_size: Sequence[int], conv: Conv2d
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """How fastseg::atrous_conv2d_weight_grad is computed on the CPU; the arguments are checked.
+    """Chooses how fastseg::atrous_conv2d_weight_grad computes a call, whose arguments are checked.
 
     Args:
-        x: whose shape and dtype count alone, as those of grad.
-        grad: of the output.
-        kernel_size: the weight's.
+        x: a tensor of the input's shape and dtype; its values are not read.
+        grad: a tensor of the gradient's shape and dtype; its values are not read.
+        kernel_size: (kh, kw).
         conv: the geometry.
 
     Returns:
@@ -102,32 +93,37 @@ def plan_weight_grad(
     geometry = (kernel_size, *conv[:3])
     if conv.groups > 1 and conv.groups == x.shape[1] == grad.shape[1]:
         return lambda x, grad: run_depthwise_weight_grad(x, grad, *geometry)
-    dense = conv.groups == 1 and x.dtype != torch.float64 and x.shape[1] >= LEAST_CHANNELS
+    many = x.shape[1] >= WEIGHT_GRADIENT_CHANNELS
+    dense = conv.groups == 1 and x.dtype != torch.float64 and many
     if dense and not (is_native(x.dtype) and conv.dilation == (1, 1)):
         return lambda x, grad: run_dense_weight_grad(x.float(), grad.float(), *geometry).to(x.dtype)
     return lambda x, grad: convolution_backward(grad, x, _empty_in_layout_of(x, size), conv, 1)
 
 
 def _empty_in_layout_of(x: Tensor, size: Sequence[int]) -> Tensor:
-    """For torch's gradient, which reads no more than its shape: another layout would be copied."""
-    layout = torch._prims_common.suggest_memory_format(x)
-    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=layout)
+    """Returns a tensor for torch's gradient, which reads its shape and would copy other layouts."""
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=memory_format_of(x))
 
 
 def convolution_backward(
     grad: Tensor, x: Tensor, weight: Tensor, conv: Conv2d, which: int
 ) -> Tensor:
-    """Torch's gradient of x (which 0; x is any of its size) or of the weight (which 1).
+    """Returns torch's gradient of x or of the weight.
 
     16-bit floats for which the processor has no instructions are computed in float32.
+
+    Args:
+        grad: the gradient of the output.
+        x: the input; only its shape counts for its own gradient.
+        weight: the weight; only its shape counts for its own gradient.
+        conv: the geometry.
+        which: 0 for the gradient of x, 1 for that of the weight.
     """
-    layout = torch._prims_common.suggest_memory_format(grad)
-    wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
-    if is_native(grad.dtype):
-        wide = grad.dtype
+    layout = memory_format_of(grad)
+    wide = grad.dtype if is_native(grad.dtype) else compute_dtype(grad.dtype)
+    grad_wide, x, weight = (t.to(wide, memory_format=layout) for t in (grad, x, weight))
+    mask = (which == 0, which == 1, False)
     grads = torch.ops.aten.convolution_backward(
-        *(t.to(wide, memory_format=layout) for t in (grad, x, weight)), None,
-        conv.stride, conv.padding, conv.dilation, False, (0, 0), conv.groups,
-        (which == 0, which == 1, False),
-    )  # fmt: skip
+        grad_wide, x, weight, None, *conv[:3], False, (0, 0), conv.groups, mask
+    )
     return grads[which].to(grad.dtype).contiguous(memory_format=layout)

@@ -1,39 +1,34 @@
 """A 1x1 convolution of a contiguous map on the CPU whose output is in channels_last.
 
-That is one matrix product, of the map's transpose: neither map is converted, which takes as long
-as a third of the product.
+It is one matrix product, with the map's transpose. Neither map is converted, which would take a
+third of the product's time.
 """
 
 from __future__ import annotations
 
-import functools
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from fastseg._core.formulas import ACTIVATION_IN_PLACE
 from fastseg._core.library import plain_on_cpu
-from fastseg.ops.conv.cpu_plan import is_finite
+from fastseg.ops.conv.cpu_costs import POINTWISE_CHANNELS, POINTWISE_PIXELS
+from fastseg.ops.conv.cpu_onednn import is_finite
 from fastseg.ops.conv.prepared_weights import prepared
-
-_IN_PLACE = {
-    "relu": torch.relu_,
-    "relu6": functools.partial(F.hardtanh_, min_val=0.0, max_val=6.0),
-    "leaky_relu": functools.partial(F.leaky_relu_, negative_slope=0.01),
-    "silu": functools.partial(F.silu, inplace=True),
-    "hardswish": functools.partial(F.hardswish, inplace=True),
-}
-FEWEST_CHANNELS, FEWEST_PIXELS = 16, 256
-"""Below these a product is small beside its call, and the map soon converted."""
 
 
 def suits(x: Tensor, weight: Tensor, *vectors: Tensor | None) -> bool:
-    """Whether :func:`pointwise_conv2d` is for such tensors, which need no gradient."""
+    """Whether :func:`pointwise_conv2d` takes these tensors, and is the fastest for them.
+
+    Args:
+        x: (N, Ci, H, W).
+        weight: (Co, Ci, 1, 1).
+        vectors: all other tensors of the call.
+    """
     return (
         x.dtype == weight.dtype == torch.float32
-        and min(weight.shape[:2]) >= FEWEST_CHANNELS
+        and min(weight.shape[:2]) >= POINTWISE_CHANNELS
         and len(x) > 0
-        and x.shape[2] * x.shape[3] >= FEWEST_PIXELS
+        and x.shape[2] * x.shape[3] >= POINTWISE_PIXELS
         and x.is_contiguous()
         and not x.is_contiguous(memory_format=torch.channels_last)
         and plain_on_cpu((x, weight, *vectors))
@@ -54,14 +49,14 @@ def pointwise_conv2d(
     Args:
         x: (N, Ci, H, W), contiguous, float32.
         weight: (Co, Ci, 1, 1), float32.
-        bias: (Co,), like scale and shift.
-        scale: multiplies the weight beforehand.
-        shift: is added.
-        activation: the op's name for it, or "".
+        bias: (Co,), of a floating-point dtype.
+        scale: (Co,), of a floating-point dtype; it is multiplied into the weight beforehand.
+        shift: (Co,), of a floating-point dtype.
+        activation: the activation's name in fastseg::atrous_conv2d, or "" for none.
         residual: (N, Co, H, W).
 
     Returns:
-        (N, Co, H, W), or None if a weight is not finite, which must not be multiplied beforehand.
+        (N, Co, H, W), or None if a weight is not finite: the scale must not multiply that.
     """
 
     def prepare():
@@ -83,4 +78,4 @@ def pointwise_conv2d(
         y = y.view(n, h, w, -1).permute(0, 3, 1, 2)
         if residual is not None:
             y += residual
-        return _IN_PLACE[activation](y) if activation else y
+        return ACTIVATION_IN_PLACE[activation](y) if activation else y

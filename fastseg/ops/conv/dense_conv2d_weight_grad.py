@@ -1,7 +1,7 @@
-"""The gradient of a dense convolution's weight: a building block of :func:`fastseg.atrous_conv2d`.
+"""The gradient of a dense convolution's weight, a building block of :func:`fastseg.atrous_conv2d`.
 
-An op without a gradient of its own, in float32. On the CPU it is compiled; elsewhere the reference
-runs.
+It is an op in float32 without a gradient of its own. On the CPU it is compiled; elsewhere the
+reference runs.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import torch
 
 from fastseg import reference
-from fastseg._core.conv2d import check_conv2d, check_output_size, empty_weight, in_layout_of, pair
+from fastseg._core.conv2d import empty_weight, in_layout_of
+from fastseg._core.conv2d_checks import check_conv2d, check_output_size
 from fastseg._core.library import define
 from fastseg._core.tensor_checks import check_alike, check_float32
+from fastseg._core.window import pair
 
 
 def _check(x, grad, kernel_size, stride, padding, dilation):
-    """The geometry and the kernel's size."""
+    """Checks the op's arguments; returns the geometry and the kernel's size."""
     op = "fastseg::dense_conv2d_weight_grad"
     for name, t in (("x", x), ("grad", grad)):
         torch._check(

@@ -1,6 +1,6 @@
-"""Depthwise convolution and its gradients: building blocks of :func:`fastseg.atrous_conv2d`.
+"""Depthwise convolution and its gradients, building blocks of :func:`fastseg.atrous_conv2d`.
 
-Ops without a gradient of their own. On the CPU they are compiled, on NVIDIA GPUs Triton kernels.
+They are ops without gradients of their own: compiled kernels on the CPU, Triton's on NVIDIA GPUs.
 """
 
 from __future__ import annotations
@@ -8,17 +8,12 @@ from __future__ import annotations
 import torch
 
 from fastseg import reference
-from fastseg._core.conv2d import (
-    check_conv2d,
-    check_epilogue,
-    check_output_size,
-    empty_output,
-    in_layout_of,
-    pair,
-)
+from fastseg._core.conv2d import empty_output, in_layout_of
+from fastseg._core.conv2d_checks import check_conv2d, check_epilogue, check_output_size
 from fastseg._core.library import define, define_triton
 from fastseg._core.tensor_checks import check_alike, check_float
 from fastseg._core.vmap import by_batch
+from fastseg._core.window import pair
 
 
 def _check_image(op, name, x):
@@ -44,7 +39,7 @@ def _check_weight(op, name, x, weight):
 
 
 def _check_geometry(op, name, size, kernel_size, stride, padding, dilation):
-    """The geometry and the output's (h, w) for an input of `size`."""
+    """Returns the geometry and the output's (h, w) for an input of `size`."""
     conv = check_conv2d(op, kernel_size, stride, padding, dilation, 1)
     return conv[:3], check_output_size(op, name, size, kernel_size, conv)
 

@@ -1,8 +1,8 @@
-"""What torch.utils.flop_counter.FlopCounterMode counts for the ops, by torch's own formulas.
+"""Operations that torch.utils.flop_counter.FlopCounterMode counts for the ops.
 
-A convolution has the operations of torch's, of all its taps, however few of them its kernel makes.
-Ops whose work depends on what tensors hold, such as lattices, are not counted: torch counts no
-operations but those of matrix products and convolutions.
+The formulas are torch's own: a convolution has the operations of all its taps, however few its
+kernel computes. Ops whose work depends on a tensor's values, such as lattices, are not counted:
+torch counts matrix products and convolutions alone.
 """
 
 from __future__ import annotations
@@ -61,18 +61,18 @@ def _weight_grad(x: Shape, grad: Shape, *_, out_shape: Shape) -> int:
 
 
 def _gradients(grad: Shape, x: Shape, weight: Shape, which: tuple[bool, bool, bool]) -> int:
-    geometry = None, None, None, None, False, None, None  # does not matter
+    geometry = None, None, None, None, False, None, None  # the geometry does not matter
     return conv_backward_flop(grad, x, weight, *geometry, which, out_val=(x, weight, None))
 
 
 @register_flop_formula(ops.exact_gaussian_filter)
 def _exact(values: Shape, *_, out_shape: Shape) -> int:
-    """The product of the values with the kernel's matrix."""
+    """Counts the product of the values with the kernel's matrix."""
     batch, channels, points = values
     return bmm_flop((batch, channels, points), (batch, points, points))
 
 
 @register_flop_formula(ops.exact_gaussian_filter_backward)
 def _exact_backward(grad: Shape, *_, out_shape) -> int:
-    """The same product for the gradient, and two that are matrices of all pairs."""
+    """Counts the same product for the gradient, and two of matrices of all pairs."""
     return 3 * _exact(grad, out_val=grad)

@@ -1,19 +1,18 @@
-"""Convolution as one matrix product on the CPU: atrous_conv2d where maps are small.
+"""Convolution as one matrix product on the CPU, for small maps.
 
-A building block without a gradient of its own: :mod:`fastseg.ops.atrous_conv2d` has it.
+It is a building block of :func:`fastseg.atrous_conv2d`, without a gradient of its own.
 """
 
 from __future__ import annotations
 
 from fastseg import reference
-from fastseg._core.conv2d import (
+from fastseg._core.conv2d import empty_output, in_layout_of
+from fastseg._core.conv2d_checks import (
     check_conv2d,
     check_epilogue,
     check_float32_image,
     check_image_and_weight,
     check_output_size,
-    empty_output,
-    in_layout_of,
 )
 from fastseg._core.library import define
 from fastseg._core.vmap import by_batch

@@ -1,12 +1,12 @@
-"""Weights in the form that a kernel wants, kept for as long as the weights live and do not change.
+"""Weights in the form that a kernel needs, kept as long as the weights live and do not change.
 
-To prepare weights can take as long as to use them once. What was prepared is found again by the
-weights' storage and their place in it. Torch counts changes (tensor._version), but not those
-through ``tensor.data``, numpy or shared memory: so every call also compares a fingerprint of all
-their bytes, which costs what it costs to read them, and a kernel reads as many or more.
+Preparing a weight can take as long as using it once. The prepared form is found by the weight's
+storage and its place in it. torch counts changes (tensor._version), but not those through
+``tensor.data``, numpy or shared memory, so that every call also compares a fingerprint of all
+bytes. That costs one reading of the weight; a kernel reads as much or more.
 
-There are no locks, which a fork could leave locked for ever in the child: what several threads read
-is never changed but replaced, and two that prepare the same at once do so twice.
+There are no locks, which a fork could leave locked for ever in the child. Data that several threads
+read are never changed but replaced, and two threads may prepare the same weight at once.
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ from torch import Tensor, UntypedStorage
 from fastseg._core import extension
 
 MOST_FORMS = 8
-"""Number of forms that are kept of one weight, for inputs of several sizes; the oldest goes."""
+"""Number of forms kept per weight, for inputs of several sizes; the oldest goes first."""
 
 MOST_WEIGHTS = 1024
-"""Number of weights in one storage whose forms are kept; the oldest goes."""
+"""Number of weights per storage whose forms are kept; the oldest goes first."""
 
 
 class _Kept(NamedTuple):
-    """What is prepared of the weights in a storage."""
+    """A storage, and the prepared forms of the weights in it."""
 
     storage: weakref.ref[UntypedStorage]
     weights: dict[Hashable, dict[Hashable, tuple[State, Any]]]
 
 
-# By the storage's id. To tensors themselves there are no weak references: torch's swap_tensors, and
-# with it Module.double() and load_state_dict(), refuses tensors that have one.
 _kept: dict[int, _Kept] = {}
+"""Prepared forms by the id of the weight's storage. There are no weak references to the tensors
+themselves: torch's swap_tensors, and with it Module.double() and load_state_dict(), refuses tensors
+that have one."""
 
 
 def prepared(
@@ -46,13 +47,13 @@ def prepared(
     form: Hashable,
     prepare: Callable[[], Any],
 ) -> Any:
-    """``prepare()``, or what it returned before for these tensors and this form.
+    """Returns ``prepare()``, or its earlier result for these tensors and this form.
 
     Args:
-        weight: on the CPU; what is prepared lives as long as its storage does.
-        folded: other tensors that prepare() reads, or None.
-        form: names what prepare() makes.
-        prepare: reads these tensors alone.
+        weight: a tensor on the CPU; the result lives as long as its storage does.
+        folded: the other tensors that prepare() reads; some may be None.
+        form: a name for the form that prepare() makes.
+        prepare: makes the form, and reads no other tensors.
     """
     tensors = (weight, *folded)
     weights = _weights_in(weight.untyped_storage())
@@ -84,18 +85,20 @@ def _weights_in(storage: UntypedStorage) -> dict[Hashable, dict[Hashable, tuple[
 
 
 def _with(forms: dict, form: Hashable, entry: tuple[State, Any]) -> dict:
-    """A new dictionary with one form more, and the newest MOST_FORMS at the most."""
+    """Returns a new dictionary with one form more, and at most the newest MOST_FORMS."""
     others = [(f, e) for f, e in forms.items() if f != form]
     return dict([*others[1 - MOST_FORMS :], (form, entry)])
 
 
 class State:
-    """Of tensors, or None: another when values are; on a GPU writes through ``t.data`` go unseen.
+    """The state of some tensors, by which a change of their values is seen.
+
+    On a GPU, writes through ``t.data`` go unseen.
 
     Attributes:
         places: each tensor's place in memory and its version.
-        memory: the places and sizes of those on the CPU, as the fingerprint takes them.
-        fingerprint: of their values.
+        memory: arguments of the fingerprint: the places and sizes of the tensors on the CPU.
+        fingerprint: a hash of the values of the tensors on the CPU.
     """
 
     __slots__ = ("fingerprint", "memory", "places")
@@ -110,7 +113,7 @@ class State:
         self.fingerprint = _fingerprint()(*self.memory)
 
     def still_of(self, tensors: Sequence[Tensor | None]) -> bool:
-        """Whether these are the same tensors, unchanged."""
+        """Whether these are the same tensors with the same values."""
         return self.places == _places(tensors) and (
             self.fingerprint == _fingerprint()(*self.memory)
         )
@@ -126,7 +129,7 @@ def _places(tensors: Sequence[Tensor | None]) -> list:
 
 
 def _reach(t: Tensor) -> int:
-    """Bytes from a tensor's first element to its last, gaps of a strided one included."""
+    """Returns the bytes from a tensor's first element to its last, with the gaps between them."""
     if t.numel() == 0:
         return 0
     last = sum((n - 1) * step for n, step in zip(t.shape, t.stride(), strict=True))
@@ -148,5 +151,5 @@ def _fingerprint() -> Callable[[ctypes.Array, ctypes.Array, int], int]:
 
 
 def forget() -> None:
-    """Drops all that is prepared."""
+    """Drops all prepared forms."""
     _kept.clear()

@@ -1,4 +1,4 @@
-"""fastseg.separable_atrous_conv2d: a depthwise atrous convolution and a pointwise one."""
+"""The function fastseg.separable_atrous_conv2d: a depthwise and a pointwise convolution."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
 from fastseg._core.autocast import autocast_dtype, cast
-from fastseg._core.conv2d import (
-    Ints,
+from fastseg._core.conv2d import resolve_padding
+from fastseg._core.conv2d_checks import (
     check_activation,
     check_conv2d,
     check_epilogue,
     check_image_and_weight,
     check_output_size,
-    remember,
-    resolve_padding,
 )
 from fastseg._core.float32_precision import reduced_on_cpu
 from fastseg._core.library import CPU_PLANS, keep_plan, needs_gradient, plain_on_cpu
+from fastseg._core.remember import remember
 from fastseg._core.tensor_checks import FLOATS, check_alike, check_optional_tensors, check_tensors
+from fastseg._core.window import Ints
 from fastseg.ops.conv.atrous_conv2d import (
     CPUPlan,
     atrous_conv2d,
@@ -48,7 +48,7 @@ def separable_atrous_conv2d(
     padding: Ints | str = "same",
     dilation: Ints = 1,
 ) -> Tensor:
-    """Atrous separable convolution: two :func:`fastseg.atrous_conv2d`, each with its epilogue.
+    """Computes an atrous separable convolution: two convolutions, each with its epilogue.
 
     Chen et al., "Encoder-Decoder with Atrous Separable Convolution", 2018, section 3.1::
 
@@ -56,32 +56,33 @@ def separable_atrous_conv2d(
                           * depthwise_scale + depthwise_shift)
         y = act((conv2d(h, pointwise_weight) + bias) * scale + shift + residual)
 
-    h is rounded to x's dtype. Differentiable in all tensors.
+    h is rounded to x's dtype. The result is differentiable in all tensors.
 
     Args:
-        x: (N, Ci, H, W) or (Ci, H, W), as in :func:`fastseg.atrous_conv2d`.
+        x: (N, Ci, H, W) or (Ci, H, W), any strides; float32, float64, float16 or bfloat16.
         depthwise_weight: (Ci, 1, kh, kw), kh and kw odd, x's dtype.
         pointwise_weight: (Co, Ci, 1, 1), x's dtype.
-        depthwise_bias: (Ci,), a floating dtype, like the depthwise scale and shift.
-        depthwise_scale: (Ci,).
-        depthwise_shift: (Ci,).
-        depthwise_activation: as activation.
-        bias: (Co,), a floating dtype, like scale and shift.
-        scale: (Co,).
-        shift: (Co,).
+        depthwise_bias: (Ci,), of a floating-point dtype.
+        depthwise_scale: (Ci,), of a floating-point dtype.
+        depthwise_shift: (Ci,), of a floating-point dtype.
+        depthwise_activation: None, "relu", "relu6", "leaky_relu" (slope 0.01), "silu" or
+            "hardswish".
+        bias: (Co,), of a floating-point dtype.
+        scale: (Co,), of a floating-point dtype.
+        shift: (Co,), of a floating-point dtype.
         activation: None, "relu", "relu6", "leaky_relu" (slope 0.01), "silu" or "hardswish".
-        residual: like the output, x's dtype.
-        stride: of the depthwise convolution, one integer or (vertical, horizontal), like padding
-            and dilation.
-        padding: as in :func:`fastseg.atrous_conv2d`.
-        dilation: the rate.
+        residual: a tensor of the output's shape and x's dtype.
+        stride: stride of the depthwise convolution, one integer or (vertical, horizontal).
+        padding: padding of the depthwise convolution, one integer or (vertical, horizontal), at
+            most ``dilation * (kernel - 1)``; "same" keeps the size at stride 1; "valid" is none.
+        dilation: rate of the depthwise convolution, one integer or (vertical, horizontal).
 
     Returns:
         (N, Co, h, w), x's dtype, channels_last if x is, else contiguous.
 
     Raises:
-        TypeError: what is no tensor.
-        RuntimeError: an argument that does not fit, by its name.
+        TypeError: an argument that is no tensor.
+        RuntimeError: an argument that does not fit; the error names it.
     """
     first = (x, depthwise_weight, depthwise_bias, depthwise_scale, depthwise_shift, None)
     second = (pointwise_weight, bias, scale, shift, residual)
@@ -106,13 +107,18 @@ def separable_atrous_conv2d(
         activation=depthwise_activation,
     )
     return atrous_conv2d(
-        h, pointwise_weight, bias, scale=scale, shift=shift, activation=activation,
+        h,
+        pointwise_weight,
+        bias,
+        scale=scale,
+        shift=shift,
+        activation=activation,
         residual=residual,
-    )  # fmt: skip
+    )
 
 
 def _check(first, second, geometry, depthwise_activation, activation):
-    """Everything, by the names that it has here; the geometry and h's (N, Ci, h, w)."""
+    """Checks the arguments, with their names here; returns the geometry and h's shape."""
     x, depthwise_weight, *depthwise_vectors, _ = first
     pointwise_weight, *vectors, residual = second
     names = ("bias", "scale", "shift")
@@ -129,7 +135,7 @@ def _check(first, second, geometry, depthwise_activation, activation):
     if lower is not None:
         x, depthwise_weight, pointwise_weight = cast(lower, x, depthwise_weight, pointwise_weight)
         if residual is not None and residual.dtype in FLOATS:
-            residual = residual.to(x.dtype)  # of any, as it is added to what torch computes
+            residual = residual.to(x.dtype)  # any dtype may be added to torch's result
     shape = tuple(depthwise_weight.shape)
     torch._check(
         len(shape) == 4 and shape[1] == 1,
@@ -160,7 +166,7 @@ _check_once = remember(_check)
 
 
 def _cpu_plans(first, second, geometry, *activations) -> tuple[CPUPlan, CPUPlan] | None:
-    """How the CPU computes the two convolutions, remembered; None as :func:`cpu_plan`."""
+    """Returns the cached plans of both convolutions, or None where :func:`cpu_plan` does."""
     try:
         key = (
             "separable",
@@ -176,7 +182,7 @@ def _cpu_plans(first, second, geometry, *activations) -> tuple[CPUPlan, CPUPlan]
         conv, h_shape = _check_once(first, second, geometry, *activations)
         if first[0].dim() == 3:
             return None
-        h = first[0].new_empty(()).expand(h_shape)  # whose shape and dtype count
+        h = first[0].new_empty(()).expand(h_shape)  # only its shape and dtype count
         plans = (
             cpu_plan(first, *conv, activations[0]),
             cpu_plan((h, *second), (1, 1), (0, 0), (1, 1), 1, activations[1]),

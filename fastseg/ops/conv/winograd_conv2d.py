@@ -1,6 +1,6 @@
-"""Dilated 3x3 convolution in fewer products on the CPU: atrous_conv2d where that is fastest.
+"""Dilated 3x3 convolution in fewer products on the CPU, by Winograd's algorithm.
 
-Building blocks without gradients of their own: :mod:`fastseg.ops.atrous_conv2d` has them.
+The ops are building blocks of :func:`fastseg.atrous_conv2d`, without gradients of their own.
 """
 
 from __future__ import annotations
@@ -8,18 +8,13 @@ from __future__ import annotations
 import torch
 
 from fastseg import reference
-from fastseg._core.conv2d import (
-    check_conv2d,
-    check_epilogue,
-    check_float32_image,
-    empty_output,
-    in_layout_of,
-    pair,
-)
+from fastseg._core.conv2d import empty_output, in_layout_of
+from fastseg._core.conv2d_checks import check_conv2d, check_epilogue, check_float32_image
 from fastseg._core.formulas import conv2d_epilogue
 from fastseg._core.library import define
 from fastseg._core.tensor_checks import check_float32
 from fastseg._core.vmap import by_batch
+from fastseg._core.window import pair
 from fastseg._core.winograd import PANEL, winograd_axis
 
 
@@ -51,8 +46,17 @@ def _fake(x, weight, out_channels, *others):
 def _reference(x, weight, out_channels, bias, scale, shift, residual, dilation, fast, activation):
     conv = _check(
         "fastseg::winograd_conv2d",
-        x, weight, out_channels, bias, scale, shift, residual, dilation, fast, activation,
-    )  # fmt: skip
+        x,
+        weight,
+        out_channels,
+        bias,
+        scale,
+        shift,
+        residual,
+        dilation,
+        fast,
+        activation,
+    )
     y = reference.winograd_conv2d(x, weight, out_channels, conv.dilation, fast)
     y = conv2d_epilogue(y, bias, scale, shift, residual, activation)
     return in_layout_of(x, y)

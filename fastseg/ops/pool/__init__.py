@@ -1,1 +1,1 @@
-"""Max-pooling and unpooling with compact codes, and batch norm with ReLU and pooling in one op."""
+"""Max-pooling and unpooling with compact codes, and batch norm, ReLU and pooling in one op."""

@@ -1,4 +1,4 @@
-"""fastseg.batch_norm_relu_max_pool2d."""
+"""The op fastseg.batch_norm_relu_max_pool2d, and the folding of a batch norm."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from fastseg import reference
+from fastseg._core.formulas import compute_dtype
 from fastseg._core.library import call, define
-from fastseg._core.pool2d import Ints, pool2d, windows
+from fastseg._core.pool2d import pool2d, windows
 from fastseg._core.tensor_checks import FLOATS, STRIDED, check_device, check_float, check_tensors
-from fastseg._core.vmap import fold_planes, in_front
+from fastseg._core.vmap import by_planes, in_front
+from fastseg._core.window import Ints
 from fastseg.ops.pool.max_pool2d import codes_to_save, fake_pooled
 
 ops = torch.ops.fastseg
@@ -26,29 +28,31 @@ def batch_norm_relu_max_pool2d(
     dilation: Ints = 1,
     ceil_mode: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """``max_pool2d(relu(x * scale + shift))`` in one pass over x.
+    """Computes ``max_pool2d(relu(x * scale + shift))`` in one pass over x.
 
     With :func:`fastseg.fold_batch_norm` this is batch norm in inference, ReLU and max-pooling, the
-    end of every encoder stage of SegNet, U-Net and VGG16-BN. Computed in float32 (float64 for a
-    float64 x) and rounded to x's dtype before the comparison, so that the codes are those of the
-    three ops in a row. Differentiable in x, scale and shift.
+    end of every encoder stage of SegNet, U-Net and VGG16-BN. It computes in float32 (float64 for a
+    float64 x) and rounds to x's dtype before the comparison, so that the codes are those of the
+    three ops in a row. The op is differentiable in x, scale and shift.
 
     Args:
         x: (N, C, H, W) or (C, H, W), any strides; float32, float64, float16 or bfloat16.
-        scale: (C,), a floating-point dtype.
-        shift: (C,), a floating-point dtype.
-        kernel_size: as in :func:`fastseg.max_pool2d`, like all further arguments.
-        stride: default kernel_size.
-        padding: as in :func:`fastseg.max_pool2d`.
-        dilation: as in :func:`fastseg.max_pool2d`.
-        ceil_mode: as in :func:`fastseg.max_pool2d`.
+        scale: (C,), of a floating-point dtype.
+        shift: (C,), of a floating-point dtype.
+        kernel_size: one integer or (height, width), at most 256 positions.
+        stride: one integer or (height, width); None is the kernel's size.
+        padding: one integer or (height, width), at most half of the dilated kernel.
+        dilation: the distance between the taps of a window, one integer or (height, width).
+        ceil_mode: whether the number of windows is rounded up instead of down.
 
     Returns:
-        values and codes, as :func:`fastseg.max_pool2d`.
+        values: (N, C, h, w), x's dtype, channels_last if x is, else contiguous.
+        codes: uint8 of the same shape and layout; see :func:`fastseg.max_pool2d`.
 
     Raises:
-        TypeError: as :func:`fastseg.max_pool2d`, of every tensor.
-        RuntimeError: as :func:`fastseg.max_pool2d`, or scale or shift is not (C,).
+        TypeError: x, scale or shift is no tensor.
+        RuntimeError: an argument that torch's pooling refuses, a window of more than 256 positions,
+            or a scale or shift of another shape than (C,).
     """
     tensors = (x, scale, shift)
     for t in tensors:
@@ -66,23 +70,23 @@ def fold_batch_norm(
     running_var: Tensor,
     eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor]:
-    """Batch norm in inference as ``x * scale + shift``.
+    """Returns the scale and shift by which batch norm in inference is ``x * scale + shift``.
 
     Ioffe and Szegedy, "Batch Normalization", 2015, section 3.1:
     ``scale = weight / sqrt(running_var + eps)``, ``shift = bias - running_mean * scale``.
 
     Args:
-        weight: (C,) or None for ones.
-        bias: (C,) or None for zeros.
+        weight: (C,), or None for ones.
+        bias: (C,), or None for zeros.
         running_mean: (C,).
         running_var: (C,).
-        eps: added to the variance.
+        eps: number added to the variance.
 
     Returns:
-        scale and shift, (C,).
+        scale and shift, (C,) each.
 
     Raises:
-        TypeError: what is no tensor.
+        TypeError: an argument that is no tensor.
         RuntimeError: a tensor of another shape or on another device than running_var, or of no
             floating-point dtype.
     """
@@ -97,14 +101,16 @@ def fold_batch_norm(
 def _check_batch_norm(weight, bias, running_mean, running_var):
     op = "fastseg::fold_batch_norm"
     for name, t in (
-        ("running_var", running_var), ("running_mean", running_mean), ("weight", weight),
+        ("running_var", running_var),
+        ("running_mean", running_mean),
+        ("weight", weight),
         ("bias", bias),
-    ):  # fmt: skip
+    ):
         if t is None and name in ("weight", "bias"):
             continue
         if not isinstance(t, Tensor) or t.layout is not STRIDED:
             check_tensors(op, **{name: t})
-        # Without what torch.library's checks cost: this runs before every fused pooling.
+        # This runs before every fused pooling, so that torch._check would take too long.
         if t.dtype not in FLOATS:
             check_float(op, name, t)
         if t.dim() != 1 or t.shape != running_var.shape:
@@ -144,12 +150,14 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, grad_values, grad_codes):
-    """With y = x[code] * scale + shift and grad = grad_values where y > 0 (values is relu(y)).
+    """Returns the gradients of x, scale and shift.
 
-    d/dx = grad * scale at the code's position, d/dscale = sum grad * x[code], d/dshift = sum grad.
+    Let y = x[code] * scale + shift, so that values = relu(y), and grad = grad_values where y > 0.
+    Then dx = grad * scale at the code's position, dscale = sum grad * x[code] and dshift = sum
+    grad.
     """
     x, scale, values, codes = ctx.saved_tensors
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    wide = compute_dtype(x.dtype)
     grad = torch.where(values > 0, grad_values, 0).to(wide)
     per_channel = scale.to(wide).view(-1, 1, 1)
     but_channels = [d for d in range(x.dim()) if d != x.dim() - 3]
@@ -167,9 +175,8 @@ def _backward(ctx, grad_values, grad_codes):
 
 def _vmap(op, info, in_dims, x, scale, shift, *args):
     if in_dims[1] is None and in_dims[2] is None:
-        (x,), unfold = fold_planes(info.batch_size, in_dims[:1], (x,))
-        return tuple(map(unfold, op(x, scale, shift, *args))), (0, 0)
-    # Every element of the batch has a scale of its own: vmap's dimension becomes part of C.
+        return by_planes(1)(op, info, in_dims, x, scale, shift, *args)
+    # Each element of the batch has its own scale: vmap's dimension becomes part of C.
     x, scale, shift = (
         in_front(info.batch_size, d, t) for t, d in zip((x, scale, shift), in_dims, strict=False)
     )

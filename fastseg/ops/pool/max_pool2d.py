@@ -1,4 +1,4 @@
-"""fastseg.max_pool2d and the op of its gradient."""
+"""The op fastseg.max_pool2d and the op of its gradient."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from torch import Tensor
 from fastseg import reference
 from fastseg._core.library import call, define
 from fastseg._core.pool2d import (
-    Ints,
     Pool2d,
     check_image,
     check_pooled,
@@ -19,7 +18,8 @@ from fastseg._core.pool2d import (
     windows,
 )
 from fastseg._core.tensor_checks import FLOATS, STRIDED, check_float, check_tensors
-from fastseg._core.vmap import fold_planes
+from fastseg._core.vmap import by_planes
+from fastseg._core.window import Ints
 
 ops = torch.ops.fastseg
 
@@ -32,21 +32,22 @@ def max_pool2d(
     dilation: Ints = 1,
     ceil_mode: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Max-pooling that returns each maximum's position in its window as one byte.
+    """Pools x and returns each maximum with its position in the window as one byte.
 
     Values, and positions after :func:`fastseg.codes_to_indices`, are bit for bit those of
     ``torch.nn.functional.max_pool2d(..., return_indices=True)``: the first of equal values wins,
-    the last NaN wins. The byte code is ``ki * kernel_width + kj``, where torch keeps an int64. For
-    the gradient 2x2 windows with stride 2 keep a quarter of a byte each, other windows one byte.
+    the last NaN wins. The byte code is ``ki * kernel_width + kj``, where torch keeps an int64. The
+    gradient keeps a quarter of a byte for each 2x2 window with stride 2, one byte for others.
 
     Args:
         x: (N, C, H, W) or (C, H, W), any strides; float32, float64, float16 or bfloat16. Other
             dtypes that torch can pool run the reference.
-        kernel_size: one integer or (height, width); at most 256 positions.
-        stride: one integer or (height, width); default kernel_size.
-        padding: at most half of the dilated kernel; padding never wins.
-        dilation: distance between the taps of a window.
-        ceil_mode: round the number of windows up instead of down.
+        kernel_size: one integer or (height, width), at most 256 positions.
+        stride: one integer or (height, width); None is the kernel's size.
+        padding: one integer or (height, width), no more than half of the dilated kernel; it never
+            wins.
+        dilation: the distance between the taps of a window, one integer or (height, width).
+        ceil_mode: whether the number of windows is rounded up instead of down.
 
     Returns:
         values: (N, C, h, w), x's dtype, channels_last if x is, else contiguous.
@@ -54,7 +55,7 @@ def max_pool2d(
 
     Raises:
         TypeError: x is no tensor.
-        RuntimeError: an argument that torch's pooling refuses too, or a window of more than 256
+        RuntimeError: an argument that torch's pooling refuses, or a window of more than 256
             positions.
     """
     if type(x) is not Tensor or x.layout is not STRIDED:
@@ -63,12 +64,12 @@ def max_pool2d(
         return reference.max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode)
     arguments = (() if stride is None else stride, padding, dilation, ceil_mode)
     if arguments == ((), 0, 1, False):
-        arguments = ()  # to hand over lists costs as much as to pool a small x
+        arguments = ()  # passing lists takes as long as pooling a small x
     return call(_max_pool2d, (x,), kernel_size, *arguments)
 
 
 def fake_pooled(op: str, x: Tensor, pool: Pool2d, ceil_mode: bool) -> tuple[Tensor, Tensor]:
-    """Empty values and codes for a pooling of x."""
+    """Checks x; returns empty values and codes for its pooling."""
     check_image(op, "x", x)
     check_float(op, "x", x)
     size = pool.pooled_size(x.shape[-2:], ceil_mode)
@@ -78,7 +79,7 @@ def fake_pooled(op: str, x: Tensor, pool: Pool2d, ceil_mode: bool) -> tuple[Tens
 
 
 def codes_to_save(codes: Tensor, pool: Pool2d) -> tuple[Tensor, int]:
-    """What a gradient keeps of byte codes: (codes, packed_dim), packed where that is possible."""
+    """Returns the codes that a gradient keeps, packed where possible, and their packed_dim."""
     if not pool.is_2x2:
         return codes, 0
     packed_dim = -3 if memory_format(codes) == torch.channels_last else -1
@@ -104,11 +105,6 @@ def _backward(ctx, grad_values, grad_codes):
     return (call(op, tensors, ctx.input_size, *ctx.pool, ctx.packed_dim),)
 
 
-def _vmap(op, info, in_dims, x, *args):
-    (x,), unfold = fold_planes(info.batch_size, in_dims[:1], (x,))
-    return tuple(map(unfold, op(x, *args))), (0, 0)
-
-
 define(
     "max_pool2d(Tensor x, int[2] kernel_size, int[2] stride=[], int[2] padding=0,"
     " int[2] dilation=1, bool ceil_mode=False) -> (Tensor values, Tensor codes)",
@@ -116,7 +112,7 @@ define(
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,
-    vmap=_vmap,
+    vmap=by_planes(1),
 )
 _max_pool2d = ops.max_pool2d.default
 
@@ -137,11 +133,6 @@ def _backward_backward(ctx, grad):
     return call(op, tensors, ctx.pooled_size, *ctx.pool, ctx.packed_dim), None
 
 
-def _vmap_backward(op, info, in_dims, grad, codes, *args):
-    (grad, codes), unfold = fold_planes(info.batch_size, in_dims[:2], (grad, codes))
-    return unfold(op(grad, codes, *args)), 0
-
-
 define(
     "max_pool2d_backward(Tensor grad, Tensor codes, SymInt[2] input_size, int[2] kernel_size,"
     " int[2] stride, int[2] padding, int[2] dilation, int packed_dim=0) -> Tensor",
@@ -149,5 +140,5 @@ define(
     fake=_fake_backward,
     setup_context=_setup_context_backward,
     backward=_backward_backward,
-    vmap=_vmap_backward,
+    vmap=by_planes(2),
 )

@@ -1,4 +1,4 @@
-"""fastseg.max_unpool2d and the op of its gradient."""
+"""The op fastseg.max_unpool2d and the op of its gradient."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from fastseg import reference
 from fastseg._core.autocast import autocast_dtype, cast, unpools_in_float32
 from fastseg._core.library import call, define
 from fastseg._core.pool2d import (
-    Ints,
     check_image,
     codes_layout,
     empty_plane,
@@ -26,7 +25,8 @@ from fastseg._core.tensor_checks import (
     check_float,
     check_tensors,
 )
-from fastseg._core.vmap import fold_planes
+from fastseg._core.vmap import by_planes
+from fastseg._core.window import Ints
 from fastseg.ops.pool.max_pool2d import codes_to_save
 
 ops = torch.ops.fastseg
@@ -40,29 +40,29 @@ def max_unpool2d(
     padding: Ints = 0,
     output_size: Sequence[int] | None = None,
 ) -> Tensor:
-    """Puts each value back where max-pooling found it, zero elsewhere.
+    """Puts each value back where max-pooling found it, and zero elsewhere.
 
     With int64 indices this is ``torch.nn.functional.max_unpool2d``. With the byte codes of
     :func:`fastseg.max_pool2d` (dilation 1) every output element is gathered from its window and
-    written once; and a code keeps its row and column whatever the output's size, where a flat index
-    is counted in the output's own rows. Windows that meet in an element act in raster order: the
-    last one stays. Deterministic on every device, in both directions.
+    written once. A code keeps its row and column whatever the output's size, where a flat index is
+    counted in the output's own rows. Where windows meet in an element, the last one in raster order
+    stays. The op is deterministic on every device, in both directions.
 
     Args:
         values: (N, C, h, w) or (C, h, w); float32, float64, float16 or bfloat16.
-        indices: of values' shape; uint8 codes or int64 flat indices.
-        kernel_size: the pooling's, one integer or (height, width).
-        stride: the pooling's; default kernel_size.
-        padding: the pooling's.
-        output_size: (H, W), or values' whole shape with H and W last; each within less than a
-            stride of the default ``(h - 1) * stride - 2 * padding + kernel_size``.
+        indices: uint8 codes or int64 flat indices, of the shape of values.
+        kernel_size: the pooling's window, one integer or (height, width).
+        stride: the pooling's stride, one integer or (height, width); None is the kernel's size.
+        padding: the pooling's padding, one integer or (height, width).
+        output_size: (H, W), or the whole shape with H and W last. Each must differ by less than a
+            stride from the default ``(h - 1) * stride - 2 * padding + kernel_size``.
 
     Returns:
-        (N, C, H, W), values' dtype, in the layout of indices. Under autocast float32 where torch's
-        unpooling is: on the CPU.
+        (N, C, H, W), the dtype of values, in the layout of indices. Under autocast it is float32
+        where that of torch's unpooling is, which is so on the CPU.
 
     Raises:
-        TypeError: values or indices are no tensors.
+        TypeError: values or indices is no tensor.
         ValueError: an output_size of wrong length or, in eager mode, out of range.
         RuntimeError: wrong shapes, dtypes or windows; a code or an index that does not lie in its
             window or the plane (on a GPU a device-side assert that names the op).
@@ -80,7 +80,7 @@ def max_unpool2d(
 
 
 def _pair(value: Ints) -> Sequence[int]:
-    """(height, width); the op itself checks the values."""
+    """Returns (height, width); the op itself checks the values."""
     return (value, value) if isinstance(value, int) else value
 
 
@@ -91,7 +91,7 @@ def _output_size(
     padding: Sequence[int],
     output_size: Sequence[int] | None,
 ) -> list[int]:
-    """The plane's (H, W), by torch's rules."""
+    """Returns the plane's (H, W), by torch's rules."""
     default = [
         (n - 1) * s - 2 * p + k
         for n, k, s, p in zip(pooled, kernel_size, stride, padding, strict=False)
@@ -104,7 +104,7 @@ def _output_size(
             f"got {tuple(output_size)}"
         )
     size = list(output_size[-2:])
-    if torch.compiler.is_compiling():  # an exporter cannot prove the range of dynamic sizes
+    if torch.compiler.is_compiling():  # an exporter cannot prove ranges of dynamic sizes
         return size
     for n, d, s in zip(size, default, stride, strict=False):
         if not d - s < n < d + s:
@@ -160,11 +160,6 @@ def _backward(ctx, grad):
     return call(op, tensors, ctx.pooled_size, *ctx.pool, ctx.packed_dim), None
 
 
-def _vmap(op, info, in_dims, values, indices, *args):
-    (values, indices), unfold = fold_planes(info.batch_size, in_dims[:2], (values, indices))
-    return unfold(op(values, indices, *args)), 0
-
-
 define(
     "max_unpool2d(Tensor values, Tensor indices, SymInt[2] output_size, int[2] kernel_size,"
     " int[2] stride=[], int[2] padding=0) -> Tensor",
@@ -172,7 +167,7 @@ define(
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,
-    vmap=_vmap,
+    vmap=by_planes(2),
 )
 _max_unpool2d = ops.max_unpool2d.default
 
@@ -190,7 +185,7 @@ def _setup_context_backward(ctx, inputs, output):
 
 
 def _backward_backward(ctx, grad):
-    """Elements that several windows picked receive the gradients of all of them."""
+    """Returns the gradient of the plane; an element gets those of all windows that picked it."""
     (indices,) = ctx.saved_tensors
     if indices.dtype == torch.uint8:
         out = ops.max_pool2d_backward(grad, indices, ctx.size, *ctx.pool, ctx.packed_dim)
@@ -201,11 +196,6 @@ def _backward_backward(ctx, grad):
     return out, None
 
 
-def _vmap_backward(op, info, in_dims, grad, indices, *args):
-    (grad, indices), unfold = fold_planes(info.batch_size, in_dims[:2], (grad, indices))
-    return unfold(op(grad, indices, *args)), 0
-
-
 define(
     "max_unpool2d_backward(Tensor grad, Tensor indices, SymInt[2] pooled_size, int[2] kernel_size,"
     " int[2] stride, int[2] padding, int[2] dilation, int packed_dim=0) -> Tensor",
@@ -213,5 +203,5 @@ define(
     fake=_fake_backward,
     setup_context=_setup_context_backward,
     backward=_backward_backward,
-    vmap=_vmap_backward,
+    vmap=by_planes(2),
 )

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from fastseg import reference
 from fastseg._core.library import define
-from fastseg._core.pool2d import Ints, check_image, memory_format, packed_layout, pool2d
+from fastseg._core.pool2d import check_image, memory_format, packed_layout, pool2d
 from fastseg._core.tensor_checks import check_tensors
-from fastseg._core.vmap import fold_planes
+from fastseg._core.vmap import by_planes
+from fastseg._core.window import Ints
 
 ops = torch.ops.fastseg
 
@@ -24,20 +25,21 @@ def codes_to_indices(
     padding: Ints = 0,
     dilation: Ints = 1,
 ) -> Tensor:
-    """Byte codes as the flat indices of ``max_pool2d(..., return_indices=True)``.
+    """Converts byte codes to the flat indices of ``max_pool2d(..., return_indices=True)``.
 
     Args:
-        codes: uint8, (N, C, h, w) or (C, h, w), of :func:`fastseg.max_pool2d`.
-        input_size: (H, W) of the pooled input; its whole shape is fine too.
-        kernel_size: the pooling's, like all further arguments.
-        stride: default kernel_size.
-        padding: the pooling's.
-        dilation: the pooling's.
+        codes: uint8 codes of :func:`fastseg.max_pool2d`, (N, C, h, w) or (C, h, w).
+        input_size: (H, W) of the pooled input; its whole shape will do too.
+        kernel_size: the pooling's window, one integer or (height, width).
+        stride: the pooling's stride, one integer or (height, width); None is the kernel's size.
+        padding: the pooling's padding, one integer or (height, width).
+        dilation: the pooling's dilation, one integer or (height, width).
 
     Returns:
-        int64, codes' shape and layout: ``y * W + x`` of each maximum.
+        int64 of the shape and layout of codes: ``y * W + x`` of each maximum.
 
     Raises:
+        TypeError: codes is no tensor.
         RuntimeError: codes are not uint8, or one lies outside its window or the plane (on a GPU a
             device-side assert that names the op).
     """
@@ -54,20 +56,21 @@ def indices_to_codes(
     padding: Ints = 0,
     dilation: Ints = 1,
 ) -> Tensor:
-    """The inverse of :func:`codes_to_indices`, for indices that torch's pooling returned.
+    """Converts flat indices that torch's pooling returned to byte codes.
 
     Args:
         indices: int64, (N, C, h, w) or (C, h, w), flat in the input's H x W plane.
-        input_size: (H, W) of the pooled input; its whole shape is fine too.
-        kernel_size: the pooling's, like all further arguments.
-        stride: default kernel_size.
-        padding: the pooling's.
-        dilation: the pooling's.
+        input_size: (H, W) of the pooled input; its whole shape will do too.
+        kernel_size: the pooling's window, one integer or (height, width).
+        stride: the pooling's stride, one integer or (height, width); None is the kernel's size.
+        padding: the pooling's padding, one integer or (height, width).
+        dilation: the pooling's dilation, one integer or (height, width).
 
     Returns:
-        uint8, indices' shape and layout.
+        uint8 of the shape and layout of indices.
 
     Raises:
+        TypeError: indices is no tensor.
         RuntimeError: indices are not int64, or one lies outside its window (on a GPU a device-side
             assert that names the op).
     """
@@ -77,7 +80,7 @@ def indices_to_codes(
 
 
 def _conversion(name: str, source: torch.dtype, target: torch.dtype, convert) -> None:
-    """Defines one of the two conversions, which differ in direction alone."""
+    """Defines one of the two conversions, which differ only in direction."""
     argument = name.partition("_")[0]
 
     def check(positions: Tensor) -> None:
@@ -98,16 +101,12 @@ def _conversion(name: str, source: torch.dtype, target: torch.dtype, convert) ->
         layout = memory_format(positions)
         return torch.empty_like(positions, dtype=target, memory_format=layout)
 
-    def vmap(op, info, in_dims, positions, *args):
-        (positions,), unfold = fold_planes(info.batch_size, in_dims[:1], (positions,))
-        return unfold(op(positions, *args)), 0
-
     define(
         f"{name}(Tensor positions, SymInt[2] input_size, int[2] kernel_size, int[2] stride=[],"
         " int[2] padding=0, int[2] dilation=1) -> Tensor",
         reference=run,
         fake=fake,
-        vmap=vmap,
+        vmap=by_planes(1),
     )
 
 
@@ -140,14 +139,9 @@ def _fake_pack(codes, packed_dim):
     return torch.empty(size, dtype=torch.uint8, device=codes.device, memory_format=layout)
 
 
-def _vmap_pack(op, info, in_dims, codes, packed_dim):
-    (codes,), unfold = fold_planes(info.batch_size, in_dims[:1], (codes,))
-    return unfold(op(codes, packed_dim)), 0
-
-
 define(
     "pack_codes(Tensor codes, int packed_dim) -> Tensor",
     reference=_reference_pack,
     fake=_fake_pack,
-    vmap=_vmap_pack,
+    vmap=by_planes(1),
 )

@@ -23,25 +23,24 @@ def aspp(
     pool_bias: Tensor | None,
     activation: str,
 ) -> Tensor:
-    """Parallel atrous convolutions, concatenated and projected, or summed.
+    """Computes parallel atrous convolutions, concatenated and projected, or summed.
 
-    With ``b_i = act(conv2d(x, weights[i]) * scales[i] + shifts[i])`` and b their concatenation:
-    ``act((conv2d(b, project_weight) + pool_bias) * project_scale + project_shift)``, where the
-    pooling branch, constant over a map, has become pool_bias, one vector an image; without a
-    projection ``sum_i b_i``. Rounded to x's dtype once.
+    Let ``b_i = act(conv2d(x, weights[i]) * scales[i] + shifts[i])`` and b their concatenation. The
+    result is ``act((conv2d(b, project_weight) + pool_bias) * project_scale + project_shift)``. The
+    pooled branch is constant over a map, so that its share is pool_bias, one vector per image.
+    Without a projection the result is ``sum_i b_i``. It is rounded to x's dtype once.
 
     Args:
         x: (N, Ci, H, W).
-        weights: of each branch, (C_i, Ci, kh, kw); padding keeps the size.
-        scales: of each branch, (C_i,) or None.
-        shifts: of each branch, (C_i,) or None.
-        dilations: of each branch.
+        weights: a weight (C_i, Ci, kh, kw) per branch; padding keeps the size.
+        scales: a scale (C_i,) or None per branch.
+        shifts: a shift (C_i,) or None per branch.
+        dilations: a rate per branch.
         project_weight: (Co, sum C_i, 1, 1), or None for the sum.
         project_scale: (Co,) or None.
         project_shift: (Co,) or None.
         pool_bias: (N, Co) or None.
-        activation: of the branches and of the projection, as in
-            :func:`fastseg.reference.atrous_conv2d`.
+        activation: a name in fastseg._core.formulas.ACTIVATION, for branches and projection.
     """
     wide = compute_dtype(x.dtype)
     branches = []

@@ -26,10 +26,11 @@ def atrous_conv2d(
     groups: int,
     activation: str,
 ) -> Tensor:
-    """``act((conv2d(x, weight) + bias) * scale + shift + residual)``, rounded to x's dtype once.
+    """Returns ``act((conv2d(x, weight) + bias) * scale + shift + residual)`` in x's dtype.
 
     ``conv2d(x, w)[o, i, j] = sum_{c, a, b} w[o, c, a, b] x[c, i s - p + a d, j s - p + b d]``,
-    where pixels outside of x are 0: taps there need not be multiplied at all.
+    where pixels outside of x are 0: taps there need not be multiplied at all. The result is rounded
+    once.
     """
     wide = compute_dtype(x.dtype)
     y = F.conv2d(x.to(wide), weight.to(wide), None, stride, padding, dilation, groups)
@@ -45,14 +46,14 @@ def atrous_conv2d_input_grad(
     dilation: Sequence[int],
     groups: int,
 ) -> Tensor:
-    """The gradient of x (N, Ci, H, W), a transposed convolution; `input_size` is (H, W)."""
+    """Returns the gradient of x (N, Ci, H, W), a transposed convolution; `input_size` is (H, W)."""
     wide = compute_dtype(grad.dtype)
     kernel = weight.shape[2:]
     covered = [
         (n - 1) * s - 2 * p + d * (k - 1) + 1
         for n, k, s, p, d in zip(grad.shape[2:], kernel, stride, padding, dilation, strict=True)
     ]
-    rest = [n - c for n, c in zip(input_size, covered, strict=True)]  # that no window began at
+    rest = [n - c for n, c in zip(input_size, covered, strict=True)]  # beyond all windows
     x_grad = F.conv_transpose2d(
         grad.to(wide), weight.to(wide), None, stride, padding, rest, groups, dilation
     )
@@ -68,7 +69,7 @@ def atrous_conv2d_weight_grad(
     dilation: Sequence[int],
     groups: int,
 ) -> Tensor:
-    """The gradient of the weight (Co, Ci / groups, kh, kw): one matrix product a tap.
+    """Returns the gradient of the weight (Co, Ci / groups, kh, kw), one matrix product per tap.
 
     ``dw[:, :, a, b] = sum_{n, i, j} grad[n, :, i, j] x[n, :, i s - p + a d, j s - p + b d]^T``,
     over the pixels (i, j) whose tap (a, b) lies inside of x.

@@ -25,8 +25,9 @@ def depthwise_conv2d(
     dilation: Sequence[int],
     activation: str,
 ) -> Tensor:
-    """``act((conv2d(x, weight) + bias) * scale + shift + residual)``, a kernel for each channel.
+    """Returns ``act((conv2d(x, weight) + bias) * scale + shift + residual)``.
 
+    Each channel has its own kernel:
     ``conv2d(x, w)[c, i, j] = sum_{a, b} w[c, 0, a, b] x[c, i s - p + a d, j s - p + b d]``.
     """
     return atrous_conv2d(
@@ -42,7 +43,7 @@ def depthwise_conv2d_input_grad(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> Tensor:
-    """The gradient of x (N, C, H, W); `input_size` is (H, W)."""
+    """Returns the gradient of x (N, C, H, W); `input_size` is (H, W)."""
     groups = grad.shape[1]
     return atrous_conv2d_input_grad(grad, weight, input_size, stride, padding, dilation, groups)
 
@@ -55,6 +56,6 @@ def depthwise_conv2d_weight_grad(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> Tensor:
-    """The gradient of the weight, (C, 1, *kernel_size)."""
+    """Returns the gradient of the weight, (C, 1, *kernel_size)."""
     groups = x.shape[1]
     return atrous_conv2d_weight_grad(x, grad, kernel_size, stride, padding, dilation, groups)

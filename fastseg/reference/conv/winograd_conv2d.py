@@ -1,4 +1,4 @@
-"""Winograd's dilated 3x3 convolution in plain PyTorch; :mod:`fastseg._core.winograd` cuts it."""
+"""Winograd's dilated 3x3 convolution in plain PyTorch, cut by :mod:`fastseg._core.winograd`."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ def _axes(size: Sequence[int], dilation: Sequence[int], fast: bool) -> list[Wino
 def winograd_conv2d_weight(
     weight: Tensor, size: Sequence[int], dilation: Sequence[int], fast: bool, adjoint: bool
 ) -> Tensor:
-    """The combinations of weight (Co, Ci, 3, 3) for maps of `size` (H, W).
+    """Returns the combinations of a weight's taps for maps of one size.
 
     Args:
-        weight: float32.
-        size: of the map.
+        weight: (Co, Ci, 3, 3), float32.
+        size: (H, W) of the maps.
         dilation: (vertical, horizontal).
-        fast: admits F(4, 3).
-        adjoint: for the gradient of x: channels exchanged, taps in reverse order.
+        fast: whether F(4, 3) is admitted.
+        adjoint: whether the convolution computes the gradient of x: channels are then exchanged and
+            taps reversed.
 
     Returns:
-        (rows * rows, panels, Ci, 16): 16 output channels side by side, those that lack are 0.
+        (rows * rows, panels, Ci, 16): 16 output channels side by side, with zeros after the last.
     """
     if adjoint:
         weight = weight.flip(2, 3).transpose(0, 1)
@@ -46,14 +47,14 @@ def winograd_conv2d_weight(
 def winograd_conv2d(
     x: Tensor, weight: Tensor, out_channels: int, dilation: Sequence[int], fast: bool
 ) -> Tensor:
-    """``conv2d(x, w, padding=dilation, dilation=dilation)`` of 3x3 taps, stride 1.
+    """Returns ``conv2d(x, w, padding=dilation, dilation=dilation)`` of 3x3 taps, stride 1.
 
     Args:
         x: (N, Ci, H, W).
-        weight: of winograd_conv2d_weight for x's size.
-        out_channels: Co.
+        weight: a result of :func:`winograd_conv2d_weight` for x's size.
+        out_channels: number of output channels.
         dilation: (vertical, horizontal).
-        fast: as for the weight.
+        fast: whether F(4, 3) is admitted, for which the weight must be made.
     """
     (n, _, h, w), axes = x.shape, _axes(x.shape[2:], dilation, fast)
     reach = [5 * d for d in dilation]  # no piece reads further outside

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from fastseg._core.pool2d import Ints
+from fastseg._core.formulas import compute_dtype
+from fastseg._core.window import Ints
 from fastseg.reference.pool.max_pool2d import max_pool2d
 
 
@@ -19,8 +19,8 @@ def batch_norm_relu_max_pool2d(
     dilation: Ints = 1,
     ceil_mode: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """See :func:`fastseg.batch_norm_relu_max_pool2d`."""
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    """Computes :func:`fastseg.batch_norm_relu_max_pool2d`, which explains the arguments."""
+    wide = compute_dtype(x.dtype)
     per_channel = (-1, 1, 1)
     y = x.to(wide) * scale.to(wide).view(per_channel) + shift.to(wide).view(per_channel)
     return max_pool2d(y.to(x.dtype).relu(), kernel_size, stride, padding, dilation, ceil_mode)

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastseg._core.pool2d import Ints, Pool2d, check_image, check_pooled, memory_format, pool2d
+from fastseg._core.formulas import compute_dtype
+from fastseg._core.pool2d import Pool2d, check_image, check_pooled, memory_format, pool2d
 from fastseg._core.tensor_checks import FLOATS, check_dense
+from fastseg._core.window import Ints
 from fastseg.reference.pool.pool_codes import unpack_codes
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def taps(pool: Pool2d) -> list[tuple[int, int, int]]:
-    """(ki, kj, code) of every position of a window, in raster order."""
+    """Returns (ki, kj, code) of every position of a window, in raster order."""
     height, width = pool.kernel_size
     return [(ki, kj, ki * width + kj) for ki in range(height) for kj in range(width)]
 
 
-def tap_slice(pool: Pool2d, ki: int, kj: int, pooled_size) -> tuple:
-    """Indexes, in a plane that starts with its padding, what lies under one tap of all windows."""
+def tap_slice(pool: Pool2d, ki: int, kj: int, pooled_size: Sequence[int]) -> tuple:
+    """Returns the index of one tap of all windows in a plane that starts with its padding."""
     (sh, sw), (dh, dw), (h, w) = pool.stride, pool.dilation, pooled_size
     top, left = ki * dh, kj * dw
     return ..., slice(top, top + sh * (h - 1) + 1, sh), slice(left, left + sw * (w - 1) + 1, sw)
 
 
-def canvas_size(pool: Pool2d, size, pooled_size) -> list[int]:
-    """A plane of `size` with its padding, and as much more as the last window reaches."""
+def canvas_size(pool: Pool2d, size: Sequence[int], pooled_size: Sequence[int]) -> list[int]:
+    """Returns the size of a plane with its padding, and as much more as the last window reaches."""
     return [
         max(n + 2 * p, s * (m - 1) + d * (k - 1) + 1)
         for n, m, k, s, p, d in zip(size, pooled_size, *pool, strict=True)
@@ -42,7 +46,7 @@ def max_pool2d(
     dilation: Ints = 1,
     ceil_mode: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """See :func:`fastseg.max_pool2d`."""
+    """Computes :func:`fastseg.max_pool2d`, which explains the arguments."""
     pool = pool2d("fastseg::max_pool2d", kernel_size, stride, padding, dilation)
     check_image("fastseg::max_pool2d", "x", x)
     torch._check(
@@ -84,16 +88,18 @@ def max_pool2d_backward(
     dilation: Ints,
     packed_dim: int = 0,
 ) -> Tensor:
-    """The gradient of x: each window adds its gradient at the position that its code names.
+    """Returns the gradient of x: each window adds its gradient at the position of its code.
+
+    The window's arguments are those of the pooling.
 
     Args:
         grad: gradient of the values, (N, C, h, w) or (C, h, w).
-        codes: uint8 of grad's shape, or packed along packed_dim.
+        codes: uint8 codes of grad's shape, or packed along packed_dim.
         input_size: x's (H, W).
-        kernel_size: the pooling's.
-        stride: the pooling's.
-        padding: the pooling's.
-        dilation: the pooling's.
+        kernel_size: one integer or (height, width).
+        stride: one integer or (height, width); None is the kernel's size.
+        padding: one integer or (height, width).
+        dilation: one integer or (height, width).
         packed_dim: 0, or the dimension along which four codes share a byte.
     """
     pool = pool2d("fastseg::max_pool2d_backward", kernel_size, stride, padding, dilation)
@@ -101,10 +107,10 @@ def max_pool2d_backward(
     check_dense("fastseg::max_pool2d_backward", "codes", codes)
     codes = unpack_codes(codes, grad.shape, packed_dim)
     pooled = grad.shape[-2:]
-    wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
+    wide = compute_dtype(grad.dtype)
     canvas_hw = canvas_size(pool, input_size, pooled)
     canvas = grad.new_zeros((*grad.shape[:-2], *canvas_hw), dtype=wide)
-    # Of the windows that meet in an element, the earlier one has the later tap there.
+    # Where windows meet in an element, the earlier window has the later tap there.
     for ki, kj, code in reversed(taps(pool)):
         canvas[tap_slice(pool, ki, kj, pooled)] += torch.where(codes == code, grad, 0).to(wide)
     (ph, pw), (height, width) = pool.padding, input_size

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastseg._core.pool2d import Ints, memory_format, pool2d
+from fastseg._core.pool2d import memory_format, pool2d
+from fastseg._core.window import Ints
 from fastseg.reference.pool.max_pool2d import canvas_size, tap_slice, taps
 from fastseg.reference.pool.pool_codes import check_inside, codes_to_indices, unpack_codes
 
@@ -18,7 +19,7 @@ def max_unpool2d(
     stride: Ints | None = None,
     padding: Ints = 0,
 ) -> Tensor:
-    """See :func:`fastseg.max_unpool2d`; here output_size is (H, W) and required."""
+    """Computes :func:`fastseg.max_unpool2d`; output_size is (H, W) and required here."""
     layout = memory_format(indices)
     height, width = output_size
     if indices.dtype == torch.int64:
@@ -29,10 +30,10 @@ def max_unpool2d(
         return out.unflatten(-1, (height, width)).contiguous(memory_format=layout)
 
     pool = pool2d("fastseg::max_unpool2d", kernel_size, stride, padding)
-    codes_to_indices(indices, output_size, *pool)  # for its checks
+    codes_to_indices(indices, output_size, *pool)  # this checks the codes
     pooled = values.shape[-2:]
     canvas = values.new_zeros((*values.shape[:-2], *canvas_size(pool, output_size, pooled)))
-    # Of the windows that meet in an element the last one stays, and it has the first tap there.
+    # Where windows meet in an element the last one stays, which has the first tap there.
     for ki, kj, code in reversed(taps(pool)):
         where = tap_slice(pool, ki, kj, pooled)
         canvas[where] = torch.where(indices == code, values, canvas[where])
@@ -50,16 +51,18 @@ def max_unpool2d_backward(
     dilation: Ints,
     packed_dim: int = 0,
 ) -> Tensor:
-    """The gradient of the values: each window takes the gradient at its position.
+    """Returns the gradient of the values: each window takes the gradient at its position.
+
+    The window's arguments are those of the pooling.
 
     Args:
         grad: gradient of the unpooled plane, (N, C, H, W) or (C, H, W).
         indices: uint8 codes, packed along packed_dim or not, or int64 flat indices.
-        pooled_size: the values' (h, w).
-        kernel_size: the pooling's.
-        stride: the pooling's.
-        padding: the pooling's.
-        dilation: the pooling's.
+        pooled_size: (h, w) of the values.
+        kernel_size: one integer or (height, width).
+        stride: one integer or (height, width); None is the kernel's size.
+        padding: one integer or (height, width).
+        dilation: one integer or (height, width).
         packed_dim: 0, or the dimension along which four codes share a byte.
     """
     layout = memory_format(indices)

@@ -1,15 +1,20 @@
-"""Byte codes, torch's int64 indices and packed codes: three names for a position."""
+"""Byte codes, torch's int64 indices and packed codes: three forms of a position."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from fastseg._core.pool2d import Ints, Pool2d, packed_layout, pool2d
+from fastseg._core.pool2d import Pool2d, packed_layout, pool2d
+from fastseg._core.window import Ints
 
 
-def window_starts(pool: Pool2d, pooled_size, device) -> tuple[Tensor, Tensor]:
-    """The (h, 1) rows and (w,) columns at which the windows start, negative in the padding."""
+def window_starts(
+    pool: Pool2d, pooled_size: Sequence[int], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Returns the (h, 1) rows and (w,) columns at which windows start, negative in the padding."""
     (h, w), (sh, sw), (ph, pw) = pooled_size, pool.stride, pool.padding
     rows = torch.arange(h, device=device)[:, None] * sh - ph
     columns = torch.arange(w, device=device) * sw - pw
@@ -23,13 +28,13 @@ def check_inside(op: str, inside: Tensor, what: str) -> None:
 
 def codes_to_indices(
     codes: Tensor,
-    input_size,
+    input_size: Sequence[int],
     kernel_size: Ints,
     stride: Ints | None = None,
     padding: Ints = 0,
     dilation: Ints = 1,
 ) -> Tensor:
-    """See :func:`fastseg.codes_to_indices`."""
+    """Computes :func:`fastseg.codes_to_indices`, which explains the arguments."""
     op = "codes_to_indices"
     pool = pool2d(op, kernel_size, stride, padding, dilation)
     (height, width), (kh, kw), (dh, dw) = input_size, pool.kernel_size, pool.dilation
@@ -44,13 +49,13 @@ def codes_to_indices(
 
 def indices_to_codes(
     indices: Tensor,
-    input_size,
+    input_size: Sequence[int],
     kernel_size: Ints,
     stride: Ints | None = None,
     padding: Ints = 0,
     dilation: Ints = 1,
 ) -> Tensor:
-    """See :func:`fastseg.indices_to_codes`."""
+    """Computes :func:`fastseg.indices_to_codes`, which explains the arguments."""
     op = "indices_to_codes"
     pool = pool2d(op, kernel_size, stride, padding, dilation)
     (height, width), (kh, kw), (dh, dw) = input_size, pool.kernel_size, pool.dilation
@@ -72,7 +77,7 @@ def indices_to_codes(
 
 
 def pack_codes(codes: Tensor, packed_dim: int) -> Tensor:
-    """Four codes of 2x2 windows in one byte: code k of a group sits in bits 2k and 2k + 1.
+    """Packs four codes of 2x2 windows into one byte: code k of a group in bits 2k and 2k + 1.
 
     Args:
         codes: uint8 codes below 4, (N, C, h, w) or (C, h, w).
@@ -88,8 +93,8 @@ def pack_codes(codes: Tensor, packed_dim: int) -> Tensor:
     return packed.contiguous(memory_format=layout)
 
 
-def unpack_codes(packed: Tensor, size, packed_dim: int) -> Tensor:
-    """The codes of shape `size` that were packed along packed_dim; 0: they were not."""
+def unpack_codes(packed: Tensor, size: Sequence[int], packed_dim: int) -> Tensor:
+    """Returns codes of shape `size` that were packed along packed_dim, or were not if it is 0."""
     if packed_dim == 0:
         return packed
     shifts = torch.arange(0, 8, 2, dtype=torch.uint8, device=packed.device)

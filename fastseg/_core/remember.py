@@ -1,0 +1,53 @@
+"""Checks that run once for all calls that look alike."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from torch import Tensor
+
+MOST_CALLS = 4096
+"""Number of call signatures whose results are cached; the cache is emptied beyond that."""
+
+_T = TypeVar("T")
+
+
+def remember(check: Callable[..., _T]) -> Callable[..., _T]:
+    """Returns `check` with a cache, keyed by the shapes, dtypes and devices of its tensors.
+
+    In Python the checks of one call take as long as a small convolution.
+
+    Args:
+        check: a function that reads nothing else of its tensors, which may stand in lists. Its
+            other arguments must be hashable.
+    """
+    known: dict[tuple, _T] = {}
+
+    @functools.wraps(check)
+    def remembering(*arguments):
+        try:
+            key = _key(arguments)
+            found = known.get(key)
+        except (TypeError, RuntimeError):
+            # A key with symbolic sizes, as in tracing, or with a wrong argument has no hash.
+            return check(*arguments)
+        if found is None:
+            found = check(*arguments)
+            if len(known) >= MOST_CALLS:
+                known.clear()
+            known[key] = found
+        return found
+
+    return remembering
+
+
+def _key(arguments: Sequence) -> tuple:
+    key = []
+    for a in arguments:  # a generator would take longer
+        if isinstance(a, Tensor):
+            key += (a.shape, a.dtype, a.device)
+        else:
+            key.append(_key(a) if isinstance(a, (list, tuple)) else a)
+    return tuple(key)

@@ -1,0 +1,93 @@
+"""Convolution on the CPU by oneDNN, torch's own library, with prepared weights."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from fastseg import reference
+from fastseg._core.conv2d import Conv2d, in_layout_of
+from fastseg._core.formulas import ACTIVATION_IN_PLACE
+from fastseg._core.library import cpu_kernel
+from fastseg.ops.conv.cpu_costs import FUSED_OUTPUTS
+from fastseg.ops.conv.image_layout import in_layout, is_channels_last
+from fastseg.ops.conv.prepared_weights import prepared
+
+mkldnn = torch.ops.mkldnn
+if torch.backends.mkldnn.is_available():
+    run_onednn = cpu_kernel(mkldnn._convolution_pointwise.default)
+    run_onednn_add = cpu_kernel(mkldnn._convolution_pointwise.binary)
+
+NAN_TO_0 = {"relu": ("relu", []), "relu6": ("hardtanh", [0.0, 6.0])}
+"""oneDNN's names and arguments of the activations in which it turns NaN into 0."""
+
+
+def has_onednn() -> bool:
+    """Whether torch has oneDNN and the user has not turned it off."""
+    return torch._C._has_mkldnn and torch._C._get_mkldnn_enabled()
+
+
+def onednn_conv2d(
+    x, weight, bias, scale, shift, residual, conv: Conv2d, activation, dtype=torch.float32
+) -> Tensor:
+    """Convolves in `dtype` and channels_last, where oneDNN is fast at every dilation.
+
+    In contiguous layout its bits would depend on the number of threads. Its own ReLU and ReLU6 turn
+    NaN into 0. They are fused only where x is small beside the output and finite; otherwise torch's
+    activation runs after the convolution, in place.
+    """
+    channels_last, given = is_channels_last(x), x.dtype
+    if not has_onednn() or x.numel() == 0:
+        y = reference.atrous_conv2d(x, weight, bias, scale, shift, residual, *conv, activation)
+        return in_layout_of(x, y)
+    packed, offset, finite = onednn_weight(x, weight, bias, scale, shift, conv, dtype)
+    geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
+    x = in_layout(x.to(dtype), True)
+    if residual is None:
+        shape = (*x.shape[:1], weight.shape[0], *conv.output_size(x.shape[2:], weight.shape[2:]))
+        fused = activation in NAN_TO_0 and FUSED_OUTPUTS * x.numel() <= math.prod(shape)
+        if fused and finite and is_finite(x):
+            (name, scalars), activation = NAN_TO_0[activation], ""
+        elif activation == "hardswish":
+            name, scalars, activation = "hardswish", [], ""
+        else:
+            name, scalars = "none", []
+        y = run_onednn(x, packed, offset, *geometry, name, scalars, "")
+    else:
+        residual = in_layout(residual.to(dtype), True)
+        y = run_onednn_add(x, residual, packed, offset, *geometry, "add", 1.0, None, [], "")
+    if activation:
+        y = ACTIVATION_IN_PLACE[activation](y)
+    return (y if channels_last else in_layout(y, False)).to(given)
+
+
+def onednn_weight(
+    x, weight, bias, scale, shift, conv: Conv2d, dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None, bool]:
+    """Returns the weight times scale in oneDNN's form, ``bias * scale + shift``, and their sanity.
+
+    The last is whether all of their values are finite.
+    """
+
+    def prepare():
+        folded = weight.float()
+        if scale is not None:
+            folded = folded * scale.float().view(-1, 1, 1, 1)
+        packed = mkldnn._reorder_convolution_weight(
+            folded.to(dtype), conv.padding, conv.stride, conv.dilation, conv.groups, x.shape
+        )
+        offset = bias if bias is None or scale is None else bias.float() * scale.float()
+        if shift is not None:
+            offset = shift if offset is None else offset.float() + shift.float()
+        offset = None if offset is None else offset.to(dtype).contiguous()
+        finite = all(is_finite(t) for t in (folded, offset) if t is not None)
+        return packed, offset, finite
+
+    return prepared(weight, (bias, scale, shift), ("oneDNN", conv, dtype), prepare)
+
+
+def is_finite(t: Tensor) -> bool:
+    """Whether no element is NaN or infinite; false too where the sum of huge ones overflows."""
+    return math.isfinite(t.sum().item())
