@@ -1,12 +1,13 @@
 """The build of fastseg's three shared objects by one ninja graph, without importing torch.
 
 ``_C``       the CPU ops, on LibTorch's stable ABI; kernels once for each SIMD level
-``_C_cuda``  the CUDA ops, wherever nvcc is found, also beside a CPU-only torch
+``_C_cuda``  the CUDA ops, where nvcc is found and torch is a build with CUDA
 ``_host``    numpy functions by pybind11, without torch; of the CPU kernels what they call
 
 Settings, all environment variables:
-  FASTSEG_CUDA        auto (default): build _C_cuda if nvcc is there; 0: never; 1: fail without
-                      nvcc; registry: have pip install nvcc for the build (13.0, about 270 MB)
+  FASTSEG_CUDA        auto (default): build _C_cuda if nvcc is there and torch can use it; 0: never;
+                      1: also beside a CPU-only torch, and fail without nvcc; registry: have pip
+                      install nvcc for the build (13.0, about 270 MB)
   CUDA_HOME           the CUDA toolkit to use, 12.0 or later
   FASTSEG_CUDA_ARCHS  default: those of 80;86;89;90;100;120 that nvcc knows; the last as PTX too
   FASTSEG_TORCH_DIR   torch's package folder, if it is not in the target environment
@@ -38,6 +39,7 @@ OLDEST_CUDA = "12.0"  # the first with C++20
 CUDA = os.environ.get("FASTSEG_CUDA", "auto")
 CUDA_ARCHS = ("80", "86", "89", "90", "100", "120")
 CXX = os.environ.get("CXX", "g++")
+BINDINGS = "cpu/bindings.h"
 X86 = platform.machine() in ("x86_64", "AMD64")
 REGISTRY_NVCC = [
     f"nvidia-{p}==13.0.*" for p in ("cuda-nvcc", "nvvm", "cuda-crt", "cuda-runtime", "cuda-cccl")
@@ -143,6 +145,17 @@ def check_nvcc(nvcc: Path | None) -> None:
         print("fastseg: no nvcc found, building for the CPU only (see FASTSEG_CUDA in setup.py).")
 
 
+def builds_cuda() -> bool:
+    """Tells whether _C_cuda is built; a CPU-only torch could not load it, which is its default."""
+    if NVCC is None or CUDA != "auto":
+        return NVCC is not None
+    version = find_torch() / "version.py"
+    if re.search(r"^cuda\b[^=]*= None", version.read_text(), re.M) is None:
+        return True
+    print("fastseg: torch is a build without CUDA, building for the CPU only (see setup.py).")
+    return False
+
+
 def nvcc_version(nvcc: Path) -> str:
     """Returns nvcc's version, such as "13.0"."""
     found = re.search(r"release ([\d.]+)", getoutput(f"{quote(str(nvcc))} --version"))
@@ -173,6 +186,12 @@ def sources(pattern: str) -> list[str]:
     return sorted(str(p.relative_to(ROOT)) for p in ROOT.glob(pattern))
 
 
+def is_binding(source: str) -> bool:
+    """Tells whether a source includes torch: itself, or by a header of bindings."""
+    pattern = r'^#include [<"](torch/|common/tensor_checks|common/\w+/\w+_ops\.h)'
+    return bool(re.search(pattern, (ROOT / source).read_text(), re.M))
+
+
 def escaped(path: Path) -> str:
     """Returns a path for a build line of ninja."""
     return re.sub(r"([$ :])", r"$\1", str(path))
@@ -193,10 +212,16 @@ class Graph:
         target = "0x{:02x}{:02x}000000000000".format(*numbers(STABLE_ABI))
         include = f"-I{quote(f'{ROOT}/csrc')}"
         flags = "-O3 -std=c++20 -fPIC -fvisibility=hidden -Wall -Wextra -Wno-psabi"
+        # A precompiled header is found where the header itself is looked for first.
+        self.bindings = folder / "precompiled" / f"{BINDINGS}.gch"
+        include = f"-I{quote(str(folder / 'precompiled'))} {include}"
         # GCC's own AVX-512 headers trip these two warnings.
         flags += " -Wno-uninitialized -Wno-maybe-uninitialized" + " -DFASTSEG_X86" * X86
         flags += f" {include} -isystem {quote(f'{torch}/include')} -DTORCH_TARGET_VERSION={target}"
         self.compiler("cxx", f"{CXX} {flags}")
+        self.compiler("precompile", f"mkdir -p $$(dirname $out) && {CXX} {flags} -x c++-header")
+        header = escaped(ROOT / "csrc" / BINDINGS)
+        self.lines.append(f"build {escaped(self.bindings)}: precompile {header}")
         if nvcc:
             archs = cuda_archs(nvcc)
             codes = [f"-gencode arch=compute_{a},code=sm_{a}" for a in archs]
@@ -227,12 +252,13 @@ class Graph:
             "  deps = gcc",
         ]
 
-    def compile(self, source: str, flags: str = "", tag: str = "") -> Path:
-        """Compiles one source, once for each tag."""
+    def compile(self, source: str, flags: str = "", tag: str = "", binds: bool = False) -> Path:
+        """Compiles one source, once for each tag, a binding with its precompiled header."""
         target = self.folder / (source.replace("/", "_") + tag + ".o")
         rule = "nvcc" if source.endswith(".cu") else "cxx"
-        self.lines.append(f"build {escaped(target)}: {rule} {escaped(ROOT / source)}")
-        self.lines.append(f"  flags = {flags}")
+        line = f"build {escaped(target)}: {rule} {escaped(ROOT / source)}"
+        self.lines.append(line + (f" | {escaped(self.bindings)}" if binds else ""))
+        self.lines.append(f"  flags = {f'-include {BINDINGS} ' if binds else ''}{flags}")
         return target
 
     def link(self, objects: list[Path], target: Path, flags: str = "", needs: Path | None = None):
@@ -247,7 +273,8 @@ class Graph:
             The objects, from the oldest instruction set up.
         """
         kernels = sources("csrc/cpu/**/*_kernel.cpp")
-        objects = [self.compile(s) for s in sources("csrc/cpu/**/*.cpp") if s not in kernels]
+        others = [s for s in sources("csrc/cpu/**/*.cpp") if s not in kernels]
+        objects = [self.compile(s, binds=is_binding(s)) for s in others]
         for level, flags in SIMD_FLAGS.items():
             define = f"-DFASTSEG_SIMD={level}"
             objects += [self.compile(k, f"{flags} {define}", f".{level}") for k in kernels]
@@ -303,10 +330,11 @@ class NinjaBuild(build_ext):
         folder = ROOT / "build" / f"ninja-{sys.implementation.cache_tag}"
         targets = {e.name: Path(self.get_ext_fullpath(e.name)).resolve() for e in self.extensions}
         folder.mkdir(parents=True, exist_ok=True)
-        graph = Graph(folder, find_torch(), NVCC)
+        with_cuda = builds_cuda()
+        graph = Graph(folder, find_torch(), NVCC if with_cuda else None)
         objects = graph.cpu_ops(targets["fastseg._C"])
         graph.host(targets["fastseg._host"], objects)
-        if NVCC:
+        if with_cuda:
             graph.cuda_ops(targets["fastseg._C_cuda"])
         (folder / "build.ninja").write_text("\n".join(graph.lines) + "\n")
         jobs = os.environ.get("MAX_JOBS", str(os.cpu_count()))
@@ -321,15 +349,16 @@ class NinjaBuild(build_ext):
 
     def complete(self, package: Path):
         """Adds the file from which `fastseg info` describes this build."""
-        if NVCC is None:  # one of an earlier build would not fit
+        with_cuda = builds_cuda()
+        if not with_cuda:  # one of an earlier build would not fit
             (package / "_C_cuda.so").unlink(missing_ok=True)
         info = {
             "torch": torch_version(find_torch()),
             "stable_abi": STABLE_ABI,
             "compiler": getoutput(f"{CXX} --version").splitlines()[0],
             "simd": list(SIMD_FLAGS),
-            "nvcc": nvcc_version(NVCC) if NVCC else None,
-            "cuda_archs": cuda_archs(NVCC) if NVCC else [],
+            "nvcc": nvcc_version(NVCC) if with_cuda else None,
+            "cuda_archs": cuda_archs(NVCC) if with_cuda else [],
         }
         (package / "_build_info.json").write_text(json.dumps(info, indent=2) + "\n")
 
@@ -340,7 +369,7 @@ if "dist_info" in sys.argv:  # the front end has not yet downloaded the dependen
 extensions = [
     OpLibrary("fastseg._C", sources("csrc/cpu/**/*.cpp")),
     Extension("fastseg._host", sources("csrc/host/**/*.cpp")),
-    *([OpLibrary("fastseg._C_cuda", sources("csrc/cuda/**/*.c*"))] if NVCC else []),
+    *([OpLibrary("fastseg._C_cuda", sources("csrc/cuda/**/*.c*"))] if builds_cuda() else []),
 ]
 
 setup(

@@ -53,6 +53,13 @@ MOVED = {
     "ops.im2col_conv2d": "ops.conv.im2col_conv2d",
     "ops.image_layout": "ops.conv.image_layout",
     "ops.separable_atrous_conv2d": "ops.conv.separable_atrous_conv2d",
+    # Pickles of optimised models name these.
+    "optimize.calls": "optimize.blocks.calls",
+    "optimize.convolve": "optimize.blocks.convolve",
+    "optimize.guard": "optimize.blocks.guard",
+    "optimize.modules": "optimize.blocks.modules",
+    "optimize.program": "optimize.blocks.program",
+    "optimize.swap": "optimize.blocks.swap",
 }
 """New names by old ones, both without ``fastseg.``."""
 
