@@ -31,8 +31,10 @@ run: $(BUILT) $(if $(IMAGE),,$(VENV)/.photo)
 	@$(BIN)/fastseg segment --crf --beside segnet_basic_camvid --compare -o "$(OUTPUT)" \
 	  "$(or $(IMAGE),$(shell cat $(VENV)/.photo 2>/dev/null || true))"
 
+# A file's tests run in one process. Threads of one process that wait for work would keep the
+# processors from the other's.
 test: $(BUILT) $(VENV)/.test
-	$(BIN)/python -m pytest -q
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 
 bench: $(BUILT)
 	$(BIN)/python -m benchmarks.atrous_conv2d
@@ -57,7 +59,7 @@ $(BUILT): $(VENV)/.torch $(SOURCES)
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.torch pyproject.toml
-	$(PIP) pytest pytest-benchmark ruff clang-format safetensors triton
+	$(PIP) pytest pytest-benchmark pytest-xdist ruff clang-format safetensors triton
 	@touch $@
 
 # A photo under a free licence (CC BY 2.0, by valse): china.jpg of scikit-learn.

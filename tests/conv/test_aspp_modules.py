@@ -40,7 +40,14 @@ PAIRS = (
     ({"image_pooling": False}, {"pool": False}),
     ({"project_kernel_size": 3}, {"project": 3}),
 )
-each_pair = pytest.mark.parametrize(("options", "other"), PAIRS, ids=str)
+
+
+def name_of(value):
+    """The same name in every process, which a function's address is not."""
+    return str(list(value) if isinstance(value, dict) else value)
+
+
+each_pair = pytest.mark.parametrize(("options", "other"), PAIRS, ids=name_of)
 
 
 @each_layout
@@ -162,7 +169,7 @@ def test_changes_and_copies():
 @pytest.mark.parametrize(
     ("options", "other", "training"),
     [(*PAIRS[0], True), (*PAIRS[0], False), (*PAIRS[1], False)],
-    ids=str,
+    ids=name_of,
 )
 def test_compile(options, other, training):
     ours, _ = pair_of(options, rates=(2,), **other)
