@@ -1,3 +1,5 @@
+// Which taps are live at which outputs of an axis, computed once for each call.
+
 #include "cpu/conv/conv2d_taps.h"
 
 #include <algorithm>

@@ -1,3 +1,5 @@
+// How the product of a weight gradient is cut into tasks and its operands into panels.
+
 #include "cpu/conv/dense_conv2d_weight_grad_plan.h"
 
 namespace fastseg::cpu {

@@ -1,3 +1,5 @@
+// The memory that a task of Winograd convolution needs, without torch.
+
 #include "cpu/conv/winograd_conv2d.h"
 
 namespace fastseg::cpu {

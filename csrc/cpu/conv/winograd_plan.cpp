@@ -1,3 +1,5 @@
+// How Winograd convolution is cut into tasks that fit the caches.
+
 #include "cpu/conv/winograd_plan.h"
 
 #include <algorithm>

@@ -1,4 +1,5 @@
 #pragma once
+// The arguments of max-pooling's kernels, and their declarations.
 #include <cstdint>
 
 #include "common/pool/pool2d.h"

@@ -1,4 +1,5 @@
 #pragma once
+// The arguments of max-unpooling's kernels, of its gradient's, and their declarations.
 #include <atomic>
 #include <cstdint>
 
