@@ -379,9 +379,12 @@ setup(
         *(
             ".".join(p.parent.relative_to(ROOT).parts)
             for p in sorted(ROOT.glob("fastseg/**/__init__.py"))
-            if p.parent != ROOT / "fastseg/kernels"
+            if "kernels" not in p.relative_to(ROOT).parts
         ),
-        "fastseg.kernels",
+        *(
+            ".".join(("fastseg", *p.parent.relative_to(ROOT).parts))
+            for p in sorted(ROOT.glob("kernels/**/__init__.py"))
+        ),
     ],
     package_dir={"": "."},
     package_data={"fastseg": ["py.typed", "_build_info.json", "weights/*.pt", "weights/README.md"]},

@@ -93,7 +93,7 @@ def deeplabv2(
             "largefov" (12).
         scales: factors of the image's size; the output is the largest score over all of them.
         aux: whether to add an auxiliary head; the output is then a dict.
-        dilation_style: of a ResNet, "torchvision" or "paper"; see
+        dilation_style: a ResNet's style, "torchvision" or "paper"; see
             :func:`~fastseg.models.backbones.dilation.dilated_stages`.
         align_corners: how images and scores are resized; True in Caffe, False in kazuto1011's
             PyTorch model.

@@ -71,7 +71,7 @@ class NumPyType:
 
 
 class Unpickler(pickle._Unpickler):
-    """``pickle.Unpickler`` for torch.load, which derives from it and sets ``persistent_load``."""
+    """An unpickler for torch.load, which derives from it and sets ``persistent_load``."""
 
     dispatch: ClassVar[dict[int, Callable[..., Any]]] = dict(pickle._Unpickler.dispatch)
 

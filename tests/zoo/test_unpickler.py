@@ -74,7 +74,7 @@ def test_the_watch_sees_what_an_ordinary_pickle_does(watch, tmp_path, monkeypatc
     ordinary = types.SimpleNamespace(
         __name__="pickle", load=None, Unpickler=unpickler.pickle.Unpickler
     )
-    monkeypatch.setattr(checkpoint, "_unpickler", ordinary)
+    monkeypatch.setattr(checkpoint, "unpickler", ordinary)
     with pytest.raises(AssertionError, match=r"'os\.mkdir'"):
         watch.load(path)
     assert (tmp_path / "canary").exists()

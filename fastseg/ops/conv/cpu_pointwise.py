@@ -44,7 +44,7 @@ def pointwise_conv2d(
     activation: str = "",
     residual: Tensor | None = None,
 ) -> Tensor | None:
-    """``act((conv2d(x, weight) + bias) * scale + shift + residual)`` in channels_last.
+    """Returns ``act((conv2d(x, weight) + bias) * scale + shift + residual)`` in channels_last.
 
     Args:
         x: (N, Ci, H, W), contiguous, float32.
