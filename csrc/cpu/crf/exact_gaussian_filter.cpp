@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "common/crf/exact_gaussian_filter_ops.h"
-#include "cpu/memory/buffer.h"
 #include "cpu/crf/exact_gaussian_filter_order.h"
+#include "cpu/memory/buffer.h"
 #include "cpu/threads/parallel.h"
 #include "cpu/threads/torch_tasks.h"
 

@@ -5,12 +5,12 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "cpu/memory/buffer.h"
 #include "cpu/crf/permutohedral_simplex.h"
+#include "cpu/memory/buffer.h"
 
 namespace fastseg::cpu {
 
-// What additions turn a vertex into others; see common/permutohedral.h.
+// What additions turn a vertex into others; see common/crf/permutohedral.h.
 template <class Key>
 class KeySteps {
  public:

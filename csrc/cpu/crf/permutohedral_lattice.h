@@ -71,7 +71,7 @@ enum class LatticeArray {
 using LatticeAllocator = std::function<void*(LatticeArray, int64_t elements)>;
 
 // Builds a lattice in the allocator's memory. vertex_count (batch): the vertices of each image that
-// points touch (and the origin's, see common/permutohedral.h), before dilation.
+// points touch (and the origin's, see common/crf/permutohedral.h), before dilation.
 //
 // Throws std::runtime_error for features that are NaN, infinite or too large, for keys beyond 128
 // bits and for 2^31 entries or more; messages begin with `name`.

@@ -1,11 +1,12 @@
 // The simplex of every point: the key of its vertex 0, the order of its coordinates, the weights of
-// its vertices (common/permutohedral.h), one point a lane.
+// its vertices (common/crf/permutohedral.h), one point a lane.
 //
 // d features in, d + 1 weights, a key and an order out: for d = 5 and float32, 20 bytes in and 36
 // out for about 200 vector operations, most of them the 15 comparisons and the 36 selections by
 // rank. Both are far below what the tables of vertices cost.
 
-// Each product is rounded before it is added, on every instruction set: see common/permutohedral.h.
+// Each product is rounded before it is added, on every instruction set: see
+// common/crf/permutohedral.h.
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC optimize("fp-contract=off")
 #endif

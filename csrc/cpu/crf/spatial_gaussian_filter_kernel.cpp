@@ -12,8 +12,8 @@
 #include <algorithm>
 #include <memory>
 
-#include "cpu/simd/simd.h"
 #include "cpu/crf/spatial_gaussian_filter.h"
+#include "cpu/simd/simd.h"
 
 namespace fastseg::cpu::FASTSEG_SIMD {
 namespace {

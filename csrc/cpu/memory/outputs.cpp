@@ -1,4 +1,4 @@
-// Outputs on the CPU: large ones in memory that is kept (cpu/kept_memory.h), which torch's
+// Outputs on the CPU: large ones in memory that is kept (cpu/memory/kept_memory.h), which torch's
 // allocator would fault in anew for each.
 
 #include <torch/csrc/stable/ops.h>

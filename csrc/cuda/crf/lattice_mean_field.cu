@@ -65,7 +65,7 @@ __device__ inline Labels logits(const MeanFieldPass& op, const PointTile& tile, 
     const SliceEntry<float>* entries = term.slice + (term.shared ? point : at) * term.corners;
     const float* vertices = term.vertices + tile.image * term.vertices_copy + label;
     const Labels sum =
-        slice_point<4>(term.corners, [entries](int c) { return entries[c]; }, vertices, packs * 4);
+        slice_point<4>(term.corners, [entries](int c) { return entries[c]; }, vertices, packs);
     // By lattice: sums without normalisation are so large that another rounding shows in Q.
     const Labels scale = load_pack<4>(term.scale + label);
 #pragma unroll
@@ -183,9 +183,9 @@ __device__ inline void splat(const MeanFieldPass& op, const PointTile& tile,
     float* sums = term.sums + tile.image * term.sums_copy + int64_t{first_row} * packs * 4;
     for (int i = threadIdx.x; i < rows * packs; i += kThreads) {
       const int r = i / packs, label = (i - r * packs) * 4;
-      const int* starts = term.starts + first_row + r;
-      store_pack_global(sums + int64_t{i} * 4, splat_row<4>(term.splat, starts[0], starts[1],
-                                                            q + label, first_point, pitch));
+      const Labels sum =
+          splat_row<4>(term.splat, term.starts, first_row + r, q, first_point, pitch, label);
+      store_pack_global(sums + int64_t{i} * 4, sum);
     }
   }
 }

@@ -78,8 +78,7 @@ __global__ void __launch_bounds__(kThreads) permutohedral_tile_splat(Splat<T> op
   for (int i = threadIdx.x; i < tile.rows * op.packs; i += kThreads) {
     const int r = i / op.packs, row = tile.row + r, channel = (i - r * op.packs) * V;
     store_pack_global(op.rows + int64_t{row} * op.packs * V + channel,
-                      splat_row<V>(op.entries, op.starts[row], op.starts[row + 1], staged + channel,
-                                   tile.first, pitch));
+                      splat_row<V>(op.entries, op.starts, row, staged, tile.first, pitch, channel));
   }
 }
 
@@ -160,7 +159,7 @@ __global__ void __launch_bounds__(kThreads) permutohedral_slice(Slice<T> op) {
     const T* weights = lattice.barycentric + block.first_entry + p * corners;
     const int* const simplex = vertices + p * corners;
     const auto corner = [=](int c) { return SliceEntry<T>{weights[c], simplex[c]}; };
-    Pack<T, V> sum = slice_point<V>(corners, corner, op.vertex_rows + channel, op.packs * V);
+    Pack<T, V> sum = slice_point<V>(corners, corner, op.vertex_rows + channel, op.packs);
 #pragma unroll
     for (int k = 0; k < V; ++k) sum.v[k] *= op.gain;
     store_pack(turned + p * pitch + channel, sum);

@@ -11,28 +11,32 @@
 
 namespace fastseg::cuda {
 
-// Over the entries [first, last). values: the pack of point first_point; points are `pitch` apart.
+// Over a row's entries, [starts[row], starts[row + 1]). values: those of point first_point, whose
+// pack begins at `channel`; points are `pitch` apart. The pointers come by reference: a kernel then
+// reads them from its arguments again, where registers are few.
 template <int V, class T>
-__device__ inline Pack<T, V> splat_row(const SplatEntry<T>* entries, int first, int last,
-                                       const T* values, int first_point, int pitch) {
+__device__ inline Pack<T, V> splat_row(const SplatEntry<T>* const& entries,
+                                       const int* const& starts, int row, const T* values,
+                                       int first_point, int pitch, int channel) {
+  const int last = starts[row + 1];
   Pack<T, V> sum{};
 #pragma unroll 4
-  for (int e = first; e < last; ++e) {
+  for (int e = starts[row]; e < last; ++e) {
     const SplatEntry<T> entry = entries[e];
-    sum.add(entry.weight, load_pack<V>(values + (entry.point - first_point) * pitch));
+    sum.add(entry.weight, load_pack<V>(values + (entry.point - first_point) * pitch + channel));
   }
   return sum;
 }
 
-// corner(c): a SliceEntry. rows: the pack of vertex 0; vertices are `pitch` apart.
+// corner(c): a SliceEntry. rows: the pack of vertex 0; vertices are `packs` packs apart.
 template <int V, class T, class Corner>
 __device__ inline Pack<T, V> slice_point(int corners, const Corner& corner, const T* rows,
-                                         int pitch) {
+                                         int packs) {
   Pack<T, V> sum{};
 #pragma unroll 3
   for (int c = 0; c < corners; ++c) {
     const SliceEntry<T> entry = corner(c);
-    sum.add(entry.weight, load_pack<V>(rows + int64_t{entry.vertex} * pitch));
+    sum.add(entry.weight, load_pack<V>(rows + int64_t{entry.vertex} * packs * V));
   }
   return sum;
 }
