@@ -93,7 +93,7 @@ inline Tensor dense(const Tensor& x, bool channels_last) {
       x, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
-// An empty tensor on the device of `like`: where outputs come from (cpu/outputs.cpp,
+// An empty tensor on the device of `like`: where outputs come from (cpu/memory/outputs.cpp,
 // cuda/outputs.cpp).
 Tensor empty_strided_like(const Tensor& like, const std::vector<int64_t>& size,
                           const std::vector<int64_t>& strides, ScalarType dtype);

@@ -56,8 +56,8 @@ struct UnpoolArgs {
     }
     FASTSEG_CHECK(
         std::vector<int64_t>(index_tensor.sizes().begin(), index_tensor.sizes().end()) == expected,
-        op, ": indices must have shape ", to_string(expected), " for ", image_name,
-        " of shape ", to_string(image.sizes()), ", got ", to_string(index_tensor.sizes()));
+        op, ": indices must have shape ", to_string(expected), " for ", image_name, " of shape ",
+        to_string(image.sizes()), ", got ", to_string(index_tensor.sizes()));
     if (by_code && batch > 0) check_reach(pool.h, "height"), check_reach(pool.w, "width");
     indices = dense(index_tensor, channels_last);
   }

@@ -98,7 +98,7 @@ void walk_vector(const ChannelsLastDepthwiseConv2d<T>& op, const Row<T>& row, co
     FASTSEG_UNROLL
     for (int q = 0; q < Q; ++q) {
       V first = {};
-      if (live) {
+      if constexpr (live) {
         const int64_t pixel = at + q * channels;
         FASTSEG_UNROLL
         for (int i = 0; i < kRows; ++i) {
@@ -111,7 +111,7 @@ void walk_vector(const ChannelsLastDepthwiseConv2d<T>& op, const Row<T>& row, co
         }
         if (next) __builtin_prefetch(next + pixel, 0, 2);
       }
-      if (complete) {
+      if constexpr (complete) {
         const int64_t place = out + q * channels;
         put<T, L, stream>(y + place, finish<T, L, smooth>(epilogue, terms, third[q], place));
       }
@@ -121,18 +121,23 @@ void walk_vector(const ChannelsLastDepthwiseConv2d<T>& op, const Row<T>& row, co
     at += step;
     out += step;
   };
-  // The loop that counts is compiled for itself; both its ends are one piece of code.
-  const auto advance_at_end = [&](int64_t m) {
-    advance(chain.live_begin <= m && m < chain.live_end, m >= 2);
-  };
   constexpr std::true_type yes;
-  const int64_t whole = std::max<int64_t>(chain.live_begin, 2), end = chain.count + 2;
-  for (int64_t m = 0; m < end; ++m) {
-    if (m == whole) {
+  constexpr std::false_type no;
+  const int64_t end = chain.count + 2;
+  for (int64_t m = 0; m < end;) {
+    const bool live = chain.live_begin <= m && m < chain.live_end;
+    if (live && m >= 2) {
       for (; m < chain.live_end; ++m) advance(yes, yes);
-      if (m == end) break;
+      continue;
     }
-    advance_at_end(m);
+    if (live) {
+      advance(yes, no);
+    } else if (m >= 2) {
+      advance(no, yes);
+    } else {
+      advance(no, no);
+    }
+    ++m;
   }
 }
 

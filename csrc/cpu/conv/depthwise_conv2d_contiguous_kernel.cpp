@@ -81,13 +81,14 @@ void compute_vectors(const ContiguousDepthwiseConv2d<T>& op, const Region<T>& re
   }
 }
 
-// Full vectors and those of eight have code for each usual number of taps.
+// Full vectors, those of eight, and single pixels, which columns at the edge are, have code for
+// each usual number of taps.
 template <class T, bool smooth, int L>
 void compute_rows(const ContiguousDepthwiseConv2d<T>& op, const Region<T>& region) {
   constexpr bool kFull = kSpecialForms<T> && L == kLanes<T>;
   const size_t taps = region.offsets.size();
   if (op.columns.source_step == 1) {
-    if constexpr (kFull || (kSpecialForms<T> && L == 8)) {
+    if constexpr (kFull || (kSpecialForms<T> && (L == 8 || L == 1))) {
       switch (taps) {
         case 1:
           return compute_vectors<T, 1, 1, smooth, L>(op, region);

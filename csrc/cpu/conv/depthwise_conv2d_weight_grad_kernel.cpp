@@ -157,6 +157,7 @@ void add_region(const Region<T>& region, int64_t source_step, double* totals) {
   if constexpr (L == kLanes<T> && M % 3 == 0) {
     if (source_step == 2) return add_region<T, M, L, 2>(region, source_step, totals);
   }
+  if constexpr (L == 1) return add_region<T, M, L, 0>(region, source_step, totals);
   // Pixels that lie apart are gathered one by one, whatever the number of taps.
   Region<T> tap = region;
   for (int t = 0; t < M; ++t, ++tap.taps) add_region<T, 1, L, 0>(tap, source_step, totals);
@@ -231,7 +232,7 @@ void depthwise_weight_grad_channels_last(const ChannelsLastDepthwiseWeightGrad<T
                                                          step, grad + p * channels, pixels,
                                                          channels, c, sums);
               };
-              if constexpr (L == kLanes<T>) {
+              if constexpr (L == kLanes<T> || L == 8) {
                 add(group, t);
               } else {  // the last few channels
                 for (int k = 0; k < M; ++k) add(std::integral_constant<int, 1>{}, t + k);

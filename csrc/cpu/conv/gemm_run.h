@@ -1,5 +1,5 @@
 #pragma once
-// What the callers of matrix products (cpu/gemm_tile.h) say of their operands.
+// What the callers of matrix products (cpu/conv/gemm_tile.h) say of their operands.
 
 #include <cstdint>
 

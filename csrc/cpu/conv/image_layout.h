@@ -2,8 +2,8 @@
 // Images of floats between layouts, several times as fast as torch's copy does it.
 
 #include "common/tensor_checks.h"
-#include "cpu/threads/torch_tasks.h"
 #include "cpu/conv/transpose.h"
+#include "cpu/threads/torch_tasks.h"
 
 namespace fastseg::cpu {
 

@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "common/host_device.h"
-#include "cpu/simd/simd.h"
 #include "cpu/conv/transpose.h"
+#include "cpu/simd/simd.h"
 
 namespace fastseg::cpu::FASTSEG_SIMD {
 namespace {

@@ -11,8 +11,8 @@
 
 #include "common/conv/conv2d_epilogue.h"
 #include "cpu/conv/gemm_run.h"
-#include "cpu/simd/simd_level.h"
 #include "cpu/conv/winograd_plan.h"
+#include "cpu/simd/simd_level.h"
 
 namespace fastseg::cpu {
 

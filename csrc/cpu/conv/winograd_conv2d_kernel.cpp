@@ -101,7 +101,8 @@ void transform_input(const float* const* pixels, int64_t channel, int64_t depth,
 }
 
 // The outputs of one tile, (rows, columns) vectors of the channels from `channel`, those within the
-// image. Not a part of the transforms, so that they hold no copy of it for each of their outputs.
+// image. It is no part of most transforms, so that they hold no copy of it for each of their
+// outputs.
 template <int L>
 [[gnu::noinline]] void store_outputs(const WinogradConv2d& op, const PieceShape& y_piece,
                                      const PieceShape& x_piece, int64_t image, int64_t y, int64_t x,
@@ -124,6 +125,10 @@ template <int L>
     }
   }
 }
+
+// Whether pieces of a kind cover most of an image where lines are long.
+template <class P>
+inline constexpr bool kInMostTiles = std::is_same_v<P, Pair> || std::is_same_v<P, Four>;
 
 // The products of one tile, `step` apart, to its outputs.
 template <class Y, class X>
@@ -148,6 +153,27 @@ void transform_output(const WinogradConv2d& op, int64_t image, int64_t y, int64_
       combine_rows<X::kOutput, X::kOutputs, X::kProducts, 1>(
           half + i * X::kProducts, out + i * X::kOutputs,
           std::make_integer_sequence<int, X::kOutputs>{});
+    }
+    if constexpr (kInMostTiles<Y> && kInMostTiles<X> && L > 1) {
+      if (!is_smooth(op.epilogue.activation)) {  // from registers, without a way through memory
+        const auto terms = channel_terms<float, L>(op.epilogue, first_channel + c);
+        FASTSEG_UNROLL
+        for (int i = 0; i < Y::kOutputs; ++i) {
+          const int64_t row = y + i * op.y_axis.dilation;
+          if (row >= op.y_axis.size) break;
+          FASTSEG_UNROLL
+          for (int j = 0; j < X::kOutputs; ++j) {
+            const int64_t column = x + j * op.x_axis.dilation;
+            if (column >= op.x_axis.size) break;
+            const int64_t at =
+                ((image * op.y_axis.size + row) * op.x_axis.size + column) * op.y_step +
+                first_channel + c;
+            S::store(op.y + at,
+                     finish<float, L, false>(op.epilogue, terms, out[i * X::kOutputs + j], at));
+          }
+        }
+        return;
+      }
     }
     store_outputs<L>(op, shape_of<Y>(), shape_of<X>(), image, y, x, first_channel + c, out);
   });

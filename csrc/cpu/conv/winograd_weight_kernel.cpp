@@ -5,8 +5,8 @@
 #include <algorithm>
 
 #include "common/host_device.h"
-#include "cpu/simd/simd.h"
 #include "cpu/conv/winograd_conv2d.h"
+#include "cpu/simd/simd.h"
 
 namespace fastseg::cpu::FASTSEG_SIMD {
 namespace {

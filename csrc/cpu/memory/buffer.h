@@ -1,7 +1,7 @@
 #pragma once
-// A kernel's own arrays, in memory that is kept for the next ones (cpu/kept_memory.h). In large
-// pages where they hold any: rows that are read in any order outrun the few hundred pages whose
-// addresses a processor remembers.
+// A kernel's own arrays, in memory that is kept for the next ones (cpu/memory/kept_memory.h). In
+// large pages where they hold any: rows that are read in any order outrun the few hundred pages
+// whose addresses a processor remembers.
 
 #include <cstdint>
 #include <memory>

@@ -9,10 +9,10 @@
 #include <algorithm>
 #include <limits>
 
+#include "cpu/conv/window_taps.h"
 #include "cpu/pool/max_pool2d.h"
 #include "cpu/pool/row_writer.h"
 #include "cpu/simd/simd.h"
-#include "cpu/conv/window_taps.h"
 
 namespace fastseg::cpu::FASTSEG_SIMD {
 namespace {

@@ -6,10 +6,10 @@
 
 #include <algorithm>
 
+#include "cpu/conv/window_taps.h"
 #include "cpu/pool/max_unpool2d.h"
 #include "cpu/pool/row_writer.h"
 #include "cpu/simd/simd.h"
-#include "cpu/conv/window_taps.h"
 
 namespace fastseg::cpu::FASTSEG_SIMD {
 namespace {

@@ -1,4 +1,5 @@
-// fastseg::pack_codes on the CPU: four codes of 2x2 windows into one byte (common/packed_codes.h).
+// fastseg::pack_codes on the CPU: four codes of 2x2 windows into one byte
+// (common/pool/packed_codes.h).
 
 #include <torch/csrc/stable/library.h>
 

@@ -1,5 +1,5 @@
 #pragma once
-// The codes that the kernels read, one or four of them in a byte (common/packed_codes.h).
+// The codes that the kernels read, one or four of them in a byte (common/pool/packed_codes.h).
 
 #include <cstdint>
 

@@ -6,8 +6,8 @@
 #include <cstdint>
 
 #include "common/pool/pool2d.h"
-#include "cuda/pool/codes.h"
 #include "cuda/dtype.h"
+#include "cuda/pool/codes.h"
 
 namespace fastseg::cuda {
 

@@ -1,4 +1,4 @@
-// Four codes of 2x2 windows into one byte (common/packed_codes.h).
+// Four codes of 2x2 windows into one byte (common/pool/packed_codes.h).
 //
 // Floor: 1 byte in and 1/4 byte out for each code.
 

@@ -1,5 +1,5 @@
 #pragma once
-// Four codes of 2x2 windows into one byte (common/packed_codes.h).
+// Four codes of 2x2 windows into one byte (common/pool/packed_codes.h).
 
 #include <cuda_runtime_api.h>
 
