@@ -162,14 +162,11 @@ void pool_stretch(const Pool2d& pool, WindowTaps& window_taps, const T* plane, i
       const T* p = plane + window_taps.origin(i, j);
       T* v = values + (j - first);
       uint8_t* k = codes + (j - first);
-      switch (w.stride) {
-        case 1:
-          return pool_windows<lanes, 0, 1>(taps, p, 1, load, v, k);
-        case 2:
-          return pool_windows<lanes, 0, 2>(taps, p, 2, load, v, k);
-        default:
-          return pool_windows<lanes, 0, 0>(taps, p, w.stride, load, v, k);
+      if constexpr (kSpecialForms<T>) {
+        if (w.stride == 1) return pool_windows<lanes, 0, 1>(taps, p, 1, load, v, k);
+        if (w.stride == 2) return pool_windows<lanes, 0, 2>(taps, p, 2, load, v, k);
       }
+      pool_windows<lanes, 0, 0>(taps, p, w.stride, load, v, k);
     });
   }
   one_by_one(inner_end, end);
@@ -219,8 +216,8 @@ void channels_last(const MaxPool2d<T, Scale>& op, const Affine& prologue, int64_
             pool_windows<lanes, count, 1>(taps, p + stretch + c, 1, load, v + c, k + c);
           });
         };
-        if (taps.count == 4) {
-          pool_channels(std::integral_constant<int, 4>{});
+        if (kSpecialForms<T> && taps.count == 4) {
+          pool_channels(std::integral_constant<int, kSpecialForms<T> ? 4 : 0>{});
         } else {
           pool_channels(std::integral_constant<int, 0>{});
         }
