@@ -203,6 +203,7 @@ def write_tables() -> None:
     )
     files = {
         "convolution": ratio_table(conv, conv_columns, op_and_shape),
+        "aspp": ratio_table([c for c in conv if c.op == "aspp"], conv_columns, op_and_shape),
         "convolution_plot": plot("convolution", conv, op_and_shape),
         "grid": ratio_table(ordered, conv_columns, op_and_shape),
         "grid_summary": summary,
