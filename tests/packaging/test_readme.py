@@ -11,8 +11,14 @@ import torch
 from tests.packaging.pages import README, ROOT, blocks, run_examples
 
 MACHINE = "amd_epyc_avx512_2_threads"
-TORCH = ("eager", "channels_last", "compile", "eager contiguous", "eager channels_last",
-         "torch.compile")  # fmt: skip
+TORCH = (
+    "eager",
+    "channels_last",
+    "compile",
+    "eager contiguous",
+    "eager channels_last",
+    "torch.compile",
+)
 """Names of torch's candidates in the CSV files."""
 
 RATIOS = {
@@ -26,9 +32,11 @@ RATIOS = {
 }
 """By how a row of the table begins: the file, the op, fastseg's candidate."""
 
-SHAPES = {"aspp": "1x2048x65x65 -> 256, rates (12, 24, 36)",
-          "max_pool2d": "contiguous float32",
-          "dense_crf": "500x375x21, 3, 80/13, 10 iterations"}  # fmt: skip
+SHAPES = {
+    "aspp": "1x2048x65x65 -> 256, rates (12, 24, 36)",
+    "max_pool2d": "contiguous float32",
+    "dense_crf": "500x375x21, 3, 80/13, 10 iterations",
+}
 """How the shape ends of the cases that a row is about, where the op has several."""
 
 
