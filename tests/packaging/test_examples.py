@@ -49,6 +49,7 @@ def test_replace_pydensecrf():
 
 def test_train_crf_layer(one_thread):
     losses = load("train_crf_layer.py")["main"](["--steps", "12", "--size", "16"])
+    assert min(losses) > 0, "a negative logarithm of probabilities"
     assert np.mean(losses[-3:]) < 0.5 * losses[0]
 
 
