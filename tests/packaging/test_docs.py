@@ -83,3 +83,13 @@ def test_every_page_is_reached():
             entries = [line for line in block.splitlines() if line and not line.startswith(":")]
             listed |= {(page.parent / f"{entry}.md").resolve() for entry in entries}
     assert {page for page in DOCS if page != ROOT / "docs" / "index.md"} == listed
+
+
+def test_the_version_is_the_same_everywhere():
+    (version,) = re.findall(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), flags=re.M)
+    citation = (ROOT / "CITATION.cff").read_text()
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    assert re.findall(r"^version: (.*)", citation, flags=re.M) == [version]
+    released = re.findall(r"^## (\d\S*) - (\S+)", changes, flags=re.M)
+    dates = re.findall(r'^date-released: "(.*)"', citation, flags=re.M)
+    assert [released[0]] == [(version, date) for date in dates]
