@@ -27,7 +27,7 @@ myst_heading_anchors = 3
 default_role = "py:obj"  # what docstrings put in single backticks is a name
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True}
 python_maximum_signature_line_length = 88
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
@@ -40,3 +40,13 @@ html_static_path = ["static"]
 html_css_files = ["fastseg.css"]
 html_copy_source = False
 html_math_renderer = "mathml"
+
+
+def _leave_out_fields(app, what, name, member, skip, options) -> bool | None:
+    """Leaves out a NamedTuple's fields, which its docstring describes among its attributes."""
+    return True if type(member).__name__ == "_tuplegetter" else None
+
+
+def setup(app) -> None:
+    """Registers what is left out of the API pages."""
+    app.connect("autodoc-skip-member", _leave_out_fields)
