@@ -2,6 +2,7 @@
 # make test   the whole suite
 # make bench  the ops beside what one would use instead
 # make lint   ruff and clang-format
+# make docs   the documentation, in build/docs
 
 PYTHON ?= python3
 VENV := .venv
@@ -23,7 +24,7 @@ NVCC_PACKAGES := $(foreach p,cuda-nvcc nvvm cuda-crt cuda-runtime cuda-cccl,"nvi
 endif
 endif
 
-.PHONY: run test bench lint clean
+.PHONY: run test bench lint docs clean
 
 run: $(BUILT) $(if $(IMAGE),,$(VENV)/.photo)
 	@$(BIN)/fastseg info
@@ -46,8 +47,13 @@ lint: $(BUILT) $(VENV)/.test
 	$(BIN)/ruff format --check .
 	find csrc tests \( -name '*.cpp' -o -name '*.cu' -o -name '*.h' \) | xargs $(BIN)/clang-format --dry-run -Werror
 
+# A warning is an error: a name or a page that is not there, a docstring that is no reST.
+docs: $(BUILT) $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going -q -E -b html docs build/docs
+	@echo "build/docs/index.html"
+
 clean:
-	rm -rf build $(VENV) *.egg-info fastseg/*.so fastseg/_build_info.json
+	rm -rf build docs/_generated $(VENV) *.egg-info fastseg/*.so fastseg/_build_info.json
 
 $(VENV)/.torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -60,6 +66,10 @@ $(BUILT): $(VENV)/.torch $(SOURCES)
 
 $(VENV)/.test: $(VENV)/.torch pyproject.toml
 	$(PIP) pytest pytest-benchmark pytest-xdist ruff clang-format safetensors triton
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.torch pyproject.toml
+	$(PIP) sphinx furo myst-parser latex2mathml matplotlib
 	@touch $@
 
 # A photo under a free licence (CC BY 2.0, by valse): china.jpg of scikit-learn.

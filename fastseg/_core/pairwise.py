@@ -95,8 +95,8 @@ class PairwiseFeatures:
     """A term of any features f, whose Gaussian is ``k(i, j) = exp(-|f_i - f_j|^2 / 2)``.
 
     Args:
-        features: (B, d, *spatial), (1, d, *spatial) for all images, or (d, H, W) with an unbatched
-            unary; d from 1 to 8, already divided by their bandwidths. Differentiable.
+        features: ``(B, d, *spatial)``, ``(1, d, *spatial)`` for all images, or (d, H, W) with an
+            unbatched unary; d from 1 to 8, already divided by their bandwidths. Differentiable.
         compatibility: what two labels cost each other: a number w (Potts), (L,) or (L, L), with the
             signs of :class:`PairwiseGaussian`. A tensor can be trained.
         normalization: what the sums over j are divided by: "symmetric", "before", "after" or

@@ -33,7 +33,7 @@ class DenseCRF(nn.Module):
     ``log=True`` is not ``q.log()``: it is finite, with a gradient, where Q underflows.
 
     Args:
-        num_labels: L.
+        num_labels: the number of labels L.
         pairwise: terms of positions and of an image. Their numbers are where training starts; a
             term's compatibility is a number w or L of them, the costs of :class:`PairwiseGaussian`
             being negative weights: ``w_m = w`` or ``w_m = -mu``. Features of one's own change with

@@ -47,7 +47,7 @@ def optimize_(
     evaluation and no gradient is needed.
 
     Mode "infer" is for a model in evaluation: batch norms are folded once, into constants.
-    load_state_dict() folds them again; other changes of their tensors need a new optimize_.
+    load_state_dict() folds them again; other changes of their tensors need ``optimize_`` again.
     train() raises. On the CPU convolutions compute in channels_last, whatever the input's layout,
     and so are outputs; code of the model that calls view() across channels does not run then.
 

@@ -10,6 +10,7 @@
 // Floor: to read x and grad once.
 
 #include <algorithm>
+#include <memory>
 
 #include "common/host_device.h"
 #include "cpu/conv/depthwise_conv2d_weight_grad.h"
@@ -170,9 +171,9 @@ void depthwise_weight_grad_contiguous(const ContiguousDepthwiseWeightGrad<T>& op
                                       int64_t end) {
   const int64_t width = op.columns.size, source_width = op.columns.source_size;
   std::vector<RegionTap> taps;
-  std::vector<double> totals(op.taps());
+  const std::unique_ptr<double[]> totals(new double[op.taps()]);
   for (int64_t channel = begin; channel < end; ++channel) {
-    std::fill(totals.begin(), totals.end(), 0.0);
+    std::fill_n(totals.get(), op.taps(), 0.0);
     for (int64_t n = 0; n < op.batch; ++n) {
       const int64_t plane = n * op.channels + channel;
       const T* x = op.x + plane * op.rows.source_size * source_width;
@@ -189,7 +190,7 @@ void depthwise_weight_grad_contiguous(const ContiguousDepthwiseWeightGrad<T>& op
                                    width,
                                    rows.count,
                                    columns.count};
-            add_region<T, M, kLanes<T>>(region, op.columns.source_step, totals.data());
+            add_region<T, M, kLanes<T>>(region, op.columns.source_step, totals.get());
           });
         }
       }

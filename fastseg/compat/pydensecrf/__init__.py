@@ -167,7 +167,7 @@ class DenseCRF:
         kernel: int = DIAG_KERNEL,
         normalization: int = NORMALIZE_SYMMETRIC,
     ) -> None:
-        """Adds a term with the Gaussian exp(-1/2 |f_i - f_j|^2).
+        """Adds a term with the Gaussian ``exp(-1/2 |f_i - f_j|^2)``.
 
         Args:
             features: the features, C-contiguous float32 (d, n), d 1 to 8, in units of their

@@ -72,7 +72,7 @@ class PermutohedralLattice:
     constants; values have a gradient all the same.
 
     Args:
-        features: (d, N), (B, d, N) or (B, d, *spatial); d from 1 to 8; float32 or float64; in
+        features: (d, N), (B, d, N) or ``(B, d, *spatial)``; d from 1 to 8; float32 or float64; in
             units of the Gaussian's standard deviation. Points of different images never meet.
         quality: "compat" or "high", which has more vertices and a symmetric filter.
 
@@ -132,7 +132,7 @@ class PermutohedralLattice:
         """The values, of which every channel is filtered.
 
         Args:
-            values: (B, C, *spatial), or (C, N) for features (d, N); the features' dtype.
+            values: ``(B, C, *spatial)``, or (C, N) for features (d, N); the features' dtype.
             normalization: None or "none": the sums K v. "symmetric": n K (n v),
                 n = 1 / sqrt(K 1 + 1e-20). "before", "after": 1 / (K 1 + 1e-20) on that side alone.
 

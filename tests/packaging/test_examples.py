@@ -1,0 +1,92 @@
+"""Every program of ``examples/`` runs, at small size, and does what its page says."""
+
+from __future__ import annotations
+
+import json
+import runpy
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.packaging.pages import ROOT
+from tests.zoo.other_models import import_or_skip
+
+EXAMPLES = ROOT / "examples"
+TESTED = {
+    "optimize_torchvision.py",
+    "own_segnet.py",
+    "replace_pydensecrf.py",
+    "segment_folder.py",
+    "tour.ipynb",
+    "train_crf_layer.py",
+}
+
+
+def load(name: str) -> dict:
+    """Returns the names of an example, which is not run as a program."""
+    return runpy.run_path(str(EXAMPLES / name))
+
+
+def test_every_example_is_tested_and_on_its_page():
+    files = {path.name for path in EXAMPLES.iterdir() if path.suffix in (".py", ".ipynb")}
+    assert files == TESTED
+    page = (ROOT / "docs" / "examples.md").read_text()
+    assert all(f"`examples/{name}`" in page for name in files)
+
+
+def test_optimize_torchvision():
+    import_or_skip("torchvision")
+    assert load("optimize_torchvision.py")["main"](["--size", "65", "--runs", "1"]) < 1e-4
+
+
+def test_replace_pydensecrf():
+    before, after, difference = load("replace_pydensecrf.py")["main"](40, 60)
+    assert before < 0.8 < 0.95 < after
+    assert difference < 1e-4
+
+
+def test_train_crf_layer(one_thread):
+    losses = load("train_crf_layer.py")["main"](["--steps", "12", "--size", "16"])
+    assert min(losses) > 0, "a negative logarithm of probabilities"
+    assert np.mean(losses[-3:]) < 0.5 * losses[0]
+
+
+def test_own_segnet(one_thread):
+    losses = load("own_segnet.py")["main"](size=(24, 32), steps=15)
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_own_segnet_takes_sizes_that_no_pooling_divides():
+    model = load("own_segnet.py")["OwnSegNet"](5).eval()
+    assert model(torch.randn(1, 3, 27, 35)).shape == (1, 5, 27, 35)
+
+
+@pytest.mark.parametrize("crf", [[], ["--crf"]])
+def test_segment_folder(tmp_path, crf):
+    pictures, output = tmp_path / "pictures", tmp_path / "new" / "output"
+    pictures.mkdir()
+    photo = Image.open(ROOT / "docs" / "pictures" / "photo.jpg")
+    photo.resize((96, 64)).save(pictures / "b.jpg")
+    photo.resize((64, 96)).save(pictures / "a.PNG")
+    (pictures / "notes.txt").write_text("no picture")
+    weights = ["--weights", "segnet_basic_camvid"]
+    written = load("segment_folder.py")["main"]([str(pictures), str(output), *weights, *crf])
+    assert written == [output / "a.png", output / "b.png"]
+    assert Image.open(written[1]).height >= 64
+
+
+def test_tour_runs_and_holds_its_outputs():
+    """The notebook's cells run in their order; its outputs are small and without errors."""
+    path = EXAMPLES / "tour.ipynb"
+    cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+    namespace: dict = {}
+    for cell in cells:
+        exec(compile("".join(cell["source"]), str(path), "exec"), namespace)
+    assert (namespace["refined"] != namespace["labels"]).any()
+    assert (namespace["after"] - namespace["before"]).abs().max() < 1e-3
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert not any(output["output_type"] == "error" for output in outputs)
+    assert sum("image/jpeg" in output.get("data", {}) for output in outputs) >= 3
+    assert path.stat().st_size < 300_000
