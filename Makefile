@@ -3,6 +3,7 @@
 # make bench  the ops beside what one would use instead
 # make lint   ruff and clang-format
 # make wheel  dist/*.whl for this Python and manylinux_2_28  (FASTSEG_CUDA=registry for CUDA, too)
+# make hub    build/hub, a kernel for the Hugging Face Hub with a CPU build of this machine's kind
 
 PYTHON ?= python3
 VENV := .venv
@@ -24,7 +25,7 @@ NVCC_PACKAGES := $(foreach p,cuda-nvcc nvvm cuda-crt cuda-runtime cuda-cccl,"nvi
 endif
 endif
 
-.PHONY: run test bench lint wheel clean
+.PHONY: run test bench lint wheel hub clean
 
 run: $(BUILT) $(if $(IMAGE),,$(VENV)/.photo)
 	@$(BIN)/fastseg info
@@ -55,8 +56,12 @@ wheel: $(BUILT) $(VENV)/.wheel
 	PATH="$(CURDIR)/$(BIN):$$PATH" auditwheel repair --plat manylinux_2_28_$$(uname -m) \
 	  --exclude 'libtorch*' --exclude 'libc10*' -w dist build/wheel/*.whl
 
+hub: $(BUILT)
+	LDFLAGS="$$($(BIN)/python .ci/manylinux.py build/manylinux)" \
+	  $(BIN)/python .ci/hub/generate.py build/hub
+
 clean:
-	rm -rf build $(VENV) *.egg-info fastseg/*.so fastseg/_build_info.json
+	rm -rf build dist $(VENV) *.egg-info fastseg/*.so fastseg/_build_info.json
 
 $(VENV)/.torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -68,7 +73,7 @@ $(BUILT): $(VENV)/.torch $(SOURCES)
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.torch pyproject.toml
-	$(PIP) pytest pytest-benchmark pytest-xdist ruff clang-format safetensors triton
+	$(PIP) pytest pytest-benchmark pytest-xdist ruff clang-format safetensors triton kernels
 	@touch $@
 
 $(VENV)/.wheel: $(VENV)/.torch
