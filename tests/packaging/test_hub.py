@@ -19,7 +19,11 @@ from fastseg._core import library
 
 ROOT = Path(__file__).resolve().parents[2]
 GENERATOR = ROOT / ".ci/hub/generate.py"
-OF_KERNELS = "import kernels; kernel = kernels.get_local_kernel(folder, backend='cpu')"
+OF_KERNELS = """
+import kernels
+kernels._rust.Build.open(folder)  # reads and checks build.toml
+kernel = kernels.get_local_kernel(folder, backend="cpu")
+"""
 OF_PYTHON = """
 import importlib.util
 (variant,) = folder.glob("build/*")
