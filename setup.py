@@ -12,6 +12,7 @@ Settings, all environment variables:
   FASTSEG_CUDA_ARCHS  default: those of 80;86;89;90;100;120 that nvcc knows; the last as PTX too
   FASTSEG_TORCH_DIR   torch's package folder, if it is not in the target environment
   CXX                 the C++20 compiler, default g++
+  LDFLAGS             further flags of every link
   MAX_JOBS            files compiled at once, default all processors
 """
 
@@ -39,6 +40,7 @@ OLDEST_CUDA = "12.0"  # the first with C++20
 CUDA = os.environ.get("FASTSEG_CUDA", "auto")
 CUDA_ARCHS = ("80", "86", "89", "90", "100", "120")
 CXX = os.environ.get("CXX", "g++")
+LDFLAGS = os.environ.get("LDFLAGS", "")
 BINDINGS = "cpu/bindings.h"
 X86 = platform.machine() in ("x86_64", "AMD64")
 REGISTRY_NVCC = [
@@ -233,7 +235,7 @@ class Graph:
             self.compiler("nvcc", f"{quote(str(nvcc))} {host} {flags} {' '.join(codes)}")
         self.lines += [
             "rule link",
-            f"  command = {CXX} -shared -s $in -o $out $flags",
+            f"  command = {CXX} -shared -s $in -o $out {LDFLAGS} $flags",
             "  description = link $out",
             # An object in an archive is linked only if something calls it.
             "rule archive",
@@ -310,8 +312,9 @@ class Graph:
         includes = sysconfig.get_path("include"), pybind11.get_include()
         flags = " ".join(f"-isystem {quote(i)}" for i in includes)
         light = f"{flags} -O1"  # pybind11's templates, which call what takes time
+        tag = f".{sys.implementation.cache_tag}"
         objects = [
-            self.compile(s, light if s.endswith("module.cpp") else flags)
+            self.compile(s, light if s.endswith("module.cpp") else flags, tag)
             for s in sources("csrc/host/**/*.cpp")
         ]
         self.link([*objects, core], target, "-pthread")
@@ -332,8 +335,9 @@ class NinjaBuild(build_ext):
         check_nvcc(NVCC)
         if shutil.which(split(CXX)[0]) is None:
             raise SystemExit(f"fastseg: no C++ compiler '{CXX}'; install g++ >= 11, or set CXX.")
-        # All ways to build share it; an editable install's own is thrown away afterwards.
-        folder = ROOT / "build" / f"ninja-{sys.implementation.cache_tag}"
+        # All ways to build share it, and all Pythons: of their headers only _host's objects know.
+        # An editable install's own folder is thrown away afterwards.
+        folder = ROOT / "build" / "ninja"
         targets = {e.name: Path(self.get_ext_fullpath(e.name)).resolve() for e in self.extensions}
         folder.mkdir(parents=True, exist_ok=True)
         with_cuda = builds_cuda()

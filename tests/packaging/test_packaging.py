@@ -179,6 +179,15 @@ def test_oldest_torch_is_the_one_that_the_package_depends_on(setup):
     assert f'"torch>={setup(FASTSEG_CUDA=0)["OLDEST_TORCH"]}"' in dependencies
 
 
+def test_sources_compare_shapes_as_the_oldest_torch_can():
+    """Headers of torch 2.11 and 2.12 have no operator for two arrays of sizes, only `equals`."""
+    sources = [*ROOT.glob("csrc/**/*.h"), *ROOT.glob("csrc/**/*.c*")]
+    assert sources
+    array = r"\.(?:sizes|strides)\(\)"
+    compared = re.compile(rf"{array}\s*[=!]=|[=!]=\s*[\w.()]+{array}")
+    assert [str(s) for s in sources if compared.search(s.read_text())] == []
+
+
 def test_order_of_nvcc(setup, tmp_path, monkeypatch):
     home = fake_nvcc(tmp_path / "home")
     in_registry = fake_nvcc(tmp_path / "site/nvidia/cu13")

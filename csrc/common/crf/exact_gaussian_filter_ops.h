@@ -75,8 +75,8 @@ std::tuple<Tensor, Tensor> exact_gaussian_filter_backward(const Tensor& grad, co
                                                           const Tensor& features, double cutoff) {
   constexpr const char* op = "fastseg::exact_gaussian_filter_backward";
   check(op, values, features, cutoff);
-  FASTSEG_CHECK(grad.sizes() == values.sizes() && grad.scalar_type() == values.scalar_type(), op,
-                ": grad must have the shape ", to_string(values.sizes()), " and dtype ",
+  FASTSEG_CHECK(grad.sizes().equals(values.sizes()) && grad.scalar_type() == values.scalar_type(),
+                op, ": grad must have the shape ", to_string(values.sizes()), " and dtype ",
                 values.scalar_type(), " of values, got ", to_string(grad.sizes()), " and ",
                 grad.scalar_type());
   check_same_device(values, "values", grad, "grad", op);
