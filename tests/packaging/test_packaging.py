@@ -267,6 +267,19 @@ def test_only_kernels_get_processor_flags(setup, tmp_path):
         assert "FASTSEG_SIMD" in flags or "-m" not in flags
 
 
+def test_the_module_for_numpy_is_compiled_without_the_headers_of_torch(setup, tmp_path):
+    """Among them is another pybind11, which some releases refuse beside the stable ABI."""
+    module = setup(FASTSEG_CUDA=0)
+    lines = module["Graph"](tmp_path, fake_torch(tmp_path), None)
+    lines.host(tmp_path / "_host.so", [])
+    text = "\n".join(lines.lines)
+    rules = set(re.findall(r"^build .*\.o: (\w+) ", text, re.MULTILINE))
+    assert rules == {"host"}
+    (command,) = re.findall(r"^rule host\n  command = (.+)", text, re.MULTILINE)
+    assert str(tmp_path / "torch") not in command
+    assert "TORCH_TARGET_VERSION" not in command
+
+
 def test_compiler_is_the_one_asked_for(setup, tmp_path):
     assert "command = ccache clang++ -O3" in graph(setup, tmp_path, CXX="ccache clang++")
 
