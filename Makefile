@@ -79,7 +79,9 @@ $(BUILT): $(VENV)/.torch $(SOURCES)
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.torch pyproject.toml
-	$(PIP) pytest pytest-benchmark pytest-xdist ruff clang-format safetensors triton kernels
+	$(PIP) pytest pytest-benchmark pytest-xdist ruff clang-format safetensors triton
+# Not among the others: beside this project's folder of its name, programs would import that.
+	$(PIP) --upgrade --target $(VENV)/hub kernels
 	@touch $@
 
 $(VENV)/.wheel: $(VENV)/.torch

@@ -221,7 +221,10 @@ class Graph:
         include = f"-I{quote(str(folder / 'precompiled'))} {include}"
         # GCC's own AVX-512 headers trip these two warnings.
         flags += " -Wno-uninitialized -Wno-maybe-uninitialized" + " -DFASTSEG_X86" * X86
-        flags += f" {include} -isystem {quote(f'{torch}/include')} -DTORCH_TARGET_VERSION={target}"
+        flags += f" {include}"
+        # torch has a pybind11 of its own, which before 2.13 refuses its stable ABI.
+        self.compiler("host", f"{CXX} {flags}")
+        flags += f" -isystem {quote(f'{torch}/include')} -DTORCH_TARGET_VERSION={target}"
         self.compiler("cxx", f"{CXX} {flags}")
         self.compiler("precompile", f"mkdir -p $$(dirname $out) && {CXX} {flags} -x c++-header")
         header = escaped(ROOT / "csrc" / BINDINGS)
@@ -260,6 +263,8 @@ class Graph:
         """Compiles one source, once for each tag, a binding with its precompiled header."""
         target = self.folder / (source.replace("/", "_") + tag + ".o")
         rule = "nvcc" if source.endswith(".cu") else "cxx"
+        if source.startswith("csrc/host/"):
+            rule = "host"
         line = f"build {escaped(target)}: {rule} {escaped(ROOT / source)}"
         self.lines.append(line + (f" | {escaped(self.bindings)}" if binds else ""))
         self.lines.append(f"  flags = {f'-include {BINDINGS}' if binds else ''} {flags}")

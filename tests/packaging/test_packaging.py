@@ -15,7 +15,14 @@ import setuptools
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "fastseg/_C.so"
-SETTINGS = ("FASTSEG_CUDA", "CUDA_HOME", "FASTSEG_CUDA_ARCHS", "FASTSEG_TORCH_DIR", "CXX")
+SETTINGS = (
+    "FASTSEG_CUDA",
+    "CUDA_HOME",
+    "FASTSEG_CUDA_ARCHS",
+    "FASTSEG_TORCH_DIR",
+    "CXX",
+    "LDFLAGS",
+)
 needs_library = pytest.mark.skipif(
     not LIBRARY.exists() or not shutil.which("nm"), reason="needs _C.so in the source folder and nm"
 )
@@ -267,8 +274,26 @@ def test_only_kernels_get_processor_flags(setup, tmp_path):
         assert "FASTSEG_SIMD" in flags or "-m" not in flags
 
 
-def test_compiler_is_the_one_asked_for(setup, tmp_path):
-    assert "command = ccache clang++ -O3" in graph(setup, tmp_path, CXX="ccache clang++")
+def test_the_module_for_numpy_is_compiled_without_the_headers_of_torch(setup, tmp_path):
+    """Among them is another pybind11, which some releases refuse beside the stable ABI."""
+    module = setup(FASTSEG_CUDA=0)
+    lines = module["Graph"](tmp_path, fake_torch(tmp_path), None)
+    lines.host(tmp_path / "_host.so", [])
+    text = "\n".join(lines.lines)
+    objects = re.findall(r"^build (.*\.o): (\w+) ", text, re.MULTILINE)
+    assert {rule for _, rule in objects} == {"host"}
+    # Other Pythons' builds share the folder.
+    assert all(sys.implementation.cache_tag in name for name, _ in objects)
+    (command,) = re.findall(r"^rule host\n  command = (.+)", text, re.MULTILINE)
+    assert str(tmp_path / "torch") not in command
+    assert "TORCH_TARGET_VERSION" not in command
+
+
+def test_compiler_and_flags_of_links_are_those_asked_for(setup, tmp_path):
+    text = graph(setup, tmp_path, CXX="ccache clang++", LDFLAGS="-L/of/mine")
+    assert "command = ccache clang++ -O3" in text
+    # They precede the libraries, which are looked for in the order of the folders.
+    assert "command = ccache clang++ -shared -s $in -o $out -L/of/mine $flags" in text
 
 
 @needs_library
