@@ -145,19 +145,14 @@ def check_nvcc(nvcc: Path | None) -> None:
             f"fastseg: FASTSEG_CUDA={CUDA}, but there is no nvcc {OLDEST_CUDA} or later; "
             f"set CUDA_HOME to a toolkit, or 'pip install {' '.join(REGISTRY_NVCC)}'."
         )
-    if nvcc is None and CUDA == "auto":
-        print("fastseg: no nvcc found, building for the CPU only (see FASTSEG_CUDA in setup.py).")
+    if CUDA == "auto" and not BUILDS_CUDA:
+        why = "no nvcc found" if nvcc is None else "torch is a build without CUDA"
+        print(f"fastseg: {why}, building for the CPU only (see FASTSEG_CUDA in setup.py).")
 
 
-def builds_cuda() -> bool:
-    """Tells whether _C_cuda is built; a CPU-only torch could not load it, which is its default."""
-    if NVCC is None or CUDA != "auto":
-        return NVCC is not None
-    version = find_torch() / "version.py"
-    if re.search(r"^cuda\b[^=]*= None", version.read_text(), re.M) is None:
-        return True
-    print("fastseg: torch is a build without CUDA, building for the CPU only (see setup.py).")
-    return False
+def is_cpu_only(torch: Path) -> bool:
+    """Tells whether a torch is a build without CUDA, which can load no CUDA ops."""
+    return bool(re.search(r"^cuda\b[^=]*= None", (torch / "version.py").read_text(), re.M))
 
 
 def nvcc_version(nvcc: Path) -> str:
@@ -345,11 +340,10 @@ class NinjaBuild(build_ext):
         folder = ROOT / "build" / "ninja"
         targets = {e.name: Path(self.get_ext_fullpath(e.name)).resolve() for e in self.extensions}
         folder.mkdir(parents=True, exist_ok=True)
-        with_cuda = builds_cuda()
-        graph = Graph(folder, find_torch(), NVCC if with_cuda else None)
+        graph = Graph(folder, find_torch(), NVCC if BUILDS_CUDA else None)
         objects = graph.cpu_ops(targets["fastseg._C"])
         graph.host(targets["fastseg._host"], objects)
-        if with_cuda:
+        if BUILDS_CUDA:
             graph.cuda_ops(targets["fastseg._C_cuda"])
         (folder / "build.ninja").write_text("\n".join(graph.lines) + "\n")
         jobs = os.environ.get("MAX_JOBS", str(os.cpu_count()))
@@ -364,27 +358,28 @@ class NinjaBuild(build_ext):
 
     def complete(self, package: Path):
         """Adds the file from which `fastseg info` describes this build."""
-        with_cuda = builds_cuda()
-        if not with_cuda:  # one of an earlier build would not fit
+        if not BUILDS_CUDA:  # one of an earlier build would not fit
             (package / "_C_cuda.so").unlink(missing_ok=True)
         info = {
             "torch": torch_version(find_torch()),
             "stable_abi": STABLE_ABI,
             "compiler": getoutput(f"{CXX} --version").splitlines()[0],
             "simd": list(SIMD_FLAGS),
-            "nvcc": nvcc_version(NVCC) if with_cuda else None,
-            "cuda_archs": cuda_archs(NVCC) if with_cuda else [],
+            "nvcc": nvcc_version(NVCC) if BUILDS_CUDA else None,
+            "cuda_archs": cuda_archs(NVCC) if BUILDS_CUDA else [],
         }
         (package / "_build_info.json").write_text(json.dumps(info, indent=2) + "\n")
 
 
 NVCC = find_nvcc()
+TORCH = torch_folder()  # None where a front end has not installed it yet
+BUILDS_CUDA = NVCC is not None and (CUDA != "auto" or TORCH is None or not is_cpu_only(TORCH))
 if "dist_info" in sys.argv:  # the front end has not yet downloaded the dependencies
     find_torch()
 extensions = [
     OpLibrary("fastseg._C", sources("csrc/cpu/**/*.cpp")),
     Extension("fastseg._host", sources("csrc/host/**/*.cpp")),
-    *([OpLibrary("fastseg._C_cuda", sources("csrc/cuda/**/*.c*"))] if builds_cuda() else []),
+    *([OpLibrary("fastseg._C_cuda", sources("csrc/cuda/**/*.c*"))] if BUILDS_CUDA else []),
 ]
 
 setup(

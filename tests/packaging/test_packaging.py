@@ -117,6 +117,29 @@ def test_a_front_end_installs_torch_for_the_build_where_there_is_none(setup, tmp
     assert setup(FASTSEG_CUDA=0)["torch_folder"]() is None
 
 
+def test_a_front_end_may_ask_before_torch_is_there_though_nvcc_is(setup, tmp_path):
+    home = fake_nvcc(tmp_path / "home").parents[1]
+    asked = {"argv": ("setup.py", "egg_info"), "CUDA_HOME": home, "FASTSEG_TORCH_DIR": tmp_path}
+    module = setup(**asked)
+    assert module["arguments"]["setup_requires"] == [f"torch>={module['OLDEST_TORCH']}"]
+    assert module["BUILDS_CUDA"]
+
+
+@pytest.mark.parametrize(("cuda", "built"), [("'13.0'", True), ("None", False)])
+def test_cuda_ops_are_built_for_a_torch_that_can_load_them(setup, tmp_path, capsys, cuda, built):
+    home, torch = fake_nvcc(tmp_path / "home").parents[1], fake_torch(tmp_path)
+    with (torch / "version.py").open("a") as file:
+        file.write(f"cuda: Optional[str] = {cuda}\n")
+    settings = {"CUDA_HOME": home, "FASTSEG_TORCH_DIR": torch}
+    module = setup(**settings)
+    assert module["BUILDS_CUDA"] == built
+    assert ("fastseg._C_cuda" in [e.name for e in module["extensions"]]) == built
+    module["check_nvcc"](module["NVCC"])
+    said = "torch is a build without CUDA, building for the CPU only" in capsys.readouterr().out
+    assert said != built
+    assert setup(FASTSEG_CUDA=1, **settings)["BUILDS_CUDA"]
+
+
 def test_without_torch_a_front_end_that_installs_none_stops_before_it_downloads(setup, tmp_path):
     """The metadata are asked for before the dependencies are fetched."""
     message = "'pip install torch' first, then 'pip install .'"
