@@ -30,7 +30,7 @@ from fastseg.data.transforms import MEAN, STD
 from fastseg.metrics import ConfusionMatrix
 from fastseg.models import build_model, main_logits
 from fastseg.train.config import MAY_CHANGE, Config
-from fastseg.train.evaluate import evaluate, scores
+from fastseg.train.evaluation import evaluate, scores
 from fastseg.train.interrupt import Interrupted, StopSignal
 from fastseg.train.randomness import seed_at
 from fastseg.zoo import checkpoint, load_backbone

@@ -52,8 +52,10 @@ def test_in_a_process_of_its_own(name):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_old_command():
-    command = [sys.executable, "-m", "fastseg.evaluate", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True)
+@pytest.mark.parametrize("name", ["fastseg.evaluate", "fastseg.train.evaluate", "fastseg.train"])
+def test_commands_by_module(name):
+    done = subprocess.run([sys.executable, "-m", name, "--help"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "--weights" in done.stdout
+    assert done.stderr == ""
+    assert "--data" in done.stdout
+    assert name == "fastseg.train" or "--weights" in done.stdout
