@@ -72,20 +72,29 @@ def onednn_weight(
     """
 
     def prepare():
-        folded = weight.float()
-        if scale is not None:
-            folded = folded * scale.float().view(-1, 1, 1, 1)
+        folded, offset = fold(weight, bias, scale, shift)
         packed = mkldnn._reorder_convolution_weight(
             folded.to(dtype), conv.padding, conv.stride, conv.dilation, conv.groups, x.shape
         )
-        offset = bias if bias is None or scale is None else bias.float() * scale.float()
-        if shift is not None:
-            offset = shift if offset is None else offset.float() + shift.float()
         offset = None if offset is None else offset.to(dtype).contiguous()
         finite = all(is_finite(t) for t in (folded, offset) if t is not None)
         return packed, offset, finite
 
     return prepared(weight, (bias, scale, shift), ("oneDNN", conv, dtype), prepare)
+
+
+def fold(
+    weight: Tensor, bias: Tensor | None, scale: Tensor | None, shift: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Returns float32 ``weight * scale`` and ``bias * scale + shift``, None if there is none."""
+    weight = weight.float()
+    offset = None if bias is None else bias.float()
+    if scale is not None:
+        weight = weight * scale.float().view(-1, 1, 1, 1)
+        offset = None if offset is None else offset * scale.float()
+    if shift is not None:
+        offset = shift.float() if offset is None else offset + shift.float()
+    return weight, offset
 
 
 def is_finite(t: Tensor) -> bool:

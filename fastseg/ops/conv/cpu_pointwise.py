@@ -12,7 +12,7 @@ from torch import Tensor
 from fastseg._core.formulas import ACTIVATION_IN_PLACE
 from fastseg._core.library import plain_on_cpu
 from fastseg.ops.conv.cpu_costs import POINTWISE_CHANNELS, POINTWISE_PIXELS
-from fastseg.ops.conv.cpu_onednn import is_finite
+from fastseg.ops.conv.cpu_onednn import fold, is_finite
 from fastseg.ops.conv.prepared_weights import prepared
 
 
@@ -60,10 +60,8 @@ def pointwise_conv2d(
     """
 
     def prepare():
-        folded = weight if scale is None else weight * scale.float().view(-1, 1, 1, 1)
-        offset = weight.new_zeros(len(weight)) if bias is None else bias.float()
-        offset = offset if scale is None else offset * scale.float()
-        offset = offset if shift is None else offset + shift.float()
+        folded, offset = fold(weight, bias, scale, shift)
+        offset = weight.new_zeros(len(weight)) if offset is None else offset
         return folded.flatten(1).t().contiguous(), offset, is_finite(folded) and is_finite(offset)
 
     with torch.no_grad():

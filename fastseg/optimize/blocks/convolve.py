@@ -9,11 +9,12 @@ from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling, is_dynamo_compiling, is_exporting
 
-from fastseg._core.conv2d import Conv2d, resolve_padding
+from fastseg._core.conv2d import Conv2d
 from fastseg._core.library import call, gradient_free
 from fastseg.nn.atrous_conv_bn_act import geometry
 from fastseg.ops import atrous_conv2d
 from fastseg.ops.conv import cpu_plan, cpu_pointwise
+from fastseg.ops.conv.image_layout import image_layout
 from fastseg.optimize.classify import same_padding
 from fastseg.optimize.classify.same_padding import pads_same
 
@@ -100,8 +101,7 @@ def output_size(conv: nn.Conv2d, x: Tensor) -> list[int]:
 
 def as_geometry(conv: nn.Conv2d) -> Conv2d:
     """The geometry of a convolution, with its padding in pixels."""
-    padding = resolve_padding("fastseg.optimize_", conv.padding, conv.kernel_size, conv.dilation)
-    return Conv2d(conv.stride, padding, conv.dilation, conv.groups)
+    return Conv2d(conv.stride, same_padding.own_padding(conv), conv.dilation, conv.groups)
 
 
 def is_channels_last(x: Tensor) -> bool:
@@ -128,7 +128,7 @@ def _in_layout(x: Tensor, layout: torch.memory_format) -> Tensor:
     to_channels_last = layout is torch.channels_last
     other = torch.contiguous_format if to_channels_last else torch.channels_last
     if x.dtype == torch.float32 and x.is_contiguous(memory_format=other) and gradient_free((x,)):
-        return call(torch.ops.fastseg.image_layout.default, (x,), to_channels_last)
+        return call(image_layout, (x,), to_channels_last)
     return x.contiguous(memory_format=layout) if to_channels_last else x
 
 

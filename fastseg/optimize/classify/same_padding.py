@@ -36,14 +36,15 @@ def fixed_padding(conv: nn.Module) -> nn.Module | None:
 def why_not_same(conv: nn.Conv2d) -> str | None:
     """Why a convolution that pads so is to be left, or None."""
     fixed = _kind(conv) == "fixed"
-    if not fixed and _own(conv) != (0, 0):
+    if not fixed and own_padding(conv) != (0, 0):
         return "pads twice"
     if fixed and type(fixed_padding(conv)) not in (nn.ZeroPad2d, nn.Identity):
         return "pads in a way of its own"
     return None
 
 
-def _own(conv: nn.Conv2d) -> tuple[int, int]:
+def own_padding(conv: nn.Conv2d) -> tuple[int, int]:
+    """The zeros that torch's Conv2d itself pads with on each side, (vertical, horizontal)."""
     return resolve_padding("fastseg.optimize_", conv.padding, conv.kernel_size, conv.dilation)
 
 
@@ -51,7 +52,7 @@ def around(conv: nn.Conv2d, x: Tensor) -> tuple[int, int, int, int]:
     """The numbers of zeros left, right, above and below of a map, in pixels."""
     pad = fixed_padding(conv)
     if pad is not None:
-        vertical, horizontal = _own(conv)
+        vertical, horizontal = own_padding(conv)
         sides = (0, 0, 0, 0) if type(pad) is nn.Identity else pad.padding
         own = (horizontal, horizontal, vertical, vertical)
         return tuple([a + b for a, b in zip(sides, own, strict=True)])
