@@ -121,6 +121,11 @@ def assert_format(lattice: PermutohedralTensors, case: LatticeCase) -> None:
         assert bool((of_points.amax(1)[:-1] < of_points.amin(1)[1:]).all())
 
 
+def name_of_change(parameter) -> str:
+    """The name of a parameter: the argument that a change is of, or a message's beginning."""
+    return next(iter(parameter)) if isinstance(parameter, dict) else str(parameter)[:40]
+
+
 def golden_filter(shared_data):
     """The file of pydensecrf's filter, as tensors."""
     import numpy as np

@@ -12,7 +12,7 @@ from fastseg import reference
 from fastseg._core.lattice_quality import LATTICE_QUALITY
 from fastseg.ops.crf.permutohedral_filter import permutohedral_filter
 from fastseg.ops.crf.permutohedral_lattice import NORMALIZATIONS, permutohedral_lattice
-from tests.crf.permutohedral_cases import CASES, FLOATS, LatticeCase, golden_filter
+from tests.crf.permutohedral_cases import CASES, FLOATS, LatticeCase, golden_filter, name_of_change
 
 pytestmark = pytest.mark.usefixtures("garbage_in_new_memory")
 ops = torch.ops.fastseg
@@ -312,7 +312,7 @@ def lattice_of(*shape):
         ({"neighbors": lambda t: t[..., 1:]}, "neighbors must have shape"),
         ({"passes": 0}, "passes must be from 1"),
     ],
-    ids=lambda p: str(p)[:40],
+    ids=name_of_change,
 )
 def test_bad_arguments_of_the_op(change, message):
     """A lattice put together by hand is not believed."""

@@ -7,7 +7,7 @@ import torch
 
 from fastseg._core import extension
 from fastseg import reference
-from tests.crf.permutohedral_cases import FLOATS, LatticeCase
+from tests.crf.permutohedral_cases import FLOATS, LatticeCase, name_of_change
 from tests.cuda_on_cpu.build import cuda_home
 from tests.cuda_on_cpu.loader import SANITIZE
 from tests.cuda_on_cpu.sanitized import run_sanitized
@@ -157,7 +157,7 @@ def test_a_lattice_that_the_cpu_built():
         ({"vertex_starts": lambda t: t + 1}, "vertex_starts must ascend"),
         ({"neighbors": lambda t: t + 1}, "neighbors must be"),
     ],
-    ids=lambda p: str(p)[:30],
+    ids=name_of_change,
 )
 def test_a_bad_lattice_stops_the_filter(change, message):
     lattice = lattice_of(LatticeCase(2, 3, 10))
