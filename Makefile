@@ -10,7 +10,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS ?= constraints.txt
-PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c $(CONSTRAINTS)
+# Most files of torch are never imported: each is compiled when it is, for the first time.
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -q --no-compile -c $(CONSTRAINTS)
+unexport PYTHONDONTWRITEBYTECODE
 IMAGE ?=
 OUTPUT ?= segmented.png
 BUILT := $(VENV)/.built

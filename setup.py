@@ -42,6 +42,7 @@ CUDA_ARCHS = ("80", "86", "89", "90", "100", "120")
 CXX = os.environ.get("CXX", "g++")
 LDFLAGS = os.environ.get("LDFLAGS", "")
 BINDINGS = "cpu/bindings.h"
+KERNELS = "cpu/kernels.h"
 X86 = platform.machine() in ("x86_64", "AMD64")
 REGISTRY_NVCC = [
     f"nvidia-{p}==13.0.*" for p in ("cuda-nvcc", "nvvm", "cuda-crt", "cuda-runtime", "cuda-cccl")
@@ -211,9 +212,6 @@ class Graph:
         target = "0x{:02x}{:02x}000000000000".format(*numbers(STABLE_ABI))
         include = f"-I{quote(f'{ROOT}/csrc')}"
         flags = "-O3 -std=c++20 -fPIC -fvisibility=hidden -Wall -Wextra -Wno-psabi"
-        # A precompiled header is found where the header itself is looked for first.
-        self.bindings = folder / "precompiled" / f"{BINDINGS}.gch"
-        include = f"-I{quote(str(folder / 'precompiled'))} {include}"
         # GCC's own AVX-512 headers trip these two warnings.
         flags += " -Wno-uninitialized -Wno-maybe-uninitialized" + " -DFASTSEG_X86" * X86
         flags += f" {include}"
@@ -221,9 +219,6 @@ class Graph:
         self.compiler("host", f"{CXX} {flags}")
         flags += f" -isystem {quote(f'{torch}/include')} -DTORCH_TARGET_VERSION={target}"
         self.compiler("cxx", f"{CXX} {flags}")
-        self.compiler("precompile", f"mkdir -p $$(dirname $out) && {CXX} {flags} -x c++-header")
-        header = escaped(ROOT / "csrc" / BINDINGS)
-        self.lines.append(f"build {escaped(self.bindings)}: precompile {header}")
         if nvcc:
             archs = cuda_archs(nvcc)
             codes = [f"-gencode arch=compute_{a},code=sm_{a}" for a in archs]
@@ -254,15 +249,29 @@ class Graph:
             "  deps = gcc",
         ]
 
-    def compile(self, source: str, flags: str = "", tag: str = "", binds: bool = False) -> Path:
-        """Compiles one source, once for each tag, a binding with its precompiled header."""
+    def precompile(self, header: str, flags: str = "", tag: str = "") -> Path:
+        """Precompiles a header for the sources that are compiled with the same flags."""
+        target = self.folder / f"precompiled{tag}" / f"{header}.gch"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.lines.append(f"build {escaped(target)}: cxx {escaped(ROOT / 'csrc' / header)}")
+        self.lines.append(f"  flags = -w -x c++-header {flags}")
+        return target
+
+    def compile(
+        self, source: str, flags: str = "", tag: str = "", first: Path | None = None
+    ) -> Path:
+        """Compiles one source, once for each tag, after a precompiled header that it includes."""
         target = self.folder / (source.replace("/", "_") + tag + ".o")
         rule = "nvcc" if source.endswith(".cu") else "cxx"
         if source.startswith("csrc/host/"):
             rule = "host"
         line = f"build {escaped(target)}: {rule} {escaped(ROOT / source)}"
-        self.lines.append(line + (f" | {escaped(self.bindings)}" if binds else ""))
-        self.lines.append(f"  flags = {f'-include {BINDINGS}' if binds else ''} {flags}")
+        if first:
+            line += f" | {escaped(first)}"
+            # The precompiled header is found where the header itself is looked for first.
+            header = Path(*first.with_suffix("").parts[-2:])
+            flags += f" -iquote {quote(str(first.parents[1]))} -include {header}"
+        self.lines += [line, f"  flags = {flags}"]
         return target
 
     def link(self, objects: list[Path], target: Path, flags: str = "", needs: Path | None = None):
@@ -278,10 +287,12 @@ class Graph:
         """
         kernels = sources("csrc/cpu/**/*_kernel.cpp")
         others = [s for s in sources("csrc/cpu/**/*.cpp") if s not in kernels]
-        objects = [self.compile(s, binds=is_binding(s)) for s in others]
+        bindings = self.precompile(BINDINGS)
+        objects = [self.compile(s, first=bindings if is_binding(s) else None) for s in others]
         for level, flags in SIMD_FLAGS.items():
-            define = f"-DFASTSEG_SIMD={level}"
-            objects += [self.compile(k, f"{flags} {define}", f".{level}") for k in kernels]
+            flags = f"{flags} -DFASTSEG_SIMD={level}"
+            header = self.precompile(KERNELS, flags, f".{level}")
+            objects += [self.compile(k, flags, f".{level}", header) for k in kernels]
         # libstdc++ comes first: torch's libraries happen to export some of its symbols, too.
         libraries = f"-lstdc++ -L{quote(f'{self.torch}/lib')} -ltorch -ltorch_cpu"
         self.link(objects, target, f"{libraries} -Wl,-z,defs")
