@@ -289,10 +289,14 @@ class Graph:
         others = [s for s in sources("csrc/cpu/**/*.cpp") if s not in kernels]
         bindings = self.precompile(BINDINGS)
         objects = [self.compile(s, first=bindings if is_binding(s) else None) for s in others]
-        for level, flags in SIMD_FLAGS.items():
+        vectors = []
+        # The widest level takes longest to compile, and comes first: one of its kernels at the end
+        # would leave all processors but one idle.
+        for level, flags in reversed(SIMD_FLAGS.items()):
             flags = f"{flags} -DFASTSEG_SIMD={level}"
             header = self.precompile(KERNELS, flags, f".{level}")
-            objects += [self.compile(k, flags, f".{level}", header) for k in kernels]
+            vectors = [*(self.compile(k, flags, f".{level}", header) for k in kernels), *vectors]
+        objects += vectors
         # libstdc++ comes first: torch's libraries happen to export some of its symbols, too.
         libraries = f"-lstdc++ -L{quote(f'{self.torch}/lib')} -ltorch -ltorch_cpu"
         self.link(objects, target, f"{libraries} -Wl,-z,defs")
@@ -311,23 +315,30 @@ class Graph:
         link += " -ltorch -ltorch_cpu -Wl,--no-as-needed -ltorch_cuda -Wl,--as-needed"
         self.link(objects, target, f"{link} -lcudart_static -ldl -lrt -lpthread -Wl,-z,defs", stub)
 
-    def host(self, target: Path, cpu_objects: list[Path]):
-        """Links _host: one pybind11 module, with the objects of the CPU that it calls.
+    def host_objects(self) -> list[Path]:
+        """Compiles what Python calls without torch.
 
         Sources in csrc/cpu that it calls do not include torch; those that bind them as ops do.
         """
         import pybind11
 
-        core = self.folder / "core.a"
-        self.lines.append(f"build {escaped(core)}: archive {' '.join(map(escaped, cpu_objects))}")
         includes = sysconfig.get_path("include"), pybind11.get_include()
         flags = " ".join(f"-isystem {quote(i)}" for i in includes)
         light = f"{flags} -O1"  # pybind11's templates, which call what takes time
         tag = f".{sys.implementation.cache_tag}"
-        objects = [
+        return [
             self.compile(s, light if s.endswith("module.cpp") else flags, tag)
             for s in sources("csrc/host/**/*.cpp")
         ]
+
+    def host(self, target: Path, objects: list[Path], cpu_objects: list[Path]):
+        """Links _host: one pybind11 module, with the objects of the CPU that it calls."""
+        core = self.folder / "core.a"
+        archived = " ".join(map(escaped, cpu_objects))
+        # The archive does not need the module's objects. But ninja begins with what most depends
+        # on, and these take long: begun last, they would leave all processors but one idle.
+        waits_for = " ".join(map(escaped, objects))
+        self.lines.append(f"build {escaped(core)}: archive {archived} || {waits_for}")
         self.link([*objects, core], target, "-pthread")
 
 
@@ -352,8 +363,9 @@ class NinjaBuild(build_ext):
         targets = {e.name: Path(self.get_ext_fullpath(e.name)).resolve() for e in self.extensions}
         folder.mkdir(parents=True, exist_ok=True)
         graph = Graph(folder, find_torch(), NVCC if BUILDS_CUDA else None)
-        objects = graph.cpu_ops(targets["fastseg._C"])
-        graph.host(targets["fastseg._host"], objects)
+        host_objects = graph.host_objects()
+        cpu_objects = graph.cpu_ops(targets["fastseg._C"])
+        graph.host(targets["fastseg._host"], host_objects, cpu_objects)
         if BUILDS_CUDA:
             graph.cuda_ops(targets["fastseg._C_cuda"])
         (folder / "build.ninja").write_text("\n".join(graph.lines) + "\n")
