@@ -21,6 +21,7 @@ from fastseg.ops import (
     max_pool2d,
     max_unpool2d,
     separable_atrous_conv2d,
+    upsample_argmax,
 )
 from fastseg.ops.memory import empty_cache
 from fastseg.optimize import optimize_, restore_
@@ -54,4 +55,5 @@ __all__ = [
     "optimize_",
     "restore_",
     "separable_atrous_conv2d",
+    "upsample_argmax",
 ]

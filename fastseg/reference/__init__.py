@@ -30,6 +30,7 @@ from fastseg.reference.crf.permutohedral_filter import (
 )
 from fastseg.reference.crf.permutohedral_lattice import permutohedral_lattice
 from fastseg.reference.crf.spatial_gaussian_filter import spatial_gaussian_filter
+from fastseg.reference.head.upsample_argmax import upsample_argmax, upsample_argmax_confidence
 from fastseg.reference.pool.batch_norm_relu_max_pool2d import batch_norm_relu_max_pool2d
 from fastseg.reference.pool.max_pool2d import max_pool2d, max_pool2d_backward
 from fastseg.reference.pool.max_unpool2d import max_unpool2d, max_unpool2d_backward
@@ -71,6 +72,8 @@ __all__ = [
     "permutohedral_lattice",
     "spatial_gaussian_filter",
     "unpack_codes",
+    "upsample_argmax",
+    "upsample_argmax_confidence",
     "winograd_axis",
     "winograd_conv2d",
     "winograd_conv2d_weight",

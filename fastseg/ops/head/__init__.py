@@ -1,0 +1,1 @@
+"""What follows the logits, without logits of full size: class maps, losses, confusion matrices."""
