@@ -112,11 +112,11 @@ def build_library(setup: dict, sources: Path, namespace: str, target: Path) -> N
     """Builds the CPU ops in a namespace; objects without ops are those of the normal build."""
 
     class NamespacedGraph(setup["Graph"]):
-        def compile(self, source: str, flags: str = "", tag: str = "", binds: bool = False):
+        def compile(self, source, flags="", tag="", first=None):
             if REGISTRATION in (ROOT / source).read_text():
                 source = str(sources / source)
                 flags += f" -DTORCH_EXTENSION_NAME={namespace}"
-            return super().compile(source, flags, tag, binds)
+            return super().compile(source, flags, tag, first)
 
     folder = ROOT / "build/ninja"
     folder.mkdir(parents=True, exist_ok=True)

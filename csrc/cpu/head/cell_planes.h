@@ -2,6 +2,7 @@
 // The source's values on both sides of a block of cells (bilinear_cells.h), for all classes.
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 
 #include "cpu/head/bilinear_cells.h"
@@ -10,8 +11,38 @@
 
 namespace fastseg::cpu::FASTSEG_SIMD {
 
-// [class][4][lane]: columns `at` and `next` of source row `at`, then of source row `next`.
+// [class][corner][lane]: columns `at` and `next` of source row `at`, then of source row `next`.
 inline constexpr int kCorners = 4;
+
+// Lanes' columns on one side. When upsampling they fit into a vector, from which they are picked.
+template <class T>
+struct CellColumns {
+  using S = Simd<T>;
+  using V = typename S::Value;
+  static constexpr int L = kLanes<T>;
+
+  explicit CellColumns(const int32_t* columns)
+      : columns(columns), first(columns[0]), last(columns[L - 1]) {
+    for (int i = 0; i < L; ++i) index[i] = columns[i] - first;
+  }
+
+  bool fit() const { return last - first < L; }
+
+  // From columns that begin with the first.
+  V pick(V v) const {
+#if defined(__clang__)
+    V picked;
+    for (int i = 0; i < L; ++i) picked[i] = v[index[i]];
+    return picked;
+#else
+    return __builtin_shuffle(v, index);
+#endif
+  }
+
+  const int32_t* columns;
+  int32_t first, last;
+  typename S::Mask index;
+};
 
 template <class T>
 class CellPlanes {
@@ -19,30 +50,41 @@ class CellPlanes {
   using S = Simd<T>;
   using F = Compute<T>;
   using V = typename S::Value;
-  using M = typename S::Mask;
+  using Corners = std::array<V, kCorners>;
   static constexpr int L = kLanes<T>;
 
   CellPlanes(const UpsampledLogits<T>& logits, F* planes) : logits_(logits), planes_(planes) {}
 
-  // Loads block `block` of the band's two source rows of image n. Returns whether all values are
-  // finite.
-  bool load(int64_t n, const BilinearBand& band, int64_t block) {
-    const BilinearCells<F>& cells = *logits_.cells;
-    const int32_t* at = cells.at.data() + block * L;
-    const int32_t* next = cells.next.data() + block * L;
-    const Window a(at, logits_.width), b(next, logits_.width);
+  // Loads block `block` of the band's two source rows of image n and calls see(class, corners) for
+  // each class. Returns whether all values are finite.
+  template <class See>
+  bool load(int64_t n, const BilinearBand& band, int64_t block, const See& see) {
+    const CellColumns<T> a(logits_.cells->at.data() + block * L);
+    const CellColumns<T> b(logits_.cells->next.data() + block * L);
+    const int64_t rows[2] = {band.at, band.next};
     V zeros{};
-    for (int64_t k = 0; k < logits_.classes; ++k) {
+    const auto take = [&](int64_t k, const Corners& corners) {
       F* to = planes_ + k * kCorners * L;
-      for (const int64_t row : {band.at, band.next}) {
-        const T* from = logits_.row(n, k, row);
-        for (const Window* window : {&a, &b}) {
-          const V v = window->load(from, logits_.stride_w);
-          zeros += v * F(0);  // undefined as soon as one value is not finite
-          write(to, v);
-          to += L;
-        }
+      for (int i = 0; i < kCorners; ++i) {
+        zeros += corners[i] * F(0);  // undefined as soon as one value is not finite
+        write(to + i * L, corners[i]);
       }
+      see(k, corners);
+    };
+    if (!a.fit() || !b.fit()) {
+      gather(n, rows, a, b, take);
+    } else if (logits_.stride_w == 1 && std::max(a.first, b.first) + L <= logits_.width) {
+      for (int64_t k = 0; k < logits_.classes; ++k) {
+        Corners corners;
+        for (int r = 0; r < 2; ++r) {
+          const T* row = logits_.row(n, k, rows[r]);
+          corners[2 * r] = a.pick(S::load(row + a.first));
+          corners[2 * r + 1] = b.pick(S::load(row + b.first));
+        }
+        take(k, corners);
+      }
+    } else {
+      load_staged(n, rows, a, b, take);
     }
     for (int i = 0; i < L; ++i) {
       if (zeros[i] != 0) return false;
@@ -51,41 +93,51 @@ class CellPlanes {
   }
 
  private:
-  // The columns of one side. Upsampling, they fit into a vector, from which they are picked.
-  struct Window {
-    Window(const int32_t* columns, int64_t width) : columns(columns), base(columns[0]) {
-      room = static_cast<int>(std::min<int64_t>(L, width - base));
-      fits = columns[L - 1] - base < L;
-      for (int i = 0; i < L; ++i) index[i] = columns[i] - base;
-    }
-
-    V load(const T* row, int64_t stride) const {
-      T lanes[L];
-      if (!fits) {
-        for (int i = 0; i < L; ++i) lanes[i] = row[columns[i] * stride];
-        return S::load(lanes);
+  // For other strides and at the ends of rows: some classes at a time are copied first.
+  template <class Take>
+  void load_staged(int64_t n, const int64_t* rows, const CellColumns<T>& a, const CellColumns<T>& b,
+                   const Take& take) {
+    constexpr int kAtOnce = 16;
+    T staged[2][kAtOnce][2 * L] = {};
+    const int columns = std::max(a.last, b.last) - a.first + 1;
+    for (int64_t k = 0; k < logits_.classes; k += kAtOnce) {
+      const int count = static_cast<int>(std::min<int64_t>(kAtOnce, logits_.classes - k));
+      for (int r = 0; r < 2; ++r) {
+        const T* row = logits_.row(n, k, rows[r]) + a.first * logits_.stride_w;
+        for (int x = 0; x < columns; ++x) {
+          const T* from = row + x * logits_.stride_w;
+          for (int i = 0; i < count; ++i) staged[r][i][x] = from[i * logits_.stride_c];
+        }
       }
-      if (stride == 1 && room == L) return pick(S::load(row + base));
-      for (int i = 0; i < L; ++i) lanes[i] = row[(base + std::min(i, room - 1)) * stride];
-      return pick(S::load(lanes));
+      for (int i = 0; i < count; ++i) {
+        Corners corners;
+        for (int r = 0; r < 2; ++r) {
+          corners[2 * r] = a.pick(S::load(staged[r][i]));
+          corners[2 * r + 1] = b.pick(S::load(staged[r][i] + (b.first - a.first)));
+        }
+        take(k + i, corners);
+      }
     }
+  }
 
-    V pick(V v) const {
-#if defined(__clang__)
-      V picked;
-      for (int i = 0; i < L; ++i) picked[i] = v[index[i]];
-      return picked;
-#else
-      return __builtin_shuffle(v, index);
-#endif
+  // Downsampling: the columns lie far apart.
+  template <class Take>
+  void gather(int64_t n, const int64_t* rows, const CellColumns<T>& a, const CellColumns<T>& b,
+              const Take& take) {
+    for (int64_t k = 0; k < logits_.classes; ++k) {
+      T lanes[kCorners][L];
+      for (int r = 0; r < 2; ++r) {
+        const T* row = logits_.row(n, k, rows[r]);
+        for (int i = 0; i < L; ++i) {
+          lanes[2 * r][i] = row[a.columns[i] * logits_.stride_w];
+          lanes[2 * r + 1][i] = row[b.columns[i] * logits_.stride_w];
+        }
+      }
+      Corners corners;
+      for (int i = 0; i < kCorners; ++i) corners[i] = S::load(lanes[i]);
+      take(k, corners);
     }
-
-    const int32_t* columns;
-    int32_t base;
-    int room;  // columns from `base` to the row's end
-    bool fits;
-    M index;
-  };
+  }
 
   const UpsampledLogits<T>& logits_;
   F* planes_;

@@ -12,12 +12,12 @@
 #include <array>
 #include <cstring>
 #include <limits>
-#include <numeric>
 #include <type_traits>
 #include <vector>
 
 #include "cpu/head/cell_planes.h"
 #include "cpu/head/upsample_argmax.h"
+#include "cpu/simd/simd_any.h"
 #include "cpu/simd/simd_exp.h"
 
 namespace fastseg::cpu::FASTSEG_SIMD {
@@ -111,15 +111,14 @@ class Task {
         classes_(job.logits.classes),
         pitch_((cells_.phases + 3) / 4 * 4),
         planes_(classes_ * kCorners * L),
+        high_(classes_ * L),
         candidates_(classes_),
         ids_(kMostRows * cells_.blocks * L * pitch_),
         confidence_(job.confidence ? kMostRows * cells_.blocks * cells_.block_slots() : 0) {}
 
   void run(int64_t n, const BilinearBand& band) {
-    CellPlanes<T> corners(job_.logits, planes_.data());
     for (int64_t block = 0; block < cells_.blocks; ++block) {
-      const bool finite = corners.load(n, band, block);
-      choose_candidates(finite);
+      const bool finite = load(n, band, block);
       const F* w0 = cells_.w0.data() + block * cells_.block_slots();
       const F* w1 = cells_.w1.data() + block * cells_.block_slots();
       for (int64_t y = band.begin; y < band.end; ++y) {
@@ -134,40 +133,31 @@ class Task {
   }
 
  private:
-  // Classes that may be the best one somewhere in the block. What rounding could turn stays.
-  void choose_candidates(bool finite) {
-    count_ = 0;
-    if (!finite) {
-      count_ = classes_;
-      std::iota(candidates_.begin(), candidates_.end(), 0);
-      return;
-    }
+  // Loads the corners of a block and notes the classes that may be the best one somewhere in it.
+  // Returns whether all values are finite; else all classes may.
+  bool load(int64_t n, const BilinearBand& band, int64_t block) {
     using V = Vector<F>;
     constexpr F kRounding = sizeof(F) == 4 ? F(1e-6) : F(1e-15);
-    const auto corner = [&](int64_t k, int i) {
-      return Simd<F>::load(planes_.data() + (k * kCorners + i) * L);
-    };
     const auto least = [](V a, V b) { return a < b ? a : b; };
     const auto most = [](V a, V b) { return a > b ? a : b; };
-    const auto size = [](V a) { return a < F(0) ? -a : a; };
-    V bound = corner(0, 0);
+    V bound = Simd<F>::fill(-std::numeric_limits<F>::max()), largest{};
+    const auto see = [&](int64_t k, const std::array<V, kCorners>& c) {
+      const V low = least(least(c[0], c[1]), least(c[2], c[3]));
+      const V high = most(most(c[0], c[1]), most(c[2], c[3]));
+      bound = most(bound, low);
+      largest = most(largest, most(high, -low));
+      write(high_.data() + k * L, high);
+    };
+    const bool finite = CellPlanes<T>(job_.logits, planes_.data()).load(n, band, block, see);
+    if (!finite) bound = Simd<F>::fill(-std::numeric_limits<F>::infinity());
+    bound -= largest * kRounding;  // what rounding could turn stays
+    count_ = 0;
     for (int64_t k = 0; k < classes_; ++k) {
-      const V low = least(least(corner(k, 0), corner(k, 1)), least(corner(k, 2), corner(k, 3)));
-      bound = k == 0 ? low : most(bound, low);
+      if (!finite || any_lane<F>(Simd<F>::load(high_.data() + k * L) >= bound)) {
+        candidates_[count_++] = static_cast<int32_t>(k);
+      }
     }
-    bound -= size(bound) * kRounding;
-    for (int64_t k = 0; k < classes_; ++k) {
-      const V high = most(most(corner(k, 0), corner(k, 1)), most(corner(k, 2), corner(k, 3)));
-      const Codes<F> may_win = high + size(high) * kRounding >= bound;
-      if (any(may_win)) candidates_[count_++] = static_cast<int32_t>(k);
-    }
-  }
-
-  static bool any(Codes<F> mask) {
-    const auto words = bit_cast<std::array<int64_t, sizeof(mask) / 8>>(mask);
-    int64_t all = 0;
-    for (const int64_t word : words) all |= word;
-    return all != 0;
+    return finite;
   }
 
   // The ids of a block of cells in a row of the band, and their confidence.
@@ -263,6 +253,7 @@ class Task {
   const int64_t classes_;
   const int pitch_;  // of a cell's ids
   std::vector<F> planes_;
+  std::vector<F> high_;  // the largest corners: [class][lane]
   std::vector<int32_t> candidates_;
   int64_t count_ = 0;          // of candidates
   std::vector<Id> ids_;        // [row][cell][phase]
