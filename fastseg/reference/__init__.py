@@ -30,7 +30,11 @@ from fastseg.reference.crf.permutohedral_filter import (
 )
 from fastseg.reference.crf.permutohedral_lattice import permutohedral_lattice
 from fastseg.reference.crf.spatial_gaussian_filter import spatial_gaussian_filter
-from fastseg.reference.head.upsample_argmax import upsample_argmax, upsample_argmax_confidence
+from fastseg.reference.head.upsample_argmax import (
+    upsample,
+    upsample_argmax,
+    upsample_argmax_confidence,
+)
 from fastseg.reference.pool.batch_norm_relu_max_pool2d import batch_norm_relu_max_pool2d
 from fastseg.reference.pool.max_pool2d import max_pool2d, max_pool2d_backward
 from fastseg.reference.pool.max_unpool2d import max_unpool2d, max_unpool2d_backward
@@ -72,6 +76,7 @@ __all__ = [
     "permutohedral_lattice",
     "spatial_gaussian_filter",
     "unpack_codes",
+    "upsample",
     "upsample_argmax",
     "upsample_argmax_confidence",
     "winograd_axis",

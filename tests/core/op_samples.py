@@ -133,7 +133,7 @@ def samples(dtype: torch.dtype = torch.float32) -> list[Sample]:
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=dtype)
 
-    parts = [convolutions, poolings, filters, mean_fields]
+    parts = [convolutions, poolings, filters, mean_fields, heads]
     if dtype == torch.float32:
         parts.append(building_blocks)
     return [sample for part in parts for sample in part(random)]
@@ -266,3 +266,12 @@ def mean_fields(random) -> list[Sample]:
     if unary.dtype == torch.float32:
         found.append(Sample("lattice_mean_field", [*model, 1, *lattice]))
     return found
+
+
+def heads(random) -> list[Sample]:
+    """What follows the logits."""
+    logits, size = random(2, 5, 4, 6), [9, 14]
+    return [
+        Sample("upsample_argmax", [logits, size, False, torch.uint8]),
+        Sample("upsample_argmax_confidence", [logits, size, True, torch.int64]),
+    ]

@@ -47,7 +47,8 @@ def public_calls() -> list[PublicCall]:
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
 
-    return [*convolutions(random), *aspps(random), *poolings(random), *filters(random)]
+    parts = [convolutions, aspps, poolings, filters, heads]
+    return [call for part in parts for call in part(random)]
 
 
 def convolutions(random) -> list[PublicCall]:
@@ -239,4 +240,23 @@ def filters(random) -> list[PublicCall]:
         ),
         PublicCall("PermutohedralLattice", fastseg.PermutohedralLattice, {"features": features}),
         PublicCall("PermutohedralLattice.filter", lattice.filter, {"values": values}),
+    ]
+
+
+def heads(random) -> list[PublicCall]:
+    """What follows the logits."""
+    logits = random(2, 5, 4, 6)
+
+    def with_confidence(logits):
+        return fastseg.upsample_argmax(logits, (9, 14), return_confidence=True)
+
+    return [
+        PublicCall(
+            "fastseg::upsample_argmax",
+            lambda logits: fastseg.upsample_argmax(logits, (9, 14)),
+            {"logits": logits},
+        ),
+        PublicCall(
+            "fastseg::upsample_argmax", with_confidence, {"logits": logits}, note="confidence"
+        ),
     ]

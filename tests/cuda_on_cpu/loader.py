@@ -25,6 +25,8 @@ NAMES = (
     "permutohedral_filter_backward",
     "permutohedral_lattice",
     "spatial_gaussian_filter",
+    "upsample_argmax",
+    "upsample_argmax_confidence",
 )
 
 

@@ -21,6 +21,20 @@ struct UpsampleArgmaxCall {
   std::optional<Tensor> confidence;  // (N, H, W): double for double, float for all else
 };
 
+// Bytes of an id.
+inline int id_bytes(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Byte:
+      return 1;
+    case ScalarType::Short:
+      return 2;
+    case ScalarType::Int:
+      return 4;
+    default:
+      return 8;
+  }
+}
+
 using UpsampleArgmaxKernel = void (*)(const UpsampleArgmaxCall&);
 
 namespace upsample_argmax_ops {

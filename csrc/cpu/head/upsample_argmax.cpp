@@ -11,20 +11,7 @@
 namespace fastseg::cpu {
 namespace {
 
-int bytes_of(ScalarType dtype) {
-  switch (dtype) {
-    case ScalarType::Byte:
-      return 1;
-    case ScalarType::Short:
-      return 2;
-    case ScalarType::Int:
-      return 4;
-    default:
-      return 8;
-  }
-}
-
-void run(const UpsampleArgmaxCall& call) {
+void find_classes(const UpsampleArgmaxCall& call) {
   if (call.logits.size(0) == 0) return;
   dispatch_float(call.logits.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
@@ -37,7 +24,7 @@ void run(const UpsampleArgmaxCall& call) {
         call.height,
         call.width,
         call.classes.mutable_data_ptr(),
-        bytes_of(call.classes.scalar_type()),
+        id_bytes(call.classes.scalar_type()),
         call.confidence ? static_cast<F*>(call.confidence->mutable_data_ptr()) : nullptr};
     const auto count = static_cast<int64_t>(rows.bands.size());
     const int64_t work = call.logits.size(1) * call.width * (call.height + count - 1) / count;
@@ -52,7 +39,7 @@ void run(const UpsampleArgmaxCall& call) {
 
 STABLE_TORCH_LIBRARY_IMPL(fastseg, CPU, m) {
   namespace ops = fastseg::upsample_argmax_ops;
-  using fastseg::cpu::run;
-  m.impl("upsample_argmax", TORCH_BOX(&ops::upsample_argmax<run>));
-  m.impl("upsample_argmax_confidence", TORCH_BOX(&ops::upsample_argmax_confidence<run>));
+  using fastseg::cpu::find_classes;
+  m.impl("upsample_argmax", TORCH_BOX(&ops::upsample_argmax<find_classes>));
+  m.impl("upsample_argmax_confidence", TORCH_BOX(&ops::upsample_argmax_confidence<find_classes>));
 }
