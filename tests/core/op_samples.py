@@ -36,7 +36,7 @@ DIFFERENTIABLE = {
 TWICE_IN_VALUES = {"exact_gaussian_filter", "permutohedral_filter", "spatial_gaussian_filter"}
 """Their other tensors are differentiable once."""
 ONCE = {"mean_field", "permutohedral_lattice"}
-OF_POSITIONS = {"codes_to_indices", "indices_to_codes", "pack_codes"}
+OF_INTEGERS = {"codes_to_indices", "confusion_matrix", "indices_to_codes", "pack_codes"}
 """Their tensors are integers; all other ops refuse to be differentiated."""
 
 
@@ -133,7 +133,7 @@ def samples(dtype: torch.dtype = torch.float32) -> list[Sample]:
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=dtype)
 
-    parts = [convolutions, poolings, filters, mean_fields]
+    parts = [convolutions, poolings, filters, mean_fields, heads]
     if dtype == torch.float32:
         parts.append(building_blocks)
     return [sample for part in parts for sample in part(random)]
@@ -266,3 +266,14 @@ def mean_fields(random) -> list[Sample]:
     if unary.dtype == torch.float32:
         found.append(Sample("lattice_mean_field", [*model, 1, *lattice]))
     return found
+
+
+def heads(random) -> list[Sample]:
+    """What follows the logits."""
+    prediction, target = (random(2, 4, 5, 6).argmax(1) for _ in range(2))
+    target[:, :1] = 255
+    bytes_of = prediction.to(torch.uint8), target.to(torch.uint8)
+    return [
+        Sample("confusion_matrix", [prediction % 4, target % 4, 4]),
+        Sample("confusion_matrix", [*bytes_of, 4, 255], "ignoring"),
+    ]

@@ -47,7 +47,8 @@ def public_calls() -> list[PublicCall]:
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
 
-    return [*convolutions(random), *aspps(random), *poolings(random), *filters(random)]
+    calls = [convolutions, aspps, poolings, filters, heads]
+    return [call for of_family in calls for call in of_family(random)]
 
 
 def convolutions(random) -> list[PublicCall]:
@@ -239,4 +240,16 @@ def filters(random) -> list[PublicCall]:
         ),
         PublicCall("PermutohedralLattice", fastseg.PermutohedralLattice, {"features": features}),
         PublicCall("PermutohedralLattice.filter", lattice.filter, {"values": values}),
+    ]
+
+
+def heads(random) -> list[PublicCall]:
+    """What follows the logits."""
+    prediction, target = (random(2, 4, 5, 6).argmax(1) for _ in range(2))
+    return [
+        PublicCall(
+            "fastseg::confusion_matrix",
+            lambda **t: fastseg.confusion_matrix(**t, num_classes=4),
+            {"prediction": prediction, "target": target},
+        )
     ]

@@ -1,0 +1,1 @@
+"""What follows the logits: label maps and their scores."""

@@ -1,0 +1,1 @@
+"""What follows the logits, in plain PyTorch."""
