@@ -4,12 +4,12 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
+#include <array>
 #include <optional>
 #include <string>
 
+#include "cpu/head/confusion_matrix.h"
 #include "cpu/memory/kept_memory.h"
-#include "host/confusion_matrix.h"
 #include "host/crf/densecrf_module.h"
 
 namespace py = pybind11;
@@ -30,6 +30,15 @@ std::string shape(const py::array& array) {
   return py::str(array.attr("shape")).cast<std::string>();
 }
 
+// The first element whose label or prediction is neither a class nor ignored; there is one.
+int64_t first_bad(const fastseg::ClassIds& ids, const int64_t* prediction, const int64_t* label) {
+  for (int64_t i = 0;; ++i) {
+    const int64_t slot = ids.slot(label[i]);
+    if (slot == ids.ignored()) continue;
+    if (slot == ids.none() || ids.without_ignored().slot(prediction[i]) == ids.none()) return i;
+  }
+}
+
 Ids confusion_matrix(const py::array& prediction_array, const py::array& label_array,
                      int64_t num_classes, std::optional<int64_t> ignore_index) {
   const Ids prediction = class_ids("prediction", prediction_array);
@@ -42,17 +51,22 @@ Ids confusion_matrix(const py::array& prediction_array, const py::array& label_a
                           " and " + shape(label));
   }
   Ids counts({num_classes, num_classes});
-  std::fill_n(counts.mutable_data(), counts.size(), 0);
   // Reading a pointer asks Python, so all of it comes before the lock is released.
   const int64_t* predicted = prediction.data();
   const int64_t* labelled = label.data();
   const int64_t size = label.size();
   int64_t* count = counts.mutable_data();
-  int64_t bad;
+  const fastseg::ClassIds ids{num_classes, ignore_index.has_value(), ignore_index.value_or(0)};
+  int64_t bad = -1;
   {
     py::gil_scoped_release release;
-    bad = fastseg::host::confusion_matrix(predicted, labelled, size, num_classes, ignore_index,
-                                          count);
+    constexpr auto kInt64 = fastseg::IdType::kInt64;
+    const std::array<int64_t, 1> sizes{size}, strides{1};
+    const fastseg::cpu::MapPair pixels(sizes, strides, strides);
+    const fastseg::cpu::LabelMaps maps{pixels, predicted, kInt64, labelled, kInt64};
+    if (!fastseg::cpu::confusion_matrix(maps, ids, count, fastseg::cpu::InlineTasks())) {
+      bad = first_bad(ids, predicted, labelled);
+    }
   }
   if (bad >= 0) {
     throw py::value_error("prediction and label must hold ids 0 to " +

@@ -8,6 +8,7 @@ from fastseg.ops.crf.dense_crf import MeanField, dense_crf
 from fastseg.ops.crf.exact_gaussian_filter import exact_gaussian_filter
 from fastseg.ops.crf.permutohedral_lattice import PermutohedralLattice
 from fastseg.ops.crf.spatial_gaussian_filter import spatial_gaussian_filter
+from fastseg.ops.head.confusion_matrix import confusion_matrix
 from fastseg.ops.head.upsample_argmax import upsample_argmax
 from fastseg.ops.pool.batch_norm_relu_max_pool2d import batch_norm_relu_max_pool2d, fold_batch_norm
 from fastseg.ops.pool.max_pool2d import max_pool2d
@@ -22,6 +23,7 @@ __all__ = [
     "atrous_conv2d",
     "batch_norm_relu_max_pool2d",
     "codes_to_indices",
+    "confusion_matrix",
     "dense_crf",
     "exact_gaussian_filter",
     "fold_batch_norm",

@@ -30,6 +30,7 @@ from fastseg.reference.crf.permutohedral_filter import (
 )
 from fastseg.reference.crf.permutohedral_lattice import permutohedral_lattice
 from fastseg.reference.crf.spatial_gaussian_filter import spatial_gaussian_filter
+from fastseg.reference.head.confusion_matrix import confusion_matrix
 from fastseg.reference.head.upsample_argmax import (
     upsample,
     upsample_argmax,
@@ -56,6 +57,7 @@ __all__ = [
     "batch_norm_relu_max_pool2d",
     "codes_to_indices",
     "compute_dtype",
+    "confusion_matrix",
     "conv2d_epilogue",
     "depthwise_conv2d",
     "depthwise_conv2d_input_grad",

@@ -36,7 +36,7 @@ DIFFERENTIABLE = {
 TWICE_IN_VALUES = {"exact_gaussian_filter", "permutohedral_filter", "spatial_gaussian_filter"}
 """Their other tensors are differentiable once."""
 ONCE = {"mean_field", "permutohedral_lattice"}
-OF_POSITIONS = {"codes_to_indices", "indices_to_codes", "pack_codes"}
+OF_INTEGERS = {"codes_to_indices", "confusion_matrix", "indices_to_codes", "pack_codes"}
 """Their tensors are integers; all other ops refuse to be differentiated."""
 
 
@@ -271,7 +271,12 @@ def mean_fields(random) -> list[Sample]:
 def heads(random) -> list[Sample]:
     """What follows the logits."""
     logits, size = random(2, 5, 4, 6), [9, 14]
+    prediction, target = (random(2, 4, 5, 6).argmax(1) for _ in range(2))
+    target[:, :1] = 255
+    bytes_of = prediction.to(torch.uint8), target.to(torch.uint8)
     return [
         Sample("upsample_argmax", [logits, size, False, torch.uint8]),
         Sample("upsample_argmax_confidence", [logits, size, True, torch.int64]),
+        Sample("confusion_matrix", [prediction % 4, target % 4, 4]),
+        Sample("confusion_matrix", [*bytes_of, 4, 255], "ignoring"),
     ]

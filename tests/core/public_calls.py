@@ -246,6 +246,7 @@ def filters(random) -> list[PublicCall]:
 def heads(random) -> list[PublicCall]:
     """What follows the logits."""
     logits = random(2, 5, 4, 6)
+    prediction, target = (random(2, 4, 5, 6).argmax(1) for _ in range(2))
 
     def with_confidence(logits):
         return fastseg.upsample_argmax(logits, (9, 14), return_confidence=True)
@@ -258,5 +259,10 @@ def heads(random) -> list[PublicCall]:
         ),
         PublicCall(
             "fastseg::upsample_argmax", with_confidence, {"logits": logits}, note="confidence"
+        ),
+        PublicCall(
+            "fastseg::confusion_matrix",
+            lambda **t: fastseg.confusion_matrix(**t, num_classes=4),
+            {"prediction": prediction, "target": target},
         ),
     ]

@@ -127,6 +127,8 @@ def takes(call: PublicCall, name: str, dtype: torch.dtype) -> bool:
         return dtype in (torch.float64, torch.int32)
     if name == "indices":
         return False
+    if call.name == "fastseg::confusion_matrix":
+        return dtype in (torch.int32, torch.bool)
     alone = name == "x" and set(call.tensors) <= {"x", "scale", "shift"} and "pool" in call.name
     alone |= name in ("values", "sigma") and call.name in (
         "fastseg::max_unpool2d",

@@ -66,6 +66,7 @@ OPCHECKED_ELSEWHERE = {  # in the tests of their own
     "atrous_conv2d",
     "atrous_conv2d_input_grad",
     "atrous_conv2d_weight_grad",
+    "confusion_matrix",
     "dense_conv2d_weight_grad",
     "depthwise_conv2d",
     "depthwise_conv2d_input_grad",
