@@ -23,6 +23,7 @@ from fastseg.ops import (
     max_unpool2d,
     separable_atrous_conv2d,
     upsample_argmax,
+    upsample_confusion_matrix,
 )
 from fastseg.ops.memory import empty_cache
 from fastseg.optimize import optimize_, restore_
@@ -58,4 +59,5 @@ __all__ = [
     "restore_",
     "separable_atrous_conv2d",
     "upsample_argmax",
+    "upsample_confusion_matrix",
 ]

@@ -10,6 +10,7 @@ from fastseg.ops.crf.permutohedral_lattice import PermutohedralLattice
 from fastseg.ops.crf.spatial_gaussian_filter import spatial_gaussian_filter
 from fastseg.ops.head.confusion_matrix import confusion_matrix
 from fastseg.ops.head.upsample_argmax import upsample_argmax
+from fastseg.ops.head.upsample_confusion_matrix import upsample_confusion_matrix
 from fastseg.ops.pool.batch_norm_relu_max_pool2d import batch_norm_relu_max_pool2d, fold_batch_norm
 from fastseg.ops.pool.max_pool2d import max_pool2d
 from fastseg.ops.pool.max_unpool2d import max_unpool2d
@@ -33,6 +34,7 @@ __all__ = [
     "separable_atrous_conv2d",
     "spatial_gaussian_filter",
     "upsample_argmax",
+    "upsample_confusion_matrix",
 ]
 
 

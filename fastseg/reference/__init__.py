@@ -36,6 +36,7 @@ from fastseg.reference.head.upsample_argmax import (
     upsample_argmax,
     upsample_argmax_confidence,
 )
+from fastseg.reference.head.upsample_confusion_matrix import upsample_confusion_matrix
 from fastseg.reference.pool.batch_norm_relu_max_pool2d import batch_norm_relu_max_pool2d
 from fastseg.reference.pool.max_pool2d import max_pool2d, max_pool2d_backward
 from fastseg.reference.pool.max_unpool2d import max_unpool2d, max_unpool2d_backward
@@ -81,6 +82,7 @@ __all__ = [
     "upsample",
     "upsample_argmax",
     "upsample_argmax_confidence",
+    "upsample_confusion_matrix",
     "winograd_axis",
     "winograd_conv2d",
     "winograd_conv2d_weight",

@@ -277,6 +277,7 @@ def heads(random) -> list[Sample]:
     return [
         Sample("upsample_argmax", [logits, size, False, torch.uint8]),
         Sample("upsample_argmax_confidence", [logits, size, True, torch.int64]),
+        Sample("upsample_confusion_matrix", [random(2, 5, 2, 3), prediction, False, 255]),
         Sample("confusion_matrix", [prediction % 4, target % 4, 4]),
         Sample("confusion_matrix", [*bytes_of, 4, 255], "ignoring"),
     ]

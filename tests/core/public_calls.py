@@ -261,6 +261,11 @@ def heads(random) -> list[PublicCall]:
             "fastseg::upsample_argmax", with_confidence, {"logits": logits}, note="confidence"
         ),
         PublicCall(
+            "fastseg::upsample_confusion_matrix",
+            fastseg.upsample_confusion_matrix,
+            {"logits": logits, "target": prediction},
+        ),
+        PublicCall(
             "fastseg::confusion_matrix",
             lambda **t: fastseg.confusion_matrix(**t, num_classes=4),
             {"prediction": prediction, "target": target},

@@ -20,7 +20,7 @@ inline constexpr const char* kOp = "fastseg::confusion_matrix";
 // Counts of more pairs would take more than 8 GiB.
 inline constexpr int64_t kMostClasses = 32768;
 
-inline IdType id_type(const Tensor& ids, const char* name) {
+inline IdType id_type(const Tensor& ids, const char* name, const char* op = kOp) {
   switch (ids.scalar_type()) {
     case ScalarType::Bool:  // a byte, 0 or 1
     case ScalarType::Byte:
@@ -34,7 +34,7 @@ inline IdType id_type(const Tensor& ids, const char* name) {
     case ScalarType::Long:
       return IdType::kInt64;
     default:
-      FASTSEG_CHECK(false, kOp, ": ", name,
+      FASTSEG_CHECK(false, op, ": ", name,
                     " must hold integer class ids (uint8, int8, int16, int32, int64 or bool), got ",
                     ids.scalar_type());
   }

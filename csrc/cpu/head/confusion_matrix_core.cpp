@@ -68,16 +68,7 @@ bool count_by_bytes(const LabelMaps& maps, const ClassIds& ids, int64_t* counts,
     const std::lock_guard lock(mutex);
     mine.merge_into(sums.data());
   });
-  bool good = true;
-  for (int64_t t = 0; t < side; ++t) {
-    if (t == ids.ignored()) continue;
-    const int64_t* row = sums.data() + t * side;
-    for (int64_t p = 0; p < side; ++p) {
-      good &= row[p] == 0 || (t < ids.count && p < ids.count);
-    }
-    if (t < ids.count) std::copy_n(row, ids.count, counts + t * ids.count);
-  }
-  return good;
+  return class_counts(sums.data(), ids, counts);
 }
 
 // One thread, straight into the counts: those of so many classes are larger than the caches.
@@ -104,6 +95,20 @@ bool count_by_pixels(const LabelMaps& maps, const ClassIds& ids, int64_t* counts
 }
 
 }  // namespace
+
+bool class_counts(const int64_t* sums, const ClassIds& ids, int64_t* counts) {
+  bool good = true;
+  const int64_t side = ids.slots();
+  for (int64_t t = 0; t < side; ++t) {
+    if (t == ids.ignored()) continue;
+    const int64_t* row = sums + t * side;
+    for (int64_t p = 0; p < side; ++p) {
+      good &= row[p] == 0 || (t < ids.count && p < ids.count);
+    }
+    if (t < ids.count) std::copy_n(row, ids.count, counts + t * ids.count);
+  }
+  return good;
+}
 
 bool confusion_matrix(const LabelMaps& maps, const ClassIds& ids, int64_t* counts,
                       const TaskRunner& tasks) {

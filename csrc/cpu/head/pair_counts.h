@@ -63,6 +63,10 @@ class PairCounts {
   std::vector<uint32_t> counts_;
 };
 
+// Copies the counts of classes from sums, a square of ids.slots(). Returns whether all pixels that
+// are not ignored are of a class.
+bool class_counts(const int64_t* sums, const ClassIds& ids, int64_t* counts);
+
 // Writes the slots of n ids as bytes. ids.count <= kMostByteClasses.
 FASTSEG_DECLARE_KERNEL(void class_bytes(const IdRun& run, int64_t n, const ClassIds& ids,
                                         uint8_t* slots))

@@ -23,6 +23,7 @@ void find_classes(const UpsampleArgmaxCall& call) {
         upsampled_logits<T>(call.logits, cells, rows),
         call.height,
         call.width,
+        0,
         call.classes.mutable_data_ptr(),
         id_bytes(call.classes.scalar_type()),
         call.confidence ? static_cast<F*>(call.confidence->mutable_data_ptr()) : nullptr};

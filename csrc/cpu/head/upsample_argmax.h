@@ -15,9 +15,10 @@ struct UpsampleArgmax {
 
   UpsampledLogits<T> logits;
   int64_t height, width;  // of the class map
-  void* classes;          // (N, H, W)
+  int64_t first_row;      // of (N * H, W) in memory
+  void* classes;          // rows from the first on
   int bytes;              // of an id: 1, 2, 4 or 8
-  F* confidence;          // (N, H, W): the softmax's largest probability; null for none
+  F* confidence;          // of these rows: the softmax's largest probability; null for none
 };
 
 // Tasks [begin, end): task t is band t % bands of image t / bands.

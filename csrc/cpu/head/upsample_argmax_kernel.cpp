@@ -128,7 +128,7 @@ class Task {
       }
     }
     for (int64_t y = band.begin; y < band.end; ++y) {
-      write_row((n * job_.height + y) * job_.width, y - band.begin);
+      write_row((n * job_.height + y - job_.first_row) * job_.width, y - band.begin);
     }
   }
 
