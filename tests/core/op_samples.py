@@ -38,6 +38,8 @@ TWICE_IN_VALUES = {"exact_gaussian_filter", "permutohedral_filter", "spatial_gau
 ONCE = {"mean_field", "permutohedral_lattice"}
 OF_INTEGERS = {"codes_to_indices", "confusion_matrix", "indices_to_codes", "pack_codes"}
 """Their tensors are integers; all other ops refuse to be differentiated."""
+TO_INTEGERS = {"upsample_argmax", "upsample_confusion_matrix"}
+"""Their outputs are integers, on which no gradient can depend."""
 
 
 class Leaf(NamedTuple):

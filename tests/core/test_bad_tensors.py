@@ -127,7 +127,9 @@ def takes(call: PublicCall, name: str, dtype: torch.dtype) -> bool:
         return dtype in (torch.float64, torch.int32)
     if name == "indices":
         return False
-    if call.name == "fastseg::confusion_matrix":
+    if name == "logits":
+        return dtype == torch.float64
+    if call.name in ("fastseg::confusion_matrix", "fastseg::upsample_confusion_matrix"):
         return dtype in (torch.int32, torch.bool)
     alone = name == "x" and set(call.tensors) <= {"x", "scale", "shift"} and "pool" in call.name
     alone |= name in ("values", "sigma") and call.name in (

@@ -14,6 +14,7 @@ from tests.core.op_samples import (
     DIFFERENTIABLE,
     OF_INTEGERS,
     ONCE,
+    TO_INTEGERS,
     TWICE_IN_VALUES,
     Sample,
     samples,
@@ -140,7 +141,9 @@ def test_jacrev(sample):
 
 
 @pytest.mark.parametrize(
-    "sample", [s for s in samples() if s.name not in DIFFERENTIABLE | OF_INTEGERS], ids=str
+    "sample",
+    [s for s in samples() if s.name not in DIFFERENTIABLE | OF_INTEGERS | TO_INTEGERS],
+    ids=str,
 )
 def test_ops_without_a_gradient_say_so(sample):
     tensors, loss = tuple(sample.floats().values()), loss_of(sample)

@@ -84,6 +84,9 @@ OPCHECKED_ELSEWHERE = {  # in the tests of their own
     "winograd_branches",
     "winograd_conv2d",
     "winograd_conv2d_weight",
+    "upsample_argmax",
+    "upsample_argmax_confidence",
+    "upsample_confusion_matrix",
 }
 
 
