@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastseg.metrics.metric import Metric, check_ids, check_maps, ratio
 from fastseg.ops.head.confusion_matrix import confusion_matrix
+from fastseg.ops.head.upsample_confusion_matrix import upsample_confusion_matrix
 
 
 class ConfusionMatrix(Metric):
@@ -66,6 +67,33 @@ class ConfusionMatrix(Metric):
         except RuntimeError:
             check_ids(prediction, label, classes, ignored)  # says which, in this function's words
             raise
+        self._add({"counts": counts})
+
+    def update_from_logits(
+        self, logits: Tensor, label: Tensor, *, align_corners: bool = False
+    ) -> None:
+        """Adds a batch by its logits, which are upsampled bilinearly to the label's size.
+
+        Neither logits of full size nor a class map is stored; see
+        :func:`fastseg.upsample_confusion_matrix`.
+
+        Args:
+            logits: (N, C, h, w), floating-point.
+            label: true class ids (N, H, W), an integer tensor.
+            align_corners: as in ``F.interpolate``.
+
+        Raises:
+            ValueError: logits of another number of classes.
+            RuntimeError: wrong shapes or dtypes, or an id of a counted pixel that is not 0 to C - 1
+                (on a GPU a device-side assert).
+        """
+        if logits.dim() != 4 or logits.shape[1] != self.num_classes:
+            raise ValueError(
+                f"logits must be (N, {self.num_classes}, h, w), got {tuple(logits.shape)}"
+            )
+        counts = upsample_confusion_matrix(
+            logits, label, align_corners=align_corners, ignore_index=self.ignore_index
+        )
         self._add({"counts": counts})
 
     def compute(self) -> dict[str, float]:

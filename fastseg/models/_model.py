@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fastseg._core.pairwise import PairwiseBilateral, PairwiseGaussian
 from fastseg.models._layers import BatchNorm2d, Conv2d, conv_bn_act, resize, use_backend
 from fastseg.nn import DenseCRF
+from fastseg.ops import upsample_argmax
 
 # torchvision's weights expect an image of 0 to 1 with this mean and standard deviation removed.
 MEAN = (0.485, 0.456, 0.406)
@@ -61,8 +62,7 @@ class SegmentationModel(nn.Module):
         Raises:
             ValueError: x has another shape.
         """
-        if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(f"x must be (N, {self.in_channels}, H, W), got {tuple(x.shape)}")
+        self._check_input(x)
         out = {
             name: self.at_input_size(scores, x.shape[-2:])
             for name, scores in self.scores(x).items()
@@ -70,6 +70,47 @@ class SegmentationModel(nn.Module):
         if self.crf is not None and (_trains(self.crf) or not self.training):
             out["out"] = self._refined(out["out"], _denormalised(x) if image is None else image)
         return out["out"] if self.aux_classifier is None else out
+
+    @torch.no_grad()
+    def predict(
+        self, x: Tensor, image: Tensor | None = None, *, return_confidence: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Returns the class map of an image, without logits of its size where none are needed.
+
+        Scores are resized and reduced by :func:`fastseg.upsample_argmax`. A CRF, which needs logits
+        of every pixel, refines them first.
+
+        Args:
+            x: (N, in_channels, H, W), normalised.
+            image: (N, 3, H, W) in 0 to 255, for the CRF; see :meth:`forward`.
+            return_confidence: also returns the largest probability of each pixel.
+
+        Returns:
+            uint8 (N, H, W), or int16 for more than 256 classes; with return_confidence this and
+            float32 (N, H, W).
+
+        Raises:
+            ValueError: x has another shape.
+        """
+        resizes = type(self).at_input_size is SegmentationModel.at_input_size
+        if self.crf is None and resizes:
+            self._check_input(x)
+            scores, size = self.scores(x)["out"], x.shape[-2:]
+        else:
+            scores = main_logits(self(x, image))
+            size = scores.shape[-2:]
+        return upsample_argmax(
+            scores,
+            size,
+            align_corners=self.align_corners,
+            dtype=torch.uint8 if self.num_classes <= 256 else torch.int16,
+            return_confidence=return_confidence,
+        )
+
+    def _check_input(self, x: Tensor) -> None:
+        """Raises ValueError for an x of another shape."""
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(f"x must be (N, {self.in_channels}, H, W), got {tuple(x.shape)}")
 
     def at_input_size(self, scores: Tensor, size: torch.Size) -> Tensor:
         """Resizes the scores to an image of one size."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fastseg.data.label_sets import label_set
 from fastseg.data.transforms import normalise, resize_to_height
 from fastseg.models import CRF_ITERATIONS, CRF_TERMS, main_logits
-from fastseg.ops import dense_crf
+from fastseg.ops import dense_crf, upsample_argmax
 from fastseg.zoo import SOURCES
 from fastseg.zoo.checkpoint import CheckpointError
 from fastseg.zoo.load import build
@@ -158,14 +158,7 @@ def refine(logits: Tensor, picture: Image.Image) -> Tensor:
 @torch.inference_mode()
 def highest_class(scores: Tensor, size: tuple[int, int]) -> np.ndarray:
     """Returns the argmax, uint8 (H, W), of scores (1, C, h, w) resized bilinearly to ``size``."""
-    # One class at a time: the logits of a large photo would take gigabytes.
-    highest = F.interpolate(scores[:, :1], size, mode="bilinear", align_corners=False)
-    labels = torch.zeros_like(highest, dtype=torch.uint8)
-    for k in range(1, scores.shape[1]):
-        plane = F.interpolate(scores[:, k : k + 1], size, mode="bilinear", align_corners=False)
-        labels[plane > highest] = k
-        torch.maximum(highest, plane, out=highest)
-    return labels[0, 0].cpu().numpy()
+    return upsample_argmax(scores, size)[0].cpu().numpy()
 
 
 def shipped_weights() -> list[str]:

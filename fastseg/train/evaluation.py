@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -41,8 +40,7 @@ def evaluate(
         image = image.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             logits = main_logits(model(image))
-        logits = F.interpolate(logits.float(), label.shape[1:], mode="bilinear")
-        matrix.update(logits.argmax(1), label)
+        matrix.update_from_logits(logits, label)
         on_image()
     return matrix
 

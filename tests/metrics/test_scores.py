@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import fastseg
 from fastseg.metrics import ConfusionMatrix
 
 CLASSES, VOID = 6, 255
@@ -136,3 +137,17 @@ def test_torchmetrics_functions():
         torch.testing.assert_close(getattr(filled, name)(0), expected, rtol=1e-6, atol=1e-6)
     macro = theirs.multiclass_jaccard_index(prediction, label, average="macro", **options)
     assert filled.mean_iou() == pytest.approx(macro.item(), abs=1e-6)
+
+
+def test_counts_from_logits_are_those_of_their_class_map():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 5, 6, 7, generator=generator)
+    label = torch.randint(0, 6, (2, 30, 28), generator=generator)
+    by_map, by_logits = ConfusionMatrix(5, 5), ConfusionMatrix(5, 5)
+    for align_corners in (False, True):
+        classes = fastseg.upsample_argmax(logits, (30, 28), align_corners=align_corners)
+        by_map.update(classes, label)
+        by_logits.update_from_logits(logits, label, align_corners=align_corners)
+    assert torch.equal(by_map.counts, by_logits.counts)
+    with pytest.raises(ValueError, match=r"logits must be \(N, 5, h, w\), got \(2, 4, 6, 7\)"):
+        by_logits.update_from_logits(logits[:, :4], label)

@@ -184,3 +184,28 @@ def test_inputs_that_do_not_fit_are_refused():
         build("deeplabv3")(torch.zeros(1, 4, 32, 32))
     with pytest.raises(ValueError, match="x must be at least 16x16 pixels, for it is halved 4"):
         build("unet")(torch.zeros(1, 3, 15, 40))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_predicted_classes_are_those_of_the_logits(name):
+    model = build(name, aux=True).eval()
+    x = torch.randn(2, 3, 67, 43)
+    with torch.inference_mode():
+        logits = model(x)["out"]
+    classes, confidence = model.predict(x, return_confidence=True)
+    assert torch.equal(classes, model.predict(x))
+    assert classes.dtype == torch.uint8
+    chosen = logits.gather(1, classes.long()[:, None])[:, 0]
+    close(chosen, logits.amax(1))
+    close(confidence, logits.softmax(1).amax(1))
+
+
+def test_prediction_with_a_crf_is_that_of_its_logits():
+    model = build("unet", crf="post").eval()
+    x, image = torch.randn(1, 3, 32, 40), torch.rand(1, 3, 32, 40) * 255
+    with torch.inference_mode():
+        logits = model(x, image)
+    chosen = logits.gather(1, model.predict(x, image).long()[:, None])[:, 0]
+    close(chosen, logits.amax(1))
+    with pytest.raises(ValueError, match=r"x must be \(N, 3, H, W\)"):
+        model.predict(torch.zeros(1, 4, 32, 40))
