@@ -29,6 +29,20 @@ struct ClassIds {
 
 enum class IdType : int { kUint8, kInt8, kInt16, kInt32, kInt64 };
 
+FASTSEG_HOST_DEVICE int id_bytes(IdType type) {
+  switch (type) {
+    case IdType::kUint8:
+    case IdType::kInt8:
+      return 1;
+    case IdType::kInt16:
+      return 2;
+    case IdType::kInt32:
+      return 4;
+    default:
+      return 8;
+  }
+}
+
 // Calls body with a zero of the type.
 template <class Body>
 FASTSEG_HOST_DEVICE void dispatch_id(IdType type, const Body& body) {
