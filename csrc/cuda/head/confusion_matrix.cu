@@ -21,17 +21,18 @@ namespace fastseg::cuda {
 namespace {
 
 constexpr int kBlockThreads = 256;
-constexpr int kMostBlocks = 528;  // four for each multiprocessor of an H100
-constexpr int kPixels = 8;        // of a thread at once
+constexpr int kBlocks = 4;                  // of a multiprocessor, at 64 registers a thread
+constexpr int kMostBlocks = kBlocks * 132;  // on an H100
+constexpr int kPixels = 8;                  // of a thread at once
 constexpr unsigned kAllLanes = ~0u;
 
 using Count = unsigned long long;
 
-// The ids of kPixels neighbours that begin at `first`, those of [0, count) of them at least. As one
-// vector the first is aligned and all are there. The branch on the type is the same for all
-// threads.
-__device__ inline void load_ids(const void* data, IdType type, int64_t first, int64_t count,
-                                bool vector, int64_t (&ids)[kPixels]) {
+// The slots (common/head/class_ids.h) of kPixels neighbours that begin at `first`, of which the
+// first `count` are there. As one vector all are, and aligned. The branch on the type is the same
+// for all threads.
+__device__ inline void load_slots(const void* data, IdType type, const ClassIds& ids, int64_t first,
+                                  int64_t count, bool vector, int (&slots)[kPixels]) {
   dispatch_id(type, [&](auto zero) {
     using T = decltype(zero);
     const T* from = static_cast<const T*>(data) + first;
@@ -45,19 +46,18 @@ __device__ inline void load_ids(const void* data, IdType type, int64_t first, in
       }
     }
 #pragma unroll
-    for (int i = 0; i < kPixels; ++i) ids[i] = values[i];
+    for (int i = 0; i < kPixels; ++i) slots[i] = static_cast<int>(ids.slot(values[i]));
   });
 }
 
 // The pair's place in the counts; -1 for an ignored pixel.
-__device__ inline int pair_of(const ClassIds& ids, int64_t prediction, int64_t target) {
-  const int64_t t = ids.slot(target);
-  if (t == ids.ignored()) return -1;
-  FASTSEG_DEVICE_CHECK(prediction >= 0 && prediction < ids.count,
+__device__ inline int pair_of(const ClassIds& ids, int prediction, int target) {
+  if (target == ids.ignored()) return -1;
+  FASTSEG_DEVICE_CHECK(prediction != ids.none(),
                        "fastseg::confusion_matrix: prediction must hold ids 0 to num_classes - 1");
-  FASTSEG_DEVICE_CHECK(t != ids.none(),
+  FASTSEG_DEVICE_CHECK(target != ids.none(),
                        "fastseg::confusion_matrix: target must hold ids 0 to num_classes - 1");
-  return static_cast<int>(t * ids.count + prediction);
+  return target * static_cast<int>(ids.count) + prediction;
 }
 
 // Adds the pixels of a warp's threads to counts, each thread's in runs; -1 is none.
@@ -82,9 +82,9 @@ __device__ inline void add_pairs(const int (&pairs)[kPixels], T* counts) {
 }
 
 // A block takes every gridDim.x-th tile of kBlockThreads * kPixels pixels. `vectors` says whether
-// the maps are aligned for load_ids.
+// the maps are aligned for vectors.
 template <bool kShared>
-__global__ void __launch_bounds__(kBlockThreads)
+__global__ void __launch_bounds__(kBlockThreads, kBlocks)
     confusion_matrix_pairs(ConfusionMatrix op, bool vectors, Count* counts) {
   FASTSEG_DYNAMIC_SHARED(unsigned, table);
   const int cells = static_cast<int>(op.ids.count * op.ids.count);
@@ -97,9 +97,10 @@ __global__ void __launch_bounds__(kBlockThreads)
     const int64_t first = tile + threadIdx.x * kPixels;
     const int64_t count = op.pixels - first;
     const bool vector = vectors && count >= kPixels;
-    int64_t prediction[kPixels], target[kPixels];
-    load_ids(op.prediction, op.prediction_type, first, count, vector, prediction);
-    load_ids(op.target, op.target_type, first, count, vector, target);
+    int prediction[kPixels], target[kPixels];
+    load_slots(op.prediction, op.prediction_type, op.ids.without_ignored(), first, count, vector,
+               prediction);
+    load_slots(op.target, op.target_type, op.ids, first, count, vector, target);
     int pairs[kPixels];
 #pragma unroll
     for (int i = 0; i < kPixels; ++i) {
