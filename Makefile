@@ -44,6 +44,7 @@ test: $(BUILT) $(VENV)/.test
 bench: $(BUILT)
 	$(BIN)/python -m benchmarks.atrous_conv2d
 	$(BIN)/python -m benchmarks.pooling
+	$(BIN)/python -m benchmarks.confusion_matrix
 	$(BIN)/python -m benchmarks.dense_crf
 	$(BIN)/python -m benchmarks.upsample_argmax
 

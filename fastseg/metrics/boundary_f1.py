@@ -33,7 +33,7 @@ class BoundaryF1(Metric):
     Args:
         num_classes: number of classes C, with ids 0 to C - 1.
         ignore_index: label of pixels that are not counted; None counts all.
-        tolerance: largest distance of pixels that match, in `unit`.
+        tolerance: largest distance of pixels that match, in the given unit.
         unit: "diagonal" (default), shares of the image's diagonal in pixels, or "pixels".
 
     Raises:

@@ -30,7 +30,7 @@ class BoundaryIoU(Metric):
     Args:
         num_classes: number of classes C, with ids 0 to C - 1.
         ignore_index: label of pixels that are not counted; None counts all.
-        distance: width of the band, in `unit`.
+        distance: width of the band, in the given unit.
         unit: "diagonal" (default), shares of the image's diagonal in pixels, or "pixels".
 
     Raises:

@@ -82,7 +82,7 @@ def test_numbers_of_classes(classes, dtype, simd_level):
     assert torch.equal(actual, counted(prediction, target, classes))
 
 
-@pytest.mark.parametrize("classes", [5, 300])
+@pytest.mark.parametrize("classes", [5, 200, 300])
 def test_bad_ids(classes, simd_level):
     """Every id that is no class, anywhere in a map, of either map; never one that is."""
     for dtype, width, place in itertools.product(IDS[:-1], (1, 64, 200), (0, -1)):

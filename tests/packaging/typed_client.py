@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import fastseg
 from fastseg.data import CamVid, EvalTransform, class_counts, median_frequency_weights
-from fastseg.metrics import ConfusionMatrix
+from fastseg.metrics import BoundaryF1, BoundaryIoU, ConfusionMatrix, TrimapCurve
 from fastseg.models import build_model, builder_options, deeplabv3plus, list_models, segnet, unet
 from fastseg.segment import Segmenter
 from fastseg.train import Config, Trainer
@@ -80,7 +80,12 @@ def evaluate(folder: str, prediction: Tensor, label: Tensor) -> float:
     weights = median_frequency_weights(*class_counts(dataset))
     matrix = ConfusionMatrix(len(weights), ignore_index=11)
     matrix.update(prediction, label)
-    print(matrix.ious(), Segmenter.load(None).classes)
+    print(fastseg.confusion_matrix(prediction, label, len(weights), ignore_index=11))
+    for metric in (BoundaryF1(11, tolerance=2, unit="pixels"), BoundaryIoU(11), TrimapCurve(11)):
+        metric.update(prediction, label)
+        scores: dict[str, float] = metric.merge(metric).all_reduce().compute()
+        print(scores)
+    print(matrix.ious(absent=0), Segmenter.load(None).classes)
     trainer = Trainer(Config(data=folder, out="runs", epochs=1))
     print(trainer.learning_rate(), fastseg.__version__)
     return matrix.mean_iou()

@@ -29,9 +29,7 @@ void for_ids(const LabelMaps& maps, int64_t begin, int64_t end, const Body& body
 }
 
 const void* element(const void* data, IdType type, int64_t offset) {
-  const void* found = nullptr;
-  dispatch_id(type, [&](auto zero) { found = static_cast<const decltype(zero)*>(data) + offset; });
-  return found;
+  return static_cast<const char*>(data) + offset * id_bytes(type);
 }
 
 // Adds pixels [begin, end), the prediction's slots by blocks that stay in a first-level cache.

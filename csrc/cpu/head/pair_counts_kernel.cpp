@@ -4,8 +4,9 @@
 // of two comparisons; most vectors have none, and a run is added once, when it ends. In a vector of
 // many runs pixels are added one by one.
 //
-// Floor: the bytes of both maps, read once. int64 ids are 16 bytes a pixel, and memory is all that
-// counts; of uint8 maps in the caches a pixel costs 0.1 to 0.2 cycles in blobs and 1 to 2 in noise.
+// Floor: the bytes of both maps, read once. Of int64 maps, 16 bytes a pixel, they are most of the
+// time. Of uint8 maps a pixel takes a core 0.1 ns in a constant map, 0.3 ns where a run ends every
+// 30 pixels and 0.7 ns in noise.
 
 #include <algorithm>
 #include <bit>
@@ -142,16 +143,13 @@ void class_bytes(const IdRun& run, int64_t n, const ClassIds& ids, uint8_t* slot
 void add_pairs(const uint8_t* prediction, const IdRun& target, int64_t n, const PairTable& table) {
   constexpr int64_t kBlock = 4096;  // stays in a first-level cache
   uint8_t slots[kBlock];
-  dispatch_id(target.type, [&](auto zero) {
-    using T = decltype(zero);
-    for (int64_t i = 0; i < n; i += kBlock) {
-      const IdRun block{static_cast<const T*>(target.data) + i * target.stride, target.type,
-                        target.stride};
-      const int64_t size = std::min(kBlock, n - i);
-      class_bytes(block, size, table.ids, slots);
-      add_slots(prediction + i, slots, size, table);
-    }
-  });
+  const auto* first = static_cast<const char*>(target.data);
+  const int64_t step = target.stride * id_bytes(target.type);
+  for (int64_t i = 0; i < n; i += kBlock) {
+    const int64_t size = std::min(kBlock, n - i);
+    class_bytes({first + i * step, target.type, target.stride}, size, table.ids, slots);
+    add_slots(prediction + i, slots, size, table);
+  }
 }
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD
