@@ -20,6 +20,7 @@ from fastseg.ops import (
     indices_to_codes,
     max_pool2d,
     max_unpool2d,
+    pixel_adaptive_refinement,
     separable_atrous_conv2d,
 )
 from fastseg.ops.memory import empty_cache
@@ -52,6 +53,7 @@ __all__ = [
     "max_unpool2d",
     "nn",
     "optimize_",
+    "pixel_adaptive_refinement",
     "restore_",
     "separable_atrous_conv2d",
 ]

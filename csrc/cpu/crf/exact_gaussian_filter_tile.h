@@ -7,46 +7,12 @@
 
 #include "cpu/crf/exact_gaussian_filter.h"
 #include "cpu/simd/simd.h"
+#include "cpu/simd/simd_exp.h"
 
 namespace fastseg::cpu::FASTSEG_SIMD {
 
 // Vectors of queries that a register tile holds: with 32 registers 4, with 16 two.
 inline constexpr int kVectors = FASTSEG_SIMD_BYTES == 64 ? 4 : 2;
-
-// exp(-x / 2) for x >= 0, to 2 units in the last place and the rounding of x; 0 where it would be
-// denormal. 2^-t = 2^-k p(t - k) for t = x log2(e) / 2 and k = round(t).
-template <class V, class F>
-inline V exp_of_minus_half(V x) {
-  constexpr bool kFloat = sizeof(F) == 4;
-  constexpr F kScale = F(0.72134752044448170368);
-  constexpr F kMagic = kFloat ? F(12582912) : F(6755399441055744);  // 1.5 * 2^mantissa bits
-  constexpr F kEnd = kFloat ? F(126) : F(1022);
-  constexpr int kMantissa = kFloat ? 23 : 52;
-  const V y = x * kScale + kMagic;  // the integer k in its low bits
-  const V f = x * kScale - (y - kMagic);
-  V p;
-  if constexpr (kFloat) {  // minimax polynomials of 2^-f, |f| <= 1/2
-    p = f * F(-0.0013276472632) + F(0.0096755413431);
-    p = p * f + F(-0.0555071327186);
-    p = p * f + F(0.2402211972371);
-    p = p * f + F(-0.6931469670650);
-  } else {
-    p = f * F(-4.4352827069572771511e-10) + F(7.0741056135081427963e-9);
-    p = p * f + F(-1.0178198021671930844e-7);
-    p = p * f + F(1.321543308967639918e-6);
-    p = p * f + F(-0.000015252733489988525649);
-    p = p * f + F(0.00015403530462514432062);
-    p = p * f + F(-0.0013333558146789921722);
-    p = p * f + F(0.0096181291075883352443);
-    p = p * f + F(-0.055504108664819921605);
-    p = p * f + F(0.24022650695910156204);
-    p = p * f + F(-0.69314718055994533046);
-  }
-  p = p * f + F(1);
-  using I = decltype(x < x);
-  const I scaled = bit_cast<I>(p) - (bit_cast<I>(y) << kMantissa);
-  return bit_cast<V>(scaled & (x * kScale < kEnd));  // false for what overflowed, too
-}
 
 // weights[j][q] = exp(-|queries_q - keys_j|^2 / 2), by differences: |f|^2 may be thousands where
 // distances are less than one. `queries` is (dims, kBlock), `keys` (n, dims).
