@@ -45,6 +45,7 @@ bench: $(BUILT)
 	$(BIN)/python -m benchmarks.atrous_conv2d
 	$(BIN)/python -m benchmarks.pooling
 	$(BIN)/python -m benchmarks.dense_crf
+	$(BIN)/python -m benchmarks.pixel_adaptive_refinement
 
 lint: $(BUILT) $(VENV)/.test
 	$(BIN)/ruff check .

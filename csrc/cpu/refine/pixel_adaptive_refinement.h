@@ -3,11 +3,16 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "common/refine/refinement.h"
 #include "cpu/simd/simd_level.h"
 
 namespace fastseg::cpu {
+
+// What planes of T are computed in.
+template <class T>
+using RefinementFloat = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 inline constexpr int64_t kPixels = 16;  // of a block: a vector of the widest registers
 
@@ -81,17 +86,6 @@ struct RefinementTile {
 #define FASTSEG_REFINE_LAST_TILE(T)                                     \
   void refine_last_tile(const RefinementPass<RefinementFloat<T>>& pass, \
                         const RefinementTile& tile, T* masks)
-
-template <class T>
-struct RefinementCompute {
-  using Type = float;
-};
-template <>
-struct RefinementCompute<double> {
-  using Type = double;
-};
-template <class T>
-using RefinementFloat = typename RefinementCompute<T>::Type;
 
 FASTSEG_DECLARE_KERNEL(template <class T> FASTSEG_PAD_ROW(T))
 FASTSEG_DECLARE_KERNEL(template <class T> FASTSEG_AFFINITY_ROWS(T))

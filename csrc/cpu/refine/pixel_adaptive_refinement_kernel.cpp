@@ -150,8 +150,14 @@ void for_groups(int64_t planes, const Body& body) {
   }
 }
 
-// Calls target(first, count) for the memory of each group's rows, a row after another, computes
-// these, and calls finish(first, count, y) when they are there.
+// Into the second-level cache: the processor's own prefetchers stop at the end of a page.
+template <class T>
+void prefetch_lines(const T* p, int64_t elements) {
+  for (int64_t i = 0; i < elements; i += 64 / sizeof(T)) __builtin_prefetch(p + i, 0, 2);
+}
+
+// Row after row, group after group: target(first, y) is the memory for the group's rows, which are
+// target_stride apart, and finish(first, planes, y) is called when they are there.
 template <class T, class Target, class Finish>
 void refine(const RefinementPass<T>& pass, const RefinementTile& tile, const Target& target,
             int64_t target_stride, const Finish& finish) {
@@ -162,10 +168,12 @@ void refine(const RefinementPass<T>& pass, const RefinementTile& tile, const Tar
   for (int64_t y = tile.top; y < tile.bottom; ++y) {
     offsets_of(grid, pass.neighbors, pass.planes, y, offsets.data());
     const T* weights = pass.weights + y * weights_of_row(grid, pass.neighbors) + tile.left * count;
+    const int64_t below = y + 1 < tile.bottom ? weights_of_row(grid, pass.neighbors) : 0;
     for_groups(pass.planes, [&](int64_t first, int64_t planes) {
       const T* in = pass.in + grid.row(y, pass.planes) + first * grid.stride + tile.left;
       T* out = target(first, y);
       for (int64_t x = 0; x < tile.right - tile.left; x += kPixels) {
+        if (first == 0) prefetch_lines(weights + below + x * count, count * kPixels);
         kBlocks[planes - 1](count, offsets.data(), weights + x * count, in + x, grid.stride,
                             out + x, target_stride);
       }
