@@ -47,6 +47,7 @@ bench: $(BUILT)
 	$(BIN)/python -m benchmarks.confusion_matrix
 	$(BIN)/python -m benchmarks.dense_crf
 	$(BIN)/python -m benchmarks.upsample_argmax
+	$(BIN)/python -m benchmarks.pixel_adaptive_refinement
 
 lint: $(BUILT) $(VENV)/.test
 	$(BIN)/ruff check .

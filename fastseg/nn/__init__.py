@@ -7,6 +7,7 @@ from fastseg.nn.batch_norm_relu_max_pool2d import BatchNormReLUMaxPool2d
 from fastseg.nn.dense_crf import DenseCRF
 from fastseg.nn.max_pool2d import MaxPool2d
 from fastseg.nn.max_unpool2d import MaxUnpool2d
+from fastseg.nn.pixel_adaptive_refinement import PixelAdaptiveRefinement
 
 __all__ = [
     "ASPP",
@@ -16,6 +17,7 @@ __all__ = [
     "DenseCRF",
     "MaxPool2d",
     "MaxUnpool2d",
+    "PixelAdaptiveRefinement",
     "SeparableAtrousConvBNAct",
     "convert_aspp_keys",
 ]

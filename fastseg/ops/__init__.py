@@ -15,6 +15,7 @@ from fastseg.ops.pool.batch_norm_relu_max_pool2d import batch_norm_relu_max_pool
 from fastseg.ops.pool.max_pool2d import max_pool2d
 from fastseg.ops.pool.max_unpool2d import max_unpool2d
 from fastseg.ops.pool.pool_codes import codes_to_indices, indices_to_codes
+from fastseg.ops.refine.pixel_adaptive_refinement import pixel_adaptive_refinement
 
 __all__ = [
     "ASPPBranch",
@@ -31,6 +32,7 @@ __all__ = [
     "indices_to_codes",
     "max_pool2d",
     "max_unpool2d",
+    "pixel_adaptive_refinement",
     "separable_atrous_conv2d",
     "spatial_gaussian_filter",
     "upsample_argmax",

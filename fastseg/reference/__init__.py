@@ -46,6 +46,10 @@ from fastseg.reference.pool.pool_codes import (
     pack_codes,
     unpack_codes,
 )
+from fastseg.reference.refine.pixel_adaptive_refinement import (
+    pixel_adaptive_refinement,
+    pixel_adaptive_refinement_backward,
+)
 
 __all__ = [
     "ACTIVATION",
@@ -77,6 +81,8 @@ __all__ = [
     "permutohedral_filter",
     "permutohedral_filter_backward",
     "permutohedral_lattice",
+    "pixel_adaptive_refinement",
+    "pixel_adaptive_refinement_backward",
     "spatial_gaussian_filter",
     "unpack_codes",
     "upsample",

@@ -31,6 +31,8 @@ DIFFERENTIABLE = {
     "mean_field",
     "permutohedral_filter",
     "permutohedral_lattice",
+    "pixel_adaptive_refinement",
+    "pixel_adaptive_refinement_backward",
     "spatial_gaussian_filter",
 }
 TWICE_IN_VALUES = {"exact_gaussian_filter", "permutohedral_filter", "spatial_gaussian_filter"}
@@ -58,11 +60,13 @@ class Sample(NamedTuple):
         name: the op's.
         arguments: all of its arguments.
         note: tells samples of one op apart.
+        constants: names of floating-point tensors in which the op is not differentiable.
     """
 
     name: str
     arguments: Sequence[Any]
     note: str = ""
+    constants: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.name}-{self.note}" if self.note else self.name
@@ -90,7 +94,8 @@ class Sample(NamedTuple):
 
     def floats(self) -> dict[str, Tensor]:
         """The tensors that can have a gradient, by name."""
-        return {t.name: t.tensor for t in self.leaves() if t.tensor.is_floating_point()}
+        found = {t.name: t.tensor for t in self.leaves() if t.tensor.is_floating_point()}
+        return {name: t for name, t in found.items() if name not in self.constants}
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> Sample:
         """The call with other tensors, by the leaves' names."""
@@ -135,7 +140,7 @@ def samples(dtype: torch.dtype = torch.float32) -> list[Sample]:
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=dtype)
 
-    parts = [convolutions, poolings, filters, mean_fields, heads]
+    parts = [convolutions, poolings, filters, mean_fields, heads, refinements]
     if dtype == torch.float32:
         parts.append(building_blocks)
     return [sample for part in parts for sample in part(random)]
@@ -283,3 +288,17 @@ def heads(random) -> list[Sample]:
         Sample("confusion_matrix", [prediction % 4, target % 4, 4]),
         Sample("confusion_matrix", [*bytes_of, 4, 255], "ignoring"),
     ]
+
+
+def refinements(random) -> list[Sample]:
+    """Pixel-adaptive refinement and its gradient, linear in their planes."""
+    image, planes = random(2, 3, 7, 6), random(2, 2, 7, 6)
+    found = []
+    for variant in ("par", "pamr"):
+        options = [[1, 3], 2, variant]
+        name, note = "pixel_adaptive_refinement", variant
+        found += [
+            Sample(name, [image, planes, *options], note, ("image",)),
+            Sample(f"{name}_backward", [planes, image, *options], note, ("image",)),
+        ]
+    return found

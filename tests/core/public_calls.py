@@ -23,6 +23,7 @@ class PublicCall(NamedTuple):
         tensors: that fit.
         optional: the names of those that may be None.
         note: tells calls of one function apart.
+        constants: the names of floating-point tensors that have no gradient.
     """
 
     name: str
@@ -30,6 +31,7 @@ class PublicCall(NamedTuple):
     tensors: dict[str, Tensor]
     optional: frozenset[str] = frozenset()
     note: str = ""
+    constants: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
         return f"{self.name}-{self.note}" if self.note else self.name
@@ -47,7 +49,7 @@ def public_calls() -> list[PublicCall]:
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
 
-    parts = [convolutions, aspps, poolings, filters, heads]
+    parts = (convolutions, aspps, poolings, filters, heads, refinements)
     return [call for part in parts for call in part(random)]
 
 
@@ -270,4 +272,24 @@ def heads(random) -> list[PublicCall]:
             lambda **t: fastseg.confusion_matrix(**t, num_classes=4),
             {"prediction": prediction, "target": target},
         ),
+    ]
+
+
+def refinements(random) -> list[PublicCall]:
+    """Refinement of masks by an image, as a function and as a module."""
+    tensors = {"image": random(2, 3, 6, 5), "masks": random(2, 2, 6, 5)}
+    module = fastseg.nn.PixelAdaptiveRefinement((1, 3), 2, variant="pamr")
+
+    def refine(**tensors):
+        return fastseg.pixel_adaptive_refinement(**tensors, dilations=(1, 2), iterations=2)
+
+    return [
+        PublicCall(
+            "fastseg::pixel_adaptive_refinement",
+            function,
+            tensors,
+            note=note,
+            constants=frozenset(("image",)),
+        )
+        for function, note in ((refine, ""), (module, "module"))
     ]

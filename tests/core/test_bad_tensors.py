@@ -125,6 +125,8 @@ def takes(call: PublicCall, name: str, dtype: torch.dtype) -> bool:
         return dtype in (torch.float64, torch.float32)
     if call.name in ("fastseg::max_pool2d",):
         return dtype in (torch.float64, torch.int32)
+    if call.name == "fastseg::pixel_adaptive_refinement":
+        return dtype == torch.float64
     if name == "indices":
         return False
     if name == "logits":

@@ -34,6 +34,8 @@ NOT_COUNTED = {
     "permutohedral_filter",
     "permutohedral_filter_backward",
     "permutohedral_lattice",
+    "pixel_adaptive_refinement",
+    "pixel_adaptive_refinement_backward",
     "spatial_gaussian_filter",
     "winograd_conv2d_weight",
 }

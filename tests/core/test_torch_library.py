@@ -80,6 +80,8 @@ OPCHECKED_ELSEWHERE = {  # in the tests of their own
     "permutohedral_filter",
     "permutohedral_filter_backward",
     "permutohedral_lattice",
+    "pixel_adaptive_refinement",
+    "pixel_adaptive_refinement_backward",
     "spatial_gaussian_filter",
     "winograd_branches",
     "winograd_conv2d",

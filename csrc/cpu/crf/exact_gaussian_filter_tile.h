@@ -14,12 +14,6 @@ namespace fastseg::cpu::FASTSEG_SIMD {
 // Vectors of queries that a register tile holds: with 32 registers 4, with 16 two.
 inline constexpr int kVectors = FASTSEG_SIMD_BYTES == 64 ? 4 : 2;
 
-// exp(-x / 2) for x >= 0.
-template <class V, class F>
-inline V exp_of_minus_half(V x) {
-  return exp2_of_minus(x, F(0.72134752044448170368));
-}
-
 // weights[j][q] = exp(-|queries_q - keys_j|^2 / 2), by differences: |f|^2 may be thousands where
 // distances are less than one. `queries` is (dims, kBlock), `keys` (n, dims).
 template <class T, int Dims>

@@ -45,4 +45,10 @@ inline V exp_of_minus(V x) {
   return exp2_of_minus(x, F(1.44269504088896340736));
 }
 
+// exp(-x / 2) for x >= 0, as exact as that.
+template <class V, class F>
+inline V exp_of_minus_half(V x) {
+  return exp2_of_minus(x, F(0.72134752044448170368));
+}
+
 }  // namespace fastseg::cpu::FASTSEG_SIMD

@@ -1,0 +1,1 @@
+"""Refinement of masks by an image."""
