@@ -8,6 +8,7 @@ from fastseg.ops.crf.dense_crf import MeanField, dense_crf
 from fastseg.ops.crf.exact_gaussian_filter import exact_gaussian_filter
 from fastseg.ops.crf.permutohedral_lattice import PermutohedralLattice
 from fastseg.ops.crf.spatial_gaussian_filter import spatial_gaussian_filter
+from fastseg.ops.head.distance_transform import distance_transform
 from fastseg.ops.pool.batch_norm_relu_max_pool2d import batch_norm_relu_max_pool2d, fold_batch_norm
 from fastseg.ops.pool.max_pool2d import max_pool2d
 from fastseg.ops.pool.max_unpool2d import max_unpool2d
@@ -22,6 +23,7 @@ __all__ = [
     "batch_norm_relu_max_pool2d",
     "codes_to_indices",
     "dense_crf",
+    "distance_transform",
     "exact_gaussian_filter",
     "fold_batch_norm",
     "indices_to_codes",

@@ -30,6 +30,7 @@ from fastseg.reference.crf.permutohedral_filter import (
 )
 from fastseg.reference.crf.permutohedral_lattice import permutohedral_lattice
 from fastseg.reference.crf.spatial_gaussian_filter import spatial_gaussian_filter
+from fastseg.reference.head.distance_transform import distance_transform
 from fastseg.reference.pool.batch_norm_relu_max_pool2d import batch_norm_relu_max_pool2d
 from fastseg.reference.pool.max_pool2d import max_pool2d, max_pool2d_backward
 from fastseg.reference.pool.max_unpool2d import max_unpool2d, max_unpool2d_backward
@@ -55,6 +56,7 @@ __all__ = [
     "depthwise_conv2d",
     "depthwise_conv2d_input_grad",
     "depthwise_conv2d_weight_grad",
+    "distance_transform",
     "exact_gaussian_filter",
     "exact_gaussian_filter_backward",
     "indices_to_codes",

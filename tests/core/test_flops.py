@@ -17,6 +17,7 @@ ops = torch.ops.fastseg
 NOT_COUNTED = {
     "batch_norm_relu_max_pool2d",
     "codes_to_indices",
+    "distance_transform",
     "image_layout",
     "indices_to_codes",
     "lattice_mean_field",

@@ -1,0 +1,1 @@
+"""What follows the logits: losses, metrics, and what they are made of."""

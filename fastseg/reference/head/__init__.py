@@ -1,0 +1,1 @@
+"""References of what follows the logits: losses, metrics, and what they are made of."""
