@@ -12,6 +12,7 @@
 #include "cuda/crf/permutohedral_filter.cpp"
 #include "cuda/crf/permutohedral_lattice.cpp"
 #include "cuda/crf/spatial_gaussian_filter.cpp"
+#include "cuda/head/distance_transform.cpp"
 #include "cuda/outputs.cpp"
 #include "cuda/pool/max_pool2d.cpp"
 #include "cuda/pool/max_unpool2d.cpp"

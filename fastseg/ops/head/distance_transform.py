@@ -31,16 +31,15 @@ def distance_transform(
     """Computes the exact Euclidean distance of each element to the nearest zero of its image.
 
     It is ``scipy.ndimage.distance_transform_edt`` for batches: elements that are zero get 0, all
-    others the distance to the nearest element that is. The time depends on the contents little:
-    it grows with the number of elements alone, but for a logarithm of the line's length.
-    Deterministic, for any number of threads. Distances have no gradient, whatever the mask has, as
-    comparisons have none.
+    others the distance to the nearest element that is. Whatever a mask holds, the time grows with
+    the number of elements, not with the distances. Deterministic, for any number of threads.
+    Distances have no gradient, whatever the mask has, as comparisons have none.
 
     Where all axes have one spacing, squared distances are computed in integers: with a spacing of
     1 they are exact (in float32 up to 2^24), and distances are these integers' roots, rounded once.
     Otherwise they are computed in float64.
 
-    On a GPU the reference runs, in a time that grows with the length of lines.
+    The CUDA kernels have not run on a GPU yet; there no axis may be longer than 2^19.
 
     Args:
         mask: (..., W), (..., H, W) or (..., D, H, W), as dims says; any leading dimensions are a
