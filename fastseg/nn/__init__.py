@@ -4,7 +4,9 @@ from fastseg.nn.aspp import ASPP, ASPPSum
 from fastseg.nn.aspp_keys import convert_aspp_keys
 from fastseg.nn.atrous_conv_bn_act import AtrousConvBNAct, SeparableAtrousConvBNAct
 from fastseg.nn.batch_norm_relu_max_pool2d import BatchNormReLUMaxPool2d
+from fastseg.nn.boundary_loss import BoundaryLoss
 from fastseg.nn.dense_crf import DenseCRF
+from fastseg.nn.hausdorff_dt_loss import HausdorffDTLoss
 from fastseg.nn.max_pool2d import MaxPool2d
 from fastseg.nn.max_unpool2d import MaxUnpool2d
 from fastseg.nn.pixel_adaptive_refinement import PixelAdaptiveRefinement
@@ -14,7 +16,9 @@ __all__ = [
     "ASPPSum",
     "AtrousConvBNAct",
     "BatchNormReLUMaxPool2d",
+    "BoundaryLoss",
     "DenseCRF",
+    "HausdorffDTLoss",
     "MaxPool2d",
     "MaxUnpool2d",
     "PixelAdaptiveRefinement",

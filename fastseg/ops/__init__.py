@@ -9,6 +9,7 @@ from fastseg.ops.crf.exact_gaussian_filter import exact_gaussian_filter
 from fastseg.ops.crf.permutohedral_lattice import PermutohedralLattice
 from fastseg.ops.crf.spatial_gaussian_filter import spatial_gaussian_filter
 from fastseg.ops.head.confusion_matrix import confusion_matrix
+from fastseg.ops.head.distance_transform import distance_transform
 from fastseg.ops.head.upsample_argmax import upsample_argmax
 from fastseg.ops.head.upsample_confusion_matrix import upsample_confusion_matrix
 from fastseg.ops.pool.batch_norm_relu_max_pool2d import batch_norm_relu_max_pool2d, fold_batch_norm
@@ -27,6 +28,7 @@ __all__ = [
     "codes_to_indices",
     "confusion_matrix",
     "dense_crf",
+    "distance_transform",
     "exact_gaussian_filter",
     "fold_batch_norm",
     "indices_to_codes",

@@ -31,6 +31,7 @@ from fastseg.reference.crf.permutohedral_filter import (
 from fastseg.reference.crf.permutohedral_lattice import permutohedral_lattice
 from fastseg.reference.crf.spatial_gaussian_filter import spatial_gaussian_filter
 from fastseg.reference.head.confusion_matrix import confusion_matrix
+from fastseg.reference.head.distance_transform import distance_transform
 from fastseg.reference.head.upsample_argmax import (
     upsample,
     upsample_argmax,
@@ -67,6 +68,7 @@ __all__ = [
     "depthwise_conv2d",
     "depthwise_conv2d_input_grad",
     "depthwise_conv2d_weight_grad",
+    "distance_transform",
     "exact_gaussian_filter",
     "exact_gaussian_filter_backward",
     "indices_to_codes",

@@ -140,7 +140,7 @@ def samples(dtype: torch.dtype = torch.float32) -> list[Sample]:
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=dtype)
 
-    parts = [convolutions, poolings, filters, mean_fields, heads, refinements]
+    parts = [convolutions, poolings, filters, mean_fields, heads, refinements, distances]
     if dtype == torch.float32:
         parts.append(building_blocks)
     return [sample for part in parts for sample in part(random)]
@@ -237,6 +237,16 @@ def poolings(random) -> list[Sample]:
         Sample("indices_to_codes", [indices, size, *window]),
         Sample("pack_codes", [codes, -1]),
         Sample("pack_codes", [codes, -3], "channels"),
+    ]
+
+
+def distances(random) -> list[Sample]:
+    """The distance transform: of floats, so that what has a gradient may be asked for one."""
+    mask, labels = random(2, 3, 9, 18).relu(), random(3, 4, 5, 3).mul(2).int()
+    return [
+        Sample("distance_transform", [mask, [1.0, 1.0], False, False]),
+        Sample("distance_transform", [mask, [0.5, 1.0, 2.0], True, True], "volumes"),
+        Sample("distance_transform", [labels.to(mask), [1.0], False, False], "lines"),
     ]
 
 

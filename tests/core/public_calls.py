@@ -49,7 +49,7 @@ def public_calls() -> list[PublicCall]:
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
 
-    parts = (convolutions, aspps, poolings, filters, heads, refinements)
+    parts = (convolutions, aspps, poolings, filters, heads, refinements, distances)
     return [call for part in parts for call in part(random)]
 
 
@@ -214,6 +214,28 @@ def poolings(random) -> list[PublicCall]:
                 "running_var": random(3).abs(),
             },
             frozenset(("weight", "bias")),
+        ),
+    ]
+
+
+def distances(random) -> list[PublicCall]:
+    """The distance transform, and the losses on it."""
+    mask = random(2, 3, 8, 6).relu()
+    return [
+        PublicCall("fastseg::distance_transform", fastseg.distance_transform, {"mask": mask}),
+        PublicCall(
+            "fastseg::distance_transform",
+            lambda mask: fastseg.distance_transform(mask, 3, spacing=(1, 2, 3)),
+            {"mask": mask},
+            note="volumes",
+        ),
+        *(
+            PublicCall(
+                f"fastseg.nn.{loss.__name__}",
+                loss(to_onehot_y=True, softmax=True),
+                {"input": random(2, 3, 8, 6), "target": random(2, 1, 8, 6).abs().round()},
+            )
+            for loss in (fastseg.nn.BoundaryLoss, fastseg.nn.HausdorffDTLoss)
         ),
     ]
 

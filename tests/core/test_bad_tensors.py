@@ -123,6 +123,11 @@ def takes(call: PublicCall, name: str, dtype: torch.dtype) -> bool:
     """Vectors of any floating-point dtype; alone, or with no other, float64 too; pooling all."""
     if name.endswith(("bias", "scale", "shift")) or call.name == "fastseg::fold_batch_norm":
         return dtype in (torch.float64, torch.float32)
+    if call.name == "fastseg::distance_transform":
+        return dtype in (torch.float64, torch.int32, torch.bool)
+    if call.name in ("fastseg.nn.BoundaryLoss", "fastseg.nn.HausdorffDTLoss"):
+        real = (torch.float64, torch.float32, torch.int32, torch.bool)
+        return dtype in (real if name == "target" else (torch.float64,))
     if call.name in ("fastseg::max_pool2d",):
         return dtype in (torch.float64, torch.int32)
     if call.name == "fastseg::pixel_adaptive_refinement":

@@ -21,6 +21,7 @@ NOT_COUNTED = {
     "upsample_argmax",
     "upsample_argmax_confidence",
     "upsample_confusion_matrix",
+    "distance_transform",
     "image_layout",
     "indices_to_codes",
     "lattice_mean_field",

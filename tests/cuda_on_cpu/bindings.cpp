@@ -14,6 +14,7 @@
 #include "cuda/crf/spatial_gaussian_filter.cpp"
 #include "cuda/head/confusion_matrix.cpp"
 #include "cuda/head/upsample_argmax.cpp"
+#include "cuda/head/distance_transform.cpp"
 #include "cuda/outputs.cpp"
 #include "cuda/pool/max_pool2d.cpp"
 #include "cuda/pool/max_unpool2d.cpp"

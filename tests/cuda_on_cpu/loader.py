@@ -15,6 +15,7 @@ from .build import library
 SANITIZE = os.environ.get("FASTSEG_TEST_SANITIZE") == "1"
 NAMES = (
     "confusion_matrix",
+    "distance_transform",
     "lattice_mean_field",
     "max_pool2d",
     "batch_norm_relu_max_pool2d",
