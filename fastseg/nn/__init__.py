@@ -5,6 +5,7 @@ from fastseg.nn.aspp_keys import convert_aspp_keys
 from fastseg.nn.atrous_conv_bn_act import AtrousConvBNAct, SeparableAtrousConvBNAct
 from fastseg.nn.batch_norm_relu_max_pool2d import BatchNormReLUMaxPool2d
 from fastseg.nn.dense_crf import DenseCRF
+from fastseg.nn.dense_energy_loss import DenseEnergyLoss
 from fastseg.nn.max_pool2d import MaxPool2d
 from fastseg.nn.max_unpool2d import MaxUnpool2d
 
@@ -14,6 +15,7 @@ __all__ = [
     "AtrousConvBNAct",
     "BatchNormReLUMaxPool2d",
     "DenseCRF",
+    "DenseEnergyLoss",
     "MaxPool2d",
     "MaxUnpool2d",
     "SeparableAtrousConvBNAct",
