@@ -1,1 +1,4 @@
-"""The imports of other people's scripts: pydensecrf's, and fastseg's own of earlier versions."""
+"""The imports of other people's scripts, and fastseg's own of earlier versions.
+
+pydensecrf's are in ``pydensecrf``, those of rloss's SWIG module in ``bilateralfilter``.
+"""

@@ -6,6 +6,7 @@ from fastseg.nn.atrous_conv_bn_act import AtrousConvBNAct, SeparableAtrousConvBN
 from fastseg.nn.batch_norm_relu_max_pool2d import BatchNormReLUMaxPool2d
 from fastseg.nn.boundary_loss import BoundaryLoss
 from fastseg.nn.dense_crf import DenseCRF
+from fastseg.nn.dense_energy_loss import DenseEnergyLoss
 from fastseg.nn.hausdorff_dt_loss import HausdorffDTLoss
 from fastseg.nn.max_pool2d import MaxPool2d
 from fastseg.nn.max_unpool2d import MaxUnpool2d
@@ -18,6 +19,7 @@ __all__ = [
     "BatchNormReLUMaxPool2d",
     "BoundaryLoss",
     "DenseCRF",
+    "DenseEnergyLoss",
     "HausdorffDTLoss",
     "MaxPool2d",
     "MaxUnpool2d",

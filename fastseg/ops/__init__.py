@@ -4,6 +4,7 @@ from fastseg._core.when_imported import when_imported as _when_imported
 from fastseg.ops.conv.aspp import ASPPBranch, aspp
 from fastseg.ops.conv.atrous_conv2d import atrous_conv2d
 from fastseg.ops.conv.separable_atrous_conv2d import separable_atrous_conv2d
+from fastseg.ops.crf.bilateral_filter import bilateral_filter
 from fastseg.ops.crf.dense_crf import MeanField, dense_crf
 from fastseg.ops.crf.exact_gaussian_filter import exact_gaussian_filter
 from fastseg.ops.crf.permutohedral_lattice import PermutohedralLattice
@@ -25,6 +26,7 @@ __all__ = [
     "aspp",
     "atrous_conv2d",
     "batch_norm_relu_max_pool2d",
+    "bilateral_filter",
     "codes_to_indices",
     "confusion_matrix",
     "dense_crf",

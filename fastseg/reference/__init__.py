@@ -18,6 +18,8 @@ from fastseg.reference.conv.depthwise_conv2d import (
     depthwise_conv2d_weight_grad,
 )
 from fastseg.reference.conv.winograd_conv2d import winograd_conv2d, winograd_conv2d_weight
+from fastseg.reference.crf.bilateral_filter import bilateral_filter
+from fastseg.reference.crf.dense_energy import dense_energy
 from fastseg.reference.crf.exact_gaussian_filter import (
     exact_gaussian_filter,
     exact_gaussian_filter_backward,
@@ -61,10 +63,12 @@ __all__ = [
     "atrous_conv2d_input_grad",
     "atrous_conv2d_weight_grad",
     "batch_norm_relu_max_pool2d",
+    "bilateral_filter",
     "codes_to_indices",
     "compute_dtype",
     "confusion_matrix",
     "conv2d_epilogue",
+    "dense_energy",
     "depthwise_conv2d",
     "depthwise_conv2d_input_grad",
     "depthwise_conv2d_weight_grad",

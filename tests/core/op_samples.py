@@ -23,6 +23,8 @@ DIFFERENTIABLE = {
     "atrous_conv2d_input_grad",
     "atrous_conv2d_weight_grad",
     "batch_norm_relu_max_pool2d",
+    "bilateral_filter",
+    "dense_energy",
     "exact_gaussian_filter",
     "max_pool2d",
     "max_pool2d_backward",
@@ -38,6 +40,13 @@ DIFFERENTIABLE = {
 TWICE_IN_VALUES = {"exact_gaussian_filter", "permutohedral_filter", "spatial_gaussian_filter"}
 """Their other tensors are differentiable once."""
 ONCE = {"mean_field", "permutohedral_lattice"}
+CONSTANTS = {
+    "bilateral_filter": {"image"},
+    "dense_energy": {"image", "rois", "gates"},
+    "pixel_adaptive_refinement": {"image"},
+    "pixel_adaptive_refinement_backward": {"image"},
+}
+"""Floating-point tensors that differentiable ops refuse a gradient of."""
 OF_INTEGERS = {"codes_to_indices", "confusion_matrix", "indices_to_codes", "pack_codes"}
 """Their tensors are integers; all other ops refuse to be differentiated."""
 TO_INTEGERS = {"upsample_argmax", "upsample_confusion_matrix"}
@@ -60,13 +69,11 @@ class Sample(NamedTuple):
         name: the op's.
         arguments: all of its arguments.
         note: tells samples of one op apart.
-        constants: names of floating-point tensors in which the op is not differentiable.
     """
 
     name: str
     arguments: Sequence[Any]
     note: str = ""
-    constants: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.name}-{self.note}" if self.note else self.name
@@ -94,8 +101,12 @@ class Sample(NamedTuple):
 
     def floats(self) -> dict[str, Tensor]:
         """The tensors that can have a gradient, by name."""
-        found = {t.name: t.tensor for t in self.leaves() if t.tensor.is_floating_point()}
-        return {name: t for name, t in found.items() if name not in self.constants}
+        constants = CONSTANTS.get(self.name, ())
+        return {
+            t.name: t.tensor
+            for t in self.leaves()
+            if t.tensor.is_floating_point() and t.name not in constants
+        }
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> Sample:
         """The call with other tensors, by the leaves' names."""
@@ -257,6 +268,7 @@ def filters(random) -> list[Sample]:
     lattice = list(ops.permutohedral_lattice(features, 1.0, 2)[:7])
     options = [1, False, True, 0.8, 0.45]
     return [
+        Sample("bilateral_filter", [image, random(2, 3, 6, 5), 2.0, 0.7]),
         Sample("exact_gaussian_filter", [values, features, 0.0]),
         Sample("exact_gaussian_filter_backward", [grad, values, features, 0.0]),
         Sample("spatial_gaussian_filter", [image, sigma, -1]),
@@ -274,7 +286,10 @@ def mean_fields(random) -> list[Sample]:
     model = [unary, kernels, compatibility, [3, 0, 1], 2]
     q = ops.mean_field(*model, 1)
     lattice = [1.0, 2, 1, True, 0.45]
+    pixels, rois = random(2, 2, 5, 4), random(2, 5, 4)
     found = [
+        Sample("dense_energy", [unary, pixels, rois, rois.abs(), 2.0, 0.7, 1]),
+        Sample("dense_energy", [unary, pixels, None, None, 2.0, 0.7, 2], "bare"),
         Sample("mean_field", [*model, 1, 3, False]),
         Sample("mean_field", [*model, 1, 3, True], "log"),
         Sample("mean_field_backward", [grad, q, *model, 1, 3, [True] * 6, False]),
@@ -308,7 +323,7 @@ def refinements(random) -> list[Sample]:
         options = [[1, 3], 2, variant]
         name, note = "pixel_adaptive_refinement", variant
         found += [
-            Sample(name, [image, planes, *options], note, ("image",)),
-            Sample(f"{name}_backward", [planes, image, *options], note, ("image",)),
+            Sample(name, [image, planes, *options], note),
+            Sample(f"{name}_backward", [planes, image, *options], note),
         ]
     return found

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 import fastseg
-from fastseg.ops import exact_gaussian_filter, spatial_gaussian_filter
+from fastseg.ops import bilateral_filter, exact_gaussian_filter, spatial_gaussian_filter
+from fastseg.ops.crf.dense_energy import dense_energy
 from fastseg.ops.crf.permutohedral_filter import permutohedral_filter
 from fastseg.ops.crf.permutohedral_lattice import permutohedral_lattice
 
@@ -245,7 +246,20 @@ def filters(random) -> list[PublicCall]:
     features, values = random(2, 3, 20), random(2, 4, 20)
     lattice = fastseg.PermutohedralLattice(features)
     tensors = permutohedral_lattice(features)
+    pixels = {"segmentations": random(2, 2, 6, 5), "image": random(2, 3, 6, 5)}
+    weights = {"rois": random(2, 6, 5), "gates": random(2, 6, 5)}
     return [
+        PublicCall(
+            "fastseg::bilateral_filter",
+            lambda values, image: bilateral_filter(values, image, 2.0, 0.7),
+            {"values": random(2, 2, 6, 5), "image": random(2, 3, 6, 5)},
+        ),
+        PublicCall(
+            "fastseg::dense_energy",
+            lambda **t: dense_energy(**t, sxy=2.0, srgb=0.7),
+            {**pixels, **weights},
+            frozenset(weights),
+        ),
         PublicCall(
             "fastseg::exact_gaussian_filter",
             exact_gaussian_filter,

@@ -2,13 +2,42 @@
 // Keys of lattice vertices, steps between them, and tables of them.
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 #include <type_traits>
 
 #include "cpu/crf/permutohedral_simplex.h"
 #include "cpu/memory/buffer.h"
 
 namespace fastseg::cpu {
+
+// How to pack the vertices of points whose quotients lie in `count` ranges, and all vertices up to
+// `steps` steps from them. Throws std::runtime_error where no key is wide enough; the message
+// begins with the op's name.
+inline KeyLayout key_layout(int d, const QuotientRange* ranges, int64_t count, int steps,
+                            const char* name) {
+  KeyLayout layout;
+  layout.d = d;
+  // The nearest point moves by one into the plane, and a simplex reaches one down from vertex 0.
+  for (int j = 0; j < d; ++j) {
+    int32_t low = 0, high = 0;  // the origin, for origin_pads
+    for (int64_t t = 0; t < count; ++t) {
+      low = std::min(low, ranges[t].low[j]), high = std::max(high, ranges[t].high[j]);
+    }
+    layout.low[j] = low - 2 - steps;
+    layout.shift[j] = layout.bits;
+    layout.bits += std::bit_width(static_cast<uint32_t>(high + 1 + steps - layout.low[j]));
+  }
+  if (layout.bits > 128) {
+    throw std::runtime_error(std::string("fastseg::") + name +
+                             ": features must span fewer lattice cells, got " +
+                             std::to_string(layout.bits) +
+                             " bits for a vertex, of which 128 are there: use larger bandwidths");
+  }
+  return layout;
+}
 
 // What additions turn a vertex into others; see common/crf/permutohedral.h.
 template <class Key>
@@ -113,6 +142,11 @@ class KeyNumbers {
       return static_cast<int32_t>(keys_.size()) - 1;
     }
     return entry.number;
+  }
+
+  // The number of a key, or KeyTable::kNone.
+  int32_t find(Key key) const {
+    return table_.number(hash(key), [&](int32_t number) { return keys_[number] == key; });
   }
 
   const LargeVector<Key>& keys() const { return keys_; }

@@ -92,30 +92,11 @@ class Builder {
       permutohedral::refuse_features(std::string("fastseg::") + name_, p.features, p.d, p.points,
                                      p.plane_stride);
     }
-    for (int64_t b = 0; b < in_.batch; ++b) layouts_[b] = layout_of(ranges.data(), b);
-  }
-
-  KeyLayout layout_of(const QuotientRange* ranges, int64_t image) const {
-    KeyLayout layout;
-    layout.d = in_.d;
-    // The nearest point moves by one into the plane, a simplex reaches one down from vertex 0, and
-    // each of a ring and a look-up takes a step.
-    const int steps = 1 + (in_.dilation > 0);
     const int64_t tiles = out_.tiles_per_image();
-    for (int j = 0; j < in_.d; ++j) {
-      int32_t low = 0, high = 0;  // the origin, for origin_pads
-      for (int64_t t = image * tiles; t < (image + 1) * tiles; ++t) {
-        low = std::min(low, ranges[t].low[j]), high = std::max(high, ranges[t].high[j]);
-      }
-      layout.low[j] = low - 2 - steps;
-      layout.shift[j] = layout.bits;
-      layout.bits += std::bit_width(static_cast<uint32_t>(high + 1 + steps - layout.low[j]));
+    for (int64_t b = 0; b < in_.batch; ++b) {
+      const int steps = 1 + (in_.dilation > 0);  // each of a look-up and a ring takes one
+      layouts_[b] = key_layout(in_.d, ranges.data() + b * tiles, tiles, steps, name_);
     }
-    if (layout.bits > 128) {
-      fail(name_, "features must span fewer lattice cells, got ", layout.bits,
-           " bits for a vertex, of which 128 are there: use larger bandwidths");
-    }
-    return layout;
   }
 
   template <class Key>

@@ -82,16 +82,17 @@ typename Simd<T>::Mask to_integers(typename Simd<T>::Value x) {
   return bit_cast<typename S::Mask>(x + magic) - bit_cast<typename S::Mask>(magic);
 }
 
-template <class Key, class I>
+template <int D, class Key, class I>
 void pack(const KeyLayout& layout, const I (&quotients)[kMaxDimensions][kSimplexBlock], int64_t n,
           Key* keys) {
-  std::fill_n(keys, n, Key{0});
-  for (int j = 0; j < layout.d; ++j) {
-    const int shift = layout.shift[j];
-    const int32_t low = layout.low[j];
-    for (int64_t i = 0; i < n; ++i) {
-      keys[i] += static_cast<Key>(static_cast<uint32_t>(quotients[j][i] - low)) << shift;
+  for (int64_t i = 0; i < n; ++i) {
+    Key key = 0;
+    FASTSEG_UNROLL
+    for (int j = 0; j < D; ++j) {
+      key += static_cast<Key>(static_cast<uint32_t>(quotients[j][i] - layout.low[j]))
+             << layout.shift[j];
     }
+    keys[i] = key;
   }
 }
 
@@ -124,9 +125,9 @@ void simplices_of(const SimplexPoints<T>& p, const KeyLayout& layout, Simplices<
   }
   for (int64_t i = 0; i < p.points; ++i) out.orders[i] = static_cast<uint32_t>(orders[i]);
   if (layout.bits <= 64) {
-    pack(layout, quotients, p.points, out.keys);
+    pack<D>(layout, quotients, p.points, out.keys);
   } else {
-    pack(layout, quotients, p.points, out.wide_keys);
+    pack<D>(layout, quotients, p.points, out.wide_keys);
   }
 }
 
