@@ -22,6 +22,10 @@ from fastseg.ops import (
     max_unpool2d,
     separable_atrous_conv2d,
     upsample_argmax,
+    upsample_cross_entropy,
+    upsample_dice_loss,
+    upsample_focal_loss,
+    upsample_ohem_cross_entropy,
 )
 from fastseg.ops.memory import empty_cache
 from fastseg.optimize import optimize_, restore_
@@ -56,4 +60,8 @@ __all__ = [
     "restore_",
     "separable_atrous_conv2d",
     "upsample_argmax",
+    "upsample_cross_entropy",
+    "upsample_dice_loss",
+    "upsample_focal_loss",
+    "upsample_ohem_cross_entropy",
 ]

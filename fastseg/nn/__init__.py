@@ -7,6 +7,11 @@ from fastseg.nn.batch_norm_relu_max_pool2d import BatchNormReLUMaxPool2d
 from fastseg.nn.dense_crf import DenseCRF
 from fastseg.nn.max_pool2d import MaxPool2d
 from fastseg.nn.max_unpool2d import MaxUnpool2d
+from fastseg.nn.upsample_losses import (
+    UpsampleCrossEntropyLoss,
+    UpsampleDiceLoss,
+    UpsampleFocalLoss,
+)
 
 __all__ = [
     "ASPP",
@@ -17,5 +22,8 @@ __all__ = [
     "MaxPool2d",
     "MaxUnpool2d",
     "SeparableAtrousConvBNAct",
+    "UpsampleCrossEntropyLoss",
+    "UpsampleDiceLoss",
+    "UpsampleFocalLoss",
     "convert_aspp_keys",
 ]

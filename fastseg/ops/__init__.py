@@ -9,6 +9,12 @@ from fastseg.ops.crf.exact_gaussian_filter import exact_gaussian_filter
 from fastseg.ops.crf.permutohedral_lattice import PermutohedralLattice
 from fastseg.ops.crf.spatial_gaussian_filter import spatial_gaussian_filter
 from fastseg.ops.head.upsample_argmax import upsample_argmax
+from fastseg.ops.head.upsample_cross_entropy import upsample_cross_entropy
+from fastseg.ops.head.upsample_dice_loss import upsample_dice_loss
+from fastseg.ops.head.upsample_focal_loss import (
+    upsample_focal_loss,
+    upsample_ohem_cross_entropy,
+)
 from fastseg.ops.pool.batch_norm_relu_max_pool2d import batch_norm_relu_max_pool2d, fold_batch_norm
 from fastseg.ops.pool.max_pool2d import max_pool2d
 from fastseg.ops.pool.max_unpool2d import max_unpool2d
@@ -31,6 +37,10 @@ __all__ = [
     "separable_atrous_conv2d",
     "spatial_gaussian_filter",
     "upsample_argmax",
+    "upsample_cross_entropy",
+    "upsample_dice_loss",
+    "upsample_focal_loss",
+    "upsample_ohem_cross_entropy",
 ]
 
 

@@ -31,6 +31,14 @@ from fastseg.reference.crf.permutohedral_filter import (
 from fastseg.reference.crf.permutohedral_lattice import permutohedral_lattice
 from fastseg.reference.crf.spatial_gaussian_filter import spatial_gaussian_filter
 from fastseg.reference.head.upsample_argmax import upsample_argmax, upsample_argmax_confidence
+from fastseg.reference.head.upsample_cross_entropy import (
+    upsample_cross_entropy,
+    upsample_cross_entropy_backward,
+)
+from fastseg.reference.head.upsample_softmax_sums import (
+    upsample_softmax_sums,
+    upsample_softmax_sums_backward,
+)
 from fastseg.reference.pool.batch_norm_relu_max_pool2d import batch_norm_relu_max_pool2d
 from fastseg.reference.pool.max_pool2d import max_pool2d, max_pool2d_backward
 from fastseg.reference.pool.max_unpool2d import max_unpool2d, max_unpool2d_backward
@@ -74,6 +82,10 @@ __all__ = [
     "unpack_codes",
     "upsample_argmax",
     "upsample_argmax_confidence",
+    "upsample_cross_entropy",
+    "upsample_cross_entropy_backward",
+    "upsample_softmax_sums",
+    "upsample_softmax_sums_backward",
     "winograd_axis",
     "winograd_conv2d",
     "winograd_conv2d_weight",

@@ -32,10 +32,19 @@ DIFFERENTIABLE = {
     "permutohedral_filter",
     "permutohedral_lattice",
     "spatial_gaussian_filter",
+    "upsample_cross_entropy",
+    "upsample_softmax_sums",
 }
 TWICE_IN_VALUES = {"exact_gaussian_filter", "permutohedral_filter", "spatial_gaussian_filter"}
 """Their other tensors are differentiable once."""
-ONCE = {"mean_field", "permutohedral_lattice"}
+ONCE = {
+    "mean_field",
+    "permutohedral_lattice",
+    "upsample_cross_entropy",
+    "upsample_softmax_sums",
+}
+CONSTANT_OUTPUTS = {"upsample_cross_entropy": 2, "upsample_softmax_sums": 2}
+"""The number of an op's last outputs that have no gradient."""
 OF_POSITIONS = {"codes_to_indices", "indices_to_codes", "pack_codes"}
 """Their tensors are integers; all other ops refuse to be differentiated."""
 
@@ -133,7 +142,7 @@ def samples(dtype: torch.dtype = torch.float32) -> list[Sample]:
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=dtype)
 
-    parts = [convolutions, poolings, filters, mean_fields]
+    parts = [convolutions, poolings, filters, mean_fields, losses]
     if dtype == torch.float32:
         parts.append(building_blocks)
     return [sample for part in parts for sample in part(random)]
@@ -266,3 +275,28 @@ def mean_fields(random) -> list[Sample]:
     if unary.dtype == torch.float32:
         found.append(Sample("lattice_mean_field", [*model, 1, *lattice]))
     return found
+
+
+def losses(random) -> list[Sample]:
+    """Losses of upsampled logits, and the sums that others are made of."""
+    logits = random(2, 3, 4, 5)
+    target = (random(2, 9, 11) * 2).long().clamp(-1, 2)
+    small = target.clamp_min(0).to(torch.uint8)
+    options = [False, -1, 0.1]
+    _, _, normalizer = ops.upsample_cross_entropy(logits, target, None, None, *options, "none")
+    sums = ops.upsample_softmax_sums(logits, target, False, -1, False)
+    grads, pixels = (random(2, 3), random(2, 3)), random(2, 9, 11)
+    return [
+        Sample("upsample_cross_entropy", [logits, target, None, None, *options, "sum"]),
+        Sample("upsample_cross_entropy", [logits, small, None, None, True, -1, 0.0, "none"], "map"),
+        Sample(
+            "upsample_cross_entropy_backward",
+            [pixels, logits, target, normalizer, random(3).abs(), pixels.abs(), *options],
+        ),
+        Sample("upsample_softmax_sums", [logits, target, False, -1, False]),
+        Sample("upsample_softmax_sums", [logits, small, True, -1, True], "squared"),
+        Sample(
+            "upsample_softmax_sums_backward",
+            [*grads, logits, target, sums[3], False, -1, False],
+        ),
+    ]

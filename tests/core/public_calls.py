@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ class PublicCall(NamedTuple):
         tensors: that fit.
         optional: the names of those that may be None.
         note: tells calls of one function apart.
+        constant: the names of those that refuse to have a gradient.
     """
 
     name: str
@@ -30,6 +32,7 @@ class PublicCall(NamedTuple):
     tensors: dict[str, Tensor]
     optional: frozenset[str] = frozenset()
     note: str = ""
+    constant: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
         return f"{self.name}-{self.note}" if self.note else self.name
@@ -47,7 +50,8 @@ def public_calls() -> list[PublicCall]:
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
 
-    return [*convolutions(random), *aspps(random), *poolings(random), *filters(random)]
+    parts = (convolutions, aspps, poolings, filters, losses)
+    return [call for part in parts for call in part(random)]
 
 
 def convolutions(random) -> list[PublicCall]:
@@ -239,4 +243,39 @@ def filters(random) -> list[PublicCall]:
         ),
         PublicCall("PermutohedralLattice", fastseg.PermutohedralLattice, {"features": features}),
         PublicCall("PermutohedralLattice.filter", lattice.filter, {"values": values}),
+    ]
+
+
+def losses(random) -> list[PublicCall]:
+    """Losses of upsampled logits, as functions and as modules."""
+    logits, target = random(2, 3, 4, 5), torch.randint(0, 3, (2, 9, 11))
+    plain = {"logits": logits, "target": target}
+    weight = random(3).abs()
+    modules = fastseg.nn
+    calls = [
+        ("cross_entropy", {"weight": weight, "weight_map": random(2, 9, 11).abs()}),
+        ("focal_loss", {"alpha": weight}),
+        ("ohem_cross_entropy", {"weight": weight}),
+        ("dice_loss", {"weight": weight}),
+    ]
+    # Sums, since a mean of weights that are all 0 is undefined.
+    return [
+        *(
+            PublicCall(
+                f"fastseg::upsample_{name}",
+                functools.partial(getattr(fastseg, f"upsample_{name}"), reduction="sum"),
+                {**plain, **others},
+                frozenset(others),
+                constant=frozenset(others) if name == "cross_entropy" else frozenset(),
+            )
+            for name, others in calls
+        ),
+        *(
+            PublicCall(f"fastseg::upsample_{name}", module, plain, note="module")
+            for name, module in (
+                ("cross_entropy", modules.UpsampleCrossEntropyLoss()),
+                ("focal_loss", modules.UpsampleFocalLoss()),
+                ("dice_loss", modules.UpsampleDiceLoss()),
+            )
+        ),
     ]

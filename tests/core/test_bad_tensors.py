@@ -119,14 +119,21 @@ def test_dtypes(call):
                 refused(call, name, value, (RuntimeError, ValueError), "must|expected", kind)
 
 
+LOSSES = [f"fastseg::upsample_{name}" for name in ("cross_entropy", "dice_loss", "focal_loss")]
+LOSSES.append("fastseg::upsample_ohem_cross_entropy")
+
+
 def takes(call: PublicCall, name: str, dtype: torch.dtype) -> bool:
-    """Vectors of any floating-point dtype; alone, or with no other, float64 too; pooling all."""
+    """Vectors and losses of any floats; alone, or with no other, float64 too; pooling all."""
     if name.endswith(("bias", "scale", "shift")) or call.name == "fastseg::fold_batch_norm":
         return dtype in (torch.float64, torch.float32)
     if call.name in ("fastseg::max_pool2d",):
         return dtype in (torch.float64, torch.int32)
     if name == "indices":
         return False
+    if call.name in LOSSES:
+        floats = (torch.float64, torch.float32)
+        return dtype == torch.int32 if name == "target" else dtype in floats
     alone = name == "x" and set(call.tensors) <= {"x", "scale", "shift"} and "pool" in call.name
     alone |= name in ("values", "sigma") and call.name in (
         "fastseg::max_unpool2d",

@@ -31,6 +31,10 @@ NOT_COUNTED = {
     "permutohedral_filter_backward",
     "permutohedral_lattice",
     "spatial_gaussian_filter",
+    "upsample_cross_entropy",
+    "upsample_cross_entropy_backward",
+    "upsample_softmax_sums",
+    "upsample_softmax_sums_backward",
     "winograd_conv2d_weight",
 }
 
