@@ -26,6 +26,10 @@ from fastseg.ops import (
     separable_atrous_conv2d,
     upsample_argmax,
     upsample_confusion_matrix,
+    upsample_cross_entropy,
+    upsample_dice_loss,
+    upsample_focal_loss,
+    upsample_ohem_cross_entropy,
 )
 from fastseg.ops.memory import empty_cache
 from fastseg.optimize import optimize_, restore_
@@ -64,4 +68,8 @@ __all__ = [
     "separable_atrous_conv2d",
     "upsample_argmax",
     "upsample_confusion_matrix",
+    "upsample_cross_entropy",
+    "upsample_dice_loss",
+    "upsample_focal_loss",
+    "upsample_ohem_cross_entropy",
 ]

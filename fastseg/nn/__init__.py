@@ -11,6 +11,11 @@ from fastseg.nn.hausdorff_dt_loss import HausdorffDTLoss
 from fastseg.nn.max_pool2d import MaxPool2d
 from fastseg.nn.max_unpool2d import MaxUnpool2d
 from fastseg.nn.pixel_adaptive_refinement import PixelAdaptiveRefinement
+from fastseg.nn.upsample_losses import (
+    UpsampleCrossEntropyLoss,
+    UpsampleDiceLoss,
+    UpsampleFocalLoss,
+)
 
 __all__ = [
     "ASPP",
@@ -25,5 +30,8 @@ __all__ = [
     "MaxUnpool2d",
     "PixelAdaptiveRefinement",
     "SeparableAtrousConvBNAct",
+    "UpsampleCrossEntropyLoss",
+    "UpsampleDiceLoss",
+    "UpsampleFocalLoss",
     "convert_aspp_keys",
 ]

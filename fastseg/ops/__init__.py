@@ -13,6 +13,12 @@ from fastseg.ops.head.confusion_matrix import confusion_matrix
 from fastseg.ops.head.distance_transform import distance_transform
 from fastseg.ops.head.upsample_argmax import upsample_argmax
 from fastseg.ops.head.upsample_confusion_matrix import upsample_confusion_matrix
+from fastseg.ops.head.upsample_cross_entropy import upsample_cross_entropy
+from fastseg.ops.head.upsample_dice_loss import upsample_dice_loss
+from fastseg.ops.head.upsample_focal_loss import (
+    upsample_focal_loss,
+    upsample_ohem_cross_entropy,
+)
 from fastseg.ops.pool.batch_norm_relu_max_pool2d import batch_norm_relu_max_pool2d, fold_batch_norm
 from fastseg.ops.pool.max_pool2d import max_pool2d
 from fastseg.ops.pool.max_unpool2d import max_unpool2d
@@ -41,6 +47,10 @@ __all__ = [
     "spatial_gaussian_filter",
     "upsample_argmax",
     "upsample_confusion_matrix",
+    "upsample_cross_entropy",
+    "upsample_dice_loss",
+    "upsample_focal_loss",
+    "upsample_ohem_cross_entropy",
 ]
 
 

@@ -40,6 +40,14 @@ from fastseg.reference.head.upsample_argmax import (
     upsample_argmax_confidence,
 )
 from fastseg.reference.head.upsample_confusion_matrix import upsample_confusion_matrix
+from fastseg.reference.head.upsample_cross_entropy import (
+    upsample_cross_entropy,
+    upsample_cross_entropy_backward,
+)
+from fastseg.reference.head.upsample_softmax_sums import (
+    upsample_softmax_sums,
+    upsample_softmax_sums_backward,
+)
 from fastseg.reference.pool.batch_norm_relu_max_pool2d import batch_norm_relu_max_pool2d
 from fastseg.reference.pool.max_pool2d import max_pool2d, max_pool2d_backward
 from fastseg.reference.pool.max_unpool2d import max_unpool2d, max_unpool2d_backward
@@ -95,6 +103,10 @@ __all__ = [
     "upsample_argmax",
     "upsample_argmax_confidence",
     "upsample_confusion_matrix",
+    "upsample_cross_entropy",
+    "upsample_cross_entropy_backward",
+    "upsample_softmax_sums",
+    "upsample_softmax_sums_backward",
     "winograd_axis",
     "winograd_conv2d",
     "winograd_conv2d_weight",

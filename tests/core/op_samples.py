@@ -36,10 +36,19 @@ DIFFERENTIABLE = {
     "pixel_adaptive_refinement",
     "pixel_adaptive_refinement_backward",
     "spatial_gaussian_filter",
+    "upsample_cross_entropy",
+    "upsample_softmax_sums",
 }
 TWICE_IN_VALUES = {"exact_gaussian_filter", "permutohedral_filter", "spatial_gaussian_filter"}
 """Their other tensors are differentiable once."""
-ONCE = {"mean_field", "permutohedral_lattice"}
+ONCE = {
+    "mean_field",
+    "permutohedral_lattice",
+    "upsample_cross_entropy",
+    "upsample_softmax_sums",
+}
+CONSTANT_OUTPUTS = {"upsample_cross_entropy": 2, "upsample_softmax_sums": 2}
+"""The number of an op's last outputs that have no gradient."""
 CONSTANTS = {
     "bilateral_filter": {"image"},
     "dense_energy": {"image", "rois", "gates"},
@@ -151,7 +160,7 @@ def samples(dtype: torch.dtype = torch.float32) -> list[Sample]:
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=dtype)
 
-    parts = [convolutions, poolings, filters, mean_fields, heads, refinements, distances]
+    parts = [convolutions, poolings, filters, mean_fields, heads, losses, refinements, distances]
     if dtype == torch.float32:
         parts.append(building_blocks)
     return [sample for part in parts for sample in part(random)]
@@ -327,3 +336,28 @@ def refinements(random) -> list[Sample]:
             Sample(f"{name}_backward", [planes, image, *options], note),
         ]
     return found
+
+
+def losses(random) -> list[Sample]:
+    """Losses of upsampled logits, and the sums that others are made of."""
+    logits = random(2, 3, 4, 5)
+    target = (random(2, 9, 11) * 2).long().clamp(-1, 2)
+    small = target.clamp_min(0).to(torch.uint8)
+    options = [False, -1, 0.1]
+    _, _, normalizer = ops.upsample_cross_entropy(logits, target, None, None, *options, "none")
+    sums = ops.upsample_softmax_sums(logits, target, False, -1, False)
+    grads, pixels = (random(2, 3), random(2, 3)), random(2, 9, 11)
+    return [
+        Sample("upsample_cross_entropy", [logits, target, None, None, *options, "sum"]),
+        Sample("upsample_cross_entropy", [logits, small, None, None, True, -1, 0.0, "none"], "map"),
+        Sample(
+            "upsample_cross_entropy_backward",
+            [pixels, logits, target, normalizer, random(3).abs(), pixels.abs(), *options],
+        ),
+        Sample("upsample_softmax_sums", [logits, target, False, -1, False]),
+        Sample("upsample_softmax_sums", [logits, small, True, -1, True], "squared"),
+        Sample(
+            "upsample_softmax_sums_backward",
+            [*grads, logits, target, sums[3], False, -1, False],
+        ),
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -50,7 +51,7 @@ def public_calls() -> list[PublicCall]:
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
 
-    parts = (convolutions, aspps, poolings, filters, heads, refinements, distances)
+    parts = (convolutions, aspps, poolings, filters, heads, losses, refinements, distances)
     return [call for part in parts for call in part(random)]
 
 
@@ -328,4 +329,39 @@ def refinements(random) -> list[PublicCall]:
             constants=frozenset(("image",)),
         )
         for function, note in ((refine, ""), (module, "module"))
+    ]
+
+
+def losses(random) -> list[PublicCall]:
+    """Losses of upsampled logits, as functions and as modules."""
+    logits, target = random(2, 3, 4, 5), torch.randint(0, 3, (2, 9, 11))
+    plain = {"logits": logits, "target": target}
+    weight = random(3).abs()
+    modules = fastseg.nn
+    calls = [
+        ("cross_entropy", {"weight": weight, "weight_map": random(2, 9, 11).abs()}),
+        ("focal_loss", {"alpha": weight}),
+        ("ohem_cross_entropy", {"weight": weight}),
+        ("dice_loss", {"weight": weight}),
+    ]
+    # Sums, since a mean of weights that are all 0 is undefined.
+    return [
+        *(
+            PublicCall(
+                f"fastseg::upsample_{name}",
+                functools.partial(getattr(fastseg, f"upsample_{name}"), reduction="sum"),
+                {**plain, **others},
+                frozenset(others),
+                constants=frozenset(others) if name == "cross_entropy" else frozenset(),
+            )
+            for name, others in calls
+        ),
+        *(
+            PublicCall(f"fastseg::upsample_{name}", module, plain, note="module")
+            for name, module in (
+                ("cross_entropy", modules.UpsampleCrossEntropyLoss()),
+                ("focal_loss", modules.UpsampleFocalLoss()),
+                ("dice_loss", modules.UpsampleDiceLoss()),
+            )
+        ),
     ]

@@ -119,8 +119,12 @@ def test_dtypes(call):
                 refused(call, name, value, (RuntimeError, ValueError), "must|expected", kind)
 
 
+LOSSES = [f"fastseg::upsample_{name}" for name in ("cross_entropy", "dice_loss", "focal_loss")]
+LOSSES.append("fastseg::upsample_ohem_cross_entropy")
+
+
 def takes(call: PublicCall, name: str, dtype: torch.dtype) -> bool:
-    """Vectors of any floating-point dtype; alone, or with no other, float64 too; pooling all."""
+    """Vectors and losses of any floats; alone, or with no other, float64 too; pooling all."""
     if name.endswith(("bias", "scale", "shift")) or call.name == "fastseg::fold_batch_norm":
         return dtype in (torch.float64, torch.float32)
     if call.name == "fastseg::distance_transform":
@@ -134,6 +138,9 @@ def takes(call: PublicCall, name: str, dtype: torch.dtype) -> bool:
         return dtype == torch.float64
     if name == "indices":
         return False
+    if call.name in LOSSES:
+        floats = (torch.float64, torch.float32)
+        return dtype == torch.int32 if name == "target" else dtype in floats
     if name == "logits":
         return dtype == torch.float64
     if call.name in ("fastseg::confusion_matrix", "fastseg::upsample_confusion_matrix"):

@@ -38,6 +38,10 @@ NOT_COUNTED = {
     "pixel_adaptive_refinement",
     "pixel_adaptive_refinement_backward",
     "spatial_gaussian_filter",
+    "upsample_cross_entropy",
+    "upsample_cross_entropy_backward",
+    "upsample_softmax_sums",
+    "upsample_softmax_sums_backward",
     "winograd_conv2d_weight",
 }
 
