@@ -15,6 +15,7 @@
 
 #include "cpu/head/cell_planes.h"
 #include "cpu/head/cell_row.h"
+#include "cpu/simd/simd_any.h"
 #include "cpu/simd/simd_exp.h"
 #include "cpu/simd/simd_log.h"
 
@@ -23,14 +24,6 @@ namespace fastseg::cpu::FASTSEG_SIMD {
 // s of a pixel that has no part in the loss: all its probabilities vanish.
 template <class F>
 inline constexpr F kNoPixel = std::numeric_limits<F>::max() / 4;
-
-template <class I>
-inline bool any(I mask) {
-  const auto words = bit_cast<std::array<int64_t, sizeof(mask) / 8>>(mask);
-  int64_t all = 0;
-  for (const int64_t word : words) all |= word;
-  return all != 0;
-}
 
 template <class T>
 class SoftmaxCells {
@@ -45,16 +38,14 @@ class SoftmaxCells {
       : logits_(logits), planes_(planes), corners_(logits, planes) {}
 
   void load(int64_t n, const BilinearBand& band, int64_t block) {
-    finite_ = corners_.load(n, band, block);
+    V bound = Simd<F>::fill(-std::numeric_limits<F>::infinity());
+    finite_ = corners_.load(n, band, block, [&](int64_t, const std::array<V, kCorners>& corners) {
+      for (const V v : corners) bound = v > bound ? v : bound;
+    });
     const BilinearCells<F>& cells = *logits_.cells;
     w0_ = cells.w0.data() + block * cells.block_slots();
     w1_ = cells.w1.data() + block * cells.block_slots();
     const int64_t vectors = logits_.classes * kCorners;
-    V bound = Simd<F>::fill(-std::numeric_limits<F>::infinity());
-    for (int64_t i = 0; i < vectors; ++i) {
-      const V v = Simd<F>::load(planes_ + i * L);
-      bound = v > bound ? v : bound;
-    }
     // Logits may be the least number of all, whose distance overflows.
     constexpr F kFarthest = std::numeric_limits<F>::max() / 4;
     for (int64_t i = 0; i < vectors; ++i) {
@@ -94,7 +85,7 @@ class SoftmaxCells {
     }
     for (int q = 0; q < Q; ++q) {
       F* to = s + (phase + q) * L;
-      if (finite_ && !any(sum[q] < kVanishes)) {
+      if (finite_ && !any_lane<F>(sum[q] < kVanishes)) {
         Simd<F>::store(to, log2_of_normal<F>(sum[q]));
       } else {
         normalize_beside_largest(row, phase + q, to);
