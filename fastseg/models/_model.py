@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastseg._core.pairwise import PairwiseBilateral, PairwiseGaussian
 from fastseg.models._layers import BatchNorm2d, Conv2d, conv_bn_act, resize, use_backend
-from fastseg.nn import DenseCRF
+from fastseg.nn import DenseCRF, UpsampleCrossEntropyLoss
 from fastseg.ops import upsample_argmax
 
 # torchvision's weights expect an image of 0 to 1 with this mean and standard deviation removed.
@@ -22,6 +24,13 @@ CRF_TERMS = (
     PairwiseBilateral(sxy=67, srgb=3, compatibility=4),
 )
 CRF_ITERATIONS = 10
+AUX_WEIGHT = 0.4
+"""Weight of an auxiliary head's loss, from Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017,
+section 3.3."""
+
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+"""The loss of logits of any size and a target."""
 
 
 class SegmentationModel(nn.Module):
@@ -51,18 +60,35 @@ class SegmentationModel(nn.Module):
         """Returns the logits "out", and "aux" with an auxiliary head, at any resolution."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor, image: Tensor | None = None) -> Tensor | dict[str, Tensor]:
-        """Returns logits (N, num_classes, H, W); with an auxiliary head a dict of "out" and "aux".
+    def forward(
+        self,
+        x: Tensor,
+        image: Tensor | None = None,
+        *,
+        target: Tensor | None = None,
+        criterion: Criterion | None = None,
+    ) -> Tensor | dict[str, Tensor]:
+        """Returns logits, or for a target their loss, without logits of the image's size.
 
         Args:
             x: (N, in_channels, H, W), normalised.
             image: (N, 3, H, W) in 0 to 255, for the CRF; by default x, with torchvision's mean and
                 standard deviation put back.
+            target: classes of pixels (N, H, W), of the logits' size, which make the output a loss.
+            criterion: the loss of small logits (N, C, h, w) and a target, which it upsamples them
+                to: a module of fastseg.nn; default ``UpsampleCrossEntropyLoss`` with the model's
+                align_corners, which ignores -100.
+
+        Returns:
+            Logits (N, num_classes, H, W); with an auxiliary head a dict of "out" and "aux". With a
+            target the criterion's loss, to which an auxiliary head's is added times 0.4.
 
         Raises:
-            ValueError: x has another shape.
+            ValueError: x or the target has another shape.
         """
         self._check_input(x)
+        if target is not None:
+            return self._loss(x, image, target, criterion)
         out = {
             name: self.at_input_size(scores, x.shape[-2:])
             for name, scores in self.scores(x).items()
@@ -70,6 +96,32 @@ class SegmentationModel(nn.Module):
         if self.crf is not None and (_trains(self.crf) or not self.training):
             out["out"] = self._refined(out["out"], _denormalised(x) if image is None else image)
         return out["out"] if self.aux_classifier is None else out
+
+    def _loss(
+        self, x: Tensor, image: Tensor | None, target: Tensor, criterion: Criterion | None
+    ) -> Tensor:
+        """Returns the loss of the scores, which the criterion upsamples."""
+        if criterion is None:
+            criterion = UpsampleCrossEntropyLoss(align_corners=self.align_corners)
+        crf = self.crf is not None and (_trains(self.crf) or not self.training)
+        if crf or not self._resizes_scores():
+            output = self(x, image)
+            scores = output if isinstance(output, dict) else {"out": output}
+            shapes = {(s.shape[0], *s.shape[-2:]) for s in scores.values()}
+        else:
+            scores = self.scores(x)
+            shapes = {(x.shape[0], *x.shape[-2:])}
+        if shapes != {tuple(target.shape)}:
+            expected = " and ".join(map(str, sorted(shapes)))
+            raise ValueError(f"target must be (N, H, W) = {expected}, got {tuple(target.shape)}")
+        loss = criterion(scores["out"], target)
+        if "aux" in scores:
+            loss = loss + AUX_WEIGHT * criterion(scores["aux"], target)
+        return loss
+
+    def _resizes_scores(self) -> bool:
+        """Whether a forward pass ends in the scores' bilinear interpolation."""
+        return type(self).at_input_size is SegmentationModel.at_input_size
 
     @torch.no_grad()
     def predict(
@@ -92,9 +144,8 @@ class SegmentationModel(nn.Module):
         Raises:
             ValueError: x has another shape.
         """
-        resizes = type(self).at_input_size is SegmentationModel.at_input_size
-        if self.crf is None and resizes:
-            self._check_input(x)
+        self._check_input(x)
+        if self.crf is None and self._resizes_scores():
             scores, size = self.scores(x)["out"], x.shape[-2:]
         else:
             scores = main_logits(self(x, image))

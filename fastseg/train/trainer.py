@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -29,15 +28,12 @@ from fastseg.data import (
 from fastseg.data.transforms import MEAN, STD
 from fastseg.metrics import ConfusionMatrix
 from fastseg.models import build_model, main_logits
+from fastseg.nn import UpsampleCrossEntropyLoss
 from fastseg.train.config import MAY_CHANGE, Config
 from fastseg.train.evaluation import evaluate, scores
 from fastseg.train.interrupt import Interrupted, StopSignal
 from fastseg.train.randomness import seed_at
 from fastseg.zoo import checkpoint, load_backbone
-
-AUX_WEIGHT = 0.4
-"""Weight of an auxiliary head's loss, from Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017,
-section 3.3."""
 
 STATE = {"config", "model", "optimizer", "epoch", "step", "loss_sum", "best", "history"}
 """Keys that a saved run must have to be resumed. Random numbers need none, see randomness.py."""
@@ -78,6 +74,9 @@ class Trainer:
             except TypeError as error:  # the model has no such backbone
                 raise ValueError(error) from error
         self.model = model.to(memory_format=torch.channels_last)
+        self.criterion = UpsampleCrossEntropyLoss(
+            self.class_weights, ignore_index=CAMVID_IGNORE, align_corners=model.align_corners
+        )
         self.optimizer = torch.optim.AdamW(
             parameter_groups(model, config.backbone_lr),
             lr=config.lr,
@@ -219,19 +218,11 @@ class Trainer:
             group["lr"] = self.learning_rate() * group["lr_factor"]
         image = image.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
-            output = self.model(image)
-        loss = self._loss(main_logits(output), label)
-        if isinstance(output, dict):
-            loss = loss + AUX_WEIGHT * self._loss(output["aux"], label)
+            loss = self.model(image, target=label, criterion=self.criterion)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         return loss.item()
-
-    def _loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        return F.cross_entropy(
-            logits.float(), label, self.class_weights, ignore_index=CAMVID_IGNORE
-        )
 
     def learning_rate(self) -> float:
         """Returns the rate of the next step: 5 % linear warm-up, then a half cosine to zero."""

@@ -7,11 +7,12 @@ import inspect
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from fastseg import models
 from fastseg.models import build_model, list_models
-from fastseg.nn import DenseCRF
+from fastseg.nn import DenseCRF, UpsampleCrossEntropyLoss
 from tests.models.small_models import SMALL, build
 
 NAMES = sorted(SMALL)
@@ -209,3 +210,30 @@ def test_prediction_with_a_crf_is_that_of_its_logits():
     close(chosen, logits.amax(1))
     with pytest.raises(ValueError, match=r"x must be \(N, 3, H, W\)"):
         model.predict(torch.zeros(1, 4, 32, 40))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss_is_that_of_the_logits(name):
+    model = build(name, aux=True)
+    x, target = torch.randn(2, 3, 67, 43), torch.randint(-1, 5, (2, 67, 43))
+    weight = torch.rand(5)
+    criterion = UpsampleCrossEntropyLoss(weight, ignore_index=-1, align_corners=model.align_corners)
+    model.eval()  # dropout draws other numbers in every pass
+
+    def gradients(loss):
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        return torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+
+    out = model(x)
+    expected = sum(
+        factor * F.cross_entropy(out[key], target, weight, ignore_index=-1)
+        for key, factor in (("out", 1), ("aux", 0.4))
+    )
+    loss = model(x, target=target, criterion=criterion)
+    torch.testing.assert_close(loss, expected)
+    wanted = gradients(expected)
+    largest = max(g.abs().max().item() for g in wanted)
+    for got, want in zip(gradients(loss), wanted, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4 * largest)
+    with pytest.raises(ValueError, match=r"target must be \(N, H, W\) = \(2, 67, 43\)"):
+        model(x, target=target[:, 1:])
