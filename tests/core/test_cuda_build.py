@@ -37,6 +37,7 @@ CEILINGS = {
 CEILINGS |= {"_order": 40, "_reduce": 48, "_blur": 40, "_splat": 64, "_slice": 48, "_gradient": 64}
 CEILINGS |= {"_taps": 40, "_pass": 64, "_tile": 64, "_unary": 40, "_positions": 40, "_fold": 40}
 CEILINGS |= {"_argmax": 96, "_factors": 40, "_mixing": 40, "_mix": 40, "_pairs": 64}
+CEILINGS |= {"_affinity": 40, "_step": 48}
 
 
 def tool(name: str) -> str | None:

@@ -19,6 +19,7 @@
 #include "cuda/pool/max_pool2d.cpp"
 #include "cuda/pool/max_unpool2d.cpp"
 #include "cuda/pool/pack_codes.cpp"
+#include "cuda/refine/pixel_adaptive_refinement.cpp"
 
 // Linked with -Bsymbolic, these come before libtorch's.
 extern "C" {

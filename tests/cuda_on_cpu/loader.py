@@ -26,6 +26,8 @@ NAMES = (
     "permutohedral_filter",
     "permutohedral_filter_backward",
     "permutohedral_lattice",
+    "pixel_adaptive_refinement",
+    "pixel_adaptive_refinement_backward",
     "spatial_gaussian_filter",
     "upsample_argmax",
     "upsample_argmax_confidence",

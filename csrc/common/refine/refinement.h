@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "common/host_device.h"
+
 namespace fastseg {
 
 enum class Affinity { kPar, kPamr };
@@ -17,9 +19,12 @@ inline constexpr double kPamrWidth = 0.1;
 inline constexpr double kParPositions =
     0.01;  // the sum of the weights of the neighbours' distances
 
+// The neighbours around a pixel in raster order.
 inline constexpr int kDirections = 8;
-inline constexpr int kRowOf[kDirections] = {-1, -1, -1, 0, 0, 1, 1, 1};
-inline constexpr int kColumnOf[kDirections] = {-1, 0, 1, -1, 1, -1, 0, 1};
+FASTSEG_HOST_DEVICE int row_of(int direction) { return direction < 3 ? -1 : direction < 5 ? 0 : 1; }
+FASTSEG_HOST_DEVICE int column_of(int direction) {
+  return (direction < 4 ? direction : direction + 1) % 3 - 1;
+}
 
 // What a pixel reads along one axis of `size` > 0 elements: as all pixels beyond the edge are the
 // last one, no dilation reaches further than that.
@@ -31,7 +36,7 @@ inline std::vector<double> position_weights(const std::vector<int64_t>& dilation
   std::vector<double> weights;
   for (const int64_t dilation : dilations) {
     for (int k = 0; k < kDirections; ++k) {
-      weights.push_back(static_cast<double>(dilation) * std::hypot(kRowOf[k], kColumnOf[k]));
+      weights.push_back(static_cast<double>(dilation) * std::hypot(row_of(k), column_of(k)));
     }
   }
   const double count = static_cast<double>(weights.size());

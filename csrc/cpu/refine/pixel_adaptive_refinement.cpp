@@ -48,8 +48,8 @@ struct Shifts {
   Shifts(const std::vector<int64_t>& dilations, int64_t height, int64_t width) {
     for (const int64_t dilation : dilations) {
       for (int k = 0; k < kDirections; ++k) {
-        rows.push_back(kRowOf[k] * reach_within(dilation, height));
-        columns.push_back(kColumnOf[k] * reach_within(dilation, width));
+        rows.push_back(row_of(k) * reach_within(dilation, height));
+        columns.push_back(column_of(k) * reach_within(dilation, width));
       }
     }
   }

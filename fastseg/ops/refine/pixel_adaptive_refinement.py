@@ -43,13 +43,13 @@ def pixel_adaptive_refinement(
     itself among them once for each dilation. The results are those of the published modules, which
     keep a copy of the masks for each neighbour; here the weights alone are kept, of one image at a
     time. Everything is computed in float32, or in float64 for masks of that dtype. Deterministic,
-    for any number of threads. On a GPU the plain PyTorch reference runs.
+    for any number of threads.
 
     Args:
         image: (N, K, H, W), float32, float64, float16 or bfloat16.
         masks: (N, C, h, w), of one of these dtypes too. Masks of another size than the image are
             first resized to it, bilinear with ``align_corners=True``.
-        dilations: distances of the neighbours in pixels, positive.
+        dilations: distances of the neighbours in pixels, positive; at most 64 of them on a GPU.
         iterations: how often the weights are applied.
         variant: "par" or "pamr".
 
