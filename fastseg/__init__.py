@@ -21,6 +21,9 @@ from fastseg.ops import (
     max_pool2d,
     max_unpool2d,
     separable_atrous_conv2d,
+    unary_from_labels,
+    unary_from_logits,
+    unary_from_softmax,
 )
 from fastseg.ops.memory import empty_cache
 from fastseg.optimize import optimize_, restore_
@@ -54,4 +57,7 @@ __all__ = [
     "optimize_",
     "restore_",
     "separable_atrous_conv2d",
+    "unary_from_labels",
+    "unary_from_logits",
+    "unary_from_softmax",
 ]

@@ -9,6 +9,7 @@ from fastseg.ops.crf.dense_crf import MeanField, dense_crf
 from fastseg.ops.crf.exact_gaussian_filter import exact_gaussian_filter
 from fastseg.ops.crf.permutohedral_lattice import PermutohedralLattice
 from fastseg.ops.crf.spatial_gaussian_filter import spatial_gaussian_filter
+from fastseg.ops.crf.unary import unary_from_labels, unary_from_logits, unary_from_softmax
 from fastseg.ops.pool.batch_norm_relu_max_pool2d import batch_norm_relu_max_pool2d, fold_batch_norm
 from fastseg.ops.pool.max_pool2d import max_pool2d
 from fastseg.ops.pool.max_unpool2d import max_unpool2d
@@ -31,6 +32,9 @@ __all__ = [
     "max_unpool2d",
     "separable_atrous_conv2d",
     "spatial_gaussian_filter",
+    "unary_from_labels",
+    "unary_from_logits",
+    "unary_from_softmax",
 ]
 
 

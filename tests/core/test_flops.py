@@ -16,7 +16,9 @@ ops = torch.ops.fastseg
 # Of no matrix product or convolution, or of as many as the tensors' values say.
 NOT_COUNTED = {
     "batch_norm_relu_max_pool2d",
+    "bilateral_filter",
     "codes_to_indices",
+    "dense_energy",
     "image_layout",
     "indices_to_codes",
     "lattice_mean_field",
