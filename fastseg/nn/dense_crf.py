@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastseg._core.lattice_quality import QUALITIES
 from fastseg._core.pairwise import Pairwise, PairwiseBilateral, PairwiseGaussian
 from fastseg.ops import dense_crf
+from fastseg.ops.crf.problem import check_output
 
 TRAINABLE = ("weights", "compatibility", "bandwidths")
 """The names of the parameters that a DenseCRF can train."""
@@ -25,12 +26,12 @@ class DenseCRF(nn.Module):
 
     Three lines add it to any model; the logarithm of Q is what a loss takes::
 
-        crf = fastseg.nn.DenseCRF(num_labels=21, log=True)
+        crf = fastseg.nn.DenseCRF(num_labels=21, output="log_prob")
         log_q = crf(-model(image), image)
         loss = torch.nn.functional.nll_loss(log_q, labels)
 
     Logits need no log-softmax before: what is added to all labels of a pixel changes nothing.
-    ``log=True`` is not ``q.log()``: it is finite, with a gradient, where Q underflows.
+    ``output="log_prob"`` is not ``q.log()``: it is finite, with a gradient, where Q underflows.
 
     Args:
         num_labels: the number of labels L.
@@ -44,7 +45,10 @@ class DenseCRF(nn.Module):
             are parameters too, with requires_grad off. Bandwidths cost the most: they need the
             gradient of the lattice or of the convolution's taps.
         checkpoints: how many label volumes the gradient keeps; 0: all.
-        log: whether the output is log Q, the log-softmax of the last update's logits.
+        output: "prob": Q. "log_prob": log Q, the log-softmax of the last update's logits.
+        log: True is a shorter word for ``output="log_prob"``.
+        align_corners: how a unary of lower resolution is brought to the image's, with the meaning
+            of :func:`fastseg.dense_crf`. Default: not at all.
 
     Attributes:
         weights: (M, L) for M terms: w_m of each label, w before training.
@@ -60,6 +64,8 @@ class DenseCRF(nn.Module):
         TypeError: num_labels is no integer.
     """
 
+    align_corners: bool | None = None  # of modules that were pickled before there was the option
+
     def __init__(
         self,
         num_labels: int,
@@ -69,7 +75,9 @@ class DenseCRF(nn.Module):
         trainable: Iterable[str] = TRAINABLE,
         *,
         checkpoints: int = 3,
+        output: str = "prob",
         log: bool = False,
+        align_corners: bool | None = None,
     ):
         super().__init__()
         if not isinstance(num_labels, Integral):
@@ -89,7 +97,8 @@ class DenseCRF(nn.Module):
         pairwise = (pairwise,) if isinstance(pairwise, Pairwise) else tuple(pairwise)
         weights = [_weights(i, term, num_labels) for i, term in enumerate(pairwise)]
         self.num_labels, self.iterations = num_labels, iterations
-        self.quality, self.checkpoints, self.log = quality, checkpoints, log
+        self.quality, self.checkpoints = quality, checkpoints
+        self.log, self.align_corners = check_output("DenseCRF", output, log), align_corners
         self.normalization = tuple(term.normalization for term in pairwise)
 
         def parameter(t: Tensor, name: str) -> nn.Parameter:
@@ -105,14 +114,20 @@ class DenseCRF(nn.Module):
                 self.log_srgb[str(i)] = parameter(_log(term.srgb), "bandwidths")
 
     def forward(
-        self, unary: Tensor, image: Tensor | None = None, *, log: bool | None = None
+        self,
+        unary: Tensor,
+        image: Tensor | None = None,
+        *,
+        output: str | None = None,
+        log: bool | None = None,
     ) -> Tensor:
         """Label probabilities Q, or log Q, with the shapes and errors of :func:`fastseg.dense_crf`.
 
         Args:
             unary: energies (B, L, H, W), (B, L, D, H, W) or (L, H, W): minus the logits.
-            image: in the units of srgb; needed by bilateral terms.
-            log: whether to return log Q. Default: the module's own `log`.
+            image: what :func:`fastseg.dense_crf` takes; needed by bilateral terms.
+            output: "prob" or "log_prob". Default: the module's own.
+            log: True and False are shorter words for these.
         """
         is_tensor = isinstance(unary, Tensor)  # dense_crf refuses what is not
         axis = 0 if is_tensor and unary.dim() == 3 else 1
@@ -128,8 +143,15 @@ class DenseCRF(nn.Module):
             iterations=self.iterations,
             quality=self.quality,
             checkpoints=self.checkpoints,
-            log=self.log if log is None else log,
+            log=self._log(output, log),
+            align_corners=self.align_corners,
         )
+
+    def _log(self, output: str | None, log: bool | None) -> bool:
+        """Whether a call returns log Q."""
+        if output is None:
+            return self.log if log is None else log
+        return check_output("DenseCRF", output, bool(log))
 
     def pairwise(self) -> list[Pairwise]:
         """The terms as they are now, for :func:`fastseg.dense_crf`; matrices of compatibility."""

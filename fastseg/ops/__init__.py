@@ -9,6 +9,7 @@ from fastseg.ops.crf.dense_crf import MeanField, dense_crf
 from fastseg.ops.crf.exact_gaussian_filter import exact_gaussian_filter
 from fastseg.ops.crf.permutohedral_lattice import PermutohedralLattice
 from fastseg.ops.crf.spatial_gaussian_filter import spatial_gaussian_filter
+from fastseg.ops.crf.unary import unary_from_labels, unary_from_logits, unary_from_softmax
 from fastseg.ops.head.confusion_matrix import confusion_matrix
 from fastseg.ops.head.distance_transform import distance_transform
 from fastseg.ops.head.upsample_argmax import upsample_argmax
@@ -45,6 +46,9 @@ __all__ = [
     "pixel_adaptive_refinement",
     "separable_atrous_conv2d",
     "spatial_gaussian_filter",
+    "unary_from_labels",
+    "unary_from_logits",
+    "unary_from_softmax",
     "upsample_argmax",
     "upsample_confusion_matrix",
     "upsample_cross_entropy",

@@ -25,7 +25,7 @@ class PublicCall(NamedTuple):
         tensors: that fit.
         optional: the names of those that may be None.
         note: tells calls of one function apart.
-        constants: the names of floating-point tensors that have no gradient.
+        constants: the names of floating-point tensors that a gradient of is refused.
     """
 
     name: str
@@ -254,12 +254,14 @@ def filters(random) -> list[PublicCall]:
             "fastseg::bilateral_filter",
             lambda values, image: bilateral_filter(values, image, 2.0, 0.7),
             {"values": random(2, 2, 6, 5), "image": random(2, 3, 6, 5)},
+            constants=frozenset(("image",)),
         ),
         PublicCall(
             "fastseg::dense_energy",
             lambda **t: dense_energy(**t, sxy=2.0, srgb=0.7),
             {**pixels, **weights},
             frozenset(weights),
+            constants=frozenset(("image", *weights)),
         ),
         PublicCall(
             "fastseg::exact_gaussian_filter",

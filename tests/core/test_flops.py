@@ -16,12 +16,14 @@ ops = torch.ops.fastseg
 # Of no matrix product or convolution, or of as many as the tensors' values say.
 NOT_COUNTED = {
     "batch_norm_relu_max_pool2d",
+    "bilateral_filter",
     "codes_to_indices",
     "confusion_matrix",
     "upsample_argmax",
     "upsample_argmax_confidence",
     "upsample_confusion_matrix",
     "distance_transform",
+    "dense_energy",
     "image_layout",
     "indices_to_codes",
     "lattice_mean_field",

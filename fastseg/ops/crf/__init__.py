@@ -2,6 +2,7 @@
 
 - ``dense_crf`` has the public function and ``MeanField``. ``problem`` turns their arguments into
   the op's and, with ``checks``, checks them.
+- ``unary`` makes energies of logits, probabilities and labels; ``pictures`` tensors of images.
 - ``mean_field`` is the differentiable op. Its updates are in ``model``, its filters in ``filters``;
   its gradient keeps states by ``checkpoints``. ``lattice_mean_field`` is the same in one kernel,
   without gradients. ``vmap`` has the rule of both.

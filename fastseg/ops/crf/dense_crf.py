@@ -14,7 +14,7 @@ from fastseg._core.ordinary_tensors import ordinary_tensors
 from fastseg._core.pairwise import Pairwise
 from fastseg.ops.crf.mean_field import check_energies, mean_field, memory_format
 from fastseg.ops.crf.model import DenseCRFModel
-from fastseg.ops.crf.problem import check_count, make_problem
+from fastseg.ops.crf.problem import check_count, check_output, make_problem
 
 
 def dense_crf(
@@ -25,7 +25,9 @@ def dense_crf(
     iterations: int = 10,
     quality: str = "high",
     checkpoints: int = 3,
+    output: str = "prob",
     log: bool = False,
+    align_corners: bool | None = None,
 ) -> Tensor:
     """Mean-field inference in a fully connected CRF: label probabilities that respect the image.
 
@@ -37,9 +39,14 @@ def dense_crf(
     A network's logits make a unary in one step: ``dense_crf(-logits, image)``. Whatever is added to
     all labels of a pixel, such as log-softmax adds, changes nothing.
 
-    A loss takes ``log=True``: ``nll_loss(dense_crf(-logits, image, log=True), labels)``. The
-    logarithm of Q itself is -infinity where Q underflows, and clamped it has no gradient there,
-    at the pixels that are wrong with confidence.
+    Logits of lower resolution than the image are upsampled inside, where `align_corners` says how:
+    ``dense_crf(-logits, image, align_corners=False)``. The energies of the image's size are the
+    only copy that is made of them.
+
+    A loss takes ``output="log_prob"``:
+    ``nll_loss(dense_crf(-logits, image, output="log_prob"), labels)``. The logarithm of Q itself is
+    -infinity where Q underflows, and clamped it has no gradient there, at the pixels that are wrong
+    with confidence.
 
     float32 on a lattice ("compat", "high") runs as one fused C++ kernel on the CPU and one of CUDA
     C++ on a GPU, where these are compiled. Everything else (float64, "exact", a gradient) is a
@@ -56,8 +63,9 @@ def dense_crf(
             or (L, H, W); float32, float64 (computed in float64), float16 or bfloat16 (computed in
             float32). +infinity forbids a label. On a GPU the values are not checked: NaN spreads.
         image: (B, C, H, W), (B, C, D, H, W) or (C, H, W), as the unary; batch 1 serves all. Any
-            number of channels, any integer or floating-point dtype, in the units of srgb. Only
-            bilateral terms need it.
+            number of channels, any integer or floating-point dtype, in the units of srgb. Or a
+            uint8 array (H, W, C), (H, W) or (B, H, W, C), or a picture of PIL of mode RGB or L.
+            Only bilateral terms need it.
         pairwise: the terms. Default: what pydensecrf's README uses, ``PairwiseGaussian(3, 3)`` and,
             with an image, ``PairwiseBilateral(80, 13, 10)``.
         iterations: the number of updates, 0 or more. 5 to 10 suffice.
@@ -66,24 +74,32 @@ def dense_crf(
             pixels, O(N^2).
         checkpoints: the gradient's compromise: how many label volumes it keeps; 10 iterations are
             repeated at most twice with 3. 0: keep all, repeat none.
-        log: whether to return log Q, the log-softmax of the last update's logits.
+        output: "prob": Q. "log_prob": log Q, the log-softmax of the last update's logits.
+        log: True is a shorter word for ``output="log_prob"``.
+        align_corners: how a unary of lower resolution is brought to the image's: bilinearly, in a
+            volume trilinearly, with :func:`torch.nn.functional.interpolate`'s meaning of True and
+            False. Default: not at all, both must have one size.
 
     Returns:
-        Q, of unary's shape, dtype and memory format; the labels of a pixel sum to 1. log Q is
-        contiguous, as torch.log_softmax's is: nll_loss has no gradient in another format.
+        Q, of unary's dtype and memory format, and of its shape or, upsampled, the image's; the
+        labels of a pixel sum to 1. log Q is contiguous, as torch.log_softmax's is: nll_loss has no
+        gradient in another format.
+
+    Warns:
+        UserWarning: an image of values from 0 to 1 beside an srgb of 1 or more; on the CPU alone.
 
     Raises:
-        ValueError: wrong shapes, dtypes or devices; an image missing; unknown names.
+        ValueError: wrong shapes, dtypes or devices; an image missing; unknown names; an array that
+            may be (C, H, W) as well as (H, W, C).
         TypeError: arguments of wrong types.
         RuntimeError: NaN or infinities in unary or features; features too large for the lattice;
             more than 8 features in a term, unless "exact".
     """
-    problem = make_problem("dense_crf", unary, image, pairwise, quality)
+    log = check_output("dense_crf", output, log)
+    problem = make_problem("dense_crf", unary, image, pairwise, quality, align_corners)
     iterations = check_count("dense_crf: iterations", iterations)
     checkpoints = check_count("dense_crf: checkpoints", checkpoints)
-    q = mean_field(
-        problem.unary, problem.terms, iterations, problem.quality, checkpoints, bool(log)
-    )
+    q = mean_field(problem.unary, problem.terms, iterations, problem.quality, checkpoints, log)
     return problem.form.restore(q)
 
 
@@ -98,11 +114,13 @@ class MeanField:
     Args:
         unary: U, energies: (B, L, H, W), (B, L, D, H, W) or (L, H, W); float32, float64, float16 or
             bfloat16. The values that :func:`fastseg.dense_crf` takes.
-        image: (B, C, H, W), (B, C, D, H, W) or (C, H, W), in the units of srgb; only bilateral
-            terms need it.
+        image: what :func:`fastseg.dense_crf` takes; only bilateral terms need it.
         pairwise: the terms. Default: those of :func:`fastseg.dense_crf`.
         quality: "compat", "high" or "exact".
-        log: whether `step` returns log Q, the log-softmax of the last update's logits.
+        output: what `step` returns, "prob" or "log_prob".
+        log: True is a shorter word for ``output="log_prob"``.
+        align_corners: how a unary of lower resolution is brought to the image's. Default: not at
+            all.
 
     Raises:
         ValueError: wrong shapes, dtypes or devices; an image missing; unknown names.
@@ -118,10 +136,12 @@ class MeanField:
         pairwise: Sequence[Pairwise] | None = None,
         *,
         quality: str = "high",
+        output: str = "prob",
         log: bool = False,
+        align_corners: bool | None = None,
     ):
-        self.log = log
-        problem = make_problem("MeanField", unary, image, pairwise, quality)
+        self.log = check_output("MeanField", output, log)
+        problem = make_problem("MeanField", unary, image, pairwise, quality, align_corners)
         energies = problem.unary
         self._form = problem.form
         check_energies("MeanField", energies)
@@ -149,7 +169,7 @@ class MeanField:
         return self._form.restore(torch.log_softmax(self._logits, 1))
 
     def step(self, n: int = 1) -> Tensor:
-        """Makes n updates; returns Q, or log Q if the object was made with ``log=True``.
+        """Makes n updates; returns Q, or log Q if the object was made with ``output="log_prob"``.
 
         Raises:
             ValueError: a negative n.

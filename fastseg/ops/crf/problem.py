@@ -7,6 +7,7 @@ from numbers import Integral, Real
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastseg._core.lattice_quality import QUALITIES
@@ -20,6 +21,10 @@ from fastseg._core.pairwise import (
     gaussian_bandwidths,
 )
 from fastseg.ops.crf.checks import check_compatibility, check_gaussian
+from fastseg.ops.crf.pictures import image_tensor, warn_of_units
+
+OUTPUTS = ("prob", "log_prob")
+"""The names of what a mean field returns: Q, and log Q."""
 
 
 class UnaryForm(NamedTuple):
@@ -55,6 +60,7 @@ def make_problem(
     image: Tensor | None,
     pairwise: Sequence[Pairwise] | None,
     quality: str,
+    align_corners: bool | None = None,
 ) -> Problem:
     """The problem that a public function's arguments state.
 
@@ -64,6 +70,7 @@ def make_problem(
         image: the argument of that name.
         pairwise: the argument of that name.
         quality: the argument of that name.
+        align_corners: the argument of that name.
 
     Raises:
         TypeError: arguments of wrong types.
@@ -72,8 +79,16 @@ def make_problem(
     """
     _check_unary(name, unary)
     batched = unary.dim() > 3
+    size = unary.shape[2 if batched else 1 :]
+    if align_corners is not None:
+        align_corners = bool(align_corners)
+        if image is None:
+            raise ValueError(f"{name}: align_corners needs an image, which has the size, got None")
     if image is not None:
-        _check_image(name, image, unary)
+        image = image_tensor(name, image, unary, resized=align_corners is not None)
+        if align_corners is not None:
+            size = _size_of_image(name, image, unary)
+        _check_image(name, image, unary, size)
         image = image if batched else image[None]
     if quality not in QUALITIES:
         raise ValueError(f"{name}: quality must be one of {', '.join(QUALITIES)}, got {quality!r}")
@@ -88,6 +103,11 @@ def make_problem(
     dtype = unary.dtype
     energies = unary if batched else unary[None]
     energies = energies.to(torch.float64 if dtype == torch.float64 else torch.float32)
+    if image is not None:
+        warn_of_units(name, image, pairwise)
+    if energies.shape[2:] != size:
+        mode = "bilinear" if len(size) == 2 else "trilinear"
+        energies = F.interpolate(energies, size, mode=mode, align_corners=align_corners)
     terms = [
         _term(f"{name}: pairwise[{i}]", term, energies, image) for i, term in enumerate(pairwise)
     ]
@@ -119,11 +139,28 @@ def _check_unary(name: str, unary: Tensor) -> None:
         raise ValueError(f"{name}: unary must not be empty but for the batch, got shape {shape}")
 
 
-def _check_image(name: str, image: Tensor, unary: Tensor) -> None:
-    if not isinstance(image, Tensor):
-        raise TypeError(f"{name}: image must be a tensor or None, got {type(image).__name__}")
+def check_output(name: str, output: str, log: bool) -> bool:
+    """Whether log Q is asked for: by `output`, or by `log`, the shorter word for "log_prob"."""
+    if output not in OUTPUTS:
+        raise ValueError(f"{name}: output must be one of {', '.join(OUTPUTS)}, got {output!r}")
+    return bool(log) or output == "log_prob"
+
+
+def _size_of_image(name: str, image: Tensor, unary: Tensor) -> torch.Size:
+    """The image's size, to which a unary of no more pixels along each axis is brought."""
+    axes = 2 if unary.dim() < 5 else 3
+    size, small = image.shape[-axes:], unary.shape[-axes:]
+    if image.dim() == unary.dim() and any(n < m for n, m in zip(size, small, strict=True)):
+        raise ValueError(
+            f"{name}: image must not be smaller than the unary, which is upsampled, got shape "
+            f"{tuple(image.shape)} for a unary of shape {tuple(unary.shape)}"
+        )
+    return size
+
+
+def _check_image(name: str, image: Tensor, unary: Tensor, size: Sequence[int]) -> None:
     shape, axes = tuple(image.shape), 2 if unary.dim() < 5 else 3
-    expected = tuple(unary.shape[-axes:])
+    expected = tuple(size)
     lead = "C" if unary.dim() == 3 else f"{unary.shape[0]} or 1, C"
     if (
         image.dim() != unary.dim()
