@@ -35,7 +35,7 @@ struct PixelRun {
   int32_t base;
 };
 
-// The targets of a block.
+// The targets of a band, of which kernels see one block at a time.
 template <class F>
 class TargetCells {
  public:
@@ -46,56 +46,82 @@ class TargetCells {
       : map_(map),
         cells_(cells),
         classes_(classes),
-        codes_(kMostRows * cells.block_slots()),
-        seen_(classes + 1) {}
+        row_slots_(cells.blocks * cells.block_slots()),
+        codes_(kMostRows * row_slots_),
+        seen_(cells.blocks * (classes + 1)) {}
 
-  // Returns whether there is a target among the band's pixels.
-  bool load(int64_t n, const BilinearBand& band, int64_t block) {
-    const PixelRun<F> run(cells_, block);
-    std::fill(codes_.begin(), codes_.end(), kNone);
+  // Reads whole rows, which the processor then sees coming.
+  void load(int64_t n, const BilinearBand& band) {
+    std::fill_n(codes_.begin(), (band.end - band.begin) * row_slots_, kNone);
     std::fill(seen_.begin(), seen_.end(), Code{0});
     for (int64_t y = band.begin; y < band.end; ++y) {
-      Code* codes = codes_.data() + (y - band.begin) * cells_.block_slots();
-      map_.visit_row(n, y, [&](const auto* row) { load_row(run, row, codes); });
+      Code* codes = codes_.data() + (y - band.begin) * row_slots_;
+      map_.visit_row(n, y, [&](const auto* row) {
+        bool bad = false;
+        for (int64_t block = 0; block < cells_.blocks; ++block) {
+          bad |= load_block(PixelRun<F>(cells_, block), row, codes, seen_of(block));
+        }
+        if (bad) report(row);
+      });
     }
+  }
+
+  // Returns whether there is a target among the block's pixels.
+  bool select(int64_t block) {
+    block_ = block;
+    const Code* seen = seen_of(block);
     present_.clear();
     for (int64_t k = 0; k < classes_; ++k) {
-      if (seen_[k + 1]) present_.push_back(k);
+      if (seen[k + 1]) present_.push_back(k);
     }
     return !present_.empty();
   }
 
-  const Code* row(int64_t row) const { return codes_.data() + row * cells_.block_slots(); }
-  bool has(int64_t k) const { return seen_[k + 1]; }
+  // The codes of the block's pixels in a row of the band, [phase][lane].
+  const Code* row(int64_t row) const {
+    return codes_.data() + row * row_slots_ + block_ * cells_.block_slots();
+  }
+  bool has(int64_t k) const { return seen_[block_ * (classes_ + 1) + k + 1]; }
   const std::vector<int64_t>& present() const { return present_; }
 
  private:
+  Code* seen_of(int64_t block) { return seen_.data() + block * (classes_ + 1); }
+
   template <class Id>
-  void load_row(const PixelRun<F> run, const Id* row, Code* codes) {
-    const int64_t classes = classes_, ignored = map_.ignore_index;
-    Code* seen = seen_.data();
+  bool load_block(const PixelRun<F> run, const Id* row, Code* codes, Code* seen) const {
+    const int64_t ignored = map_.ignore_index;
+    const auto classes = static_cast<uint64_t>(classes_);
     bool bad = false;
     for (int64_t x = run.begin; x < run.end; ++x) {
       const auto target = static_cast<int64_t>(row[x]);
-      const bool counts = target != ignored, inside = target >= 0 && target < classes;
-      const Code code = counts && inside ? static_cast<Code>(target) : kNone;
-      bad |= counts && !inside;
-      codes[run.slot(x)] = code;
+      Code code = kNone;
+      if (target != ignored) {
+        const bool inside = static_cast<uint64_t>(target) < classes;
+        code = inside ? static_cast<Code>(target) : kNone;
+        bad |= !inside;
+      }
+      codes[run.slots[x]] = code;
       seen[code + 1] = 1;
     }
-    if (!bad) return;
-    for (int64_t x = run.begin; x < run.end; ++x) {
+    return bad;
+  }
+
+  template <class Id>
+  void report(const Id* row) const {
+    for (int64_t x = 0; x < map_.width; ++x) {
       const auto target = static_cast<int64_t>(row[x]);
-      if (target != ignored && (target < 0 || target >= classes)) map_.bad->value = target;
+      const bool inside = target >= 0 && target < classes_;
+      if (target != map_.ignore_index && !inside) map_.bad->value = target;
     }
     map_.bad->found = true;
   }
 
   const TargetMap& map_;
   const BilinearCells<F>& cells_;
-  const int64_t classes_;
-  std::vector<Code> codes_;
-  std::vector<Code> seen_;  // by class + 1
+  const int64_t classes_, row_slots_;
+  std::vector<Code> codes_;  // [row][block][phase][lane]
+  std::vector<Code> seen_;   // [block][class + 1]
+  int64_t block_ = 0;
   std::vector<int64_t> present_;
 };
 

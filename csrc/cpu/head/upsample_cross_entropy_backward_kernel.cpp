@@ -48,8 +48,9 @@ class Task {
 
   void run(int64_t n, const BilinearBand& band, F* sums) {
     BandSums<F> band_sums(cells_, classes_, job_.of.logits.width, sums);
+    targets_.load(n, band);
     for (int64_t block = 0; block < cells_.blocks; ++block) {
-      if (!targets_.load(n, band, block)) continue;
+      if (!targets_.select(block)) continue;
       softmax_.load(n, band, block);
       load_pixels(n, band, block);
       band_sums.start_block(block);

@@ -44,8 +44,9 @@ class Task {
 
   CrossEntropySums run(int64_t n, const BilinearBand& band) {
     CrossEntropySums sums{0, 0};
+    targets_.load(n, band);
     for (int64_t block = 0; block < cells_.blocks; ++block) {
-      const bool any_target = targets_.load(n, band, block);
+      const bool any_target = targets_.select(block);
       if (any_target) {
         softmax_.load(n, band, block);
         if (job_.of.label_smoothing != 0) add_smoothing_plane();

@@ -96,9 +96,10 @@ class Forward {
 
   void run(int64_t n, const BilinearBand& band, double* sums) {
     std::fill_n(sums, 3 * block_.classes, 0.0);
+    block_.targets.load(n, band);
     const TargetMap& map = job_.of.target;
     for (int64_t i = 0; i < block_.cells.blocks; ++i) {
-      const bool counts = block_.targets.load(n, band, i);
+      const bool counts = block_.targets.select(i);
       if (counts) block_.softmax.load(n, band, i);
       V undefined{};
       for (int64_t y = band.begin; y < band.end; ++y) {
@@ -156,10 +157,11 @@ class Backward {
 
   void run(int64_t n, const BilinearBand& band, F* sums) {
     BandSums<F> band_sums(block_.cells, block_.classes, job_.of.logits.width, sums);
+    block_.targets.load(n, band);
     const F* of_sum = job_.probability + n * block_.classes;
     const F* of_hit = job_.intersection + n * block_.classes;
     for (int64_t i = 0; i < block_.cells.blocks; ++i) {
-      if (!block_.targets.load(n, band, i)) continue;
+      if (!block_.targets.select(i)) continue;
       block_.softmax.load(n, band, i);
       const PixelRun<F> run(block_.cells, i);
       for (int64_t y = band.begin; y < band.end; ++y) {
