@@ -199,11 +199,17 @@ def test_large_logits(scale, simd_level):
 
 
 def test_least_numbers(simd_level):
-    """Classes that are masked by the least number of all."""
+    """Classes that are masked by the least number of all: finite losses, and torch's gradients."""
     logits, target = tensors(SMALL)
-    target = target.clamp_max(2)
     logits[:, 3] = torch.finfo(torch.float32).min
-    compare(logits, target, 1e-5)
+    compare(logits, target.clamp_max(2), 1e-5)
+    ours, theirs = logits.requires_grad_(), logits.detach().double().requires_grad_()
+    options = {"label_smoothing": 0.1, "ignore_index": IGNORED}
+    loss = LOSS(ours, target, **options)
+    assert loss.isfinite()
+    loss.backward()
+    torch_loss(theirs, target, **options).backward()
+    assert_grad_near(ours.grad, theirs.grad, 1e-5)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
