@@ -6,6 +6,7 @@ from fastseg.ops.conv.atrous_conv2d import atrous_conv2d
 from fastseg.ops.conv.separable_atrous_conv2d import separable_atrous_conv2d
 from fastseg.ops.crf.bilateral_filter import bilateral_filter
 from fastseg.ops.crf.dense_crf import MeanField, dense_crf
+from fastseg.ops.crf.dense_energy import dense_energy
 from fastseg.ops.crf.exact_gaussian_filter import exact_gaussian_filter
 from fastseg.ops.crf.permutohedral_lattice import PermutohedralLattice
 from fastseg.ops.crf.spatial_gaussian_filter import spatial_gaussian_filter
@@ -37,6 +38,7 @@ __all__ = [
     "codes_to_indices",
     "confusion_matrix",
     "dense_crf",
+    "dense_energy",
     "distance_transform",
     "exact_gaussian_filter",
     "fold_batch_norm",

@@ -90,7 +90,7 @@ def repository(tmp_path_factory):
 
 @pytest.mark.parametrize("load", [OF_PYTHON, OF_KERNELS], ids=["importlib", "kernels"])
 def test_a_kernel_is_loaded_from_its_folder(repository, tmp_path, load):
-    settings = os.environ | {"HF_HUB_OFFLINE": "1"}
+    settings = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     if load == OF_KERNELS:
         if not list(HUB.glob("kernels-*.dist-info")):
             pytest.skip(f"needs the package `kernels`: pip install --target {HUB} kernels")

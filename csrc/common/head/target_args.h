@@ -14,7 +14,7 @@ inline ScalarType loss_dtype(const Tensor& logits) {
 // A map (N, H, W) of the losses' dtype.
 inline void check_pixels(const char* op, const char* name, const Tensor& pixels,
                          const Tensor& target, const Tensor& logits) {
-  FASTSEG_CHECK(to_string(pixels.sizes()) == to_string(target.sizes()), op, ": ", name,
+  FASTSEG_CHECK(pixels.sizes().equals(target.sizes()), op, ": ", name,
                 " must have the target's shape ", to_string(target.sizes()), ", got ",
                 to_string(pixels.sizes()));
   FASTSEG_CHECK(pixels.scalar_type() == loss_dtype(logits), op, ": ", name, " must be ",

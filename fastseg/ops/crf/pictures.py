@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,23 +41,24 @@ def image_tensor(name: str, image: Any, unary: Tensor, resized: bool) -> Tensor:
                 f"{name}: image must be a picture of mode {' or '.join(PIL_MODES)}, got "
                 f"{image.mode}; give image.convert('RGB')"
             )
-        pixels = np.array(image)
-        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    elif isinstance(image, np.ndarray):
-        pixels = _checked_array(name, image, unary, resized)
+        data = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+        pixels = data.view(image.height, image.width, -1)
+    elif (numpy := sys.modules.get("numpy")) is not None and isinstance(image, numpy.ndarray):
+        array = _checked_array(name, image, unary, resized)
+        pixels = torch.from_numpy(array.copy())  # torch takes no negative strides
     else:
         raise TypeError(
             f"{name}: image must be a tensor, a uint8 array (H, W, C), a picture of PIL or None, "
             f"got {type(image).__name__}"
         )
-    planes = torch.from_numpy(np.ascontiguousarray(np.moveaxis(pixels, -1, -3)))
+    planes = pixels.movedim(-1, -3).contiguous()
     batched = unary.dim() > 3
     return (planes[None] if batched and planes.dim() == 3 else planes).to(unary.device)
 
 
-def _checked_array(name: str, image: np.ndarray, unary: Tensor, resized: bool) -> np.ndarray:
+def _checked_array(name: str, image: Any, unary: Tensor, resized: bool) -> Any:
     """The array with colours on its last axis."""
-    if image.dtype != np.uint8:
+    if image.dtype != "uint8":
         raise ValueError(
             f"{name}: image must be uint8 as an array, got {image.dtype}; give a tensor "
             "(C, H, W) of any dtype"
