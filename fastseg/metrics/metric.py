@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fastseg.ops.head.confusion_matrix import IDS
+
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-IDS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool)
-"""Dtypes of class ids."""
 
 
 class Metric(ABC):

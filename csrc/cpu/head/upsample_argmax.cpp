@@ -13,26 +13,21 @@ namespace {
 
 void find_classes(const UpsampleArgmaxCall& call) {
   if (call.logits.size(0) == 0) return;
-  dispatch_float(call.logits.scalar_type(), [&](auto zero) {
-    using T = decltype(zero);
+  const auto find = [&]<class T>(const UpsampledLogits<T>& logits, int64_t tasks, int64_t work) {
     using F = typename UpsampledLogits<T>::F;
-    const BilinearRows<F> rows({call.logits.size(2), call.height, call.align_corners});
-    const BilinearAxis<F> columns(call.logits.size(3), call.width, call.align_corners);
-    const BilinearCells<F> cells(columns, simd_lanes<F>());
     const UpsampleArgmax<T> job{
-        upsampled_logits<T>(call.logits, cells, rows),
+        logits,
         call.height,
         call.width,
         0,
         call.classes.mutable_data_ptr(),
         id_bytes(call.classes.scalar_type()),
         call.confidence ? static_cast<F*>(call.confidence->mutable_data_ptr()) : nullptr};
-    const auto count = static_cast<int64_t>(rows.bands.size());
-    const int64_t work = call.logits.size(1) * call.width * (call.height + count - 1) / count;
-    parallel_rows(call.logits.size(0) * count, work, [&](int64_t begin, int64_t end) {
+    parallel_rows(tasks, work, [&](int64_t begin, int64_t end) {
       FASTSEG_SIMD_DISPATCH(upsample_argmax<T>)(job, begin, end);
     });
-  });
+  };
+  with_upsampled(call.logits, call.height, call.width, call.align_corners, find);
 }
 
 }  // namespace

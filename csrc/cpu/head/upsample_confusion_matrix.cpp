@@ -76,13 +76,13 @@ void refuse_target(const UpsampleConfusionCall& call) {
 }
 
 template <class T>
-void count_bands(const UpsampleConfusionCall& call, const UpsampleArgmax<T>& job, Sums& sums) {
+void count_bands(const UpsampleConfusionCall& call, const UpsampleArgmax<T>& job, int64_t tasks,
+                 int64_t work, Sums& sums) {
   const Target target(call.target);
   const std::vector<BilinearBand>& bands = job.logits.rows->bands;
   const auto count = static_cast<int64_t>(bands.size());
   const bool by_bytes = call.ids.count <= kMostByteClasses;
-  const int64_t work = call.ids.count * job.width * (job.height + count - 1) / count;
-  parallel_rows(call.logits.size(0) * count, work, [&](int64_t begin, int64_t end) {
+  parallel_rows(tasks, work, [&](int64_t begin, int64_t end) {
     std::vector<int32_t> rows(kMostRows * job.width);
     const auto* bytes = reinterpret_cast<const uint8_t*>(rows.data());
     PairCounts mine(by_bytes ? call.ids : ClassIds{});
@@ -111,15 +111,10 @@ void count_classes(const UpsampleConfusionCall& call) {
   Sums sums(call.ids);
   const int64_t height = call.target.size(1), width = call.target.size(2);
   if (call.target.numel() > 0) {
-    dispatch_float(call.logits.scalar_type(), [&](auto zero) {
-      using T = decltype(zero);
-      using F = typename UpsampledLogits<T>::F;
-      const BilinearRows<F> rows({call.logits.size(2), height, call.align_corners});
-      const BilinearAxis<F> columns(call.logits.size(3), width, call.align_corners);
-      const BilinearCells<F> cells(columns, simd_lanes<F>());
-      const auto logits = upsampled_logits<T>(call.logits, cells, rows);
-      count_bands<T>(call, {logits, height, width, 0, nullptr, 1, nullptr}, sums);
-    });
+    const auto count = [&]<class T>(const UpsampledLogits<T>& logits, int64_t tasks, int64_t work) {
+      count_bands<T>(call, {logits, height, width, 0, nullptr, 1, nullptr}, tasks, work, sums);
+    };
+    with_upsampled(call.logits, height, width, call.align_corners, count);
   }
   if (!sums.finish(static_cast<int64_t*>(call.counts.mutable_data_ptr()))) refuse_target(call);
 }

@@ -18,24 +18,18 @@ namespace {
 // Calls body(job of T, tasks, work of one) where there are pixels.
 template <class Body>
 void with_job(const CrossEntropyCall& call, const Body& body) {
-  const int64_t height = call.target.size(1), width = call.target.size(2);
-  dispatch_float(call.logits.scalar_type(), [&](auto zero) {
-    using T = decltype(zero);
+  const auto run = [&]<class T>(const UpsampledLogits<T>& logits, int64_t tasks, int64_t work) {
     using F = typename UpsampledLogits<T>::F;
-    const BilinearRows<F> rows({call.logits.size(2), height, call.align_corners});
-    const BilinearAxis<F> columns(call.logits.size(3), width, call.align_corners);
-    const BilinearCells<F> cells(columns, simd_lanes<F>());
     BadTarget bad;
     const CrossEntropy<T> job{
-        upsampled_logits<T>(call.logits, cells, rows),
-        target_map(call.target, call.ignore_index, &bad),
+        logits, target_map(call.target, call.ignore_index, &bad),
         call.weight ? static_cast<const F*>(call.weight->const_data_ptr()) : nullptr,
         pixel_map<F>(call.weight_map), static_cast<F>(call.label_smoothing)};
-    const auto bands = static_cast<int64_t>(rows.bands.size());
-    const int64_t work = 4 * call.logits.size(1) * width * (height + bands - 1) / bands;
-    body(job, call.logits.size(0) * bands, work);
+    body(job, tasks, 4 * work);
     check_targets(call.op, bad, call.logits.size(1), call.ignore_index);
-  });
+  };
+  const int64_t height = call.target.size(1), width = call.target.size(2);
+  with_upsampled(call.logits, height, width, call.align_corners, run);
 }
 
 void forward(const CrossEntropyCall& call, const CrossEntropyOutputs& outputs) {

@@ -4,6 +4,7 @@
 #include "common/tensor_checks.h"
 #include "cpu/head/upsample.h"
 #include "cpu/simd/simd_level.h"
+#include "cpu/threads/parallel.h"
 
 namespace fastseg::cpu {
 
@@ -13,19 +14,31 @@ int simd_lanes() {
   return (16 << static_cast<int>(simd_level())) / static_cast<int>(sizeof(F));
 }
 
-template <class T, class F>
-UpsampledLogits<T> upsampled_logits(const Tensor& logits, const BilinearCells<F>& cells,
-                                    const BilinearRows<F>& rows) {
-  const auto stride = logits.strides();
-  return {static_cast<const T*>(logits.const_data_ptr()),
-          stride[0],
-          stride[1],
-          stride[2],
-          stride[3],
-          logits.size(1),
-          logits.size(3),
-          &cells,
-          &rows};
+// Calls body(upsampled, tasks, work) with logits (N, C, h, w) as kernels read them. There is a task
+// for each band of rows of each image; its work is its pixels times the classes.
+template <class Body>
+void with_upsampled(const Tensor& logits, int64_t height, int64_t width, bool align_corners,
+                    const Body& body) {
+  dispatch_float(logits.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    using F = typename UpsampledLogits<T>::F;
+    const BilinearRows<F> rows({logits.size(2), height, align_corners});
+    const BilinearAxis<F> columns(logits.size(3), width, align_corners);
+    const BilinearCells<F> cells(columns, simd_lanes<F>());
+    const auto stride = logits.strides();
+    const UpsampledLogits<T> upsampled{static_cast<const T*>(logits.const_data_ptr()),
+                                       stride[0],
+                                       stride[1],
+                                       stride[2],
+                                       stride[3],
+                                       logits.size(1),
+                                       logits.size(3),
+                                       &cells,
+                                       &rows};
+    const auto bands = static_cast<int64_t>(rows.bands.size());
+    const int64_t work = logits.size(1) * width * (height + bands - 1) / bands;
+    body(upsampled, logits.size(0) * bands, work);
+  });
 }
 
 }  // namespace fastseg::cpu

@@ -18,21 +18,15 @@ namespace {
 // Calls body(job of T, tasks, work of one).
 template <class Body>
 void with_job(const SoftmaxSumsCall& call, const Body& body) {
-  const int64_t height = call.target.size(1), width = call.target.size(2);
-  dispatch_float(call.logits.scalar_type(), [&](auto zero) {
-    using T = decltype(zero);
-    using F = typename UpsampledLogits<T>::F;
-    const BilinearRows<F> rows({call.logits.size(2), height, call.align_corners});
-    const BilinearAxis<F> columns(call.logits.size(3), width, call.align_corners);
-    const BilinearCells<F> cells(columns, simd_lanes<F>());
+  const auto run = [&]<class T>(const UpsampledLogits<T>& logits, int64_t tasks, int64_t work) {
     BadTarget bad;
-    const SoftmaxSums<T> job{upsampled_logits<T>(call.logits, cells, rows),
-                             target_map(call.target, call.ignore_index, &bad), call.squared};
-    const auto bands = static_cast<int64_t>(rows.bands.size());
-    const int64_t work = 4 * call.logits.size(1) * width * (height + bands - 1) / bands;
-    body(job, call.logits.size(0) * bands, work);
+    const SoftmaxSums<T> job{logits, target_map(call.target, call.ignore_index, &bad),
+                             call.squared};
+    body(job, tasks, 4 * work);
     check_targets(call.op, bad, call.logits.size(1), call.ignore_index);
-  });
+  };
+  const int64_t height = call.target.size(1), width = call.target.size(2);
+  with_upsampled(call.logits, height, width, call.align_corners, run);
 }
 
 void forward(const SoftmaxSumsCall& call, const SoftmaxSumsOutputs& outputs) {
