@@ -7,20 +7,23 @@ stack means spills to memory. None of it needs a GPU.
 from __future__ import annotations
 
 import functools
-import os
 import re
-import shutil
-import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from tests.cuda_on_cpu.build import CSRC, cuda_home
-from tests.native_build import folder_for, run
+from tests.cuda_on_cpu.build import CSRC
+from tests.cuda_on_cpu.objects import (
+    ARCHS,
+    CUOBJDUMP,
+    NVCC,
+    bodies,
+    compiled,
+    compiled_all,
+    dump,
+)
 
-ARCHS = ("80", "90", "100")
 # Of 65536 registers for 2048 threads: the 2x2 kernels keep 5 blocks of 256 threads resident, the
 # kernels for any window, which read less at once, at least 3, as does the simplex of 8 dimensions
 # in double; the lattice's look-ups, which wait for memory, 5; the filters 4.
@@ -40,48 +43,14 @@ CEILINGS |= {"_argmax": 96, "_factors": 40, "_mixing": 40, "_mix": 40, "_pairs":
 CEILINGS |= {"_affinity": 40, "_step": 48}
 
 
-def tool(name: str) -> str | None:
-    """cuobjdump or nvdisasm of the toolkit, or those that come with Triton."""
-    if found := shutil.which(name, path=f"{cuda_home()}/bin"):
-        return found
-    try:
-        import triton
-    except ImportError:
-        return None
-    return shutil.which(name, path=f"{Path(triton.__file__).parent}/backends/nvidia/bin")
-
-
-NVCC = cuda_home() and shutil.which("nvcc", path=f"{cuda_home()}/bin")
-CUOBJDUMP = tool("cuobjdump")
 pytestmark = pytest.mark.skipif(
     not (NVCC and CUOBJDUMP), reason="needs nvcc and cuobjdump (which the triton package holds)"
 )
 
 
-def compiled(source: Path) -> Path:
-    """The object file for ARCHS, made once for each state of the sources."""
-    folder = folder_for("cuda", ARCHS, CSRC.glob("c*/**/*.[ch]*"))
-    target = folder / f"{source.stem}.o"
-    if not target.exists():
-        codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHS]
-        scratch = target.with_suffix(f".{os.getpid()}.o")
-        run([NVCC, "-O3", "-std=c++20", f"-I{CSRC}", *codes, "-c", source, "-o", scratch])
-        scratch.rename(target)
-    return target
-
-
-def dump(objects: list[Path], *options: str) -> str:
-    texts = [
-        subprocess.run([CUOBJDUMP, *options, o], capture_output=True, text=True, check=True).stdout
-        for o in objects
-    ]
-    return "".join(texts)
-
-
 @pytest.fixture(scope="module")
 def objects() -> list[Path]:
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(compiled, sorted((CSRC / "cuda").rglob("*.cu"))))
+    return compiled_all()
 
 
 def test_registers_and_stack(objects):
@@ -124,9 +93,8 @@ class Kernel2x2(NamedTuple):
 def kernels_2x2(arch: str) -> list[Kernel2x2]:
     objects = [compiled(s) for s in sorted((CSRC / "cuda").rglob("max_*pool*.cu"))]
     text = dump(objects, "--dump-sass", "--gpu-architecture", f"sm_{arch}")
-    names_and_bodies = re.split(r"\s+Function : (\w+)\n", text)[1:]
     kernels = []
-    for name, body in zip(names_and_bodies[::2], names_and_bodies[1::2], strict=True):
+    for name, body in bodies(text).items():
         if found := re.search(r"\d(max_[a-z0-9_]+)_2x2I(\w+)Li(\d)ELb", name):
             size = {"f": 4, "j": 4, "d": 8, "m": 8}.get(found[2], 2)
             kernels.append(Kernel2x2(name, found[1], int(found[3]) * size == 16, body))
@@ -168,9 +136,8 @@ def test_rows_move_16_bytes_an_instruction(objects, arch):
     files = ("permutohedral_blur", "permutohedral_filter", "lattice_mean_field")
     paths = [compiled(CSRC / "cuda/crf" / f"{name}.cu") for name in files]
     text = dump(paths, "--dump-sass", "--gpu-architecture", f"sm_{arch}")
-    names_and_bodies = re.split(r"\s+Function : (\w+)\n", text)[1:]
     found = 0
-    for name, body in zip(names_and_bodies[::2], names_and_bodies[1::2], strict=True):
+    for name, body in bodies(text).items():
         # Rows of one channel are scalars; Q that shared memory does not hold goes through no LDS.
         kernel = next((k for k in ROWS if k in name), None)
         if kernel is None or "Li1EEE" in name or "ELb0ELb0E" in name:

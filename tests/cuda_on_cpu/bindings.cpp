@@ -1,12 +1,12 @@
-// The CUDA bindings, compiled as they are, on CPU tensors: registered as fastseg_cuda_on_cpu's
-// kernels, with the default stream, and no device to guard.
+// The CUDA bindings, compiled as they are, on CPU tensors: registered as CUDA_ON_CPU_OPS' kernels,
+// with the default stream, and no device to guard.
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
 
 #undef STABLE_TORCH_LIBRARY_IMPL
 #define STABLE_TORCH_LIBRARY_IMPL(ns, key, m) \
-  _STABLE_TORCH_LIBRARY_IMPL(fastseg_cuda_on_cpu, CPU, m, C10_UID)
+  _STABLE_TORCH_LIBRARY_IMPL(CUDA_ON_CPU_OPS, CPU, m, C10_UID)
 
 #include "cuda/crf/lattice_mean_field.cpp"
 #include "cuda/crf/permutohedral_filter.cpp"

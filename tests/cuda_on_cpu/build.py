@@ -14,14 +14,23 @@ from tests.native_build import folder_for, run
 
 HERE = Path(__file__).parent
 CSRC = HERE.parent.parent / "csrc"
-TILES_PER_LAUNCH = 500  # small enough that the tests' tensors take several launches
+# Small enough that the tests' tensors take several launches.
+FEW_TILES = "-DFASTSEG_TILES_PER_LAUNCH=500"
 
-FLAGS = (
-    "-std=c++20 -O1 -g1 -ffp-contract=off -fPIC -fvisibility=hidden -DUSE_CUDA "
-    "-DTORCH_TARGET_VERSION=0x020a000000000000 "
-    f"-DFASTSEG_TILES_PER_LAUNCH={TILES_PER_LAUNCH} "
-    "-Wall -Wextra -Wno-unknown-pragmas -Wno-class-memaccess -Wno-psabi"
-).split()
+# How a library is compiled beside FLAGS, and the namespace of its ops.
+VARIANTS: dict[str, tuple[list[str], str]] = {
+    "plain": ([FEW_TILES], "fastseg_cuda_on_cpu"),
+    "sanitized": ([FEW_TILES, "-fsanitize=address"], "fastseg_cuda_on_cpu"),
+    "traced": (["-DCUDA_ON_CPU_TRACE"], "fastseg_cuda_traced"),
+}
+# Of the kernels alone: g++ calls a function at each access to memory (trace_hooks.cpp).
+ACCESSES = ["-fsanitize=thread", "--param", "tsan-distinguish-volatile=1"]
+
+FLAGS = [
+    *("-std=c++20", "-O1", "-g1", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden"),
+    *("-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000"),
+    *("-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-class-memaccess", "-Wno-psabi"),
+]
 
 
 def cuda_home() -> Path | None:
@@ -35,22 +44,24 @@ def cuda_home() -> Path | None:
     return None
 
 
-def library(sanitize: bool = False) -> Path:
+def library(variant: str = "plain") -> Path:
     """Builds the ops' bindings and kernels for the CPU.
 
     Args:
-        sanitize: with AddressSanitizer; the process must then have preloaded its runtime.
+        variant: a key of ``VARIANTS``: "sanitized" for a process that has preloaded
+            AddressSanitizer's runtime, "traced" to count accesses to memory (tracing.py).
     """
+    more, namespace = VARIANTS[variant]
     torch_dir = Path(torch.__file__).parent
     kernels = [*sorted((CSRC / "cuda").rglob("*.cu")), HERE / "self_test.cu"]
-    sources = [*kernels, HERE / "bindings.cpp", HERE / "cuda_on_cpu.cpp"]
-    flags = [*FLAGS, *(["-fsanitize=address"] if sanitize else [])]
-    flags += [f"-I{CSRC}", f"-I{HERE}", "-isystem", str(cuda_home() / "include")]
-    flags += ["-isystem", str(torch_dir / "include")]
+    traces = [*HERE.glob("trace*.cpp")] if variant == "traced" else []
+    sources = [*kernels, HERE / "bindings.cpp", HERE / "cuda_on_cpu.cpp", *traces]
+    flags = [*FLAGS, *more, f"-DCUDA_ON_CPU_OPS={namespace}", f"-I{CSRC}", f"-I{HERE}"]
+    flags += ["-isystem", str(cuda_home() / "include"), "-isystem", str(torch_dir / "include")]
 
     state = [*CSRC.glob("c*/**/*.*"), *HERE.glob("*.*")]
     options = [*flags, torch.__version__]
-    target = folder_for("cuda-on-cpu", options, state) / "cuda_on_cpu.so"
+    target = folder_for("cuda-on-cpu", options, state) / f"cuda_on_cpu_{variant}.so"
     if target.exists():
         return target
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch, ThreadPoolExecutor() as pool:
@@ -58,12 +69,12 @@ def library(sanitize: bool = False) -> Path:
 
         def compile_one(source: Path, out: Path) -> None:
             shim = ["-include", HERE / "cuda_on_cpu.h", "-x", "c++"] if source in kernels else []
-            run(["g++", *flags, *shim, "-c", source, "-o", out])
+            accesses = ACCESSES if shim and variant == "traced" else []
+            run(["g++", *flags, *accesses, *shim, "-c", source, "-o", out])
 
         list(pool.map(compile_one, sources, objects))
         linked = Path(scratch) / target.name
         libraries = [f"-L{torch_dir / 'lib'}", "-ltorch", "-ltorch_cpu"]
-        sanitizer = ["-fsanitize=address"] if sanitize else []
-        run(["g++", "-shared", "-Wl,-Bsymbolic", *sanitizer, *objects, *libraries, "-o", linked])
+        run(["g++", "-shared", "-Wl,-Bsymbolic", *more, *objects, *libraries, "-o", linked])
         linked.rename(target)
     return target

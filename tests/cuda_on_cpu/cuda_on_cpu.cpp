@@ -2,6 +2,7 @@
 
 #include "cuda_on_cpu.h"
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -31,7 +32,9 @@ enum class State { kNew, kRunning, kAtBarrier, kAtExchange, kDone };
 
 // A stack that threads run on.
 struct Fiber {
-  ucontext_t context{};
+  ucontext_t context{};  // where it begins
+  jmp_buf place{};       // where it goes on: swapcontext asks the system each time, this does not
+  bool begun = false;
   std::unique_ptr<char[]> stack;
   void* fake_stack = nullptr;  // AddressSanitizer's
 };
@@ -52,7 +55,7 @@ Launch* current = nullptr;
 
 class Launch {
  public:
-  Launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body)
+  Launch(dim3 grid, dim3 block, size_t shared_bytes, Body body)
       : body_(body), shared_bytes_(shared_bytes), count_(block.x * block.y * block.z) {
     place.block_size = block;
     place.grid_size = grid;
@@ -65,7 +68,9 @@ class Launch {
     const dim3 g = place.grid_size;
     for (const unsigned b : shuffled_or_not(g.x * g.y * g.z)) {
       place.block_index = {b % g.x, b / g.x % g.y, b / (g.x * g.y)};
+      trace::block_begins();
       run_block();
+      trace::block_ends();
       if (launch_failed) return;
     }
   }
@@ -83,6 +88,10 @@ class Launch {
     wait(State::kAtExchange);
     return words;
   }
+
+  size_t shared_bytes() const { return shared_bytes_; }
+
+  Stack this_stack() const { return {threads_[place.thread].fiber->stack.get(), kStackBytes}; }
 
   Place place{};
   std::unique_ptr<unsigned char[]> shared;
@@ -193,19 +202,25 @@ class Launch {
     current->run_threads();
   }
 
-  void switch_fibers(Fiber& from, Fiber& to) {
 #if defined(__SANITIZE_ADDRESS__)
+  // AddressSanitizer follows swapcontext alone.
+  void switch_fibers(Fiber& from, Fiber& to) {
     const bool home = &to == &home_;
     __sanitizer_start_switch_fiber(&from.fake_stack, home ? home_bottom_ : to.stack.get(),
                                    home ? home_bytes_ : kStackBytes);
-#endif
     swapcontext(&from.context, &to.context);
-#if defined(__SANITIZE_ADDRESS__)
     __sanitizer_finish_switch_fiber(from.fake_stack, nullptr, nullptr);
-#endif
   }
+#else
+  void switch_fibers(Fiber& from, Fiber& to) {
+    from.begun = true;
+    if (_setjmp(from.place) != 0) return;
+    if (to.begun) _longjmp(to.place, 1);
+    setcontext(&to.context);
+  }
+#endif
 
-  const std::function<void()>& body_;
+  const Body body_;
   const size_t shared_bytes_;
   const int count_;  // threads of a block
   std::string order_name_ = "forward";
@@ -225,7 +240,13 @@ class Launch {
 
 const Place& here() { return current->place; }
 void* shared_memory() { return current->shared.get(); }
-void wait_for_block() { current->wait(State::kAtBarrier); }
+size_t shared_bytes() { return current->shared_bytes(); }
+Stack this_stack() { return current->this_stack(); }
+
+void wait_for_block() {
+  trace::barrier();
+  current->wait(State::kAtBarrier);
+}
 
 const uint64_t* exchange(unsigned mask, uint64_t word) {
   if (mask != ~0u) fail("exchanges among a part of a warp are not supported");
@@ -238,7 +259,7 @@ void fail(const std::string& message) {
   throw Failure{};
 }
 
-void launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body) {
+void launch(const void* kernel, dim3 grid, dim3 block, size_t shared_bytes, Body body) {
   if (grid.x * grid.y * grid.z == 0 || shared_bytes > largest_shared) {
     launch_failed = true;
     failure = "invalid configuration: an empty grid, or more shared memory than was asked for";
@@ -246,7 +267,9 @@ void launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void
   }
   Launch launch(grid, block, shared_bytes, body);
   current = &launch;
+  trace::launch_begins(kernel, grid, block, shared_bytes);
   launch.run();
+  trace::launch_ends();
   current = nullptr;
 }
 
@@ -272,14 +295,19 @@ extern "C" cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int 
 }
 
 extern "C" cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t) {
+  cuda_on_cpu::trace::copied("memset", bytes);
   std::memset(p, value, bytes);
   return cudaSuccess;
 }
 
 extern "C" cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
                                        cudaStream_t) {
+  cuda_on_cpu::trace::copied("memcpy", bytes);
   std::memcpy(to, from, bytes);
   return cudaSuccess;
 }
 
-extern "C" cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+extern "C" cudaError_t cudaStreamSynchronize(cudaStream_t) {
+  cuda_on_cpu::trace::synchronized();
+  return cudaSuccess;
+}

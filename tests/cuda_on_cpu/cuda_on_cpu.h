@@ -10,6 +10,7 @@
 // - vector loads and stores must be aligned, all threads of a block must reach a barrier, and all
 //   lanes of a warp an exchange. Otherwise, and on a failed FASTSEG_DEVICE_CHECK, the launch ends
 //   and cudaGetLastError returns cudaErrorAssert, cudaGetErrorString the reason.
+// trace.h tells what is counted meanwhile.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -21,7 +22,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <functional>
 #include <string>
 
 #undef __global__
@@ -36,6 +36,8 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 
+#include "trace.h"
+
 namespace cuda_on_cpu {
 
 // The thread that runs now, and its block's.
@@ -47,6 +49,14 @@ struct Place {
 const Place& here();
 
 void* shared_memory();
+size_t shared_bytes();
+
+// The memory on which the calling thread keeps what a CUDA thread keeps in registers.
+struct Stack {
+  const char* begin;
+  size_t bytes;
+};
+Stack this_stack();
 
 // The calling thread waits for its block.
 void wait_for_block();
@@ -54,10 +64,29 @@ void wait_for_block();
 // Ends the launch.
 [[noreturn]] void fail(const std::string& message);
 
-// Runs `body` once for each thread.
-void launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
+// A callable that outlives the launch, on the host's stack, so that no thread reads it from memory
+// that could be the device's.
+class Body {
+ public:
+  template <class Call>
+  Body(const Call& call)
+      : call_(&call), run_([](const void* c) { (*static_cast<const Call*>(c))(); }) {}
+  void operator()() const { run_(call_); }
 
-// Gives all lanes of the warp the words of all lanes.
+ private:
+  const void* call_;
+  void (*run_)(const void*);
+};
+
+// Runs `body` once for each thread. `kernel` is the function that it calls.
+void launch(const void* kernel, dim3 grid, dim3 block, size_t shared_bytes, Body body);
+
+template <class Kernel>
+const void* address(Kernel* kernel) {
+  return reinterpret_cast<const void*>(kernel);
+}
+
+// Gives all lanes of the warp the words of all lanes. It orders no accesses to memory.
 const uint64_t* exchange(unsigned mask, uint64_t word);
 
 template <class T>
@@ -79,9 +108,9 @@ void check_aligned(const T* p) {
 
 }  // namespace cuda_on_cpu
 
-#define FASTSEG_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
-  ((void)(stream),                                                     \
-   cuda_on_cpu::launch((grid), (block), (shared_bytes), [&] { kernel(__VA_ARGS__); }))
+#define FASTSEG_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                \
+  ((void)(stream), cuda_on_cpu::launch(cuda_on_cpu::address(kernel), (grid), (block), \
+                                       (shared_bytes), [&] { kernel(__VA_ARGS__); }))
 #define FASTSEG_DYNAMIC_SHARED(T, name) \
   T* const name = static_cast<T*>(cuda_on_cpu::shared_memory())
 #define FASTSEG_DEVICE_CHECK(condition, message)    \
@@ -95,7 +124,10 @@ void check_aligned(const T* p) {
 #define gridDim (cuda_on_cpu::here().grid_size)
 
 inline void __syncthreads() { cuda_on_cpu::wait_for_block(); }
-inline void __syncwarp(unsigned mask = ~0u) { cuda_on_cpu::exchange(mask, 0); }
+inline void __syncwarp(unsigned mask = ~0u) {
+  cuda_on_cpu::trace::warp_barrier();
+  cuda_on_cpu::exchange(mask, 0);
+}
 
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source_lane) {
@@ -125,49 +157,56 @@ inline int __popc(unsigned x) { return std::popcount(x); }
 
 // Threads are switched at barriers and exchanges alone, so these need no atomic instruction.
 template <class T>
-T atomicAdd(T* p, T value) {
+CUDA_ON_CPU_COUNTED T atomicAdd(T* p, T value) {
+  CUDA_ON_CPU_ACCESS(kAtomic, p);
   const T before = *p;
   *p = before + value;
   return before;
 }
 template <class T>
-T atomicMax(T* p, T value) {
+CUDA_ON_CPU_COUNTED T atomicMax(T* p, T value) {
+  CUDA_ON_CPU_ACCESS(kAtomic, p);
   const T before = *p;
   *p = before < value ? value : before;
   return before;
 }
-
 template <class T>
-T atomicMin(T* p, T value) {
+CUDA_ON_CPU_COUNTED T atomicMin(T* p, T value) {
+  CUDA_ON_CPU_ACCESS(kAtomic, p);
   const T before = *p;
   *p = value < before ? value : before;
   return before;
 }
 template <class T>
-T atomicOr(T* p, T bits) {
+CUDA_ON_CPU_COUNTED T atomicOr(T* p, T bits) {
+  CUDA_ON_CPU_ACCESS(kAtomic, p);
   const T before = *p;
   *p = before | bits;
   return before;
 }
 template <class T>
-T atomicCAS(T* p, T expected, T value) {
+CUDA_ON_CPU_COUNTED T atomicCAS(T* p, T expected, T value) {
+  CUDA_ON_CPU_ACCESS(kAtomic, p);
   const T before = *p;
   if (before == expected) *p = value;
   return before;
 }
 
 template <class T>
-T __ldcs(const T* p) {
+CUDA_ON_CPU_COUNTED T __ldcs(const T* p) {
   cuda_on_cpu::check_aligned(p);
+  CUDA_ON_CPU_ACCESS(kLoad, p);
   return *p;
 }
 template <class T>
-void __stcg(T* p, T value) {
+CUDA_ON_CPU_COUNTED void __stcg(T* p, T value) {
   cuda_on_cpu::check_aligned(p);
+  CUDA_ON_CPU_ACCESS(kStore, p);
   *p = value;
 }
 template <class T>
-void __stcs(T* p, T value) {
+CUDA_ON_CPU_COUNTED void __stcs(T* p, T value) {
   cuda_on_cpu::check_aligned(p);
+  CUDA_ON_CPU_ACCESS(kStore, p);
   *p = value;
 }

@@ -1,4 +1,4 @@
-"""Loads the library and registers its ops as torch.ops.fastseg_cuda_on_cpu."""
+"""Loads a library and registers its ops: as torch.ops.fastseg_cuda_on_cpu, unless it is traced."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 import fastseg  # noqa: F401  (defines the schemas)
 
-from .build import library
+from .build import VARIANTS, library
 
 SANITIZE = os.environ.get("FASTSEG_TEST_SANITIZE") == "1"
 NAMES = (
@@ -35,12 +35,18 @@ NAMES = (
 
 
 @functools.cache
-def load() -> tuple[ctypes.CDLL, torch.library.Library]:
-    """Once for each process; with AddressSanitizer if FASTSEG_TEST_SANITIZE is 1."""
-    definitions = torch.library.Library("fastseg_cuda_on_cpu", "DEF")
+def load(variant: str | None = None) -> tuple[ctypes.CDLL, torch.library.Library]:
+    """The library and its ops, once for each process.
+
+    Args:
+        variant: a key of ``VARIANTS``. Default: "sanitized" if FASTSEG_TEST_SANITIZE is 1, else
+            "plain".
+    """
+    variant = variant or ("sanitized" if SANITIZE else "plain")
+    definitions = torch.library.Library(VARIANTS[variant][1], "DEF")
     for name in NAMES:
         schema = str(getattr(torch.ops.fastseg, name).default._schema)
         definitions.define(schema.removeprefix("fastseg::"))
-    path = str(library(sanitize=SANITIZE))
+    path = str(library(variant))
     torch.ops.load_library(path)
     return ctypes.CDLL(path), definitions

@@ -31,7 +31,48 @@ __global__ void sum(const int* in, int* out, int count, Mistake mistake) {
   }
 }
 
+// Rows of 32 floats, read at a distance from each other, through shared memory at another.
+__global__ void strided(const float* in, float* out, int global_stride, int shared_stride) {
+  FASTSEG_DYNAMIC_SHARED(float, row);
+  const int t = threadIdx.x;
+  row[t * shared_stride] = in[(blockIdx.x * blockDim.x + t) * global_stride];
+  __syncwarp();
+  out[blockIdx.x * blockDim.x + t] = row[t * shared_stride];
+}
+
+// Of what threads of a warp, of a block, of a grid, leave for each other.
+enum Meeting { kOfWarp, kOfBlock, kOfGrid };
+
+__global__ void hand_over(int* out, Meeting meeting, bool ordered) {
+  FASTSEG_DYNAMIC_SHARED(int, given);
+  const int t = threadIdx.x, threads = blockDim.x;
+  if (meeting == kOfGrid) {
+    if (!ordered) out[t] = t;
+    if (ordered) atomicAdd(out + t, t);
+    return;
+  }
+  given[t] = t;
+  if (ordered && meeting == kOfBlock) __syncthreads();
+  if (meeting == kOfWarp) __shfl_sync(~0u, t, 0);  // orders no memory
+  if (ordered && meeting == kOfWarp) __syncwarp();
+  const int other = meeting == kOfWarp ? t ^ 1 : threads - 1 - t;
+  out[blockIdx.x * threads + t] = __shfl_sync(~0u, given[other], t % 32);
+}
+
 }  // namespace
+
+extern "C" __attribute__((visibility("default"))) void run_strided(const float* in, float* out,
+                                                                   int blocks, int global_stride,
+                                                                   int shared_stride) {
+  FASTSEG_LAUNCH(strided, blocks, 32, 32 * shared_stride * sizeof(float), nullptr, in, out,
+                 global_stride, shared_stride);
+}
+
+extern "C" __attribute__((visibility("default"))) void run_hand_over(int* out, int meeting,
+                                                                     bool ordered) {
+  FASTSEG_LAUNCH(hand_over, 2, 64, 64 * sizeof(int), nullptr, out, static_cast<Meeting>(meeting),
+                 ordered);
+}
 
 // Null if the launch went well, else the reason.
 extern "C" __attribute__((visibility("default"))) const char* run_sum(const int* in, int* out,

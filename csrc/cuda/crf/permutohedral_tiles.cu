@@ -48,9 +48,9 @@ __global__ void __launch_bounds__(kLatticeThreads, 5)
     entry_slots[e] = insert_lowest(
         rows, key.hash(), e, [&](int other) { return key == key_of_corner<D>(simplices, other); });
   }
-  __syncthreads();
   int count = 0;
   for (int begin = 0; begin < entries; begin += kLatticeThreads) {
+    __syncthreads();  // the entries' slots, then the rows that the last round put there
     const int e = begin + t;
     // Of a vertex' entries only this one finds itself, before it puts a row there and after.
     const bool is_first = e < entries && rows.slots[entry_slots[e]] == e;

@@ -1,0 +1,158 @@
+"""The calls that the model times: traced small, wanted large.
+
+What a kernel asks for grows by the same step with each image, row or iteration of a call, except
+where a case says so. Two traced sizes give the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fastseg._core.pairwise import bilateral_features
+
+PHOTO = Path(__file__).parents[2] / "docs/pictures/photo.jpg"
+NORMALIZATION_SYMMETRIC = 3
+COMPAT = (0, 1.0, 0, 1, False)
+HIGH = (1, 1.0, 2, 1, True, 0.45)
+WINDOW = ([2, 2], [2, 2])
+
+
+@dataclass(frozen=True)
+class Case:
+    """A call of an op.
+
+    Attributes:
+        op: its name.
+        shape: the wanted call, in words.
+        call: runs the traced ops at a size.
+        traced: sizes at which it is traced.
+        wanted: the size that is modelled.
+        floor_bytes: that any implementation must move, at the wanted size.
+        exact: whether counts grow by the same step with each unit of size.
+    """
+
+    op: str
+    shape: str
+    call: Callable[[Any, int], object]
+    traced: tuple[int, int]
+    wanted: int
+    floor_bytes: float
+    exact: bool = True
+
+
+def pool_input(images: int, dtype: torch.dtype, layout: torch.memory_format) -> Tensor:
+    return torch.randn(images, 64, 90, 120).to(dtype).contiguous(memory_format=layout)
+
+
+def max_pool2d(dtype, layout, ops, images):
+    ops.max_pool2d(pool_input(images, dtype, layout), *WINDOW)
+
+
+def max_unpool2d(dtype, layout, ops, images):
+    values, codes = torch.ops.fastseg.max_pool2d(pool_input(images, dtype, layout), *WINDOW)
+    ops.max_unpool2d(values, codes, [90, 120], *WINDOW)
+
+
+def max_pool2d_backward(dtype, layout, ops, images):
+    values, codes = torch.ops.fastseg.max_pool2d(pool_input(images, dtype, layout), *WINDOW)
+    ops.max_pool2d_backward(values, codes, [90, 120], *WINDOW, [0, 0], [1, 1])
+
+
+def pooling() -> list[Case]:
+    """SegNet's first pooling, batch 32, so that it does not fit the second-level cache."""
+    cases = []
+    whole, batch = 64 * 90 * 120, 32
+    for dtype in (torch.float32, torch.bfloat16):
+        for layout in (torch.contiguous_format, torch.channels_last):
+            words = f"{batch}x64x90x120 {str(dtype)[6:]} {str(layout)[6:]}"
+            for op in (max_pool2d, max_unpool2d, max_pool2d_backward):
+                floor = batch * (whole * dtype.itemsize * 1.25 + whole / 4)
+                call = partial(op, dtype, layout)
+                cases.append(Case(op.__name__, words, call, (1, 2), batch, floor))
+    return cases
+
+
+def upsample_argmax(classes, width, ops, rows):
+    logits = torch.randn(1, classes, rows, width)
+    ops.upsample_argmax(logits, [8 * rows, 8 * width], False, torch.uint8)
+
+
+def confusion_matrix(dtype, ops, rows):
+    prediction, target = (torch.randint(0, 19, (rows, 2048), dtype=dtype) for _ in range(2))
+    ops.confusion_matrix(prediction, target, 19)
+
+
+def distance_transform(ops, images):
+    ops.distance_transform(torch.rand(images, 256, 1024) > 0.001, [1.0, 1.0])
+
+
+def pixel_adaptive_refinement(ops, iterations):
+    image, masks = torch.rand(1, 3, 128, 512), torch.rand(1, 21, 128, 512)
+    ops.pixel_adaptive_refinement(image, masks, [1, 2, 4, 8, 12, 24], iterations)
+
+
+def heads() -> list[Case]:
+    """What follows the logits."""
+    cityscapes = 19 * 128 * 256 * 4 + 1024 * 2048
+    cases = [
+        Case(
+            "upsample_argmax",
+            "1x19x128x256 to 1024x2048",
+            partial(upsample_argmax, 19, 256),
+            (8, 16),
+            128,
+            cityscapes,
+        )
+    ]
+    for dtype in (torch.uint8, torch.int64):
+        words = f"1024x2048 {str(dtype)[6:]}, 19 classes"
+        floor = 2 * 1024 * 2048 * dtype.itemsize
+        call = partial(confusion_matrix, dtype)
+        cases.append(Case("confusion_matrix", words, call, (128, 256), 1024, floor))
+    floor = 8 * 256 * 1024 * 5
+    cases.append(Case("distance_transform", "8x256x1024", distance_transform, (1, 2), 8, floor))
+    floor = 128 * 512 * 4 * (3 + 2 * 21)
+    words = "1x21x128x512, 10 iterations"
+    cases.append(
+        Case("pixel_adaptive_refinement", words, pixel_adaptive_refinement, (1, 2), 10, floor)
+    )
+    return cases
+
+
+def crf_terms(width: int, height: int) -> tuple[list[Tensor], list[Tensor], list[int]]:
+    """A Gaussian of 3 and a bilateral of 80 and 13, on the documentation's photo."""
+    photo = np.array(Image.open(PHOTO).convert("RGB").resize((width, height)))
+    image = torch.from_numpy(photo).permute(2, 0, 1)[None].float()
+    kernels = [torch.full((2,), 3.0), bilateral_features("", image, 80.0, 13.0, torch.float32)]
+    return kernels, [torch.tensor(3.0), torch.tensor(10.0)], [NORMALIZATION_SYMMETRIC] * 2
+
+
+def lattice_mean_field(width, height, labels, quality, ops, iterations):
+    unary = torch.randn(1, labels, height, width)
+    ops.lattice_mean_field(unary, *crf_terms(width, height), iterations, *quality)
+
+
+def dense_crf() -> list[Case]:
+    """Whole calls with 10 iterations, lattices included."""
+    cases = []
+    for width, height, labels in ((125, 94, 21), (500, 375, 21)):
+        for name, quality in (("compat", COMPAT), ("high", HIGH)):
+            call = partial(lattice_mean_field, width, height, labels, quality)
+            words = f"{width}x{height}x{labels}, 80/13, {name}, 10 iterations"
+            floor = width * height * (11 * 4 * labels + 10 * 8 * 9)
+            cases.append(Case("lattice_mean_field", words, call, (1, 2), 10, floor))
+    return cases
+
+
+def cases() -> list[Case]:
+    """All of them."""
+    return [*pooling(), *heads(), *dense_crf()]

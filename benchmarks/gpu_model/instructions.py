@@ -1,0 +1,123 @@
+"""How many instructions the warps of a launch issue, by the machine code and the traced accesses.
+
+The code knows how long each run of instructions between two jumps is; the trace knows how often
+each place that touches memory was passed. A run is passed as often as its accesses were, each of
+which stands for an equal part of those from the same source line; a run without accesses as often
+as the one ahead of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.cuda_on_cpu.build import CSRC
+from tests.cuda_on_cpu.objects import NVCC, tool
+from tests.cuda_on_cpu.tracing import Launch, without_parameters
+from tests.native_build import folder_for, run
+
+ARCH = "sm_90"
+ACCESSES = {"LDG": False, "STG": False, "ATOMG": False, "RED": False, "LD": False, "ST": False}
+ACCESSES |= {"LDS": True, "STS": True, "ATOMS": True}
+JUMPS = ("BRA", "BRX", "EXIT", "RET", "CALL", "BREAK", "WARPSYNC")
+
+Place = tuple[str, bool]  # the kernel's own line, and whether in shared memory
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel's machine code.
+
+    Attributes:
+        registers: of a thread.
+        runs: for each run of instructions its length and its accesses to memory.
+    """
+
+    registers: int
+    runs: tuple[tuple[int, tuple[Place, ...]], ...]
+
+    def issued(self, launch: Launch) -> float:
+        """Instructions of all warps of a launch."""
+        copies = Counter(place for _, places in self.runs for place in places)
+        requests: Counter[Place] = Counter()
+        for site in launch.sites:
+            requests[site.place.split(" > ")[0], site.shared] += site.requests
+        passed = float(launch.blocks * -(-launch.threads // 32))
+        total = 0.0
+        for length, places in self.runs:
+            if places:
+                passed = max(requests[place] / copies[place] for place in places)
+            total += length * passed
+        return total
+
+
+@functools.cache
+def kernels(source: Path) -> dict[str, Kernel]:
+    """The kernels of a .cu file by their names (``Launch.kernel``)."""
+    folder = folder_for("cuda-lines", [ARCH], CSRC.glob("c*/**/*.[ch]*"))
+    cubin = folder / f"{source.stem}.cubin"
+    if not cubin.exists():
+        options = ["-O3", "-std=c++20", "-lineinfo", f"-I{CSRC}", f"-arch={ARCH}"]
+        run([NVCC, *options, "-cubin", "-o", cubin, source])
+    usage = _text(tool("cuobjdump"), "--dump-resource-usage", cubin)
+    registers = dict(re.findall(r"Function (\w+):\s+REG:(\d+)", usage))
+    listing = _text(tool("nvdisasm"), "-c", "-gi", cubin)
+    parts = re.split(r"^\.text\.(\w+):$", listing, flags=re.MULTILINE)[1:]
+    bodies = dict(zip(parts[::2], parts[1::2], strict=True))
+    names = _text("c++filt", text="\n".join(bodies)).split("\n")
+    return {
+        without_parameters(name): Kernel(int(registers[mangled]), tuple(_runs(body)))
+        for name, (mangled, body) in zip(names, bodies.items(), strict=False)
+    }
+
+
+def kernel_of(launch: Launch) -> Kernel | None:
+    """The launched kernel's machine code, if nvcc and nvdisasm are here."""
+    if not (NVCC and tool("nvdisasm") and tool("cuobjdump")):
+        return None
+    stems = {site.place.split(":")[0] for site in launch.sites}
+    sources = [CSRC / stem for stem in sorted(stems) if stem.endswith(".cu")]
+    for source in sources:
+        if found := kernels(source).get(launch.kernel):
+            return found
+    return None
+
+
+def _text(*command, text: str | None = None) -> str:
+    done = subprocess.run(
+        list(map(str, command)), input=text, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def _runs(body: str) -> Iterator[tuple[int, tuple[Place, ...]]]:
+    """Lengths and accesses of the runs of a function's instructions."""
+    line, length, places = "", 0, []
+    for row in body.split("\n"):
+        if found := re.match(r'\s*//## File "([^"]+)", line (\d+)', row):
+            line = _short(found[1], found[2])  # the last of a chain is the kernel's own
+        elif row.startswith(".L_"):
+            if length:
+                yield length, tuple(places)
+            length, places = 0, []
+        elif found := re.match(r"\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\d+ )?([A-Z0-9_.]+)", row):
+            name = found[1].split(".")[0]
+            length += 1
+            if name in ACCESSES:
+                places.append((line, ACCESSES[name]))
+            if name in JUMPS:
+                yield length, tuple(places)
+                length, places = 0, []
+    if length:
+        yield length, tuple(places)
+
+
+def _short(path: str, line: str) -> str:
+    resolved = Path(path).resolve()
+    name = resolved.relative_to(CSRC) if resolved.is_relative_to(CSRC) else resolved.name
+    return f"{name}:{line}"
