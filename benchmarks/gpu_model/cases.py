@@ -136,14 +136,21 @@ def crf_terms(width: int, height: int) -> tuple[list[Tensor], list[Tensor], list
     return kernels, [torch.tensor(3.0), torch.tensor(10.0)], [NORMALIZATION_SYMMETRIC] * 2
 
 
+def spatial_gaussian_filter(ops, rows):
+    values = torch.randn(1, rows, 500, 24).permute(0, 3, 1, 2)
+    ops.spatial_gaussian_filter(values, torch.full((2,), 3.0))
+
+
 def lattice_mean_field(width, height, labels, quality, ops, iterations):
     unary = torch.randn(1, labels, height, width)
     ops.lattice_mean_field(unary, *crf_terms(width, height), iterations, *quality)
 
 
 def dense_crf() -> list[Case]:
-    """Whole calls with 10 iterations, lattices included."""
-    cases = []
+    """Whole calls with 10 iterations, lattices included, and the mean field's Gaussian alone."""
+    words, floor = "1x24x375x500 channels_last, sigma 3", 4 * 24 * 375 * 500 * 4
+    gaussian = spatial_gaussian_filter
+    cases = [Case("spatial_gaussian_filter", words, gaussian, (75, 150), 375, floor, exact=False)]
     for width, height, labels in ((125, 94, 21), (500, 375, 21)):
         for name, quality in (("compat", COMPAT), ("high", HIGH)):
             call = partial(lattice_mean_field, width, height, labels, quality)

@@ -51,7 +51,7 @@ class Kernel:
         total = 0.0
         for length, places in self.runs:
             if places:
-                passed = max(requests[place] / copies[place] for place in places)
+                passed = sum(requests[p] / copies[p] for p in places) / len(places)
             total += length * passed
         return total
 
