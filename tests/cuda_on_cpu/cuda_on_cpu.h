@@ -90,7 +90,7 @@ const void* address(Kernel* kernel) {
 const uint64_t* exchange(unsigned mask, uint64_t word);
 
 template <class T>
-T shuffle(unsigned mask, T value, int source_lane) {
+CUDA_ON_CPU_UNCOUNTED T shuffle(unsigned mask, T value, int source_lane) {
   static_assert(sizeof(T) <= sizeof(uint64_t));
   uint64_t word = 0;
   std::memcpy(&word, &value, sizeof value);
@@ -147,7 +147,7 @@ T __shfl_down_sync(unsigned mask, T value, int delta) {
   const int lane = cuda_on_cpu::lane();
   return cuda_on_cpu::shuffle(mask, value, lane + delta < 32 ? lane + delta : lane);
 }
-inline unsigned __ballot_sync(unsigned mask, bool predicate) {
+CUDA_ON_CPU_UNCOUNTED inline unsigned __ballot_sync(unsigned mask, bool predicate) {
   const uint64_t* words = cuda_on_cpu::exchange(mask, predicate);
   unsigned votes = 0;
   for (int i = 0; i < 32; ++i) votes |= static_cast<unsigned>(words[i]) << i;

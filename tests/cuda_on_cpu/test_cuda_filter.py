@@ -119,6 +119,17 @@ def test_tiles(points, channels):
     assert_close(out, reference.permutohedral_filter(values, *lattice[:7]))
 
 
+@pytest.mark.parametrize("points", [64, None])
+def test_a_point_that_touches_a_row_twice(points):
+    """No simplex does, but the op takes any lattice: such a tile's entries are sorted."""
+    lattice = lattice_of(LatticeCase(1, 2, 300), points=points)
+    slots = lattice.slots.clone()
+    slots[0, 100:130, 1] = slots[0, 100:130, 0]
+    values = torch.randn(1, 3, 300)
+    arguments = (values, *lattice._replace(slots=slots)[:7])
+    assert_close(ops.permutohedral_filter(*arguments), reference.permutohedral_filter(*arguments))
+
+
 def test_the_order_of_threads_does_not_matter(order, monkeypatch):
     lattice = lattice_of(LatticeCase(2, 3, 300), points=128)
     grad, values = torch.randn(2, 2, 5, 300)

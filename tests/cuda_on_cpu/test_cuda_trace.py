@@ -91,6 +91,19 @@ def test_races(kernels, meeting, thread_order, monkeypatch):
             assert all("self_test.cu" in place for place in race.places)
 
 
+def test_exchanges_are_no_accesses(kernels):
+    """A shuffle's words are in registers."""
+    out = torch.zeros(128, dtype=torch.int32)
+    with Trace() as trace:
+        kernels.run_hand_over(pointer(out), OF_BLOCK, ctypes.c_bool(True))
+    (launch,) = trace.launches
+    assert sorted((s.kind, s.shared) for s in launch.sites) == [
+        ("load", True),
+        ("store", False),
+        ("store", True),
+    ]
+
+
 def test_nothing_is_counted_outside(kernels):
     x, out = aligned(WARP), aligned(WARP)
     kernels.run_strided(pointer(x), pointer(out), 1, 1, 1)

@@ -23,7 +23,10 @@ void synchronized();                          // the host waits for the device
 // An access by the calling thread, in the instruction behind `place`.
 void access(Kind kind, const volatile void* p, int bytes, const void* place);
 
+// Of the shim's functions: those that tell their accesses themselves, and those whose accesses a
+// device does in registers.
 #define CUDA_ON_CPU_COUNTED __attribute__((no_sanitize_thread, noinline))
+#define CUDA_ON_CPU_UNCOUNTED __attribute__((no_sanitize_thread))
 #define CUDA_ON_CPU_ACCESS(kind, p)                                      \
   cuda_on_cpu::trace::access(cuda_on_cpu::trace::kind, (p), sizeof *(p), \
                              __builtin_return_address(0))
@@ -40,6 +43,7 @@ inline void copied(const char*, size_t) {}
 inline void synchronized() {}
 
 #define CUDA_ON_CPU_COUNTED
+#define CUDA_ON_CPU_UNCOUNTED
 #define CUDA_ON_CPU_ACCESS(kind, p)
 
 #endif

@@ -1,23 +1,35 @@
-// Entries sorted by row, stably: a block counts a tile's entries by row, sums the counts, and
-// places a chunk of entries after another. A chunk is sorted in shared memory by (slot, position),
-// so that an entry's place is its row's cursor plus its position in the chunk's run of that row.
+// Entries sorted by row, stably, a block a tile.
 //
-// Floor: 4 bytes of slots (read three times, from the caches but for the first) and a weight in, an
-// entry of 8 bytes (float64: 16) out. Once for each filter, once for all iterations of a mean
-// field. Any size of tile: one of all points of an image is a single block's work, which is slow.
+// Of a tile of up to kMaskPoints points each row gets a mask of its points in shared memory: ranks
+// and sizes are counts of bits. That takes no sort, but each point must touch different rows, as
+// those of a simplex do. Other tiles are counted by row, and their entries placed chunk by chunk; a
+// chunk is sorted in shared memory by (slot, position), so that an entry's place is its row's
+// cursor plus its position in the chunk's run of that row. A tile of all points of an image is a
+// single block's work, which is slow.
+//
+// Floor: 4 bytes of slots (read twice, the second time from the caches) and a weight in, an entry
+// of 8 bytes (float64: 16) out. Once for each filter, once for all iterations of a mean field.
 
+#include <algorithm>
 #include <cstdint>
 
 #include "cuda/crf/block_scan.h"
 #include "cuda/crf/permutohedral_order.h"
+#include "cuda/fast_divisor.h"
 #include "cuda/launch.h"
+#include "cuda/shared_memory.h"
 
 namespace fastseg::cuda {
 namespace {
 
 constexpr int kThreads = 256;
 constexpr int kChunk = 1024;  // a power of two; a sort in shared memory
-constexpr int kSharedBytes = kChunk * static_cast<int>(sizeof(uint64_t));
+constexpr int64_t kSortBytes = kChunk * sizeof(uint64_t);
+
+constexpr int kMaskWords = 4;
+constexpr int kMaskPoints = 32 * kMaskWords;
+constexpr int64_t kScanBytes = kMaxWarps * sizeof(int);
+constexpr int64_t kMaskBytes = (kMaskWords + 1) * sizeof(unsigned);  // of a row, with its count
 
 // Sorts `size` keys, a power of two: a bitonic network.
 __device__ inline void sort_keys(uint64_t* keys, int size) {
@@ -42,53 +54,96 @@ __device__ inline int lower_bound(const uint64_t* keys, int size, uint64_t key) 
   return begin;
 }
 
-// counts[i] = start + the sum of those before i, for the block. partial: as of block_scan.
-__device__ inline void sum_before(int* counts, int size, int start, int* partial) {
+// counts[i] = start + the sum of those before i, for the block; returns the sum of all. partial: as
+// of block_scan.
+__device__ inline int sum_before(int* counts, int size, int start, int* partial) {
+  int end = start;
   for (int base = 0; base < size; base += kThreads) {
     const int i = base + threadIdx.x;
     const BlockSums sums = block_scan(i < size ? counts[i] : 0, partial);
-    if (i < size) counts[i] = start + sums.before;
-    start += sums.total;
+    if (i < size) counts[i] = end + sums.before;
+    end += sums.total;
   }
   __syncthreads();
+  return end - start;
 }
 
+// A tile's part of the lattice and of the result.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    permutohedral_order(LatticeView<T> lattice, SplatOrder<T> out) {
-  FASTSEG_DYNAMIC_SHARED(uint64_t, keys);
-  const int t = blockIdx.x, last = lattice.tiles() - 1;
-  const LatticeTile tile = lattice.tile(t);
-  const int beyond = lattice.rows - tile.row;
-  FASTSEG_DEVICE_CHECK((t > 0 ? tile.row >= 0 && beyond >= 0 : tile.row == 0) && tile.rows >= 0 &&
-                           (t < last ? tile.rows <= beyond : tile.rows == beyond),
-                       "fastseg::permutohedral_filter: tile_starts must ascend from 0 to the rows");
-  const int corners = lattice.corners, count = tile.points * corners;
-  const int64_t first = int64_t{tile.first} * corners;
-  const int* slots = lattice.slots + first;
-  const T* weights = lattice.barycentric + first;
-  int* cursors = out.scratch + tile.row;
+struct TileEntries {
+  LatticeTile tile;
+  int first, count;  // entries
+  const int* slots;
+  const T* weights;
+  int* starts;
+  SplatEntry<T>* out;  // of all tiles
 
-  for (int r = threadIdx.x; r < tile.rows; r += kThreads) cursors[r] = 0;
-  __syncthreads();
-  for (int e = threadIdx.x; e < count; e += kThreads) {
+  __device__ int checked_slot(int e) const {
     const int slot = slots[e];
     FASTSEG_DEVICE_CHECK(slot >= 0 && slot < tile.rows,
                          "fastseg::permutohedral_filter: slots must be from 0 to a tile's rows");
-    atomicAdd(cursors + slot, 1);
+    return slot;
+  }
+};
+
+// False where a point touches a row twice: nothing is then placed. shared: kScanBytes, then
+// kMaskBytes for each row.
+template <class T>
+__device__ inline bool order_by_masks(const TileEntries<T>& op, const FastDivisor& corners,
+                                      unsigned char* shared) {
+  int* const partial = reinterpret_cast<int*>(shared);
+  unsigned* const masks = reinterpret_cast<unsigned*>(shared + kScanBytes);
+  int* const counts = reinterpret_cast<int*>(masks + kMaskWords * op.tile.rows);
+  for (int i = threadIdx.x; i < op.tile.rows * kMaskWords; i += kThreads) masks[i] = 0;
+  __syncthreads();
+  for (int e = threadIdx.x; e < op.count; e += kThreads) {
+    const int point = e / corners;
+    atomicOr(masks + op.checked_slot(e) * kMaskWords + point / 32, 1u << point % 32);
   }
   __syncthreads();
-  sum_before(cursors, tile.rows, static_cast<int>(first), reinterpret_cast<int*>(keys));
-  for (int r = threadIdx.x; r < tile.rows; r += kThreads) out.starts[tile.row + r] = cursors[r];
-  if (t == last && threadIdx.x == 0) out.starts[lattice.rows] = lattice.entries();
+  for (int r = threadIdx.x; r < op.tile.rows; r += kThreads) {
+    const uint4 mask = reinterpret_cast<const uint4*>(masks)[r];
+    counts[r] = __popc(mask.x) + __popc(mask.y) + __popc(mask.z) + __popc(mask.w);
+  }
+  __syncthreads();
+  if (sum_before(counts, op.tile.rows, op.first, partial) != op.count) return false;
+  for (int r = threadIdx.x; r < op.tile.rows; r += kThreads) op.starts[r] = counts[r];
+  for (int e = threadIdx.x; e < op.count; e += kThreads) {
+    const int point = e / corners, slot = op.slots[e];
+    const uint4 mask = reinterpret_cast<const uint4*>(masks)[slot];
+    const unsigned words[kMaskWords] = {mask.x, mask.y, mask.z, mask.w};
+    int place = counts[slot];
+#pragma unroll
+    for (int w = 0; w < kMaskWords; ++w) {
+      const unsigned below = w < point / 32 ? ~0u : w > point / 32 ? 0u : (1u << point % 32) - 1;
+      place += __popc(words[w] & below);
+    }
+    op.out[place] = {op.weights[e], op.tile.first + point};
+  }
+  return true;
+}
 
-  for (int begin = 0; begin < count; begin += kChunk) {
-    const int left = count - begin, size = left < kChunk ? left : kChunk;
+// Any tile. shared: kSortBytes. cursors: (rows), in global memory.
+template <class T>
+__device__ inline void order_by_sort(const TileEntries<T>& op, int corners, unsigned char* shared,
+                                     int* cursors) {
+  uint64_t* const keys = reinterpret_cast<uint64_t*>(shared);
+  for (int r = threadIdx.x; r < op.tile.rows; r += kThreads) cursors[r] = 0;
+  __syncthreads();
+  for (int e = threadIdx.x; e < op.count; e += kThreads) {
+    atomicAdd(cursors + op.checked_slot(e), 1);
+  }
+  __syncthreads();
+  sum_before(cursors, op.tile.rows, op.first, reinterpret_cast<int*>(shared));
+  for (int r = threadIdx.x; r < op.tile.rows; r += kThreads) op.starts[r] = cursors[r];
+
+  for (int begin = 0; begin < op.count; begin += kChunk) {
+    const int left = op.count - begin, size = left < kChunk ? left : kChunk;
     int padded = 2;
     while (padded < size) padded *= 2;
     __syncthreads();
     for (int i = threadIdx.x; i < padded; i += kThreads) {
-      const uint64_t slot = i < size ? static_cast<uint64_t>(slots[begin + i]) : UINT32_MAX;
+      const uint64_t slot = i < size ? static_cast<uint64_t>(op.slots[begin + i]) : UINT32_MAX;
       keys[i] = slot * kChunk + i;
     }
     __syncthreads();
@@ -101,7 +156,7 @@ __global__ void __launch_bounds__(kThreads)
       if (i >= size) continue;
       const int slot = static_cast<int>(keys[i] / kChunk), e = begin + keys[i] % kChunk;
       const int rank = i - lower_bound(keys, padded, static_cast<uint64_t>(slot) * kChunk);
-      out.entries[cursors[slot] + rank] = {weights[e], tile.first + e / corners};
+      op.out[cursors[slot] + rank] = {op.weights[e], op.tile.first + e / corners};
       const bool ends = i + 1 == size || static_cast<int>(keys[i + 1] / kChunk) != slot;
       if (ends) runs_end[k] = rank + 1;
     }
@@ -114,13 +169,46 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    permutohedral_order(LatticeView<T> lattice, SplatOrder<T> out, FastDivisor corners,
+                        int masked_rows) {
+  FASTSEG_DYNAMIC_SHARED(unsigned char, shared);
+  const int t = blockIdx.x, last = lattice.tiles() - 1;
+  const LatticeTile tile = lattice.tile(t);
+  const int beyond = lattice.rows - tile.row;
+  FASTSEG_DEVICE_CHECK((t > 0 ? tile.row >= 0 && beyond >= 0 : tile.row == 0) && tile.rows >= 0 &&
+                           (t < last ? tile.rows <= beyond : tile.rows == beyond),
+                       "fastseg::permutohedral_filter: tile_starts must ascend from 0 to the rows");
+  const int64_t first = int64_t{tile.first} * lattice.corners;
+  const TileEntries<T> entries{tile,
+                               static_cast<int>(first),
+                               tile.points * lattice.corners,
+                               lattice.slots + first,
+                               lattice.barycentric + first,
+                               out.starts + tile.row,
+                               out.entries};
+  if (t == last && threadIdx.x == 0) out.starts[lattice.rows] = lattice.entries();
+  if (tile.points <= kMaskPoints && tile.rows <= masked_rows &&
+      order_by_masks(entries, corners, shared)) {
+    return;
+  }
+  __syncthreads();
+  order_by_sort(entries, lattice.corners, shared, out.scratch + tile.row);
+}
+
 }  // namespace
 
 template <class T>
 cudaError_t order_entries(const LatticeView<T>& lattice, const SplatOrder<T>& out,
                           cudaStream_t stream) {
+  // No tile has more rows than entries.
+  const int64_t most_rows = (kDefaultSharedBytes - kScanBytes) / kMaskBytes;
+  const int64_t rows = std::min(int64_t{lattice.tile_points} * lattice.corners, most_rows);
+  const int64_t bytes = std::max(kSortBytes, kScanBytes + rows * kMaskBytes);
   FASTSEG_LAUNCH((permutohedral_order<T>), static_cast<unsigned>(lattice.tiles()), kThreads,
-                 kSharedBytes, stream, lattice, out);
+                 static_cast<size_t>(bytes), stream, lattice, out, FastDivisor(lattice.corners),
+                 static_cast<int>(rows));
   return cudaGetLastError();
 }
 
