@@ -3,7 +3,7 @@
 The code knows how long each run of instructions between two jumps is; the trace knows how often
 each place that touches memory was passed. A run is passed as often as its accesses were, each of
 which stands for an equal part of those from the same source line; a run without accesses as often
-as the one ahead of it.
+as the nearest ones with some, the rarer of the two.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import re
 import subprocess
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ ACCESSES = {"LDG": False, "STG": False, "ATOMG": False, "RED": False, "LD": Fals
 ACCESSES |= {"LDS": True, "STS": True, "ATOMS": True}
 JUMPS = ("BRA", "BRX", "EXIT", "RET", "CALL", "BREAK", "WARPSYNC")
 
-Place = tuple[str, bool]  # the kernel's own line, and whether in shared memory
+Place = tuple[str, bool]  # lines as in Site.place, and whether in shared memory
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,52 @@ class Kernel:
 
     def issued(self, launch: Launch) -> float:
         """Instructions of all warps of a launch."""
-        copies = Counter(place for _, places in self.runs for place in places)
-        requests: Counter[Place] = Counter()
+        requests: dict[Place, float] = defaultdict(float)
         for site in launch.sites:
-            requests[site.place.split(" > ")[0], site.shared] += site.requests
-        passed = float(launch.blocks * -(-launch.threads // 32))
-        total = 0.0
-        for length, places in self.runs:
-            if places:
-                passed = sum(requests[p] / copies[p] for p in places) / len(places)
-            total += length * passed
-        return total
+            requests[" > ".join(_ours(site.place.split(" > "))), site.shared] += site.requests
+        known = {place: _traced(place, requests) for _, places in self.runs for place in places}
+        copies = Counter(known[p] for _, places in self.runs for p in places if known[p])
+        # A place that has no access of its own shares those of the same line of the kernel.
+        for place in requests.keys() - copies.keys():
+            siblings = [p for p in copies if _own(p) == _own(place)]
+            total = sum(copies[p] for p in siblings)
+            for sibling in siblings:
+                requests[sibling] += requests[place] * copies[sibling] / total
+        start = float(launch.blocks * -(-launch.threads // 32))
+        passes: list[float | None] = [start]
+        for _, places in self.runs:
+            each = [requests[known[p]] / copies[known[p]] if known[p] else None for p in places]
+            traced = [count for count in each if count is not None]
+            passes.append(sum(traced) / max(len(traced), 1) if places else None)
+        return sum(
+            length * (passes[i] if passes[i] is not None else _between(passes, i))
+            for i, (length, _) in enumerate(self.runs, 1)
+        )
+
+
+def _between(passes: list[float | None], i: int) -> float:
+    """The smaller of the nearest known counts on both sides."""
+    before = next(p for p in reversed(passes[:i]) if p is not None)
+    after = next((p for p in passes[i:] if p is not None), before)
+    return min(before, after)
+
+
+def _own(place: Place) -> Place:
+    """The kernel's own line."""
+    return place[0].split(" > ")[0], place[1]
+
+
+def _traced(place: Place, requests: dict[Place, float]) -> Place | None:
+    """The traced place of an access: g++ calls some functions that nvcc inlines.
+
+    Its lines are then the last of the longer chain. An access that was never traced has none.
+    """
+    lines = place[0].split(" > ")
+    for i in range(len(lines)):
+        end = " > ".join(lines[i:]), place[1]
+        if end in requests:
+            return end
+    return None
 
 
 @functools.cache
@@ -97,10 +132,13 @@ def _text(*command, text: str | None = None) -> str:
 
 def _runs(body: str) -> Iterator[tuple[int, tuple[Place, ...]]]:
     """Lengths and accesses of the runs of a function's instructions."""
-    line, length, places = "", 0, []
+    chain, whole, length, places = [], True, 0, []
     for row in body.split("\n"):
         if found := re.match(r'\s*//## File "([^"]+)", line (\d+)', row):
-            line = _short(found[1], found[2])  # the last of a chain is the kernel's own
+            if whole:
+                chain = []
+            chain.append(_short(found[1], found[2]))
+            whole = "inlined at" not in row
         elif row.startswith(".L_"):
             if length:
                 yield length, tuple(places)
@@ -109,12 +147,17 @@ def _runs(body: str) -> Iterator[tuple[int, tuple[Place, ...]]]:
             name = found[1].split(".")[0]
             length += 1
             if name in ACCESSES:
-                places.append((line, ACCESSES[name]))
+                places.append((" > ".join(_ours(chain[::-1])), ACCESSES[name]))
             if name in JUMPS:
                 yield length, tuple(places)
                 length, places = 0, []
     if length:
         yield length, tuple(places)
+
+
+def _ours(lines: list[str]) -> list[str]:
+    """Lines of csrc alone: behind an intrinsic each compiler has headers of its own."""
+    return [line for line in lines if line.startswith(("cuda/", "common/"))]
 
 
 def _short(path: str, line: str) -> str:

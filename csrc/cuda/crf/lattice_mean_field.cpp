@@ -38,6 +38,9 @@ struct Field {
   int packs;
 
   int64_t pitch() const { return int64_t{packs} * 4; }
+  PixelStrips strips() const {
+    return PixelStrips(static_cast<int>(call.spatial.size()), call.spatial.data());
+  }
   int64_t row_floats() const { return call.batch * call.points * pitch(); }
   Tensor memory(int64_t elements, ScalarType dtype = ScalarType::Float) const {
     return torch::stable::new_empty(call.out, {elements}, dtype);
@@ -104,14 +107,17 @@ class LatticeTerm {
             shared ? view_.rows * field_.pitch() : 0};
   }
 
-  // The sums to the messages at the vertices.
-  const float* filter() const {
-    float *values = floats(buffers_), *scratch = values + shape_.copies * vertex_floats();
-    float* blurred = nullptr;
-    check_cuda((reduce<float, 4>(view_, shape_, floats(sums_), values, field_.stream)));
-    check_cuda((blur<float, 4>(view_, shape_, blur_, values, scratch, &blurred, field_.stream)));
+  // From the sums to the vertices.
+  VertexJob<float> vertex_job() const {
+    return {&view_, shape_, blur_, floats(sums_), floats(buffers_), nullptr};
+  }
+
+  // The messages at the vertices, from where the job has left them.
+  const float* messages_of(const VertexJob<float>& job) const {
+    float* const first = job.buffers;
+    float* const free = job.result == first ? first + shape_.copies * vertex_floats() : first;
     const int64_t rows = int64_t{shape_.copies} * (view_.vertices + 1);
-    return mixing_.mix(field_, rows, blurred, blurred == values ? scratch : values);
+    return mixing_.mix(field_, rows, job.result, free);
   }
 
  private:
@@ -122,14 +128,25 @@ class LatticeTerm {
       FASTSEG_CHECK(d >= 1 && d <= permutohedral::kMaxDimensions, kField,
                     ": kernels must have 1 to ", permutohedral::kMaxDimensions, " features, got ",
                     d);
-      return torch::stable::flatten(term.features, 2, -1);
+      return in_strips(torch::stable::flatten(term.features, 2, -1));
     }
-    PositionFeatures op{static_cast<int>(call.spatial.size()), {}, nullptr, nullptr};
+    PositionFeatures op{
+        static_cast<int>(call.spatial.size()), {}, field_.strips(), nullptr, nullptr};
     for (int a = 0; a < op.axes; ++a) op.sizes[a] = static_cast<int>(call.spatial[a]);
     const Tensor features = torch::stable::new_empty(call.out, {1, op.axes, call.points});
     op.sigma = term.sigma_data();
     op.features = floats(features);
     check_cuda(position_features(op, field_.stream));
+    return features;
+  }
+
+  Tensor in_strips(const Tensor& of_pixels) const {
+    const Tensor dense = torch::stable::contiguous(of_pixels);
+    const Tensor features = torch::stable::new_empty(dense, dense.sizes());
+    const PointFeatures op{dense.size(0) * dense.size(1), static_cast<int>(dense.size(2)),
+                           field_.strips(), static_cast<const float*>(dense.const_data_ptr()),
+                           floats(features)};
+    check_cuda(point_features(op, field_.stream));
     return features;
   }
 
@@ -139,7 +156,7 @@ class LatticeTerm {
     starts_ = field_.memory(2 * int64_t{view_.rows} + 1, ScalarType::Int);
     slice_ = field_.memory(2 * view_.entries());
     sums_ = field_.memory(copies * view_.rows * field_.pitch());
-    buffers_ = field_.memory((1 + blur_buffers(blur_)) * copies * vertex_floats());
+    buffers_ = field_.memory((1 + device_blur_buffers(blur_)) * copies * vertex_floats());
   }
 
   // The factors of the points, which are functions of K 1, into the weights.
@@ -277,10 +294,11 @@ void run_field(const LatticeMeanFieldCall& call, cudaStream_t stream) {
                        images,
                        points,
                        labels,
+                       field.strips(),
                        floats(unary)};
   check_cuda(read_unary(rows, stream));
 
-  MeanFieldPass pass{};
+  MeanFieldPass pass{.strips = field.strips()};
   pass.images = images, pass.points = points, pass.labels = labels;
   const int64_t most = mean_field_tile_points(labels);
   const int64_t tiles = (points + most - 1) / most;
@@ -299,7 +317,12 @@ void run_field(const LatticeMeanFieldCall& call, cudaStream_t stream) {
   pass.wants_messages = true;
   for (int64_t i = 0; i < call.iterations && !call.terms.empty(); ++i) {
     check_cuda(mean_field_pass(pass, stream));
-    for (size_t m = 0; m < lattices.size(); ++m) pass.lattice[m].vertices = lattices[m]->filter();
+    std::vector<VertexJob<float>> jobs;
+    for (const auto& term : lattices) jobs.push_back(term->vertex_job());
+    check_cuda((reduce_and_blur<float, 4>(jobs.data(), static_cast<int>(jobs.size()), stream)));
+    for (size_t m = 0; m < lattices.size(); ++m) {
+      pass.lattice[m].vertices = lattices[m]->messages_of(jobs[m]);
+    }
     for (size_t m = 0; m < separables.size(); ++m) {
       pass.separable[m].out = separables[m]->filter(floats(scratch));
     }

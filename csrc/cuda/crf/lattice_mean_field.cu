@@ -52,11 +52,13 @@ __device__ inline Labels logits(const MeanFieldPass& op, const PointTile& tile, 
   const int label = pack * 4;
   Labels x = load_pack<4>(op.unary + at * packs * 4 + label);
   if (!op.has_messages) return x;
+  const int pixel = op.separables > 0 ? op.strips.pixel(point) : 0;
   for (int s = 0; s < op.separables; ++s) {
     const SeparableMessages& term = op.separable[s];
-    const float after = term.after == nullptr ? 1.f : term.after[point];
+    const float after = term.after == nullptr ? 1.f : term.after[pixel];
     const Labels scale = load_pack<4>(term.scale + label);
-    const Labels out = load_pack<4>(term.out + at * packs * 4 + label);
+    const int64_t at_pixel = int64_t{tile.image} * op.points + pixel;
+    const Labels out = load_pack<4>(term.out + at_pixel * packs * 4 + label);
 #pragma unroll
     for (int k = 0; k < 4; ++k) x.v[k] += scale.v[k] * (after * out.v[k]);
   }
@@ -106,11 +108,12 @@ __device__ inline void store_q(const MeanFieldPass& op, const PointTile& tile, i
 #pragma unroll
   for (int k = 0; k < 4; ++k) q.v[k] *= inverse;
   store_pack(row + pack * 4, q);
-  if (!op.wants_messages) return;
-  const int64_t at = (int64_t{tile.image} * op.points + point) * packs * 4 + pack * 4;
+  if (!op.wants_messages || op.separables == 0) return;
+  const int pixel = op.strips.pixel(point);
+  const int64_t at = (int64_t{tile.image} * op.points + pixel) * packs * 4 + pack * 4;
   for (int s = 0; s < op.separables; ++s) {
     const SeparableMessages& term = op.separable[s];
-    const float before = term.before == nullptr ? 1.f : term.before[point];
+    const float before = term.before == nullptr ? 1.f : term.before[pixel];
     Labels in{};
     in.add(before, q);
     store_pack_global(term.in + at, in);
@@ -193,22 +196,24 @@ __device__ inline void splat(const MeanFieldPass& op, const PointTile& tile,
 __device__ inline void write_q(const MeanFieldPass& op, const PointTile& tile,
                                const Divisors& divide, const float* q, int pitch) {
   if (op.labels_last) {
-    const int64_t at = (int64_t{tile.image} * op.points + tile.begin) * op.labels;
+    float* const out = op.out + int64_t{tile.image} * op.points * op.labels;
     for (int i = threadIdx.x; i < tile.count * op.labels; i += kThreads) {
-      const int p = i / divide.labels;
-      op.out[at + i] = q[p * pitch + i - p * op.labels];
+      const int p = i / divide.labels, label = i - p * op.labels;
+      out[int64_t{op.strips.pixel(tile.begin + p)} * op.labels + label] = q[p * pitch + label];
     }
     return;
   }
-  float* const out = op.out + int64_t{tile.image} * op.labels * op.points + tile.begin;
+  float* const out = op.out + int64_t{tile.image} * op.labels * op.points;
   for (int i = threadIdx.x; i < op.tile_points * divide.packs; i += kThreads) {
-    const int pack = i / divide.tile_points, p = i - pack * op.tile_points;
-    if (p >= tile.count) continue;
+    const int pack = i / divide.tile_points, place = i - pack * op.tile_points;
+    if (place >= tile.count) continue;
+    const int p = PixelStrips::along_rows(place, tile.count);
+    const int pixel = op.strips.pixel(tile.begin + p);
     const Labels values = load_pack<4>(q + p * pitch + pack * 4);
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       const int label = pack * 4 + k;
-      if (label < op.labels) out[int64_t{label} * op.points + p] = values.v[k];
+      if (label < op.labels) out[int64_t{label} * op.points + pixel] = values.v[k];
     }
   }
 }

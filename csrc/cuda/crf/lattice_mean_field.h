@@ -2,20 +2,23 @@
 // Mean field of a dense CRF on the device: Q <- softmax(-U - sum_m mu_m (n_m K_m (n_m Q))).
 //
 // Labels lie in rows of `packs` packs of four floats, padded with labels that never win. The state
-// between two iterations is the messages: rows at the vertices of each lattice, and at the points
-// for the filters that are exact convolutions.
+// between two iterations is the messages: rows at the vertices of each lattice, and at the pixels
+// for the filters that are exact convolutions. Points are an image's pixels in the order of
+// PixelStrips.
 
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
 
 #include "common/crf/mean_field_terms.h"
+#include "cuda/crf/permutohedral_blur.h"
 #include "cuda/crf/permutohedral_order.h"
 #include "cuda/crf/permutohedral_view.h"
+#include "cuda/crf/pixel_strips.h"
 
 namespace fastseg::cuda {
 
-inline constexpr int kMaxTerms = 8;  // of each sort: a launch's arguments are 4 KB
+inline constexpr int kMaxTerms = kMaxVertexJobs;  // of each sort: a launch takes 4 KB
 
 inline int64_t label_packs(int64_t labels) { return (labels + 3) / 4; }
 
@@ -38,7 +41,7 @@ struct LatticeMessages {
   int64_t sums_copy;
 };
 
-// (images, points) rows; factors of the points, (points), null: ones.
+// (images, pixels) rows; factors of the pixels, (pixels), null: ones.
 struct SeparableMessages {
   const float* scale;  // (4 packs): logits += scale * after * out
   const float* after;
@@ -50,13 +53,14 @@ struct SeparableMessages {
 struct MeanFieldPass {
   int images, points, labels;
   int tile_points, tiles_per_image;
+  PixelStrips strips;
   const float* unary;   // (images, points) rows: -U, each row's largest element zero
   bool has_messages;    // not in the first pass
   bool wants_messages;  // in all but the last pass, which writes Q
   int lattices, separables;
   LatticeMessages lattice[kMaxTerms];
   SeparableMessages separable[kMaxTerms];
-  float* out;  // dense (images, labels, points) or, labels_last, (images, points, labels)
+  float* out;  // dense (images, labels, pixels) or, labels_last, (images, pixels, labels)
   bool labels_last;
   bool log;  // of the last pass: out is log Q, -infinity where a label is ruled out
   float* q;  // (images, points) rows, unless keeps_q(labels)
@@ -67,17 +71,29 @@ cudaError_t mean_field_pass(const MeanFieldPass& pass, cudaStream_t stream);
 
 struct UnaryRows {
   const float* energies;
-  int64_t image_stride, label_stride, point_stride;
+  int64_t image_stride, label_stride, pixel_stride;
   int images, points, labels;
+  PixelStrips strips;
   float* rows;  // as MeanFieldPass::unary
 };
 cudaError_t read_unary(const UnaryRows& op, cudaStream_t stream);
+
+// Features of pixels, (planes, pixels) a plane after another, as those of points.
+struct PointFeatures {
+  int64_t planes;
+  int points;
+  PixelStrips strips;
+  const float* of_pixels;
+  float* features;
+};
+cudaError_t point_features(const PointFeatures& op, cudaStream_t stream);
 
 // Positions over bandwidths, in the order of position_plane. features: (axes, points). A bandwidth
 // that is not positive fails the stream.
 struct PositionFeatures {
   int axes;
   int sizes[3];
+  PixelStrips strips;
   const float* sigma;
   float* features;
 };

@@ -1,6 +1,8 @@
 // What a mean field computes once, before its iterations, and the mixing of labels by a matrix. The
 // bytes of each are those of its arguments, in and out once.
 
+#include <algorithm>
+
 #include "cuda/crf/lattice_mean_field.h"
 #include "cuda/fast_divisor.h"
 #include "cuda/launch.h"
@@ -10,7 +12,8 @@ namespace fastseg::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kUnaryPoints = 32;  // of a block: a warp reads a label of each
+constexpr int kUnaryPoints = 32;       // of a block: a warp reads a label of each
+constexpr int64_t kMaxPlanes = 65535;  // of a grid
 
 unsigned blocks_for(int64_t items) {
   return static_cast<unsigned>((items + kThreads - 1) / kThreads);
@@ -24,13 +27,14 @@ __global__ void __launch_bounds__(kThreads)
   const int image = blockIdx.x / blocks_per_image;
   const int begin = (blockIdx.x - image * blocks_per_image) * kUnaryPoints;
   const int left = op.points - begin, count = left < kUnaryPoints ? left : kUnaryPoints;
-  const float* energies = op.energies + image * op.image_stride + begin * op.point_stride;
+  const float* energies = op.energies + image * op.image_stride;
 
   const int lane = threadIdx.x % kUnaryPoints;
   float own = INFINITY;
   if (lane < count) {
+    const float* mine = energies + op.strips.pixel(begin + lane) * op.pixel_stride;
     for (int l = threadIdx.x / kUnaryPoints; l < op.labels; l += kThreads / kUnaryPoints) {
-      own = fminf(own, energies[l * op.label_stride + lane * op.point_stride]);
+      own = fminf(own, mine[l * op.label_stride]);
     }
   }
   least[threadIdx.x] = own;
@@ -45,13 +49,13 @@ __global__ void __launch_bounds__(kThreads)
   float* rows = op.rows + (int64_t{image} * op.points + begin) * packs * 4;
   for (int i = threadIdx.x; i < count * packs; i += kThreads) {
     const int p = i / packs, label = (i - p * packs) * 4;
+    const float* mine = energies + op.strips.pixel(begin + p) * op.pixel_stride;
     Pack<float, 4> out;
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       out.v[k] = kRuledOut;
       if (label + k >= op.labels) continue;
-      const float x =
-          least[p] - energies[(label + k) * op.label_stride + int64_t{p} * op.point_stride];
+      const float x = least[p] - mine[(label + k) * op.label_stride];
       if (!(x < kRuledOut)) out.v[k] = x;  // NaN stays
     }
     store_pack_global(rows + int64_t{i} * 4, out);
@@ -65,7 +69,17 @@ __global__ void __launch_bounds__(kThreads)
   if (i >= points) return;
   const float sigma = op.sigma[axis];
   FASTSEG_DEVICE_CHECK(sigma > 0, "fastseg::lattice_mean_field: sigma must be positive");
-  op.features[int64_t{plane} * points + i] = static_cast<float>(i / inner % size) / sigma;
+  op.features[int64_t{plane} * points + i] =
+      static_cast<float>(op.strips.pixel(i) / inner % size) / sigma;
+}
+
+__global__ void __launch_bounds__(kThreads) mean_field_gather(PointFeatures op) {
+  const int i = blockIdx.x * kThreads + threadIdx.x;
+  if (i >= op.points) return;
+  const int64_t pixel = op.strips.pixel(i);
+  for (int64_t plane = blockIdx.y; plane < op.planes; plane += gridDim.y) {
+    op.features[plane * op.points + i] = op.of_pixels[plane * op.points + pixel];
+  }
 }
 
 __device__ inline float factor_before(Normalization normalization, float response) {
@@ -150,6 +164,13 @@ cudaError_t read_unary(const UnaryRows& op, cudaStream_t stream) {
   FASTSEG_LAUNCH(mean_field_unary, static_cast<unsigned>(op.images * per_image), kThreads,
                  kThreads * sizeof(float), stream, op, FastDivisor(label_packs(op.labels)),
                  per_image);
+  return cudaGetLastError();
+}
+
+cudaError_t point_features(const PointFeatures& op, cudaStream_t stream) {
+  const dim3 grid(blocks_for(op.points),
+                  static_cast<unsigned>(std::min<int64_t>(op.planes, kMaxPlanes)));
+  FASTSEG_LAUNCH(mean_field_gather, grid, kThreads, 0, stream, op);
   return cudaGetLastError();
 }
 

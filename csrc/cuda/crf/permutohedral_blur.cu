@@ -1,9 +1,15 @@
 // Reduce: out[v] = sum of rows[vertex_rows[k]] over v's segment. A thread makes a pack of a row.
 // Blur along one axis: out[v] = in[v] + side (in[back[v]] + in[forward[v]]), a thread a pack, too.
 //
+// These kernels take microseconds, so launches count: one serves all lattices and both orders of a
+// symmetric blur, whose last steps are taken together with their mean.
+//
 // Floor: each tile's row in once and each vertex's row out; a row in and out and two indices for
 // each vertex and step, if the neighbours' rows come from the second-level cache: 9 steps of 24
 // thousand vertices of 24 channels are 2.3 MB each.
+
+#include <algorithm>
+#include <utility>
 
 #include "cuda/crf/permutohedral_blur.h"
 #include "cuda/fast_divisor.h"
@@ -15,6 +21,38 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kAtOnce = 4;  // rows of a vertex
+
+// Parts of a launch, each a number of blocks for each copy of its rows.
+template <class Part, int kMax>
+struct Parts {
+  int count = 0;
+  int ends[kMax];  // blocks of this part and those ahead
+  FastDivisor blocks_a_copy[kMax];
+  Part parts[kMax];
+
+  void add(const Part& part, int vertices, const RowShape& shape) {
+    const int64_t packs = (int64_t{vertices} + 1) * shape.packs;
+    const int64_t blocks = (packs + kThreads - 1) / kThreads;
+    blocks_a_copy[count] = FastDivisor(blocks);
+    ends[count] = static_cast<int>(this->blocks() + blocks * shape.copies);
+    parts[count++] = part;
+  }
+  unsigned blocks() const { return count == 0 ? 0 : ends[count - 1]; }
+};
+
+// Where a thread works.
+struct PartPlace {
+  int part, copy, index;  // the pack within the copy
+};
+
+template <class Part, int kMax>
+__device__ inline PartPlace place_in(const Parts<Part, kMax>& op) {
+  int block = blockIdx.x, part = 0;
+  while (block >= op.ends[part]) ++part;
+  if (part > 0) block -= op.ends[part - 1];
+  const int copy = block / op.blocks_a_copy[part];
+  return {part, copy, (block - copy * op.blocks_a_copy[part]) * kThreads + int(threadIdx.x)};
+}
 
 template <class T>
 struct Reduce {
@@ -28,8 +66,11 @@ struct Reduce {
 };
 
 template <class T, int V>
-__global__ void __launch_bounds__(kThreads) permutohedral_reduce(Reduce<T> op) {
-  const int index = blockIdx.x * kThreads + threadIdx.x, v = index / op.packs;
+__global__ void __launch_bounds__(kThreads)
+    permutohedral_reduce(const Parts<Reduce<T>, kMaxVertexJobs> parts) {
+  const PartPlace place = place_in(parts);
+  const Reduce<T>& op = parts.parts[place.part];
+  const int v = place.index / op.packs;
   if (v > op.vertices) return;
   Pack<T, V> sum{};
   if (v < op.vertices) {
@@ -38,7 +79,7 @@ __global__ void __launch_bounds__(kThreads) permutohedral_reduce(Reduce<T> op) {
         (v > 0 ? first >= 0 : first == 0) && first <= last &&
             (v + 1 < op.vertices ? last <= op.row_count : last == op.row_count),
         "fastseg::permutohedral_filter: vertex_starts must ascend from 0 to the rows");
-    const T* rows = op.rows + blockIdx.y * op.rows_copy + (index - v * op.packs) * V;
+    const T* rows = op.rows + place.copy * op.rows_copy + (place.index - v * op.packs) * V;
     // Indices first, then rows: a check between two loads would keep the second one waiting.
     for (int k = first; k < last; k += kAtOnce) {
       int row[kAtOnce];
@@ -56,99 +97,163 @@ __global__ void __launch_bounds__(kThreads) permutohedral_reduce(Reduce<T> op) {
       }
     }
   }
-  store_pack_global(op.out + blockIdx.y * op.out_copy + int64_t{index} * V, sum);
+  store_pack_global(op.out + place.copy * op.out_copy + int64_t{place.index} * V, sum);
 }
+
+// One step along an axis.
+template <class T>
+struct Step {
+  const T* in = nullptr;
+  const int* back = nullptr;
+  const int* forward = nullptr;
+};
 
 template <class T>
 struct Blur {
-  const int* back;
-  const int* forward;
+  Step<T> step;
+  Step<T> other;  // where `in` is not null: out is the mean of both steps
   int vertices;
   FastDivisor packs;
   int64_t copy;  // elements from copy to copy
   T side;
-  const T* in;
-  const T* mean_with;  // not null: out = (the blurred + mean_with) / 2
   T* out;
 };
 
 template <class T, int V>
-__global__ void __launch_bounds__(kThreads) permutohedral_blur(Blur<T> op) {
-  const int index = blockIdx.x * kThreads + threadIdx.x, v = index / op.packs;
-  if (v > op.vertices) return;
-  const int64_t copy = blockIdx.y * op.copy, here = copy + int64_t{index} * V;
-  Pack<T, V> sum{};
-  if (v < op.vertices) {
-    const int back = op.back[v], forward = op.forward[v];
-    FASTSEG_DEVICE_CHECK(back >= 0 && back <= op.vertices && forward >= 0 && forward <= op.vertices,
-                         "fastseg::permutohedral_filter: neighbors must be from 0 to the vertices");
-    const T* rows = op.in + copy + (index - v * op.packs) * V;
-    sum = load_pack<V>(rows + int64_t{back} * op.packs * V);
-    sum.add(T{1}, load_pack<V>(rows + int64_t{forward} * op.packs * V));
-    Pack<T, V> out = load_pack<V>(op.in + here);
-    out.add(op.side, sum);
-    sum = out;
-    if (op.mean_with != nullptr) {
-      sum.add(T{1}, load_pack<V>(op.mean_with + here));
-#pragma unroll
-      for (int k = 0; k < V; ++k) sum.v[k] *= T(0.5);
-    }
-  }
-  store_pack_global(op.out + here, sum);
+__device__ inline Pack<T, V> stepped(const Blur<T>& op, const Step<T>& step, int v, int64_t copy,
+                                     int index) {
+  const int back = step.back[v], forward = step.forward[v];
+  FASTSEG_DEVICE_CHECK(back >= 0 && back <= op.vertices && forward >= 0 && forward <= op.vertices,
+                       "fastseg::permutohedral_filter: neighbors must be from 0 to the vertices");
+  const T* rows = step.in + copy + (index - v * op.packs) * V;
+  Pack<T, V> sum = load_pack<V>(rows + int64_t{back} * op.packs * V);
+  sum.add(T{1}, load_pack<V>(rows + int64_t{forward} * op.packs * V));
+  Pack<T, V> out = load_pack<V>(step.in + copy + int64_t{index} * V);
+  out.add(op.side, sum);
+  return out;
 }
 
-dim3 grid(int vertices, const RowShape& shape) {
-  const int64_t packs = (int64_t{vertices} + 1) * shape.packs;
-  return dim3(static_cast<unsigned>((packs + kThreads - 1) / kThreads), shape.copies);
+template <class T, int V>
+__global__ void __launch_bounds__(kThreads)
+    permutohedral_blur(const Parts<Blur<T>, 2 * kMaxVertexJobs> parts) {
+  const PartPlace place = place_in(parts);
+  const Blur<T>& op = parts.parts[place.part];
+  const int v = place.index / op.packs;
+  if (v > op.vertices) return;
+  const int64_t copy = place.copy * op.copy;
+  Pack<T, V> out{};
+  if (v < op.vertices) {
+    out = stepped<T, V>(op, op.step, v, copy, place.index);
+    if (op.other.in != nullptr) {
+      out.add(T{1}, stepped<T, V>(op, op.other, v, copy, place.index));
+#pragma unroll
+      for (int k = 0; k < V; ++k) out.v[k] *= T(0.5);
+    }
+  }
+  store_pack_global(op.out + copy + int64_t{place.index} * V, out);
 }
+
+// One order of axes, and its buffers from step to step: what is in `from` goes to `to`, and then
+// the other way, or on to `free`, which the first step leaves alone.
+template <class T>
+struct Chain {
+  bool reverse;
+  T *from, *to, *free;
+
+  void next() {
+    from = to;
+    std::swap(to, free);
+  }
+};
+
+// A lattice's blur, a step at a time.
+template <class T, int V>
+class Blurring {
+ public:
+  Blurring() = default;
+  explicit Blurring(const VertexJob<T>& job)
+      : job_(job),
+        copy_(job.shape.template elements<V>(job.lattice->vertices + 1)),
+        steps_(job.blur.passes * job.lattice->corners) {
+    T* const values = job.buffers;
+    const auto buffer = [&](int i) { return values + i * copy_ * job.shape.copies; };
+    if (job.blur.symmetric) {
+      chains_[0] = {false, values, buffer(1), buffer(2)};
+      chains_[1] = {true, values, buffer(3), values};
+    } else {
+      chains_[0] = {job.blur.reverse, values, buffer(1), values};
+    }
+  }
+
+  int steps() const { return steps_; }
+  T* result() const { return chains_[0].from; }
+
+  template <class Launch>
+  void add_step(int i, Launch& launch) {
+    const bool last = i + 1 == steps_;
+    const LatticeView<T>& lattice = *job_.lattice;
+    const auto add = [&](const Step<T>& step, const Step<T>& other, T* out) {
+      launch.add({step, other, lattice.vertices, FastDivisor(job_.shape.packs), copy_,
+                  static_cast<T>(job_.blur.side), out},
+                 lattice.vertices, job_.shape);
+    };
+    if (!job_.blur.symmetric) {
+      add(step_of(chains_[0], i), {}, chains_[0].to);
+    } else if (last) {
+      add(step_of(chains_[0], i), step_of(chains_[1], i), chains_[0].to);
+    } else {
+      for (const Chain<T>& chain : chains_) add(step_of(chain, i), {}, chain.to);
+    }
+    for (Chain<T>& chain : chains_) chain.next();
+  }
+
+ private:
+  Step<T> step_of(const Chain<T>& chain, int i) const {
+    const LatticeView<T>& lattice = *job_.lattice;
+    const int corners = lattice.corners;
+    const int axis = chain.reverse ? corners - 1 - i % corners : i % corners;
+    const int* back = lattice.neighbors + int64_t{2} * axis * lattice.vertices;
+    return {chain.from, back, back + lattice.vertices};
+  }
+
+  VertexJob<T> job_;
+  int64_t copy_ = 0;
+  int steps_ = 0;
+  Chain<T> chains_[2] = {};
+};
 
 }  // namespace
 
 template <class T, int V>
-cudaError_t reduce(const LatticeView<T>& lattice, const RowShape& shape, const T* rows, T* out,
-                   cudaStream_t stream) {
-  const Reduce<T> op{lattice.vertex_rows,
-                     lattice.vertex_starts,
-                     lattice.vertices,
-                     lattice.rows,
-                     FastDivisor(shape.packs),
-                     shape.elements<V>(lattice.rows),
-                     shape.elements<V>(lattice.vertices + 1),
-                     rows,
-                     out};
-  FASTSEG_LAUNCH((permutohedral_reduce<T, V>), grid(lattice.vertices, shape), kThreads, 0, stream,
-                 op);
+cudaError_t reduce_and_blur(VertexJob<T>* jobs, int count, cudaStream_t stream) {
+  if (count == 0) return cudaSuccess;
+  Parts<Reduce<T>, kMaxVertexJobs> sums;
+  Blurring<T, V> blurs[kMaxVertexJobs];
+  int steps = 0;
+  for (int j = 0; j < count; ++j) {
+    const VertexJob<T>& job = jobs[j];
+    const LatticeView<T>& lattice = *job.lattice;
+    sums.add({lattice.vertex_rows, lattice.vertex_starts, lattice.vertices, lattice.rows,
+              FastDivisor(job.shape.packs), job.shape.template elements<V>(lattice.rows),
+              job.shape.template elements<V>(lattice.vertices + 1), job.rows, job.buffers},
+             lattice.vertices, job.shape);
+    blurs[j] = Blurring<T, V>(job);
+    steps = std::max(steps, blurs[j].steps());
+  }
+  FASTSEG_LAUNCH((permutohedral_reduce<T, V>), sums.blocks(), kThreads, 0, stream, sums);
+  for (int i = 0; i < steps; ++i) {
+    Parts<Blur<T>, 2 * kMaxVertexJobs> launch;
+    for (int j = 0; j < count; ++j) {
+      if (i < blurs[j].steps()) blurs[j].add_step(i, launch);
+    }
+    FASTSEG_LAUNCH((permutohedral_blur<T, V>), launch.blocks(), kThreads, 0, stream, launch);
+  }
+  for (int j = 0; j < count; ++j) jobs[j].result = blurs[j].result();
   return cudaGetLastError();
 }
 
-template <class T, int V>
-cudaError_t blur(const LatticeView<T>& lattice, const RowShape& shape, const BlurOptions& options,
-                 T* values, T* scratch, T** result, cudaStream_t stream) {
-  const int64_t copy = shape.elements<V>(lattice.vertices + 1);
-  const auto step = [&](int axis, const T* in, const T* mean_with, T* out) {
-    const int* back = lattice.neighbors + int64_t{2} * axis * lattice.vertices;
-    const Blur<T> op{back,
-                     back + lattice.vertices,
-                     lattice.vertices,
-                     FastDivisor(shape.packs),
-                     copy,
-                     static_cast<T>(options.side),
-                     in,
-                     mean_with,
-                     out};
-    FASTSEG_LAUNCH((permutohedral_blur<T, V>), grid(lattice.vertices, shape), kThreads, 0, stream,
-                   op);
-  };
-  T* const more = options.symmetric ? scratch + copy * shape.copies : nullptr;
-  *result = blur_steps(options, lattice.corners, values, scratch, more, step);
-  return cudaGetLastError();
-}
-
-#define FASTSEG_INSTANTIATE(T, V)                                                                 \
-  template cudaError_t reduce<T, V>(const LatticeView<T>&, const RowShape&, const T*, T*,         \
-                                    cudaStream_t);                                                \
-  template cudaError_t blur<T, V>(const LatticeView<T>&, const RowShape&, const BlurOptions&, T*, \
-                                  T*, T**, cudaStream_t);
+#define FASTSEG_INSTANTIATE(T, V) \
+  template cudaError_t reduce_and_blur<T, V>(VertexJob<T>*, int, cudaStream_t);
 FASTSEG_INSTANTIATE(float, 1)
 FASTSEG_INSTANTIATE(float, 4)
 FASTSEG_INSTANTIATE(double, 1)

@@ -25,16 +25,26 @@ struct RowShape {
 // Elements of a pack: rows of one channel are not padded.
 inline int pack_size(int64_t channels) { return channels == 1 ? 1 : 4; }
 
-// out[v] = the sum of its tiles' rows, in the order of vertex_rows. rows: (copies, lattice.rows)
-// rows; out: (copies, vertices + 1) rows. A bad vertex_rows or vertex_starts fails the stream.
-template <class T, int V>
-cudaError_t reduce(const LatticeView<T>& lattice, const RowShape& shape, const T* rows, T* out,
-                   cudaStream_t stream);
+// What a filter does between splat and slice, for one lattice. Several are worked on side by side:
+// their launches are the same.
+template <class T>
+struct VertexJob {
+  const LatticeView<T>* lattice;
+  RowShape shape;
+  BlurOptions blur;
+  const T* rows;  // (copies, lattice.rows) rows: the tiles' sums
+  T* buffers;     // 1 + device_blur_buffers times (copies, vertices + 1) rows
+  T* result;      // is set to where the blurred rows lie, in `buffers`
+};
 
-// Blurs `values` and sets *result to where they then lie: in `values` or in `scratch`, of
-// blur_buffers times as many elements. Bad neighbors fail the stream.
+inline constexpr int kMaxVertexJobs = 8;
+
+// Buffers beside the sums: both orders of a symmetric blur are under way at once.
+inline int device_blur_buffers(const BlurOptions& options) { return options.symmetric ? 3 : 1; }
+
+// Sums each vertex's rows, in the order of vertex_rows, and blurs the sums. count: at most
+// kMaxVertexJobs. Bad vertex_rows, vertex_starts or neighbors fail the stream.
 template <class T, int V>
-cudaError_t blur(const LatticeView<T>& lattice, const RowShape& shape, const BlurOptions& options,
-                 T* values, T* scratch, T** result, cudaStream_t stream);
+cudaError_t reduce_and_blur(VertexJob<T>* jobs, int count, cudaStream_t stream);
 
 }  // namespace fastseg::cuda

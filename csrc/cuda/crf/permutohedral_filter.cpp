@@ -37,7 +37,7 @@ struct Job {
 
   static Tensor new_buffers(const FilterCall& call) {
     const int64_t one = (call.vertices + 1) * chunk_pitch(call.channels);
-    return torch::stable::new_empty(call.values, {(1 + blur_buffers(call.blur)) * one});
+    return torch::stable::new_empty(call.values, {(1 + device_blur_buffers(call.blur)) * one});
   }
 
   Tensor entries, starts, rows, buffers;

@@ -249,10 +249,10 @@ class Chunk {
                      static_cast<unsigned>((items + kThreads - 1) / kThreads), kThreads, 0, stream_,
                      op);
     }
-    const cudaError_t error = reduce<T, V>(lattice, shape_, job_.rows, buffers, stream_);
-    if (error != cudaSuccess) return error;
-    T* const scratch = buffers + shape_.elements<V>(lattice.vertices + 1);
-    return blur<T, V>(lattice, shape_, options, buffers, scratch, rows, stream_);
+    VertexJob<T> vertices{&lattice, shape_, options, job_.rows, buffers, nullptr};
+    const cudaError_t error = reduce_and_blur<T, V>(&vertices, 1, stream_);
+    *rows = vertices.result;
+    return error;
   }
 
   cudaError_t slice(const T* rows) const {

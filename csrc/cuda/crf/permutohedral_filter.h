@@ -30,7 +30,7 @@ struct FilterJob {
   // Scratch.
   SplatOrder<T> order;
   T* rows;     // lattice.rows * chunk_pitch
-  T* buffers;  // (1 + blur_buffers) * (lattice.vertices + 1) * chunk_pitch
+  T* buffers;  // (1 + device_blur_buffers) * (lattice.vertices + 1) * chunk_pitch
 };
 
 template <class T>
