@@ -47,11 +47,12 @@ template <class T, int V, bool kChannelsLast>
 __global__ void __launch_bounds__(kThreads)
     max_unpool2d_2x2(Tensors<T> op, Layout2x2 at, RowTiles tiles) {
   const int index = blockIdx.x * kThreads + threadIdx.x;
-  if (index >= tiles.count) return;
-  const Place2x2<V, kChannelsLast> place(at, tiles[index]);
+  const bool exists = index < tiles.count;
+  Place2x2<V, kChannelsLast> place(at, tiles[exists ? index : 0]);
+  place.exists = exists;
   T values[V] = {};
   uint8_t codes[V] = {};
-  if (place.has_window) {
+  if (exists && place.has_window) {
     load(op.values + place.pooled_row * at.pooled_row + place.column, values);
     const int any = read_codes_2x2(op.codes, place.pooled_row, at.pooled_row, place.column, codes);
     op.check(any < 4);

@@ -52,6 +52,7 @@ struct Place2x2 {
   int64_t pooled_row;  // windows above the tile's row, of all planes
   int column;          // elements before the tile in its pooled row
   bool has_window, has_right, has_below;
+  bool exists = true;
 
   __device__ Place2x2(const Layout2x2& at, const Tile& tile) : channel(0), column(tile.column * V) {
     const int64_t plane_row = int64_t{tile.plane} * at.height + 2 * tile.row;
@@ -93,11 +94,47 @@ __device__ inline Taps<T, V> load_taps(const Layout2x2& at, const T* top) {
   return taps;
 }
 
+// By value: a reference to one of two would keep both in memory.
+__device__ inline uint4 chosen(bool first, uint4 a, uint4 b) {
+  return {first ? a.x : b.x, first ? a.y : b.y, first ? a.z : b.z, first ? a.w : b.w};
+}
+
+// The other lane's of a pair.
+__device__ inline uint4 exchanged(uint4 x) {
+  return {__shfl_xor_sync(~0u, x.x, 1), __shfl_xor_sync(~0u, x.y, 1), __shfl_xor_sync(~0u, x.z, 1),
+          __shfl_xor_sync(~0u, x.w, 1)};
+}
+
+// Stores a contiguous tile's two rows of 32 bytes. Two lanes store one's row together, then the
+// other's, so that a store fills whole sectors.
+template <class T, int V>
+__device__ inline void store_rows(const Layout2x2& at, const Place2x2<V, false>& place,
+                                  const T (&rows)[2][2 * V], T* out) {
+  const bool odd = threadIdx.x % 2 == 1;
+  const int64_t other_top = __shfl_xor_sync(~0u, place.top, 1);
+  const int stored = place.exists ? place.has_below ? 2 : 1 : 0;  // rows
+  const int other_stored = __shfl_xor_sync(~0u, stored, 1);
+  const int half = odd ? V : 0;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    uint4 halves[2];
+    memcpy(halves, rows[r], sizeof halves);
+    const uint4 low = halves[0], high = halves[1];
+    const uint4 got = exchanged(chosen(odd, low, high));
+    uint4* const mine = reinterpret_cast<uint4*>(out + place.top + r * at.row + half);
+    uint4* const others = reinterpret_cast<uint4*>(out + other_top + r * at.row + half);
+    if (r < (odd ? other_stored : stored)) *(odd ? others : mine) = chosen(odd, got, low);
+    if (r < (odd ? stored : other_stored)) *(odd ? mine : others) = chosen(odd, high, got);
+  }
+}
+
+// For all lanes of a warp, also those whose tile does not exist.
 template <class T, int V, bool kChannelsLast>
 __device__ inline void store_taps(const Layout2x2& at, const Place2x2<V, kChannelsLast>& place,
                                   const Taps<T, V>& taps, T* out) {
   T* const top = out + place.top;
   if constexpr (kChannelsLast) {
+    if (!place.exists) return;
     store(top, taps.tap[0]);
     if (place.has_right) store(top + at.lanes, taps.tap[1]);
     if (place.has_below) store(top + at.row, taps.tap[2]);
@@ -109,8 +146,12 @@ __device__ inline void store_taps(const Layout2x2& at, const Place2x2<V, kChanne
 #pragma unroll
       for (int k = 0; k < V; ++k) rows[t / 2][2 * k + t % 2] = taps.tap[t][k];
     }
-    store(top, rows[0]);
-    if (place.has_below) store(top + at.row, rows[1]);
+    if constexpr (V == kVector<T>) {
+      store_rows<T, V>(at, place, rows, out);
+    } else if (place.exists) {
+      store(top, rows[0]);
+      if (place.has_below) store(top + at.row, rows[1]);
+    }
   }
 }
 

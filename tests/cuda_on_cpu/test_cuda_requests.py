@@ -1,0 +1,131 @@
+"""Budgets of the CUDA kernels' accesses: sectors, bank conflicts, launches and waits of a call."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from benchmarks.gpu_model import cases
+from tests.cuda_on_cpu.build import cuda_home
+from tests.cuda_on_cpu.tracing import SECTOR_BYTES, Launch, Trace, traced
+
+pytestmark = pytest.mark.skipif(cuda_home() is None, reason="no CUDA headers (cuda_fp16.h) here")
+
+# Of each kernel the least share of its sectors' bytes that its threads asked for, and the most
+# wavefronts of shared memory, of the least possible. Kernels that move tensors are near one; those
+# that follow a hash table or a lattice's rows are not, and their figures are what they have.
+BUDGETS = {
+    "candidates_hash": (0.13, 1.0),
+    "chunk_sums_kernel": (0.24, 1.0),
+    "class_argmax": (0.37, 1.0),
+    "confusion_matrix_pairs": (0.51, 2.8),
+    "count_touched_kernel": (0.30, 1.0),
+    "distance_columns_kernel": (0.99, 1.0),
+    "distance_envelope_pass": (0.99, 1.1),
+    "enclosing_simplex": (0.23, 1.0),
+    "index_hash": (0.15, 1.0),
+    "keep_kernel": (0.32, 1.0),
+    "lattice_mean_field_tile": (0.53, 4.1),
+    "max_pool2d_2x2": (0.56, 1.0),
+    "max_unpool2d_2x2": (0.90, 1.0),
+    "mean_field_factors": (0.99, 1.0),
+    "mean_field_fold": (0.59, 1.0),
+    "mean_field_gather": (0.66, 1.0),
+    "mean_field_mixing": (0.77, 1.0),
+    "mean_field_positions": (0.81, 1.0),
+    "mean_field_unary": (0.27, 1.0),
+    "move_touched_kernel": (0.85, 1.0),
+    "neighbors_hash": (0.13, 1.0),
+    "none_back_kernel": (0.84, 1.0),
+    "number_added_kernel": (0.53, 1.0),
+    "number_touched_kernel": (0.27, 1.0),
+    "permutohedral_blur": (0.38, 1.0),
+    "permutohedral_order": (0.61, 1.6),
+    "permutohedral_reduce": (0.25, 1.0),
+    "permutohedral_slice": (0.27, 1.5),
+    "permutohedral_tile_splat": (0.28, 1.7),
+    "place_rows_kernel": (0.31, 1.0),
+    "refinement_affinity": (0.92, 1.0),
+    "refinement_step": (0.87, 1.0),
+    "scan_chunks_kernel": (0.24, 1.0),
+    "scan_in_one_block_kernel": (0.23, 1.0),
+    "sort_rows_kernel": (0.18, 1.0),
+    "spatial_gaussian_pass": (0.88, 1.8),
+    "spatial_gaussian_taps": (0.26, 1.0),
+    "summarize_kernel": (0.14, 1.0),
+    "tile_rows_hash": (0.27, 1.4),
+    "tile_vertices_kernel": (0.30, 1.0),
+}
+
+
+def calls() -> Iterator[Callable[[object], object]]:
+    """Of every kernel that has a budget, with its usual shapes made small."""
+    for dtype in (torch.float32, torch.bfloat16):
+        for layout in (torch.contiguous_format, torch.channels_last):
+            for op in (cases.max_pool2d, cases.max_unpool2d, cases.max_pool2d_backward):
+                yield lambda ops, a=(op, dtype, layout): a[0](*a[1:], ops, 1)
+    yield lambda ops: cases.upsample_argmax(19, 64, ops, 8)
+    for dtype in (torch.uint8, torch.int64):
+        yield lambda ops, dtype=dtype: cases.confusion_matrix(dtype, ops, 32)
+    yield lambda ops: ops.distance_transform(torch.rand(1, 64, 256) > 0.01, [1.0, 1.0])
+    image, masks = torch.rand(1, 3, 32, 128), torch.rand(1, 21, 32, 128)
+    yield lambda ops: ops.pixel_adaptive_refinement(image, masks, [1, 2, 4], 2)
+    for quality in (cases.COMPAT, cases.HIGH):
+        yield lambda ops, q=quality: cases.lattice_mean_field(64, 48, 21, q, ops, 2)
+
+
+@pytest.fixture(scope="module")
+def launches() -> dict[str, list[Launch]]:
+    """By kernel."""
+    torch.manual_seed(0)
+    by_name = defaultdict(list)
+    for call in calls():
+        with Trace() as trace:
+            call(traced())
+        for launch in trace.launches:
+            by_name[launch.name].append(launch)
+    return by_name
+
+
+def test_every_kernel_of_these_calls_has_a_budget(launches):
+    assert launches.keys() == BUDGETS.keys()
+
+
+@pytest.mark.parametrize("kernel", BUDGETS)
+def test_requests(kernel, launches):
+    efficiency, wavefronts = BUDGETS[kernel]
+    for launch in launches[kernel]:
+        moved = [site for site in launch.sites if not site.shared]
+        wanted = sum(site.lane_bytes for site in moved)
+        assert wanted >= efficiency * SECTOR_BYTES * sum(site.sectors for site in moved)
+        least = launch.total("least_wavefronts")
+        assert launch.total("wavefronts") <= wavefronts * least
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_unpooling_writes_whole_sectors(layout):
+    with Trace() as trace:
+        cases.max_unpool2d(torch.float32, layout, traced(), 1)
+    (launch,) = trace.launches
+    assert all(site.efficiency == 1 for site in launch.sites if site.kind == "store")
+
+
+@pytest.mark.parametrize(
+    ("quality", "each", "once"),
+    [(cases.COMPAT, 8, 60), (cases.HIGH, 10, 42)],
+    ids=["compat", "high"],
+)
+def test_launches_of_a_mean_field(quality, each, once):
+    """A tile's pass, one reduction, a blur an axis of the largest lattice; two Gaussian passes."""
+    counts, waits = [], []
+    for iterations in (1, 2):
+        with Trace() as trace:
+            cases.lattice_mean_field(32, 24, 5, quality, traced(), iterations)
+        counts.append(len(trace.launches) + len(trace.memsets) + len(trace.memcpys))
+        waits.append(trace.synchronizations)
+    assert counts[1] - counts[0] == each
+    assert counts[0] - each <= once
+    assert waits == [2, 2]
