@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -144,6 +145,9 @@ def report_of(plan: Plan, dry_run: bool) -> Report:
         for function, reason in plan.functions.get(module, ()):
             entries = report.swapped if reason is None else report.left
             entries.append(Entry(name, function, reason or "byte codes"))
+        for reader, becomes, reason in plan.heads.get(module, Counter()).elements():
+            entries = report.swapped if reason is None else report.left
+            entries.append(Entry(name, reader, reason or becomes))
     report.notes = _notes(plan, report)
     if not dry_run:
         report._model = weakref.ref(plan.model)
