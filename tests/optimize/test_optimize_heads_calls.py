@@ -362,9 +362,21 @@ def test_func_transforms():
     fastseg.optimize_(ours)
     same(*(torch.func.grad(m)(LOGITS, Y) for m in (ours, model)))
     same(*(torch.vmap(m)(LOGITS[:, None], Y[:, None]) for m in (ours, model)))
+    same(*(torch.func.hessian(lambda z, m=m: m(z, Y[:1]))(LOGITS[:1]) for m in (ours, model)))
     tangents = torch.ones_like(LOGITS)
     results = [
         torch.func.jvp(lambda z, m=m: m(z, Y), (LOGITS,), (tangents,)) for m in (ours, model)
     ]
     for actual, expected in zip(*results, strict=True):
         same(actual, expected)
+
+
+def test_gradient_of_the_gradient():
+    model = LossTail(weight=WEIGHT, label_smoothing=0.1)
+    ours, penalties = copy.deepcopy(model), []
+    fastseg.optimize_(ours)
+    for m in (model, ours):
+        z = LOGITS.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(m(z, Y), z, create_graph=True)
+        penalties += torch.autograd.grad(gradient.square().sum(), z)
+    same(*penalties)
