@@ -132,6 +132,10 @@ SIZES = {
     "size of fractions": ({"size": (3.0, 3.0)}, False),
     "both": ({"size": (3, 3), "factor": 2}, False),
     "neither": ({}, False),
+    "size, recomputed": ({"size": (9, 13), "recomputed": True}, False),
+    "corners of a number": ({"size": (9, 13), "corners": 1}, False),
+    "infinite": ({"factor": float("inf")}, False),
+    "not a number": ({"factor": float("nan")}, False),
     "text": ({"size": "ab"}, False),
 }
 

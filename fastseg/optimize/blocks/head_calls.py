@@ -6,6 +6,7 @@ All options are read in each call, those of modules too, so that they may be cha
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any, NamedTuple
 
 import torch
@@ -47,11 +48,11 @@ class Resizing(NamedTuple):
 
     def pixels(self, x: Tensor) -> tuple[int, int] | None:
         """The (H, W) that x (N, C, h, w) is upsampled to, or None if no op does what torch does."""
-        if self.mode != "bilinear" or self.antialias:
+        if self.mode != "bilinear" or self.antialias or type(self.align_corners) not in _CORNERS:
             return None
         if self.size is None:
             return self._scaled(x)
-        if self.scale_factor is not None:
+        if self.scale_factor is not None or self.recompute_scale_factor:
             return None
         size = _pair(self.size)
         whole = size is not None and all(isinstance(n, (int, SymInt)) and n > 0 for n in size)
@@ -60,7 +61,7 @@ class Resizing(NamedTuple):
     def _scaled(self, x: Tensor) -> tuple[int, int] | None:
         """The size by the factors; torch's pixels lie elsewhere where that is a fraction."""
         factors = _pair(self.scale_factor)
-        if factors is None or not all(type(f) in (int, float) and f > 0 for f in factors):
+        if factors is None or not all(type(f) in (int, float) and 0 < f < inf for f in factors):
             return None
         size = []
         for n, factor in zip(x.shape[2:], factors, strict=True):
@@ -73,6 +74,9 @@ class Resizing(NamedTuple):
                 return None
             size.append(pixels)
         return size[0], size[1]
+
+
+_CORNERS = (bool, type(None))
 
 
 def _pair(value) -> tuple | None:
