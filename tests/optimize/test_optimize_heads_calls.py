@@ -276,7 +276,9 @@ def test_replaced_criterion_and_weight():
     agree(model, ours, LOGITS, Y, by_op=False)
 
 
-@pytest.mark.parametrize("optional", ["y=None", "y=None, scale=1.0", "y=None, w=None"])
+@pytest.mark.parametrize(
+    "optional", ["y=None", "y=None, scale=1.0", "y=None, w=None", "*, y=None", "y=None, *, w=None"]
+)
 def test_optional_targets(optional):
     given_w = "self.w if w is None else w" if "w=None" in optional else "self.w"
     model = model_of(
@@ -290,9 +292,13 @@ def test_optional_targets(optional):
     y, w = target_like(x), model.w + 1
     report = fastseg.optimize_(ours)
     assert set(entries(report)) == {"fastseg.upsample_argmax", "fastseg.upsample_cross_entropy"}
-    calls = [((x,), {}), ((x, None), {}), ((x, y), {}), ((x,), {"y": y}), ((), {"y": y, "x": x})]
+    calls = [((x,), {}), ((x,), {"y": y}), ((x,), {"y": None}), ((), {"y": y, "x": x})]
+    if not optional.startswith("*"):
+        calls += [((x, None), {}), ((x, y), {})]
     if "w=None" in optional:
-        calls += [((x, y, w), {}), ((x,), {"w": w, "y": y}), ((x,), {"w": None, "y": y})]
+        calls += [((x,), {"w": w, "y": y}), ((x,), {"w": None, "y": y})]
+    if optional == "y=None, w=None":
+        calls += [((x, y, w), {})]
     for twin in (ours, copy.deepcopy(ours)):
         for args, kwargs in calls:
             value, names = called(twin, *args, **kwargs)

@@ -63,7 +63,7 @@ def put_in(block: nn.Module, rewritings: list[Rewriting]) -> None:
 def optional_arguments(block: nn.Module) -> list[str]:
     """The names of the arguments of a block's forward that are None unless they are given."""
     parameters = inspect.signature(base_of(block).forward).parameters.values()
-    return [p.name for p in parameters if p.default is None and p.kind is _NAMED]
+    return [p.name for p in parameters if p.default is None and p.kind in _NAMED]
 
 
 def forms_of(block: nn.Module) -> list[Form]:
@@ -73,12 +73,17 @@ def forms_of(block: nn.Module) -> list[Form]:
     return [*forms, Form(tuple(names))] if len(names) > 1 else forms
 
 
-_NAMED = inspect.Parameter.POSITIONAL_OR_KEYWORD
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-def _arguments(block: nn.Module) -> tuple[tuple[str, ...], int]:
-    """The names of the arguments that a block's forward takes by place, and how many it needs."""
+def _arguments(block: nn.Module) -> tuple[tuple[str, ...], int, int]:
+    """The names of the arguments that a block's forward takes.
+
+    Returns:
+        The names, those by keyword alone at the end; how many are taken by place; how many needed.
+    """
     parameters = [*inspect.signature(base_of(block).forward).parameters.values()][1:]
-    named = [p for p in parameters if p.kind is _NAMED]
+    named = [p for p in parameters if p.kind in _NAMED]
+    by_place = sum(p.kind is _NAMED[0] for p in named)
     required = sum(p.default is inspect.Parameter.empty for p in named)
-    return tuple(p.name for p in named), required
+    return tuple(p.name for p in named), by_place, required

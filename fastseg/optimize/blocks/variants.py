@@ -14,6 +14,7 @@ class Variants:
 
     Args:
         names: the names of the arguments of the block's own forward, in their order.
+        by_place: how many of them may be given by place.
         required: how many of them have no default.
         programs: pairs of the names of the optional arguments that are given, in their order, and
             the program that takes the required ones and these.
@@ -22,15 +23,17 @@ class Variants:
     def __init__(
         self,
         names: tuple[str, ...],
+        by_place: int,
         required: int,
         programs: list[tuple[tuple[str, ...], Program]],
     ):
-        self.names, self.required, self.programs = names, required, programs
+        self.names, self.by_place, self.required = names, by_place, required
+        self.programs = programs
 
     def of(self, block: nn.Module, args: tuple, kwargs: dict) -> tuple[Program | None, tuple]:
         """The program that does with these arguments what the block does, and what it takes."""
         names, required = self.names, self.required
-        if len(args) > len(names):
+        if len(args) > self.by_place:
             return None, ()
         values = dict(zip(names, args))  # noqa: B905 - the last names have no value
         for name, value in kwargs.items():

@@ -30,8 +30,10 @@ def names_of_readers(block: nn.Module) -> list[str]:
     """What seems to read upsampled logits in the forward of a block itself; it may be nothing."""
     if not any(type(m) in UPSAMPLES or _names(m) & _UPSAMPLING for m in block.modules()):
         return []
-    has_loss = any(type(m) is nn.CrossEntropyLoss for m in block.children())
-    names = _names(block) | ({"CrossEntropyLoss"} if has_loss else set())
+    names = _names(block)
+    children = block.named_children()
+    if any(name in names for name, m in children if type(m) is nn.CrossEntropyLoss):
+        names |= {"CrossEntropyLoss"}
     # max() is Python's too, and says little.
     return [name for name in _READERS if name in names and name != "max"]
 

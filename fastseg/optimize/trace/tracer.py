@@ -148,9 +148,12 @@ class BlockTracer(fx.Tracer):
     def create_args_for_root(self, root_fn, is_module, concrete_args=None):  # noqa: D102
         required = []
         for name, parameter in list(inspect.signature(root_fn).parameters.items())[1:]:
+            needed = parameter.default is inspect.Parameter.empty
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY and not needed:
+                continue
             if parameter.kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD:
-                raise NotTraceable("its forward takes *args, **kwargs or keywords")
-            if parameter.default is inspect.Parameter.empty:
+                raise NotTraceable("its forward takes *args, **kwargs or needs keywords")
+            if needed:
                 required.append(name)
         if not required:
             raise NotTraceable("its forward takes no argument")
