@@ -42,7 +42,8 @@ class Report:
     Attributes:
         mode: "train" or "infer".
         dry_run: whether nothing was changed.
-        swapped: an entry for each convolution, ASPP and pooling that fastseg now computes.
+        swapped: an entry for each convolution, ASPP, pooling, and class map or loss of upsampled
+            logits, that fastseg now computes.
         in_evaluation: in mode "train", an entry for each convolution that torch's kernel computes
             in training, and fastseg with what follows it in evaluation without gradients.
         left: an entry for each that fastseg does not compute, and for batch norms that stay on
