@@ -10,7 +10,7 @@ above it alone:
   trusted.
 - ``blocks/``: what modules and forwards become, and what runs in each of their calls.
 - ``match/``: patterns of nodes that become one call: convolution, batch norm, residual and
-  activation; ASPP; pooling and unpooling.
+  activation; ASPP; pooling and unpooling; upsampled logits and what reads them.
 """
 
 from fastseg.optimize.optimize import optimize_, restore_

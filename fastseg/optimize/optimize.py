@@ -34,7 +34,11 @@ def optimize_(
     - MaxPool2d(return_indices=True) whose indices go to a MaxUnpool2d and nowhere else hands on
       byte codes. The unpooled map must be as large as what was pooled was. F.max_pool2d and
       F.max_unpool2d in one forward do the same;
-    - BatchNorm2d, ReLU and MaxPool2d become one :func:`fastseg.batch_norm_relu_max_pool2d`.
+    - BatchNorm2d, ReLU and MaxPool2d become one :func:`fastseg.batch_norm_relu_max_pool2d`;
+    - F.interpolate(mode="bilinear") or Upsample, and then argmax(1), max(1)[1] or cross-entropy,
+      become one :func:`fastseg.upsample_argmax` or :func:`fastseg.upsample_cross_entropy` if
+      nothing else reads the upsampled logits. Both may stand in children, the target may be an
+      optional argument, and all options are read in each call.
 
     Modules stay the same objects with the same parameters and state_dict keys; their classes become
     subclasses. So a model can be copied, pickled, compiled, exported, packaged by AOTInductor (the
@@ -54,8 +58,9 @@ def optimize_(
     Args:
         model: the model, which is changed in place.
         mode: "train" or "infer".
-        filter_fn: a function of a Conv2d, a pooling or a block whose forward has an ASPP or
-            functions of pooling, and of its name in the model; False leaves it. It is asked once.
+        filter_fn: a function of a Conv2d, a pooling or a block whose forward has an ASPP,
+            functions of pooling or upsampled logits, and of its name in the model; False leaves
+            it. It is asked once.
         dry_run: whether to report only, and change nothing.
 
     Returns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -41,7 +42,8 @@ class Report:
     Attributes:
         mode: "train" or "infer".
         dry_run: whether nothing was changed.
-        swapped: an entry for each convolution, ASPP and pooling that fastseg now computes.
+        swapped: an entry for each convolution, ASPP, pooling, and class map or loss of upsampled
+            logits, that fastseg now computes.
         in_evaluation: in mode "train", an entry for each convolution that torch's kernel computes
             in training, and fastseg with what follows it in evaluation without gradients.
         left: an entry for each that fastseg does not compute, and for batch norms that stay on
@@ -144,6 +146,9 @@ def report_of(plan: Plan, dry_run: bool) -> Report:
         for function, reason in plan.functions.get(module, ()):
             entries = report.swapped if reason is None else report.left
             entries.append(Entry(name, function, reason or "byte codes"))
+        for reader, becomes, reason in plan.heads.get(module, Counter()).elements():
+            entries = report.swapped if reason is None else report.left
+            entries.append(Entry(name, reader, reason or becomes))
     report.notes = _notes(plan, report)
     if not dry_run:
         report._model = weakref.ref(plan.model)

@@ -37,6 +37,7 @@ DIFFERENTIABLE = {
     "pixel_adaptive_refinement_backward",
     "spatial_gaussian_filter",
     "upsample_cross_entropy",
+    "upsample_cross_entropy_backward",
     "upsample_softmax_sums",
 }
 TWICE_IN_VALUES = {"exact_gaussian_filter", "permutohedral_filter", "spatial_gaussian_filter"}
@@ -44,7 +45,6 @@ TWICE_IN_VALUES = {"exact_gaussian_filter", "permutohedral_filter", "spatial_gau
 ONCE = {
     "mean_field",
     "permutohedral_lattice",
-    "upsample_cross_entropy",
     "upsample_softmax_sums",
 }
 CONSTANT_OUTPUTS = {"upsample_cross_entropy": 2, "upsample_softmax_sums": 2}
@@ -54,6 +54,7 @@ CONSTANTS = {
     "dense_energy": {"image", "rois", "gates"},
     "pixel_adaptive_refinement": {"image"},
     "pixel_adaptive_refinement_backward": {"image"},
+    "upsample_cross_entropy_backward": {"normalizer", "weight", "weight_map"},
 }
 """Floating-point tensors that differentiable ops refuse a gradient of."""
 OF_INTEGERS = {"codes_to_indices", "confusion_matrix", "indices_to_codes", "pack_codes"}

@@ -296,12 +296,26 @@ def test_autocast():
     assert leaf.grad.dtype == torch.bfloat16
 
 
-def test_gradient_of_the_gradient_is_refused():
-    logits, target = tensors(SMALL)
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.2, "reduction": "none"}])
+def test_gradient_of_the_gradient(options):
+    logits, target = tensors(SMALL, torch.float64)
+    weight, _ = factors(SMALL, torch.float64)
+    options |= {"weight": weight, "ignore_index": IGNORED}
     leaf = logits.requires_grad_()
-    (grad,) = torch.autograd.grad(LOSS(leaf.sin(), target.clamp_max(3)), leaf, create_graph=True)
-    with pytest.raises(NotImplementedError, match="upsample_cross_entropy_backward"):
-        grad.sum().backward()
+    assert torch.autograd.gradgradcheck(lambda z: LOSS(z, target, **options), leaf)
+
+    def hessian(loss):
+        jacobian = torch.func.jacrev(lambda z: loss(z, target[:1], **options).sum())
+        return torch.func.jacrev(jacobian)(logits[:1].detach())
+
+    torch.testing.assert_close(hessian(LOSS), hessian(torch_loss))
+
+
+@pytest.mark.parametrize("loss", [fastseg.upsample_focal_loss, fastseg.upsample_ohem_cross_entropy])
+def test_gradient_of_the_gradient_of_losses_made_of_it(loss):
+    logits, target = tensors(SMALL, torch.float64)
+    leaf = logits.requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda z: loss(z, target, ignore_index=IGNORED), leaf)
 
 
 @pytest.mark.parametrize("name", ["weight", "weight_map"])

@@ -43,8 +43,8 @@ def upsample_cross_entropy(
     ``reduction="none"``, where torch's ops keep several for each pixel and class. Logits of any
     strides are read where they are and computed in float32, or float64. Value and gradient are
     deterministic for any number of threads. Pixels that are ignored have no part in either,
-    whatever their logits. The gradient of the gradient is an error. On a GPU the reference in plain
-    PyTorch runs.
+    whatever their logits. The gradient of the gradient is plain PyTorch's, which stores logits of
+    full size. On a GPU the reference in plain PyTorch runs.
 
     Args:
         logits: (N, C, h, w); float32, float64, float16 or bfloat16.
@@ -204,10 +204,35 @@ def _reference_backward(
     )
 
 
+def _setup_double(ctx, inputs, output):
+    *tensors, align_corners, ignore_index, label_smoothing = inputs
+    if any(ctx.needs_input_grad[3:6]):
+        raise NotImplementedError(f"{NAME}_backward: only grad and logits have a gradient")
+    ctx.options = align_corners, ignore_index, label_smoothing
+    ctx.save_for_backward(*tensors)
+
+
+def _double_backward(ctx, grad):
+    """The gradient of the reference's gradient, which computes the normalizer anew."""
+    weights, logits, target, _, weight, weight_map = ctx.saved_tensors
+
+    def first(weights, logits):
+        normalizer = reference.upsample(logits, target.shape[1:], ctx.options[0]).logsumexp(1)
+        return reference.upsample_cross_entropy_backward(
+            weights, logits, target, normalizer, weight, weight_map, *ctx.options
+        )
+
+    # It goes along with torch.func's transforms, as torch.autograd.grad does not.
+    second = torch.func.vjp(first, weights, logits)[1](grad)
+    return *second, None, None, None, None
+
+
 define(
     "upsample_cross_entropy_backward(Tensor grad, Tensor logits, Tensor target, Tensor normalizer,"
     " Tensor? weight, Tensor? weight_map, bool align_corners, int ignore_index,"
     " float label_smoothing) -> Tensor",
     reference=_reference_backward,
     fake=_fake_backward,
+    setup_context=_setup_double,
+    backward=_double_backward,
 )

@@ -26,6 +26,7 @@ from fastseg.optimize.blocks.pairs import Pairs
 from fastseg.optimize.blocks.program import Program
 from fastseg.optimize.blocks.swap import Swapped
 from fastseg.optimize.blocks.training import RefusesTraining, refuse_training
+from fastseg.optimize.blocks.variants import Variants
 from fastseg.optimize.classify.eligible import deciding
 
 
@@ -34,10 +35,12 @@ class Fused(Swapped):
 
     Attributes:
         _program: the new forward, or None. The block's own forward runs where it does not fit.
+        _variants: new forwards for other ways to call the block, or None.
         _pairs: the poolings and unpoolings, or None.
     """
 
     _program: Program | None = None
+    _variants: Variants | None = None
     _pairs: Pairs | None = None
 
     @classmethod
@@ -46,10 +49,14 @@ class Fused(Swapped):
         def forward(self, *args, **kwargs):
             if self._pairs is not None:
                 self._pairs.look()
-            program = self._program
-            if program is None or kwargs or not program.fits(self, args) or is_left_to_torch():
+            program, values = self._program, args
+            if program is None or kwargs or not program.fits(self, args):
+                program = None
+                if self._variants is not None:
+                    program, values = self._variants.of(self, args, kwargs)
+            if program is None or is_left_to_torch():
                 return base.forward(self, *args, **kwargs)
-            return program.function(self, *args)
+            return program.function(self, *values)
 
         return forward
 
@@ -58,10 +65,13 @@ class Fused(Swapped):
         for held in (self._program, self._pairs):
             if held is not None:
                 held.guard.compile()
+        if self._variants is not None:
+            self._variants.compile()
 
     def why_not_fused(self) -> str | None:
         """Why the block's own forward runs although it was rewritten, or None."""
-        return None if self._program is None else self._program.why_not(self)
+        held = [h for h in (self._program, self._variants) if h is not None]
+        return next((why_not for h in held if (why_not := h.why_not(self)) is not None), None)
 
     def extra_repr(self) -> str:
         """The block's own text, and that its own forward runs where that is so."""
@@ -71,7 +81,7 @@ class Fused(Swapped):
         return "\n".join([*filter(None, [lines]), f"runs its own forward: {why_not}"])
 
     def _before_restore(self):
-        for name in ("_program", "_pairs"):
+        for name in ("_program", "_variants", "_pairs"):
             self.__dict__.pop(name, None)
 
 

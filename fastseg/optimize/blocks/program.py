@@ -32,6 +32,7 @@ class Program:
             "compiling" if the block's own forward is to run in these contexts.
         guard: the guard of the block.
         trains: whether it has something for training too; else the block's own forward is shorter.
+        training: whether it is for the block in training alone, or in evaluation alone, or None.
     """
 
     def __init__(
@@ -42,16 +43,24 @@ class Program:
         asks: frozenset[str],
         guard: Guard,
         trains: bool,
+        training: bool | None = None,
     ):
         self.source, self.names, self.arguments = source, names, arguments
-        self.asks, self.guard, self.trains = asks, guard, trains
+        self.asks, self.guard, self.trains, self.training = asks, guard, trains, training
         self.tensors_only = "arguments" in asks
         namespace = dict(names)
         exec(compile(source, "<fastseg.optimize_>", "exec"), namespace)
         self.function = namespace["forward"]
 
     @classmethod
-    def of(cls, graph: fx.Graph, asks: frozenset[str], guard: Guard, trains: bool) -> Program:
+    def of(
+        cls,
+        graph: fx.Graph,
+        asks: frozenset[str],
+        guard: Guard,
+        trains: bool,
+        training: bool | None = None,
+    ) -> Program:
         """The program of a graph."""
         guard.compile()
         for node in graph.nodes:
@@ -59,13 +68,15 @@ class Program:
         graph.lint()
         code = graph.python_code("self")
         arguments = sum(node.op == "placeholder" for node in graph.nodes)
-        return cls(code.src, dict(code.globals), arguments, asks, guard, trains)
+        return cls(code.src, dict(code.globals), arguments, asks, guard, trains, training)
 
     def fits(self, block: nn.Module, arguments: tuple) -> bool:
         """Whether the program does with these arguments what the block's own forward does."""
         if not self.trains and block.training and torch.is_grad_enabled():
             return False
         if len(arguments) != self.arguments or self.guard.block is not block:
+            return False
+        if self.training is not None and block.training is not self.training:
             return False
         if self.asks and self._is_in_asked_context():
             return False
@@ -97,7 +108,7 @@ class Program:
     def __reduce__(self):
         modules = {k: v.__name__ for k, v in self.names.items() if isinstance(v, ModuleType)}
         others = {k: v for k, v in self.names.items() if k not in modules}
-        rest = self.arguments, self.asks, self.guard, self.trains
+        rest = self.arguments, self.asks, self.guard, self.trains, self.training
         return _unpickle, (self.source, modules, others, *rest)
 
 

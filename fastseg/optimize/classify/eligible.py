@@ -23,6 +23,9 @@ ACTIVATION_MODULES = {
 }
 TIMM_ACTIVATIONS = {"Swish": "silu", "HardSwish": "hardswish"}
 
+UPSAMPLES = (nn.Upsample, nn.UpsamplingBilinear2d)
+"""Classes of modules that do no more than ``F.interpolate``."""
+
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 """Names of the attributes of a module that hold what torch calls beside its forward."""
 

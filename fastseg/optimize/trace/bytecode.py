@@ -19,13 +19,16 @@ class Facts(NamedTuple):
     Attributes:
         names: all names in it, those of attributes too.
         global_names: names that it reads, writes or deletes as globals and builtins.
-        asks_for_none: whether it compares a local value or a result, no attribute, with None.
+        asks_for_none: whether it compares a local value or a result, no attribute, with None, other
+            than those of asked_arguments.
+        asked_arguments: names of its arguments, never assigned to, that it compares with None.
         refusal: why a trace of it is not to be trusted, in words, or None.
     """
 
     names: frozenset[str]
     global_names: frozenset[str]
     asks_for_none: bool
+    asked_arguments: frozenset[str]
     refusal: str | None
 
 
@@ -46,12 +49,29 @@ def facts(code: CodeType) -> Facts:
         refusal = "its forward matches patterns of values"
     elif any(i.opname == "STORE_DEREF" and i.argval in code.co_freevars for i in instructions):
         refusal = "its forward writes variables of a function around it"
+    made = [pair[0] for pair in compared if pair is not None]
+    arguments = _never_assigned(code, instructions)
+    asked = {i.argval for i in made if i.opname in _LOADS and i.argval in arguments}
     return Facts(
         frozenset(code.co_names),
         frozenset(i.argval for i in instructions if i.opname in _GLOBALS),
-        any(pair is not None and _is_local(pair[0]) for pair in compared),
+        any(_is_local(i) and not (i.opname in _LOADS and i.argval in asked) for i in made),
+        frozenset(asked),
         refusal,
     )
+
+
+_LOADS = ("LOAD_FAST", "LOAD_FAST_CHECK", "LOAD_FAST_BORROW")
+
+
+def _never_assigned(code: CodeType, instructions: list) -> set[str]:
+    """The names of a function's arguments that have one value throughout."""
+    arguments = {*code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]}
+    for i in instructions:
+        if i.opname.startswith(("STORE_FAST", "DELETE_FAST")):
+            # From Python 3.13 on one instruction may be for two names.
+            arguments -= {*i.argval} if isinstance(i.argval, tuple) else {i.argval}
+    return arguments
 
 
 def _operands(instructions: list, k: int) -> tuple[dis.Instruction, bool] | None:

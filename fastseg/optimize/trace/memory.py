@@ -40,6 +40,24 @@ class Memory:
         """Whether a node may write to its inputs."""
         return self._steps[node].effects.may_write
 
+    def may_change_after(self, last: fx.Node, value: fx.Node, ours) -> bool:
+        """Whether a value may be written to after a node, in the graph or by whoever gets it.
+
+        Args:
+            last: the node.
+            value: the value.
+            ours: later nodes that are looked over.
+        """
+        memory = self._of[value]
+        if _OUTSIDE in memory:
+            return True
+        node = last.next
+        while node.op != "root":  # which is next to the output
+            if node not in ours and any(memory & self._of[v] for v in node.all_input_nodes):
+                return True
+            node = node.next
+        return False
+
     def changed_between(self, first: fx.Node, last: fx.Node, reads, ours) -> bool:
         """Whether a node between two others, not ours, may write to what is read.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import fx, nn
@@ -18,6 +19,25 @@ from fastseg.optimize.trace.memory import Memory
 from fastseg.optimize.trace.stand_ins import CANNOT, NotTraceable, ValueKind
 from fastseg.optimize.trace.tracer import OF_OPS, BlockTracer
 from fastseg.optimize.trace.witness import Witness
+
+
+class Form(NamedTuple):
+    """The way in which a forward is called.
+
+    Attributes:
+        given: the names of its optional arguments that it is given, tensors.
+        training: whether the module is in training, or None for the same in both.
+    """
+
+    given: tuple[str, ...] = ()
+    training: bool | None = None
+
+
+ANY_FORM = Form()
+"""Arguments without a default alone, in training and in evaluation."""
+
+
+DIFFERS = "its forward differs between training and evaluation"
 
 
 @dataclasses.dataclass
@@ -32,6 +52,7 @@ class Trace:
         witnesses: the witnesses of the runs.
         inlined: the children whose forwards are part of the graph.
         asks_for_arguments: whether the forward has asked what its arguments are.
+        form: the way in which it was called.
     """
 
     root: nn.Module
@@ -41,6 +62,7 @@ class Trace:
     witnesses: list[Witness]
     inlined: list[nn.Module]
     asks_for_arguments: bool
+    form: Form = ANY_FORM
 
 
 def is_sequential(module: nn.Module) -> bool:
@@ -56,6 +78,21 @@ def sequential_only(step: Step) -> bool:
 def not_torch(step: Step) -> bool:
     """Whether a module is to be inlined where all but torch's own and fastseg's are."""
     return sequential_only(step) or not type(step.module).__module__.startswith(OF_OPS)
+
+
+class Chosen(NamedTuple):
+    """Tells of chosen children too that their forwards are to be part of the graph.
+
+    Attributes:
+        base: tells it of all others.
+        children: the chosen ones.
+    """
+
+    base: Callable[[Step], bool]
+    children: frozenset[nn.Module]
+
+    def __call__(self, step: Step) -> bool:  # noqa: D102
+        return step.module in self.children or self.base(step)
 
 
 def has_own_forward(module: nn.Module) -> bool:
@@ -75,20 +112,26 @@ class Traces:
         self._made: dict[tuple, Trace | NotTraceable] = {}
         self._returns_tensor: dict[nn.Module, bool] = {}
 
-    def of(self, module: nn.Module, inline: Callable[[Step], bool] = sequential_only) -> Trace:
+    def of(
+        self,
+        module: nn.Module,
+        inline: Callable[[Step], bool] = sequential_only,
+        form: Form = ANY_FORM,
+    ) -> Trace:
         """The trace of a module's forward.
 
         Args:
             module: the module.
             inline: tells by its step whether a child's forward becomes part of the graph.
+            form: the way in which it is called.
 
         Raises:
             NotTraceable: the forward is to be left, and the reason why.
         """
-        key = module, inline
+        key = module, inline, form
         if key not in self._made:
             try:
-                self._made[key] = self._trace(module, inline)
+                self._made[key] = self._trace(module, inline, form)
             except NotTraceable as reason:
                 self._made[key] = reason
         made = self._made[key]
@@ -96,41 +139,48 @@ class Traces:
             raise made
         return made
 
-    def _trace(self, module: nn.Module, inline) -> Trace:
-        first, *others = self._in_both_modes(module, inline)
+    def _trace(self, module: nn.Module, inline, form: Form) -> Trace:
+        first, *others = self._in_modes(module, inline, form)
         if any(
             o.graph.python_code("self").src != first.graph.python_code("self").src for o in others
         ):
-            raise NotTraceable("its forward differs between training and evaluation")
+            raise NotTraceable(DIFFERS)
         for other in others:
             first.witnesses += other.witnesses
             first.asks_for_arguments |= other.asks_for_arguments
         return first
 
-    def _in_both_modes(self, module: nn.Module, inline) -> list[Trace]:
+    def _in_modes(self, module: nn.Module, inline, form: Form = ANY_FORM) -> list[Trace]:
         if isinstance(module, fx.GraphModule | torch.jit.ScriptModule):
             raise NotTraceable(f"is a {type(module).__name__}")
         if "forward" in module.__dict__ or type(module).__call__ is not nn.Module.__call__:
             raise NotTraceable("its forward was replaced")
         modules = list(module.modules())
         training, traces = [m.training for m in modules], []
-        both = (
-            (module.training,) if is_sequential(module) else (module.training, not module.training)
-        )
-        for mode in both:
+        modes = (module.training,)
+        if form.training is not None:
+            modes = (form.training,)
+        elif not is_sequential(module):
+            modes = (module.training, not module.training)
+        for mode in modes:
             try:
                 for m in modules:
                     m.__dict__["training"] = mode
-                run = self._run(module, inline)
+                run = self._run(module, inline, form)
             finally:
                 for m, before in zip(modules, training, strict=True):
                     m.__dict__["training"] = before
-            traces.append(self._checked(module, *run))
+            traces.append(self._checked(module, form, *run))
         return traces
 
-    def _checked(self, module: nn.Module, graph: fx.Graph, tracer: BlockTracer) -> Trace:
+    def _checked(
+        self, module: nn.Module, form: Form, graph: fx.Graph, tracer: BlockTracer
+    ) -> Trace:
         """The trace of a run, if what the run has supposed is so."""
-        witness, supposed = tracer.witness, tracer.asked_for
+        witness, may_be_none = tracer.witness, (ValueKind.ARGUMENT, ValueKind.UNKNOWN)
+        supposed = tracer.asked_for | {
+            n for n in witness.asked_for_none if n.meta["kind"] in may_be_none
+        }
         asks = witness.asks_for_none or any(n.meta["kind"] is ValueKind.ARGUMENT for n in supposed)
         if witness.asks_for_none:
             supposed = {
@@ -141,7 +191,7 @@ class Traces:
                 raise NotTraceable("its forward asks what a module has returned")
         steps = {node: node.meta["step"] for node in graph.nodes}
         memory = Memory(graph, steps)
-        return Trace(module, graph, steps, memory, [witness], tracer.inlined, asks)
+        return Trace(module, graph, steps, memory, [witness], tracer.inlined, asks, form)
 
     def _is_tensor(self, node: fx.Node) -> bool:
         """Whether a node's value is a tensor, if arguments are."""
@@ -158,20 +208,20 @@ class Traces:
     def _finds_tensor(self, module: nn.Module) -> bool:
         """Whether a module returns one tensor, in training and in evaluation."""
         try:
-            traces = self._in_both_modes(module, sequential_only)
+            traces = self._in_modes(module, sequential_only)
         except NotTraceable:
             return False
         outputs = [next(iter(reversed(t.graph.nodes))).args[0] for t in traces]
         return all(isinstance(y, fx.Node) and self._is_tensor(y) for y in outputs)
 
-    def _run(self, module: nn.Module, inline) -> tuple[fx.Graph, BlockTracer]:
+    def _run(self, module: nn.Module, inline, form: Form) -> tuple[fx.Graph, BlockTracer]:
         """Runs a forward once with stand-ins.
 
         Raises:
             NotTraceable: the forward is to be left, and the reason why.
         """
         witness = Witness(module)
-        tracer = BlockTracer(self.steps, inline, witness)
+        tracer = BlockTracer(self.steps, inline, witness, form.given)
         try:
             with witness.looking():
                 graph = tracer.trace(module)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import threading
 from collections import OrderedDict
@@ -29,12 +30,13 @@ OF_OPS = ("torch.nn.", "fastseg.nn.")
 class BlockTracer(fx.Tracer):
     """A tracer that classifies each node as it is made, into ``node.meta["step"]``.
 
-    Optional arguments of the forward have their defaults; children are calls.
+    Other optional arguments of the forward have their defaults; children are calls.
 
     Args:
         steps: the steps of the model's modules.
         inline: tells by its step whether a child's forward becomes part of the graph.
         witness: the witness of the run.
+        given: the names of the optional arguments that the forward is given.
 
     Attributes:
         asked_for: the nodes of whose values the forward has asked the type.
@@ -43,8 +45,15 @@ class BlockTracer(fx.Tracer):
 
     proxy_buffer_attributes = True
 
-    def __init__(self, steps: Steps, inline: Callable[[Step], bool], witness: Witness):
+    def __init__(
+        self,
+        steps: Steps,
+        inline: Callable[[Step], bool],
+        witness: Witness,
+        given: tuple[str, ...] = (),
+    ):
         super().__init__()
+        self.given = given
         self.steps, self.inline, self.witness = steps, inline, witness
         self.context, self.thread = _context(), threading.get_ident()
         self.asked_for: set[fx.Node] = set()
@@ -139,13 +148,19 @@ class BlockTracer(fx.Tracer):
     def create_args_for_root(self, root_fn, is_module, concrete_args=None):  # noqa: D102
         required = []
         for name, parameter in list(inspect.signature(root_fn).parameters.items())[1:]:
+            needed = parameter.default is inspect.Parameter.empty
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY and not needed:
+                continue
             if parameter.kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD:
-                raise NotTraceable("its forward takes *args, **kwargs or keywords")
-            if parameter.default is inspect.Parameter.empty:
+                raise NotTraceable("its forward takes *args, **kwargs or needs keywords")
+            if needed:
                 required.append(name)
         if not required:
             raise NotTraceable("its forward takes no argument")
         proxies = [self.create_proxy("placeholder", name, (), {}) for name in required]
+        if self.given:
+            options = {name: self.create_proxy("placeholder", name, (), {}) for name in self.given}
+            root_fn = functools.partial(root_fn, **options)
         return root_fn, [self.root, *proxies]
 
 

@@ -17,7 +17,7 @@ import threading
 import types
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from fastseg.optimize.trace.bytecode import facts
@@ -51,7 +51,8 @@ class Witness:
         codes: the code of the functions that ran.
         names: all names in that code.
         asks: the contexts that were asked for, of "tracing" and "compiling".
-        asks_for_none: whether a local value was compared with None.
+        asks_for_none: whether a local value was compared with None, any of them.
+        asked_for_none: the nodes of arguments of functions that were compared with None.
     """
 
     def __init__(self, root: nn.Module):
@@ -65,6 +66,7 @@ class Witness:
         self.names: set[str] = set()
         self.asks: set[str] = set()
         self.asks_for_none = False
+        self.asked_for_none: set[fx.Node] = set()
         self.contents = Contents()
         self._builtin: tuple = None, None
         # The method is held here too: CPython 3.11 calls it once more after it has dropped it.
@@ -145,9 +147,13 @@ class Witness:
 
     def _ran(self, frame: types.FrameType) -> None:
         code = frame.f_code
+        found = facts(code)
+        for name in found.asked_arguments:
+            value = frame.f_locals.get(name)
+            if is_stand_in(value):
+                self.asked_for_none.add(value.node)
         if code in self.codes:
             return
-        found = facts(code)
         self.names |= found.names
         self.asks_for_none |= found.asks_for_none
         self.refuse(found.refusal)
