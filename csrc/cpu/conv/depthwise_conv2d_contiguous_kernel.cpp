@@ -170,12 +170,9 @@ void depthwise_conv2d_contiguous(const ContiguousDepthwiseConv2d<T>& op, int64_t
   }
 }
 
-template void depthwise_conv2d_contiguous(const ContiguousDepthwiseConv2d<float>&, int64_t,
-                                          int64_t);
-template void depthwise_conv2d_contiguous(const ContiguousDepthwiseConv2d<double>&, int64_t,
-                                          int64_t);
-template void depthwise_conv2d_contiguous(const ContiguousDepthwiseConv2d<Half>&, int64_t, int64_t);
-template void depthwise_conv2d_contiguous(const ContiguousDepthwiseConv2d<BFloat16>&, int64_t,
-                                          int64_t);
+#define FASTSEG_INSTANTIATE(T) \
+  template void depthwise_conv2d_contiguous(const ContiguousDepthwiseConv2d<T>&, int64_t, int64_t);
+FASTSEG_FOR_FLOATS(FASTSEG_INSTANTIATE)
+#undef FASTSEG_INSTANTIATE
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD

@@ -251,10 +251,7 @@ void depthwise_weight_grad_channels_last(const ChannelsLastDepthwiseWeightGrad<T
                                                  int64_t);                                         \
   template void depthwise_weight_grad_channels_last(const ChannelsLastDepthwiseWeightGrad<T>&,     \
                                                     int64_t, int64_t);
-FASTSEG_INSTANTIATE(float)
-FASTSEG_INSTANTIATE(double)
-FASTSEG_INSTANTIATE(Half)
-FASTSEG_INSTANTIATE(BFloat16)
+FASTSEG_FOR_FLOATS(FASTSEG_INSTANTIATE)
 #undef FASTSEG_INSTANTIATE
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD

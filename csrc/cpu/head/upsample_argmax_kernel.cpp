@@ -254,9 +254,9 @@ void upsample_argmax(const UpsampleArgmax<T>& job, int64_t begin, int64_t end) {
   }
 }
 
-template void upsample_argmax(const UpsampleArgmax<float>&, int64_t, int64_t);
-template void upsample_argmax(const UpsampleArgmax<double>&, int64_t, int64_t);
-template void upsample_argmax(const UpsampleArgmax<Half>&, int64_t, int64_t);
-template void upsample_argmax(const UpsampleArgmax<BFloat16>&, int64_t, int64_t);
+#define FASTSEG_INSTANTIATE(T) \
+  template void upsample_argmax(const UpsampleArgmax<T>&, int64_t, int64_t);
+FASTSEG_FOR_FLOATS(FASTSEG_INSTANTIATE)
+#undef FASTSEG_INSTANTIATE
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD

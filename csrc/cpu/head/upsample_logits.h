@@ -8,10 +8,10 @@
 
 namespace fastseg::cpu {
 
-// Lanes of the current SIMD level's vectors in the compute type F.
+// Lanes of the vectors in the compute type F of the kernels that run.
 template <class F>
 int simd_lanes() {
-  return (16 << static_cast<int>(simd_level())) / static_cast<int>(sizeof(F));
+  return (16 << static_cast<int>(simd_level_of<F>())) / static_cast<int>(sizeof(F));
 }
 
 // Calls body(upsampled, tasks, work) with logits (N, C, h, w) as kernels read them. There is a task

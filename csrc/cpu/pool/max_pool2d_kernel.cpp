@@ -243,9 +243,9 @@ void max_pool2d_rows(const MaxPool2d<T, Scale>& op, int64_t begin, int64_t end) 
   }
 }
 
-template void max_pool2d_rows(const MaxPool2d<float, float>&, int64_t, int64_t);
-template void max_pool2d_rows(const MaxPool2d<double, double>&, int64_t, int64_t);
-template void max_pool2d_rows(const MaxPool2d<Half, float>&, int64_t, int64_t);
-template void max_pool2d_rows(const MaxPool2d<BFloat16, float>&, int64_t, int64_t);
+#define FASTSEG_INSTANTIATE(T) \
+  template void max_pool2d_rows(const MaxPool2d<T, Compute<T>>&, int64_t, int64_t);
+FASTSEG_FOR_FLOATS(FASTSEG_INSTANTIATE)
+#undef FASTSEG_INSTANTIATE
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD

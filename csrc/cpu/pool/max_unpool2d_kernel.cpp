@@ -226,9 +226,9 @@ void max_unpool2d_rows(const MaxUnpool2d<T>& op, int64_t begin, int64_t end) {
   }
 }
 
-template void max_unpool2d_rows(const MaxUnpool2d<float>&, int64_t, int64_t);
-template void max_unpool2d_rows(const MaxUnpool2d<double>&, int64_t, int64_t);
-template void max_unpool2d_rows(const MaxUnpool2d<Half>&, int64_t, int64_t);
-template void max_unpool2d_rows(const MaxUnpool2d<BFloat16>&, int64_t, int64_t);
+#define FASTSEG_INSTANTIATE(T) \
+  template void max_unpool2d_rows(const MaxUnpool2d<T>&, int64_t, int64_t);
+FASTSEG_FOR_FLOATS(FASTSEG_INSTANTIATE)
+#undef FASTSEG_INSTANTIATE
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD
