@@ -104,7 +104,7 @@ void compute_rows(const ContiguousDepthwiseConv2d<T>& op, const Region<T>& regio
           return compute_vectors<T, 9, 1, smooth, L>(op, region);
       }
     }
-    return compute_vectors<T, 0, 1, smooth, L>(op, region);
+    if constexpr (L > 1) return compute_vectors<T, 0, 1, smooth, L>(op, region);
   }
   if constexpr (kFull) {
     if (op.columns.source_step == 2 && taps == 9) {

@@ -154,11 +154,11 @@ void add_region(const Region<T>& region, int64_t source_step, double* totals) {
   } else if constexpr (L > 1) {
     if (region.columns < L) return add_region<T, M, 1>(region, source_step, totals);
   }
+  if constexpr (L == 1) return add_region<T, M, L, 0>(region, source_step, totals);
   if (source_step == 1) return add_region<T, M, L, 1>(region, source_step, totals);
   if constexpr (L == kLanes<T> && M % 3 == 0) {
     if (source_step == 2) return add_region<T, M, L, 2>(region, source_step, totals);
   }
-  if constexpr (L == 1) return add_region<T, M, L, 0>(region, source_step, totals);
   // Pixels that lie apart are gathered one by one, whatever the number of taps.
   Region<T> tap = region;
   for (int t = 0; t < M; ++t, ++tap.taps) add_region<T, 1, L, 0>(tap, source_step, totals);

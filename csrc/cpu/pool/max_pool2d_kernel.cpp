@@ -162,6 +162,7 @@ void pool_stretch(const Pool2d& pool, WindowTaps& window_taps, const T* plane, i
       const T* p = plane + window_taps.origin(i, j);
       T* v = values + (j - first);
       uint8_t* k = codes + (j - first);
+      if constexpr (lanes == 1) return pool_windows<1, 0, 1>(taps, p, 0, load, v, k);
       if constexpr (kSpecialForms<T>) {
         if (w.stride == 1) return pool_windows<lanes, 0, 1>(taps, p, 1, load, v, k);
         if (w.stride == 2) return pool_windows<lanes, 0, 2>(taps, p, 2, load, v, k);
