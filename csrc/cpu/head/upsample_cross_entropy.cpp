@@ -60,7 +60,7 @@ void backward(const CrossEntropyCall& call, const Tensor& grad, const Tensor& no
     parallel_rows(tasks, work, [&](int64_t begin, int64_t end) {
       FASTSEG_SIMD_DISPATCH_OF(T, upsample_cross_entropy_backward<T>)(job, begin, end);
     });
-    gradient.template write<T>();
+    gradient.write();
   });
 }
 

@@ -175,7 +175,7 @@ void upsample_cross_entropy_backward(const CrossEntropyBackward<T>& job, int64_t
 
 #define FASTSEG_INSTANTIATE(T) \
   template void upsample_cross_entropy_backward(const CrossEntropyBackward<T>&, int64_t, int64_t);
-FASTSEG_FOR_FLOATS(FASTSEG_INSTANTIATE)
+FASTSEG_FOR_COMPUTE_TYPES(FASTSEG_INSTANTIATE)
 #undef FASTSEG_INSTANTIATE
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD

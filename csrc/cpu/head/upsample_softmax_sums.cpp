@@ -66,7 +66,7 @@ void backward(const SoftmaxSumsCall& call, const SoftmaxSumsGrads& grads, const 
     parallel_rows(tasks, work, [&](int64_t begin, int64_t end) {
       FASTSEG_SIMD_DISPATCH_OF(T, upsample_softmax_sums_backward<T>)(job, begin, end);
     });
-    gradient.template write<T>();
+    gradient.write();
   });
 }
 

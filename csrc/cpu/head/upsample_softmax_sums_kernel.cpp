@@ -264,7 +264,7 @@ void upsample_softmax_sums_backward(const SoftmaxSumsBackward<T>& job, int64_t b
 #define FASTSEG_INSTANTIATE(T)                                                         \
   template void upsample_softmax_sums(const SoftmaxSumsForward<T>&, int64_t, int64_t); \
   template void upsample_softmax_sums_backward(const SoftmaxSumsBackward<T>&, int64_t, int64_t);
-FASTSEG_FOR_FLOATS(FASTSEG_INSTANTIATE)
+FASTSEG_FOR_COMPUTE_TYPES(FASTSEG_INSTANTIATE)
 #undef FASTSEG_INSTANTIATE
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD
