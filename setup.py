@@ -42,6 +42,7 @@ CUDA_ARCHS = ("80", "86", "89", "90", "100", "120")
 CXX = os.environ.get("CXX", "g++")
 LDFLAGS = os.environ.get("LDFLAGS", "")
 BINDINGS = "cpu/bindings.h"
+CORE = "cpu/core.h"
 KERNELS = "cpu/kernels.h"
 X86 = platform.machine() in ("x86_64", "AMD64")
 REGISTRY_NVCC = [
@@ -297,8 +298,8 @@ class Graph:
         """
         kernels = sources("csrc/cpu/**/*_kernel.cpp")
         others = [s for s in sources("csrc/cpu/**/*.cpp") if s not in kernels]
-        bindings = self.precompile(BINDINGS)
-        objects = [self.compile(s, first=bindings if is_binding(s) else None) for s in others]
+        bindings, core = self.precompile(BINDINGS), self.precompile(CORE)
+        objects = [self.compile(s, first=bindings if is_binding(s) else core) for s in others]
         vectors = []
         # The widest level takes longest to compile, and comes first: one of its kernels at the end
         # would leave all processors but one idle.

@@ -8,9 +8,10 @@
 
 #include <algorithm>
 #include <sstream>
-#include <stdexcept>
 #include <string>
 #include <vector>
+
+#include "common/message.h"
 
 namespace fastseg {
 
@@ -20,27 +21,23 @@ using torch::stable::Tensor;
 
 // Raises RuntimeError in Python with the message alone, where STD_TORCH_CHECK would put the path of
 // this source before it.
-#define FASTSEG_CHECK(condition, ...)                                \
-  do {                                                               \
-    if (!(condition)) {                                              \
-      throw std::runtime_error(::fastseg::concatenate(__VA_ARGS__)); \
-    }                                                                \
+#define FASTSEG_CHECK(condition, ...)                 \
+  do {                                                \
+    if (!(condition)) ::fastseg::fail({__VA_ARGS__}); \
   } while (false)
 
-template <class... Parts>
-std::string concatenate(const Parts&... parts) {
+template <class T>
+[[gnu::cold, gnu::noinline]] std::string list_to_string(const T* values, size_t count) {
   std::ostringstream out;
-  (out << ... << parts);
+  out << '(';
+  for (size_t i = 0; i < count; ++i) out << (i ? ", " : "") << values[i];
+  out << ')';
   return out.str();
 }
 
-template <class Ints>
-std::string to_string(const Ints& values) {
-  std::ostringstream out;
-  out << '(';
-  for (size_t i = 0; i < values.size(); ++i) out << (i ? ", " : "") << values[i];
-  out << ')';
-  return out.str();
+template <class List>
+std::string to_string(const List& values) {
+  return list_to_string(values.data(), values.size());
 }
 
 // torch's suggest_memory_format for 4-D tensors: channels_last if the strides ascend in the order

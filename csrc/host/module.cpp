@@ -10,7 +10,7 @@
 
 #include "cpu/head/confusion_matrix.h"
 #include "cpu/memory/kept_memory.h"
-#include "host/crf/densecrf_module.h"
+#include "host/crf/densecrf_binding.h"
 
 namespace py = pybind11;
 

@@ -74,13 +74,16 @@ def test_op_computes_the_convolution(level, size, fast):
     assert error(actual, expected) < (2e-5 if fast else 1e-6)
 
 
-@pytest.mark.parametrize("channels", [(1, 1), (3, 33), (64, 16), (300, 17), (520, 40)], ids=str)
-def test_channels(channels):
+@pytest.mark.parametrize("fast", [False, True], ids=("accurate", "fast"))
+@pytest.mark.parametrize(
+    "channels", [(1, 1), (3, 33), (15, 7), (64, 16), (300, 17), (520, 40)], ids=str
+)
+def test_channels(channels, fast, simd_level):
     """Less than a register, one and several blocks of input channels, panels with lanes over."""
     x, weight, expected = problem(2, 6, 9, 2, channels)
-    w = packed(weight, x, 2)
-    actual = ops.winograd_conv2d(x, w, channels[1], *EPILOGUE, (2, 2), False, "")
-    assert error(actual, expected) < 1e-6
+    w = packed(weight, x, 2, fast)
+    actual = ops.winograd_conv2d(x, w, channels[1], *EPILOGUE, (2, 2), fast, "")
+    assert error(actual, expected) < (2e-5 if fast else 1e-6)
 
 
 def test_dilations_of_each_axis():
@@ -100,16 +103,17 @@ def test_adjoint_weights_give_the_gradient_of_x():
     assert error(actual, expected) < 1e-6
 
 
+@pytest.mark.parametrize("channels", [20, 5])
 @pytest.mark.parametrize("activation", reference.ACTIVATION)
-def test_epilogue(activation):
-    x, weight, y = problem(2, 10, 9, 2)
-    bias, scale, shift = torch.randn(3, 20)
+def test_epilogue(activation, channels, simd_level):
+    x, weight, y = problem(2, 10, 9, 2, (17, channels))
+    bias, scale, shift = torch.randn(3, channels)
     residual = torch.randn_like(y).float()
     y = reference.conv2d_epilogue(y, bias, scale, shift, residual, "")
     expected = reference.ACTIVATION[activation](y)
     w = packed(weight, x, 2)
     actual = ops.winograd_conv2d(
-        x, w, 20, bias, scale.double(), shift, residual, (2, 2), False, activation
+        x, w, channels, bias, scale.double(), shift, residual, (2, 2), False, activation
     )
     assert error(actual, expected, y) < 1e-6
 

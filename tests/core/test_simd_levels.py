@@ -168,3 +168,19 @@ def test_memory_does_not_grow():
     calls(300)
     # One lost output of 128 KB a call would be 38 MB.
     assert resident() - before < 10 << 20
+
+
+@pytest.mark.skipif("avx512" not in LEVELS, reason="the processor has no AVX-512")
+def test_float64_is_computed_by_the_kernels_of_avx2():
+    """The sums over lanes of a weight's gradient depend on how many lanes there are."""
+    torch.manual_seed(0)
+    x, grad = torch.randn(2, 3, 4, 29, 31, dtype=torch.float64)
+    results = []
+    for level in ("avx2", "avx512"):
+        with extension.use_simd_level(level):
+            results.append(
+                torch.ops.fastseg.depthwise_conv2d_weight_grad(
+                    x, grad, (3, 3), (1, 1), (1, 1), (1, 1)
+                )
+            )
+    assert_identical(*results)

@@ -41,7 +41,7 @@ void run_contiguous(const DepthwiseConv2d<T>& job, int64_t batch) {
   const int64_t plane = job.rows.size * job.columns.size;
   const int64_t bands = std::clamp<int64_t>(plane / kBand, 1, job.rows.size);
   const ContiguousDepthwiseConv2d<T> op{job, bands};
-  const auto kernel = FASTSEG_SIMD_DISPATCH(depthwise_conv2d_contiguous<T>);
+  const auto kernel = FASTSEG_SIMD_DISPATCH_OF(T, depthwise_conv2d_contiguous<T>);
   parallel_rows(batch * job.channels * bands, plane / bands,
                 [&](int64_t begin, int64_t end) { kernel(op, begin, end); });
 }
@@ -67,7 +67,7 @@ void run_channels_last(const DepthwiseConv2d<T>& job, int64_t batch, bool chains
       dilation,
       (job.channels + kBlock - 1) / kBlock,
       stream};
-  const auto kernel = FASTSEG_SIMD_DISPATCH(depthwise_conv2d_channels_last<T>);
+  const auto kernel = FASTSEG_SIMD_DISPATCH_OF(T, depthwise_conv2d_channels_last<T>);
   parallel_rows(op.tasks(batch), job.columns.size * std::min(kBlock, job.channels),
                 [&](int64_t begin, int64_t end) { kernel(op, begin, end); });
 }

@@ -277,13 +277,10 @@ void depthwise_conv2d_channels_last(const ChannelsLastDepthwiseConv2d<T>& op, in
   if (op.stream) fence();
 }
 
-template void depthwise_conv2d_channels_last(const ChannelsLastDepthwiseConv2d<float>&, int64_t,
-                                             int64_t);
-template void depthwise_conv2d_channels_last(const ChannelsLastDepthwiseConv2d<double>&, int64_t,
-                                             int64_t);
-template void depthwise_conv2d_channels_last(const ChannelsLastDepthwiseConv2d<Half>&, int64_t,
-                                             int64_t);
-template void depthwise_conv2d_channels_last(const ChannelsLastDepthwiseConv2d<BFloat16>&, int64_t,
-                                             int64_t);
+#define FASTSEG_INSTANTIATE(T)                                                                 \
+  template void depthwise_conv2d_channels_last(const ChannelsLastDepthwiseConv2d<T>&, int64_t, \
+                                               int64_t);
+FASTSEG_FOR_FLOATS(FASTSEG_INSTANTIATE)
+#undef FASTSEG_INSTANTIATE
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD

@@ -104,7 +104,7 @@ void compute_rows(const ContiguousDepthwiseConv2d<T>& op, const Region<T>& regio
           return compute_vectors<T, 9, 1, smooth, L>(op, region);
       }
     }
-    return compute_vectors<T, 0, 1, smooth, L>(op, region);
+    if constexpr (L > 1) return compute_vectors<T, 0, 1, smooth, L>(op, region);
   }
   if constexpr (kFull) {
     if (op.columns.source_step == 2 && taps == 9) {
@@ -170,12 +170,9 @@ void depthwise_conv2d_contiguous(const ContiguousDepthwiseConv2d<T>& op, int64_t
   }
 }
 
-template void depthwise_conv2d_contiguous(const ContiguousDepthwiseConv2d<float>&, int64_t,
-                                          int64_t);
-template void depthwise_conv2d_contiguous(const ContiguousDepthwiseConv2d<double>&, int64_t,
-                                          int64_t);
-template void depthwise_conv2d_contiguous(const ContiguousDepthwiseConv2d<Half>&, int64_t, int64_t);
-template void depthwise_conv2d_contiguous(const ContiguousDepthwiseConv2d<BFloat16>&, int64_t,
-                                          int64_t);
+#define FASTSEG_INSTANTIATE(T) \
+  template void depthwise_conv2d_contiguous(const ContiguousDepthwiseConv2d<T>&, int64_t, int64_t);
+FASTSEG_FOR_FLOATS(FASTSEG_INSTANTIATE)
+#undef FASTSEG_INSTANTIATE
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD

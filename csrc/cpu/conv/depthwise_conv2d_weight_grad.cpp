@@ -15,7 +15,7 @@ namespace {
 template <class T>
 void run_contiguous(const DepthwiseWeightGrad<T>& job, T* out) {
   const ContiguousDepthwiseWeightGrad<T> op{job, out};
-  const auto kernel = FASTSEG_SIMD_DISPATCH(depthwise_weight_grad_contiguous<T>);
+  const auto kernel = FASTSEG_SIMD_DISPATCH_OF(T, depthwise_weight_grad_contiguous<T>);
   parallel_rows(job.channels, job.batch * job.rows.size * job.columns.size,
                 [&](int64_t begin, int64_t end) { kernel(op, begin, end); });
 }
@@ -33,7 +33,7 @@ void run_channels_last(const DepthwiseWeightGrad<T>& job, T* out) {
   std::vector<F> partial(parts * taps * channels);
   const ChannelsLastDepthwiseWeightGrad<T> op{job, rows_by_reuse(job.rows), blocks, bands,
                                               partial.data()};
-  const auto kernel = FASTSEG_SIMD_DISPATCH(depthwise_weight_grad_channels_last<T>);
+  const auto kernel = FASTSEG_SIMD_DISPATCH_OF(T, depthwise_weight_grad_channels_last<T>);
   parallel_rows(parts * blocks, elements / bands,
                 [&](int64_t begin, int64_t end) { kernel(op, begin, end); });
   for (int64_t c = 0; c < channels; ++c) {

@@ -154,11 +154,11 @@ void add_region(const Region<T>& region, int64_t source_step, double* totals) {
   } else if constexpr (L > 1) {
     if (region.columns < L) return add_region<T, M, 1>(region, source_step, totals);
   }
+  if constexpr (L == 1) return add_region<T, M, L, 0>(region, source_step, totals);
   if (source_step == 1) return add_region<T, M, L, 1>(region, source_step, totals);
   if constexpr (L == kLanes<T> && M % 3 == 0) {
     if (source_step == 2) return add_region<T, M, L, 2>(region, source_step, totals);
   }
-  if constexpr (L == 1) return add_region<T, M, L, 0>(region, source_step, totals);
   // Pixels that lie apart are gathered one by one, whatever the number of taps.
   Region<T> tap = region;
   for (int t = 0; t < M; ++t, ++tap.taps) add_region<T, 1, L, 0>(tap, source_step, totals);
@@ -251,10 +251,7 @@ void depthwise_weight_grad_channels_last(const ChannelsLastDepthwiseWeightGrad<T
                                                  int64_t);                                         \
   template void depthwise_weight_grad_channels_last(const ChannelsLastDepthwiseWeightGrad<T>&,     \
                                                     int64_t, int64_t);
-FASTSEG_INSTANTIATE(float)
-FASTSEG_INSTANTIATE(double)
-FASTSEG_INSTANTIATE(Half)
-FASTSEG_INSTANTIATE(BFloat16)
+FASTSEG_FOR_FLOATS(FASTSEG_INSTANTIATE)
 #undef FASTSEG_INSTANTIATE
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD

@@ -47,12 +47,17 @@ void combine_rows(const V* x, V* out, Ints<R...>) {
   ((out[R * Step] = combine<Matrix, R, Step>(x, std::make_integer_sequence<int, Columns>{})), ...);
 }
 
-// As for_blocks, but ranges shorter than a register are left to the scalar body: few have so few
-// channels, and the widths between would double the code.
-template <int L, class Body>
-void for_wide_blocks(int64_t begin, int64_t end, const Body& body) {
-  if (end - begin >= L) return for_blocks<L>(begin, end, body);
-  for (int64_t i = begin; i < end; ++i) body(std::integral_constant<int, 1>{}, i);
+using S = Simd<float>;
+using V = S::Value;
+constexpr int L = kLanes<float>;
+
+// Calls body(i) for the blocks [i, i + L) of [0, end), the last one moved back to the end; for the
+// first one alone, which reaches beyond the end, where a register has more lanes.
+template <class Body>
+void for_registers(int64_t end, const Body& body) {
+  int64_t i = 0;
+  for (; i + L <= end; i += L) body(i);
+  if (i < end) body(std::max<int64_t>(end - L, 0));
 }
 
 // The pixels that a tile reads, by (row, column): zeros where there is padding.
@@ -71,13 +76,11 @@ void find_inputs(const WinogradConv2d& op, const PieceShape& y_piece, const Piec
   }
 }
 
-// `depth` channels of one tile from `channel`, to products `step` apart.
+// `depth` channels of one tile from `channel`, at least a register's, to products `step` apart.
 template <class Y, class X>
 void transform_input(const float* const* pixels, int64_t channel, int64_t depth, const float* zeros,
                      float* to, int64_t step) {
-  for_wide_blocks<kLanes<float>>(0, depth, [&](auto lanes, int64_t c) {
-    using S = Simd<float, decltype(lanes)::value>;
-    using V = typename S::Value;
+  for_registers(depth, [&](int64_t c) {
     V in[Y::kInputs * X::kInputs], half[Y::kProducts * X::kInputs];
     FASTSEG_UNROLL
     for (int i = 0; i < Y::kInputs * X::kInputs; ++i) {
@@ -100,15 +103,35 @@ void transform_input(const float* const* pixels, int64_t channel, int64_t depth,
   });
 }
 
-// The outputs of one tile, (rows, columns) vectors of the channels from `channel`, those within the
-// image. It is no part of most transforms, so that they hold no copy of it for each of their
-// outputs.
-template <int L>
+using TransformInput = decltype(&transform_input<Pair, Pair>);
+
+// The same for all of an image's channels where a register has more lanes: few images have so few,
+// which go through memory that has room for all lanes, since a scalar form of each transform would
+// double the code.
+void transform_few_channels(TransformInput transform, const PieceShape& y_piece,
+                            const PieceShape& x_piece, const float* const* pixels, int64_t channels,
+                            const float* zeros, float* to, int64_t step) {
+  float in[kMostPixels][L] = {}, out[kMostProducts * kMostProducts][L];
+  const float* padded[kMostPixels];
+  for (int i = 0; i < y_piece.inputs * x_piece.inputs; ++i) {
+    std::copy_n(pixels[i], channels, in[i]);
+    padded[i] = in[i];
+  }
+  transform(padded, 0, L, zeros, out[0], L);
+  for (int p = 0; p < y_piece.products * x_piece.products; ++p) {
+    std::copy_n(out[p], channels, to + p * step);
+  }
+}
+
+// The outputs of one tile, those within the image: of (rows, columns) vectors the lanes from
+// `lane`, which are the channels from `channel`. It is no part of most transforms, so that they
+// hold no copy of it for each of their outputs.
+template <int Count>
 [[gnu::noinline]] void store_outputs(const WinogradConv2d& op, const PieceShape& y_piece,
                                      const PieceShape& x_piece, int64_t image, int64_t y, int64_t x,
-                                     int64_t channel,
-                                     const typename Simd<float, L>::Value* values) {
-  const auto terms = channel_terms<float, L>(op.epilogue, channel);
+                                     int64_t channel, const V* values, int64_t lane = 0) {
+  using Part = Simd<float, Count>;
+  const auto terms = channel_terms<float, Count>(op.epilogue, channel);
   const bool smooth = is_smooth(op.epilogue.activation);
   for (int i = 0; i < y_piece.outputs; ++i) {
     const int64_t row = y + i * op.y_axis.dilation;
@@ -116,12 +139,12 @@ template <int L>
     for (int j = 0; j < x_piece.outputs; ++j) {
       const int64_t column = x + j * op.x_axis.dilation;
       if (column >= op.x_axis.size) break;
-      const auto value = values[i * x_piece.outputs + j];
+      const V& vector = values[i * x_piece.outputs + j];
+      const auto value = Part::load(reinterpret_cast<const float*>(&vector) + lane);
       const int64_t at =
           ((image * op.y_axis.size + row) * op.x_axis.size + column) * op.y_step + channel;
-      Simd<float, L>::store(op.y + at,
-                            smooth ? finish<float, L, true>(op.epilogue, terms, value, at)
-                                   : finish<float, L, false>(op.epilogue, terms, value, at));
+      Part::store(op.y + at, smooth ? finish<float, Count, true>(op.epilogue, terms, value, at)
+                                    : finish<float, Count, false>(op.epilogue, terms, value, at));
     }
   }
 }
@@ -135,10 +158,7 @@ template <class Y, class X>
 void transform_output(const WinogradConv2d& op, int64_t image, int64_t y, int64_t x,
                       int64_t first_channel, int64_t channels, const float* products,
                       int64_t step) {
-  for_wide_blocks<kLanes<float>>(0, channels, [&](auto lanes, int64_t c) {
-    constexpr int L = decltype(lanes)::value;
-    using S = Simd<float, L>;
-    using V = typename S::Value;
+  for_registers(channels, [&](int64_t c) {
     V in[Y::kProducts * X::kProducts], half[Y::kOutputs * X::kProducts];
     V out[Y::kOutputs * X::kOutputs];
     FASTSEG_UNROLL
@@ -154,7 +174,14 @@ void transform_output(const WinogradConv2d& op, int64_t image, int64_t y, int64_
           half + i * X::kProducts, out + i * X::kOutputs,
           std::make_integer_sequence<int, X::kOutputs>{});
     }
-    if constexpr (kInMostTiles<Y> && kInMostTiles<X> && L > 1) {
+    if (channels < L) {
+      for (int64_t lane = 0; lane < channels; ++lane) {
+        store_outputs<1>(op, shape_of<Y>(), shape_of<X>(), image, y, x, first_channel + lane, out,
+                         lane);
+      }
+      return;
+    }
+    if constexpr (kInMostTiles<Y> && kInMostTiles<X>) {
       if (!is_smooth(op.epilogue.activation)) {  // from registers, without a way through memory
         const auto terms = channel_terms<float, L>(op.epilogue, first_channel + c);
         FASTSEG_UNROLL
@@ -215,7 +242,7 @@ void multiply(const float* a, int64_t rows, int64_t row_step, const float* b, co
 
 // The transforms of a tile whose pieces are of one kind along each axis.
 struct Transforms {
-  decltype(&transform_input<Pair, Pair>) input;
+  TransformInput input;
   decltype(&transform_output<Pair, Pair>) output;
 };
 
@@ -267,7 +294,13 @@ void winograd_task(const WinogradConv2d& op, const WinogradTask& task, float* me
       const auto [image, y, x] = locate(task.begin + t);
       const float* pixels[kMostPixels];
       find_inputs(op, y_piece, x_piece, image, y, x, zeros, pixels);
-      transforms.input(pixels, channel, depth, zeros, inputs + t * row_step, tiles * row_step);
+      float* const to = inputs + t * row_step;
+      if (depth >= L) {
+        transforms.input(pixels, channel, depth, zeros, to, tiles * row_step);
+      } else {
+        transform_few_channels(transforms.input, y_piece, x_piece, pixels, depth, zeros, to,
+                               tiles * row_step);
+      }
     }
     const auto weights = [&](int p) {
       const int64_t slot =

@@ -148,7 +148,7 @@ class Filtering {
                                std::to_string(in_.points));
     }
     std::vector<QuotientRange> ranges(tiles_);
-    const auto kernel = FASTSEG_SIMD_DISPATCH(quotient_range<T>);
+    const auto kernel = FASTSEG_SIMD_DISPATCH_OF(T, quotient_range<T>);
     tasks_.run(tiles_, [&](int64_t t) { ranges[t] = kernel(points_of(t)); });
     for (int64_t t = 0; t < tiles_; ++t) {
       if (!ranges[t].bad) continue;
@@ -170,7 +170,7 @@ class Filtering {
     const int64_t stride = row_stride(in_.channels), size = (count + 1) * stride;
     T* rows = memory.buffers.get(size * (1 + blur_buffers(in_.blur)));
     std::fill_n(rows, size, T{0});
-    const auto add_up = FASTSEG_SIMD_DISPATCH(add_simplices<T>);
+    const auto add_up = FASTSEG_SIMD_DISPATCH_OF(T, add_simplices<T>);
     for (int64_t t = 0; t < tiles_; ++t) {
       const TileMemory<T, Key>& tile = memory.tiles[t];
       add_up(simplices_of(tile), tile.rows.get(), rows);
@@ -189,7 +189,7 @@ class Filtering {
 
   template <class Key>
   void splat(int64_t t, TileMemory<T, Key>& tile) const {
-    const auto kernel = FASTSEG_SIMD_DISPATCH(simplices<T>);
+    const auto kernel = FASTSEG_SIMD_DISPATCH_OF(T, simplices<T>);
     const int64_t points = points_of(t).points, slack = simplex_lanes(axes_);
     int32_t* numbers = tile.simplices.get(points);
     T* barycentric = tile.barycentric.get(points * axes_ + slack);
@@ -215,7 +215,7 @@ class Filtering {
     const int64_t size = tile.count() * row_size();
     T* rows = tile.rows.get(size);
     std::fill_n(rows, size, T{0});
-    FASTSEG_SIMD_DISPATCH(splat_to_simplices<T>)
+    FASTSEG_SIMD_DISPATCH_OF(T, splat_to_simplices<T>)
     (view(t, tile), in_.values + t * tile_points_, rows);
   }
 
@@ -273,7 +273,7 @@ class Filtering {
         back[count + v] = found, back[found] = static_cast<int32_t>(v);
       }
     }
-    const auto kernel = FASTSEG_SIMD_DISPATCH(blur_rows<T>);
+    const auto kernel = FASTSEG_SIMD_DISPATCH_OF(T, blur_rows<T>);
     for (int i = 1; i <= blur_buffers(in_.blur); ++i) {
       std::fill_n(values + i * size + count * stride, stride, T{0});
     }
@@ -288,8 +288,8 @@ class Filtering {
 
   template <class Key>
   void slice(int64_t t, TileMemory<T, Key>& tile, const T* blurred) const {
-    FASTSEG_SIMD_DISPATCH(gather_simplices<T>)(simplices_of(tile), blurred, tile.rows.get());
-    FASTSEG_SIMD_DISPATCH(slice_simplices<T>)
+    FASTSEG_SIMD_DISPATCH_OF(T, gather_simplices<T>)(simplices_of(tile), blurred, tile.rows.get());
+    FASTSEG_SIMD_DISPATCH_OF(T, slice_simplices<T>)
     (view(t, tile), tile.rows.get(), in_.gain, in_.out + t * tile_points_);
   }
 

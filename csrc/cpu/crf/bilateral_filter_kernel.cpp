@@ -126,8 +126,7 @@ void gather_simplices(const SimplexRows& simplices, const T* from, T* to) {
   template void slice_simplices(const SimplexTile<T>&, const T*, T, T*); \
   template void add_simplices(const SimplexRows&, const T*, T*);         \
   template void gather_simplices(const SimplexRows&, const T*, T*);
-FASTSEG_INSTANTIATE(float)
-FASTSEG_INSTANTIATE(double)
+FASTSEG_FOR_COMPUTE_TYPES(FASTSEG_INSTANTIATE)
 #undef FASTSEG_INSTANTIATE
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD

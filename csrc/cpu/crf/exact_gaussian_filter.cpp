@@ -105,8 +105,9 @@ void filter_of(const ExactGaussianCall& call, const char* op) {
   const T* grad = backward ? static_cast<const T*>(call.grad->const_data_ptr()) : nullptr;
   T* out = static_cast<T*>(call.out.mutable_data_ptr());
   T* grad_features = backward ? static_cast<T*>(call.grad_features->mutable_data_ptr()) : nullptr;
-  const auto kernel = backward ? FASTSEG_SIMD_DISPATCH(exact_gaussian_filter_backward_block<T>)
-                               : FASTSEG_SIMD_DISPATCH(exact_gaussian_filter_block<T>);
+  const auto kernel = backward
+                          ? FASTSEG_SIMD_DISPATCH_OF(T, exact_gaussian_filter_backward_block<T>)
+                          : FASTSEG_SIMD_DISPATCH_OF(T, exact_gaussian_filter_block<T>);
   for (int64_t b = 0; b < batch; ++b) {
     SortedImage<T> sorted(features + b * dims * points, dims, channels * (backward ? 2 : 1),
                           points);

@@ -83,7 +83,9 @@ void exact_gaussian_filter_backward_block(const ExactGaussian<T>& image, int64_t
   scatter_block(image, block, grad_features.data(), dims, image.grad_features);
 }
 
-template void exact_gaussian_filter_backward_block(const ExactGaussian<float>&, int64_t);
-template void exact_gaussian_filter_backward_block(const ExactGaussian<double>&, int64_t);
+#define FASTSEG_INSTANTIATE(T) \
+  template void exact_gaussian_filter_backward_block(const ExactGaussian<T>&, int64_t);
+FASTSEG_FOR_COMPUTE_TYPES(FASTSEG_INSTANTIATE)
+#undef FASTSEG_INSTANTIATE
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD

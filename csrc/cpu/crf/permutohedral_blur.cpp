@@ -23,7 +23,7 @@ void for_vertices(const LatticeView<T>& lattice, int64_t stride, const TaskRunne
 template <class T>
 void reduce(const LatticeView<T>& lattice, int64_t stride, const T* rows, T* out,
             const TaskRunner& tasks) {
-  const auto kernel = FASTSEG_SIMD_DISPATCH(reduce_rows<T>);
+  const auto kernel = FASTSEG_SIMD_DISPATCH_OF(T, reduce_rows<T>);
   const ReduceRows<T> op{lattice.vertex_rows, lattice.vertex_starts, stride, rows, out};
   std::fill_n(out + lattice.vertices * stride, stride, T{0});
   for_vertices(lattice, stride, tasks, [&](int64_t begin, int64_t end) { kernel(op, begin, end); });
@@ -32,7 +32,7 @@ void reduce(const LatticeView<T>& lattice, int64_t stride, const T* rows, T* out
 template <class T>
 T* blur(const LatticeView<T>& lattice, const BlurOptions& options, int64_t stride, T* values,
         T* const* scratch, const TaskRunner& tasks) {
-  const auto kernel = FASTSEG_SIMD_DISPATCH(blur_rows<T>);
+  const auto kernel = FASTSEG_SIMD_DISPATCH_OF(T, blur_rows<T>);
   for (int i = 0; i < blur_buffers(options); ++i) {
     std::fill_n(scratch[i] + lattice.vertices * stride, stride, T{0});
   }

@@ -76,9 +76,10 @@ void reduce_rows(const ReduceRows<T>& op, int64_t begin, int64_t end) {
   }
 }
 
-template void blur_rows(const BlurStep<float>&, int64_t, int64_t);
-template void blur_rows(const BlurStep<double>&, int64_t, int64_t);
-template void reduce_rows(const ReduceRows<float>&, int64_t, int64_t);
-template void reduce_rows(const ReduceRows<double>&, int64_t, int64_t);
+#define FASTSEG_INSTANTIATE(T)                                   \
+  template void blur_rows(const BlurStep<T>&, int64_t, int64_t); \
+  template void reduce_rows(const ReduceRows<T>&, int64_t, int64_t);
+FASTSEG_FOR_COMPUTE_TYPES(FASTSEG_INSTANTIATE)
+#undef FASTSEG_INSTANTIATE
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD

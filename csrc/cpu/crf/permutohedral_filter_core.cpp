@@ -18,7 +18,7 @@ class Filter {
   Buffer<T> blurred(const BlurOptions& options, const T* values, const T*& result) const {
     const int64_t size = (lattice_.vertices + 1) * stride_;
     const Buffer<T> rows(lattice_.rows * stride_);
-    const auto splat = FASTSEG_SIMD_DISPATCH(splat_tile<T>);
+    const auto splat = FASTSEG_SIMD_DISPATCH_OF(T, splat_tile<T>);
     tasks_.run(lattice_.tiles, [&](int64_t t) {
       splat(tile(t), values + first(t), rows.get() + lattice_.tile_starts[t] * stride_);
     });
@@ -30,12 +30,12 @@ class Filter {
   }
 
   void slice(const T* rows, T gain, T* out) const {
-    const auto kernel = FASTSEG_SIMD_DISPATCH(slice_tile<T>);
+    const auto kernel = FASTSEG_SIMD_DISPATCH_OF(T, slice_tile<T>);
     tasks_.run(lattice_.tiles, [&](int64_t t) { kernel(tile(t), rows, gain, out + first(t)); });
   }
 
   void weight_gradient(WeightGradient<T> op) const {
-    const auto kernel = FASTSEG_SIMD_DISPATCH(weight_gradient_tile<T>);
+    const auto kernel = FASTSEG_SIMD_DISPATCH_OF(T, weight_gradient_tile<T>);
     tasks_.run(lattice_.tiles, [&](int64_t t) {
       WeightGradient<T> here = op;
       here.grad += first(t), here.values += first(t), here.out += entry(t);

@@ -121,8 +121,7 @@ void weight_gradient_tile(const FilterTile<T>& tile, const WeightGradient<T>& op
   template void splat_tile(const FilterTile<T>&, const T*, T*);    \
   template void slice_tile(const FilterTile<T>&, const T*, T, T*); \
   template void weight_gradient_tile(const FilterTile<T>&, const WeightGradient<T>&);
-FASTSEG_INSTANTIATE(float)
-FASTSEG_INSTANTIATE(double)
+FASTSEG_FOR_COMPUTE_TYPES(FASTSEG_INSTANTIATE)
 #undef FASTSEG_INSTANTIATE
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD

@@ -83,7 +83,7 @@ class Builder {
 
   void find_layouts() {
     std::vector<QuotientRange> ranges(out_.tiles);
-    const auto kernel = FASTSEG_SIMD_DISPATCH(quotient_range<T>);
+    const auto kernel = FASTSEG_SIMD_DISPATCH_OF(T, quotient_range<T>);
     tasks_.run(out_.tiles, [&](int64_t t) { ranges[t] = kernel(points_of(out_.tile(t))); });
     layouts_.resize(in_.batch);
     for (int64_t t = 0; t < out_.tiles; ++t) {
@@ -147,7 +147,7 @@ class Builder {
 
   template <class Key>
   void scan_tile(int64_t t, Scratch<Key>& scratch, KeyList<Key>& list) const {
-    const auto kernel = FASTSEG_SIMD_DISPATCH(simplices<T>);
+    const auto kernel = FASTSEG_SIMD_DISPATCH_OF(T, simplices<T>);
     const auto tile = out_.tile(t);
     const KeyLayout& layout = layouts_[tile.image];
     const KeySteps<Key> steps(layout);

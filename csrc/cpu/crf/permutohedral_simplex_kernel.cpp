@@ -143,9 +143,10 @@ void simplices(const SimplexPoints<T>& points, const KeyLayout& layout, Simplice
   with_dimensions(points.d, [&]<int D>() { simplices_of<D>(points, layout, out); });
 }
 
-template QuotientRange quotient_range(const SimplexPoints<float>&);
-template QuotientRange quotient_range(const SimplexPoints<double>&);
-template void simplices(const SimplexPoints<float>&, const KeyLayout&, Simplices<float>&);
-template void simplices(const SimplexPoints<double>&, const KeyLayout&, Simplices<double>&);
+#define FASTSEG_INSTANTIATE(T)                                    \
+  template QuotientRange quotient_range(const SimplexPoints<T>&); \
+  template void simplices(const SimplexPoints<T>&, const KeyLayout&, Simplices<T>&);
+FASTSEG_FOR_COMPUTE_TYPES(FASTSEG_INSTANTIATE)
+#undef FASTSEG_INSTANTIATE
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD

@@ -47,7 +47,7 @@ void for_strips(const SpatialGaussian<T>& op, int64_t slices, const TaskRunner& 
 template <class T>
 void spatial_gaussian_depths(const SpatialGaussian<T>& op, const T* in, T* out,
                              const TaskRunner& tasks) {
-  const auto kernel = FASTSEG_SIMD_DISPATCH(spatial_gaussian_depth<T>);
+  const auto kernel = FASTSEG_SIMD_DISPATCH_OF(T, spatial_gaussian_depth<T>);
   for_strips(op, op.sizes[0], tasks, [&](int64_t slice, int64_t begin, int64_t end) {
     kernel(op, in, slice, begin, end, out + slice * op.slice() + begin * op.row());
   });
@@ -57,7 +57,7 @@ template <class T>
 void spatial_gaussian_filter(const SpatialGaussian<T>& op, int64_t images, const T* in, T* out,
                              T* scratch, const TaskRunner& tasks) {
   if (op.volume() == 0) return;
-  const auto rows = FASTSEG_SIMD_DISPATCH(spatial_gaussian_rows<T>);
+  const auto rows = FASTSEG_SIMD_DISPATCH_OF(T, spatial_gaussian_rows<T>);
   const auto planar = [&](const T* from, T* to, int64_t slices) {
     for_strips(op, slices, tasks, [&](int64_t slice, int64_t begin, int64_t end) {
       const int64_t offset = slice * op.slice();

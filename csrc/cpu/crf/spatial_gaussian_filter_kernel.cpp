@@ -179,8 +179,7 @@ void spatial_gaussian_depth(const SpatialGaussian<T>& op, const T* in, int64_t i
                                          T*);                                                    \
   template void spatial_gaussian_depth<T>(const SpatialGaussian<T>&, const T*, int64_t, int64_t, \
                                           int64_t, T*);
-FASTSEG_INSTANTIATE(float)
-FASTSEG_INSTANTIATE(double)
+FASTSEG_FOR_COMPUTE_TYPES(FASTSEG_INSTANTIATE)
 #undef FASTSEG_INSTANTIATE
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <type_traits>
 
 #include "cpu/head/bilinear_cells.h"
 #include "cpu/head/upsample.h"
@@ -58,7 +59,20 @@ class CellPlanes {
   // Loads block `block` of the band's two source rows of image n and calls see(class, corners) for
   // each class. Returns whether all values are finite.
   template <class See>
-  bool load(int64_t n, const BilinearBand& band, int64_t block, const See& see) {
+  bool load(int64_t n, const BilinearBand& band, int64_t block, See& see) {
+    if constexpr (std::is_same_v<T, float>) {
+      if (logits_.type == LogitsType::half) return load_as<Half>(n, band, block, see);
+      if (logits_.type == LogitsType::bfloat16) return load_as<BFloat16>(n, band, block, see);
+    }
+    return load_as<T>(n, band, block, see);
+  }
+
+ private:
+  // Out of line, and with a copy of `see` that no store can reach: so all of it stays in registers.
+  template <class Stored, class See>
+  [[gnu::noinline]] bool load_as(int64_t n, const BilinearBand& band, int64_t block,
+                                 See& shared_see) {
+    See see = shared_see;
     const CellColumns<T> a(logits_.cells->at.data() + block * L);
     const CellColumns<T> b(logits_.cells->next.data() + block * L);
     const int64_t rows[2] = {band.at, band.next};
@@ -72,48 +86,49 @@ class CellPlanes {
       see(k, corners);
     };
     if (!a.fit() || !b.fit()) {
-      gather(n, rows, a, b, take);
+      gather<Stored>(n, rows, a, b, take);
     } else if (logits_.stride_w == 1 && std::max(a.first, b.first) + L <= logits_.width) {
       for (int64_t k = 0; k < logits_.classes; ++k) {
         Corners corners;
         for (int r = 0; r < 2; ++r) {
-          const T* row = logits_.row(n, k, rows[r]);
-          corners[2 * r] = a.pick(S::load(row + a.first));
-          corners[2 * r + 1] = b.pick(S::load(row + b.first));
+          const Stored* row = logits_.template row<Stored>(n, k, rows[r]);
+          corners[2 * r] = a.pick(Simd<Stored>::load(row + a.first));
+          corners[2 * r + 1] = b.pick(Simd<Stored>::load(row + b.first));
         }
         take(k, corners);
       }
     } else {
-      load_staged(n, rows, a, b, take);
+      load_staged<Stored>(n, rows, a, b, take);
     }
+    shared_see = see;
     for (int i = 0; i < L; ++i) {
       if (zeros[i] != 0) return false;
     }
     return true;
   }
 
- private:
   // For other strides and at the ends of rows: some classes at a time are copied first.
-  template <class Take>
+  template <class Stored, class Take>
   void load_staged(int64_t n, const int64_t* rows, const CellColumns<T>& a, const CellColumns<T>& b,
                    const Take& take) {
     constexpr int kAtOnce = 16;
-    T staged[2][kAtOnce][2 * L] = {};
+    Stored staged[2][kAtOnce][2 * L] = {};
     const int columns = std::max(a.last, b.last) - a.first + 1;
     for (int64_t k = 0; k < logits_.classes; k += kAtOnce) {
       const int count = static_cast<int>(std::min<int64_t>(kAtOnce, logits_.classes - k));
       for (int r = 0; r < 2; ++r) {
-        const T* row = logits_.row(n, k, rows[r]) + a.first * logits_.stride_w;
+        const Stored* row =
+            logits_.template row<Stored>(n, k, rows[r]) + a.first * logits_.stride_w;
         for (int x = 0; x < columns; ++x) {
-          const T* from = row + x * logits_.stride_w;
+          const Stored* from = row + x * logits_.stride_w;
           for (int i = 0; i < count; ++i) staged[r][i][x] = from[i * logits_.stride_c];
         }
       }
       for (int i = 0; i < count; ++i) {
         Corners corners;
         for (int r = 0; r < 2; ++r) {
-          corners[2 * r] = a.pick(S::load(staged[r][i]));
-          corners[2 * r + 1] = b.pick(S::load(staged[r][i] + (b.first - a.first)));
+          corners[2 * r] = a.pick(Simd<Stored>::load(staged[r][i]));
+          corners[2 * r + 1] = b.pick(Simd<Stored>::load(staged[r][i] + (b.first - a.first)));
         }
         take(k + i, corners);
       }
@@ -121,20 +136,20 @@ class CellPlanes {
   }
 
   // Downsampling: the columns lie far apart.
-  template <class Take>
+  template <class Stored, class Take>
   void gather(int64_t n, const int64_t* rows, const CellColumns<T>& a, const CellColumns<T>& b,
               const Take& take) {
     for (int64_t k = 0; k < logits_.classes; ++k) {
-      T lanes[kCorners][L];
+      Stored lanes[kCorners][L];
       for (int r = 0; r < 2; ++r) {
-        const T* row = logits_.row(n, k, rows[r]);
+        const Stored* row = logits_.template row<Stored>(n, k, rows[r]);
         for (int i = 0; i < L; ++i) {
           lanes[2 * r][i] = row[a.columns[i] * logits_.stride_w];
           lanes[2 * r + 1][i] = row[b.columns[i] * logits_.stride_w];
         }
       }
       Corners corners;
-      for (int i = 0; i < kCorners; ++i) corners[i] = S::load(lanes[i]);
+      for (int i = 0; i < kCorners; ++i) corners[i] = Simd<Stored>::load(lanes[i]);
       take(k, corners);
     }
   }

@@ -38,10 +38,9 @@ class SoftmaxCells {
       : logits_(logits), planes_(planes), corners_(logits, planes) {}
 
   void load(int64_t n, const BilinearBand& band, int64_t block) {
-    V bound = Simd<F>::fill(-std::numeric_limits<F>::infinity());
-    finite_ = corners_.load(n, band, block, [&](int64_t, const std::array<V, kCorners>& corners) {
-      for (const V v : corners) bound = v > bound ? v : bound;
-    });
+    Bound largest{Simd<F>::fill(-std::numeric_limits<F>::infinity())};
+    finite_ = corners_.load(n, band, block, largest);
+    const V bound = largest.value;
     const BilinearCells<F>& cells = *logits_.cells;
     w0_ = cells.w0.data() + block * cells.block_slots();
     w1_ = cells.w1.data() + block * cells.block_slots();
@@ -74,6 +73,15 @@ class SoftmaxCells {
   }
 
  private:
+  // The largest of all corners.
+  struct Bound {
+    V value;
+
+    void operator()(int64_t, const std::array<V, kCorners>& corners) {
+      for (const V v : corners) value = v > value ? v : value;
+    }
+  };
+
   template <int Q>
   void normalize(const CellRow<F>& row, int phase, F* s) const {
     // Below this the largest terms come close to what a power of two can hold.

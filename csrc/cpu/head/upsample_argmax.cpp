@@ -24,7 +24,7 @@ void find_classes(const UpsampleArgmaxCall& call) {
         id_bytes(call.classes.scalar_type()),
         call.confidence ? static_cast<F*>(call.confidence->mutable_data_ptr()) : nullptr};
     parallel_rows(tasks, work, [&](int64_t begin, int64_t end) {
-      FASTSEG_SIMD_DISPATCH(upsample_argmax<T>)(job, begin, end);
+      FASTSEG_SIMD_DISPATCH_OF(T, upsample_argmax<T>)(job, begin, end);
     });
   };
   with_upsampled(call.logits, call.height, call.width, call.align_corners, find);

@@ -73,6 +73,26 @@ void find_confidence(const CellRow<F>& row, int phases, int64_t classes, const B
   }
 }
 
+// What a block's corners say of its classes.
+template <class F>
+struct Extremes {
+  using V = Vector<F>;
+
+  V bound = Simd<F>::fill(-std::numeric_limits<F>::max());  // the largest of the least corners
+  V largest{};                                              // in absolute value
+  F* high;                                                  // the largest corners: [class][lane]
+
+  void operator()(int64_t k, const std::array<V, kCorners>& c) {
+    const auto least = [](V a, V b) { return a < b ? a : b; };
+    const auto most = [](V a, V b) { return a > b ? a : b; };
+    const V low_corner = least(least(c[0], c[1]), least(c[2], c[3]));
+    const V high_corner = most(most(c[0], c[1]), most(c[2], c[3]));
+    bound = most(bound, low_corner);
+    largest = most(largest, most(high_corner, -low_corner));
+    write(high + k * kLanes<F>, high_corner);
+  }
+};
+
 template <class T, class Id>
 class Task {
  public:
@@ -111,21 +131,12 @@ class Task {
   // Loads the corners of a block and notes the classes that may be the best one somewhere in it.
   // Returns whether all values are finite; else all classes may.
   bool load(int64_t n, const BilinearBand& band, int64_t block) {
-    using V = Vector<F>;
     constexpr F kRounding = sizeof(F) == 4 ? F(1e-6) : F(1e-15);
-    const auto least = [](V a, V b) { return a < b ? a : b; };
-    const auto most = [](V a, V b) { return a > b ? a : b; };
-    V bound = Simd<F>::fill(-std::numeric_limits<F>::max()), largest{};
-    const auto see = [&](int64_t k, const std::array<V, kCorners>& c) {
-      const V low = least(least(c[0], c[1]), least(c[2], c[3]));
-      const V high = most(most(c[0], c[1]), most(c[2], c[3]));
-      bound = most(bound, low);
-      largest = most(largest, most(high, -low));
-      write(high_.data() + k * L, high);
-    };
-    const bool finite = CellPlanes<T>(job_.logits, planes_.data()).load(n, band, block, see);
-    if (!finite) bound = Simd<F>::fill(-std::numeric_limits<F>::infinity());
-    bound -= largest * kRounding;  // what rounding could turn stays
+    Extremes<F> seen{.high = high_.data()};
+    const bool finite = CellPlanes<T>(job_.logits, planes_.data()).load(n, band, block, seen);
+    if (!finite) seen.bound = Simd<F>::fill(-std::numeric_limits<F>::infinity());
+    const Vector<F> bound =
+        seen.bound - seen.largest * kRounding;  // what rounding could turn stays
     count_ = 0;
     for (int64_t k = 0; k < classes_; ++k) {
       if (!finite || any_lane<F>(Simd<F>::load(high_.data() + k * L) >= bound)) {
@@ -254,9 +265,9 @@ void upsample_argmax(const UpsampleArgmax<T>& job, int64_t begin, int64_t end) {
   }
 }
 
-template void upsample_argmax(const UpsampleArgmax<float>&, int64_t, int64_t);
-template void upsample_argmax(const UpsampleArgmax<double>&, int64_t, int64_t);
-template void upsample_argmax(const UpsampleArgmax<Half>&, int64_t, int64_t);
-template void upsample_argmax(const UpsampleArgmax<BFloat16>&, int64_t, int64_t);
+#define FASTSEG_INSTANTIATE(T) \
+  template void upsample_argmax(const UpsampleArgmax<T>&, int64_t, int64_t);
+FASTSEG_FOR_COMPUTE_TYPES(FASTSEG_INSTANTIATE)
+#undef FASTSEG_INSTANTIATE
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD

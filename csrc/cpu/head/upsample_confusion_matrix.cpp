@@ -92,7 +92,7 @@ void count_bands(const UpsampleConfusionCall& call, const UpsampleArgmax<T>& job
     for (int64_t t = begin; t < end; ++t) {
       const BilinearBand& band = bands[t % count];
       of_band.first_row = t / count * job.height + band.begin;
-      FASTSEG_SIMD_DISPATCH(upsample_argmax<T>)(of_band, t, t + 1);
+      FASTSEG_SIMD_DISPATCH_OF(T, upsample_argmax<T>)(of_band, t, t + 1);
       for (int64_t y = band.begin; y < band.end; ++y) {
         const IdRun ids = target.row(t / count, y);
         const int64_t at = (y - band.begin) * job.width;

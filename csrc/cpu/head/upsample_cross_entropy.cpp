@@ -41,7 +41,7 @@ void forward(const CrossEntropyCall& call, const CrossEntropyOutputs& outputs) {
     const CrossEntropyForward<T> job{of, static_cast<F*>(outputs.normalizer.mutable_data_ptr()),
                                      reduced ? nullptr : loss, sums.data()};
     parallel_rows(tasks, work, [&](int64_t begin, int64_t end) {
-      FASTSEG_SIMD_DISPATCH(upsample_cross_entropy<T>)(job, begin, end);
+      FASTSEG_SIMD_DISPATCH_OF(T, upsample_cross_entropy<T>)(job, begin, end);
     });
     CrossEntropySums total{0, 0};
     for (const CrossEntropySums& s : sums) total.loss += s.loss, total.weight += s.weight;
@@ -58,9 +58,9 @@ void backward(const CrossEntropyCall& call, const Tensor& grad, const Tensor& no
     const CrossEntropyBackward<T> job{of, pixel_map<F>(normalizer), pixel_map<F>(grad),
                                       gradient.sums()};
     parallel_rows(tasks, work, [&](int64_t begin, int64_t end) {
-      FASTSEG_SIMD_DISPATCH(upsample_cross_entropy_backward<T>)(job, begin, end);
+      FASTSEG_SIMD_DISPATCH_OF(T, upsample_cross_entropy_backward<T>)(job, begin, end);
     });
-    gradient.template write<T>();
+    gradient.write();
   });
 }
 

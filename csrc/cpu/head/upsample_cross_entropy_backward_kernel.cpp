@@ -173,11 +173,9 @@ void upsample_cross_entropy_backward(const CrossEntropyBackward<T>& job, int64_t
   for (int64_t t = begin; t < end; ++t) task.run(t / count, bands[t % count], job.sums + t * size);
 }
 
-template void upsample_cross_entropy_backward(const CrossEntropyBackward<float>&, int64_t, int64_t);
-template void upsample_cross_entropy_backward(const CrossEntropyBackward<double>&, int64_t,
-                                              int64_t);
-template void upsample_cross_entropy_backward(const CrossEntropyBackward<Half>&, int64_t, int64_t);
-template void upsample_cross_entropy_backward(const CrossEntropyBackward<BFloat16>&, int64_t,
-                                              int64_t);
+#define FASTSEG_INSTANTIATE(T) \
+  template void upsample_cross_entropy_backward(const CrossEntropyBackward<T>&, int64_t, int64_t);
+FASTSEG_FOR_COMPUTE_TYPES(FASTSEG_INSTANTIATE)
+#undef FASTSEG_INSTANTIATE
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD

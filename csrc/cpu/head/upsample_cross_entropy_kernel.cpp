@@ -160,9 +160,9 @@ void upsample_cross_entropy(const CrossEntropyForward<T>& job, int64_t begin, in
   for (int64_t t = begin; t < end; ++t) job.sums[t] = task.run(t / count, bands[t % count]);
 }
 
-template void upsample_cross_entropy(const CrossEntropyForward<float>&, int64_t, int64_t);
-template void upsample_cross_entropy(const CrossEntropyForward<double>&, int64_t, int64_t);
-template void upsample_cross_entropy(const CrossEntropyForward<Half>&, int64_t, int64_t);
-template void upsample_cross_entropy(const CrossEntropyForward<BFloat16>&, int64_t, int64_t);
+#define FASTSEG_INSTANTIATE(T) \
+  template void upsample_cross_entropy(const CrossEntropyForward<T>&, int64_t, int64_t);
+FASTSEG_FOR_COMPUTE_TYPES(FASTSEG_INSTANTIATE)
+#undef FASTSEG_INSTANTIATE
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 #include "common/tensor_checks.h"
@@ -31,8 +32,17 @@ class UpsampleGradient {
   F* sums() const { return sums_.get(); }
 
   // Adds the bands' sums, from the top down, and writes them to the gradient, of any strides.
-  template <class T>
   void write() const {
+    if constexpr (std::is_same_v<F, double>) {
+      write_as<double>();
+    } else {
+      dispatch_float(grad_.scalar_type(), [&](auto zero) { write_as<decltype(zero)>(); });
+    }
+  }
+
+ private:
+  template <class T>
+  void write_as() const {
     T* out = static_cast<T*>(grad_.mutable_data_ptr());
     const auto stride = grad_.strides();
     const int64_t classes = grad_.size(1), height = grad_.size(2), width = grad_.size(3);
@@ -55,7 +65,6 @@ class UpsampleGradient {
     });
   }
 
- private:
   const Tensor& grad_;
   const int64_t bands_, row_;
   Buffer<F> sums_;

@@ -4,14 +4,19 @@
 #include "common/tensor_checks.h"
 #include "cpu/head/upsample.h"
 #include "cpu/simd/simd_level.h"
-#include "cpu/threads/parallel.h"
 
 namespace fastseg::cpu {
 
-// Lanes of the current SIMD level's vectors in the compute type F.
+// Lanes of the vectors in the compute type F of the kernels that run.
 template <class F>
 int simd_lanes() {
-  return (16 << static_cast<int>(simd_level())) / static_cast<int>(sizeof(F));
+  return (16 << static_cast<int>(simd_level_of<F>())) / static_cast<int>(sizeof(F));
+}
+
+inline LogitsType logits_type(ScalarType dtype) {
+  return dtype == ScalarType::Half       ? LogitsType::half
+         : dtype == ScalarType::BFloat16 ? LogitsType::bfloat16
+                                         : LogitsType::compute;
 }
 
 // Calls body(upsampled, tasks, work) with logits (N, C, h, w) as kernels read them. There is a task
@@ -19,14 +24,14 @@ int simd_lanes() {
 template <class Body>
 void with_upsampled(const Tensor& logits, int64_t height, int64_t width, bool align_corners,
                     const Body& body) {
-  dispatch_float(logits.scalar_type(), [&](auto zero) {
-    using T = decltype(zero);
-    using F = typename UpsampledLogits<T>::F;
+  const auto run = [&](auto zero) {
+    using F = decltype(zero);
     const BilinearRows<F> rows({logits.size(2), height, align_corners});
     const BilinearAxis<F> columns(logits.size(3), width, align_corners);
     const BilinearCells<F> cells(columns, simd_lanes<F>());
     const auto stride = logits.strides();
-    const UpsampledLogits<T> upsampled{static_cast<const T*>(logits.const_data_ptr()),
+    const UpsampledLogits<F> upsampled{logits.const_data_ptr(),
+                                       logits_type(logits.scalar_type()),
                                        stride[0],
                                        stride[1],
                                        stride[2],
@@ -38,7 +43,8 @@ void with_upsampled(const Tensor& logits, int64_t height, int64_t width, bool al
     const auto bands = static_cast<int64_t>(rows.bands.size());
     const int64_t work = logits.size(1) * width * (height + bands - 1) / bands;
     body(upsampled, logits.size(0) * bands, work);
-  });
+  };
+  logits.scalar_type() == ScalarType::Double ? run(double{}) : run(float{});
 }
 
 }  // namespace fastseg::cpu

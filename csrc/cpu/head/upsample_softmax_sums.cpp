@@ -37,7 +37,7 @@ void forward(const SoftmaxSumsCall& call, const SoftmaxSumsOutputs& outputs) {
     const SoftmaxSumsForward<T> job{of, static_cast<F*>(outputs.normalizer.mutable_data_ptr()),
                                     sums.data()};
     parallel_rows(tasks, work, [&](int64_t begin, int64_t end) {
-      FASTSEG_SIMD_DISPATCH(upsample_softmax_sums<T>)(job, begin, end);
+      FASTSEG_SIMD_DISPATCH_OF(T, upsample_softmax_sums<T>)(job, begin, end);
     });
     F* out[] = {static_cast<F*>(outputs.intersection.mutable_data_ptr()),
                 static_cast<F*>(outputs.probability.mutable_data_ptr()),
@@ -64,9 +64,9 @@ void backward(const SoftmaxSumsCall& call, const SoftmaxSumsGrads& grads, const 
         of, pixel_map<F>(normalizer), static_cast<const F*>(grads.intersection.const_data_ptr()),
         static_cast<const F*>(grads.probability.const_data_ptr()), gradient.sums()};
     parallel_rows(tasks, work, [&](int64_t begin, int64_t end) {
-      FASTSEG_SIMD_DISPATCH(upsample_softmax_sums_backward<T>)(job, begin, end);
+      FASTSEG_SIMD_DISPATCH_OF(T, upsample_softmax_sums_backward<T>)(job, begin, end);
     });
-    gradient.template write<T>();
+    gradient.write();
   });
 }
 

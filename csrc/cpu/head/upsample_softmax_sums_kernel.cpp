@@ -261,14 +261,10 @@ void upsample_softmax_sums_backward(const SoftmaxSumsBackward<T>& job, int64_t b
   for (int64_t t = begin; t < end; ++t) task.run(t / count, bands[t % count], job.sums + t * size);
 }
 
-template void upsample_softmax_sums(const SoftmaxSumsForward<float>&, int64_t, int64_t);
-template void upsample_softmax_sums(const SoftmaxSumsForward<double>&, int64_t, int64_t);
-template void upsample_softmax_sums(const SoftmaxSumsForward<Half>&, int64_t, int64_t);
-template void upsample_softmax_sums(const SoftmaxSumsForward<BFloat16>&, int64_t, int64_t);
-template void upsample_softmax_sums_backward(const SoftmaxSumsBackward<float>&, int64_t, int64_t);
-template void upsample_softmax_sums_backward(const SoftmaxSumsBackward<double>&, int64_t, int64_t);
-template void upsample_softmax_sums_backward(const SoftmaxSumsBackward<Half>&, int64_t, int64_t);
-template void upsample_softmax_sums_backward(const SoftmaxSumsBackward<BFloat16>&, int64_t,
-                                             int64_t);
+#define FASTSEG_INSTANTIATE(T)                                                         \
+  template void upsample_softmax_sums(const SoftmaxSumsForward<T>&, int64_t, int64_t); \
+  template void upsample_softmax_sums_backward(const SoftmaxSumsBackward<T>&, int64_t, int64_t);
+FASTSEG_FOR_COMPUTE_TYPES(FASTSEG_INSTANTIATE)
+#undef FASTSEG_INSTANTIATE
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD

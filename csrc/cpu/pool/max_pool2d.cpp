@@ -32,7 +32,7 @@ void pool(const MaxPool2dCall& call) {
                                   pointer(call.shift),
                                   static_cast<T*>(call.values.mutable_data_ptr()),
                                   static_cast<uint8_t*>(call.codes.mutable_data_ptr())};
-    const auto kernel = FASTSEG_SIMD_DISPATCH(max_pool2d_rows<T, Scale>);
+    const auto kernel = FASTSEG_SIMD_DISPATCH_OF(T, max_pool2d_rows<T, Scale>);
     parallel_rows(call.planes() * call.pool.h.windows, call.pool.w.windows * call.lanes(),
                   [&](int64_t begin, int64_t end) { kernel(job, begin, end); });
   });

@@ -162,6 +162,7 @@ void pool_stretch(const Pool2d& pool, WindowTaps& window_taps, const T* plane, i
       const T* p = plane + window_taps.origin(i, j);
       T* v = values + (j - first);
       uint8_t* k = codes + (j - first);
+      if constexpr (lanes == 1) return pool_windows<1, 0, 1>(taps, p, 0, load, v, k);
       if constexpr (kSpecialForms<T>) {
         if (w.stride == 1) return pool_windows<lanes, 0, 1>(taps, p, 1, load, v, k);
         if (w.stride == 2) return pool_windows<lanes, 0, 2>(taps, p, 2, load, v, k);
@@ -243,9 +244,9 @@ void max_pool2d_rows(const MaxPool2d<T, Scale>& op, int64_t begin, int64_t end) 
   }
 }
 
-template void max_pool2d_rows(const MaxPool2d<float, float>&, int64_t, int64_t);
-template void max_pool2d_rows(const MaxPool2d<double, double>&, int64_t, int64_t);
-template void max_pool2d_rows(const MaxPool2d<Half, float>&, int64_t, int64_t);
-template void max_pool2d_rows(const MaxPool2d<BFloat16, float>&, int64_t, int64_t);
+#define FASTSEG_INSTANTIATE(T) \
+  template void max_pool2d_rows(const MaxPool2d<T, Compute<T>>&, int64_t, int64_t);
+FASTSEG_FOR_FLOATS(FASTSEG_INSTANTIATE)
+#undef FASTSEG_INSTANTIATE
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD

@@ -66,7 +66,7 @@ void place(const UnpoolCall& call, bool accumulate) {
         from,
         {static_cast<const uint8_t*>(args.indices.const_data_ptr()), args.packed, &bad},
         to};
-    const auto kernel = FASTSEG_SIMD_DISPATCH(max_unpool2d_rows<T>);
+    const auto kernel = FASTSEG_SIMD_DISPATCH_OF(T, max_unpool2d_rows<T>);
     const int64_t unit = job.by_planes() ? h.size : 1;
     parallel_rows(rows / unit, width * unit,
                   [&](int64_t begin, int64_t end) { kernel(job, begin * unit, end * unit); });
@@ -103,7 +103,7 @@ void pick(const UnpoolCall& call) {
         from,
         {static_cast<const uint8_t*>(args.indices.const_data_ptr()), args.packed, &bad},
         to};
-    const auto kernel = FASTSEG_SIMD_DISPATCH(max_unpool2d_backward_rows<T>);
+    const auto kernel = FASTSEG_SIMD_DISPATCH_OF(T, max_unpool2d_backward_rows<T>);
     parallel_rows(rows, width, [&](int64_t begin, int64_t end) { kernel(job, begin, end); });
   });
   check_all_inside(args, bad);

@@ -114,9 +114,9 @@ void max_unpool2d_backward_rows(const MaxUnpool2dBackward<T>& op, int64_t begin,
   }
 }
 
-template void max_unpool2d_backward_rows(const MaxUnpool2dBackward<float>&, int64_t, int64_t);
-template void max_unpool2d_backward_rows(const MaxUnpool2dBackward<double>&, int64_t, int64_t);
-template void max_unpool2d_backward_rows(const MaxUnpool2dBackward<Half>&, int64_t, int64_t);
-template void max_unpool2d_backward_rows(const MaxUnpool2dBackward<BFloat16>&, int64_t, int64_t);
+#define FASTSEG_INSTANTIATE(T) \
+  template void max_unpool2d_backward_rows(const MaxUnpool2dBackward<T>&, int64_t, int64_t);
+FASTSEG_FOR_FLOATS(FASTSEG_INSTANTIATE)
+#undef FASTSEG_INSTANTIATE
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD

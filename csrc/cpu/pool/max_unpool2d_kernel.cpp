@@ -21,19 +21,28 @@
 namespace fastseg::cpu::FASTSEG_SIMD {
 namespace {
 
+// What a lone value is added to: torch's sum is zero plus the value, which is not -0.0; the sum
+// with -0.0 is the value itself.
+template <class T>
+Compute<T> zero_of(const MaxUnpool2d<T>& op) {
+  return op.accumulate ? Compute<T>{0} : Compute<T>{-0.0};
+}
+
 // Each value of a 2x2 window row goes to one of the two elements below it in output row 2i + ki.
-template <bool kAccumulate, class T, int L>
-typename Simd<T, L>::Value placed(const T* values, const uint8_t* codes, int code) {
+template <class T, int L>
+typename Simd<T, L>::Value placed(const T* values, const uint8_t* codes, int code,
+                                  Compute<T> zero) {
   using S = Simd<T, L>;
   const typename S::Value value =
       S::load_codes(codes) == S::fill_code(code) ? S::load(values) : typename S::Value{};
-  return kAccumulate ? value + typename S::Value{} : value;  // torch adds to zero: -0.0 becomes 0.0
+  return value + zero;
 }
 
-template <bool kAccumulate, class T>
+template <class T>
 void row_2x2(const MaxUnpool2d<T>& op, const T* values, const uint8_t* codes, int ki,
              RowWriter<T>& out) {
   const PoolAxis& w = op.pool.w;
+  const Compute<T> zero = zero_of(op);
   constexpr int64_t kStretch = RowWriter<T>::kMaxReserve / 2;
   for (int64_t j = 0; j < w.windows; j += kStretch) {
     const int64_t n = std::min(kStretch, w.windows - j);
@@ -41,18 +50,19 @@ void row_2x2(const MaxUnpool2d<T>& op, const T* values, const uint8_t* codes, in
     for_blocks<kLanes<T>>(0, n, [&](auto lanes, int64_t k) {
       const T* v = values + j + k;
       const uint8_t* c = codes + j + k;
-      Simd<T, lanes>::store_interleaved(p + 2 * k, placed<kAccumulate, T, lanes>(v, c, 2 * ki),
-                                        placed<kAccumulate, T, lanes>(v, c, 2 * ki + 1));
+      Simd<T, lanes>::store_interleaved(p + 2 * k, placed<T, lanes>(v, c, 2 * ki, zero),
+                                        placed<T, lanes>(v, c, 2 * ki + 1, zero));
     });
     out.advance(2 * n);
   }
   out.zeros(w.size - 2 * w.windows);
 }
 
-template <bool kAccumulate, class T>
+template <class T>
 void row_2x2_channels_last(const MaxUnpool2d<T>& op, const T* values, const uint8_t* codes, int ki,
                            RowWriter<T>& out) {
   const PoolAxis& w = op.pool.w;
+  const Compute<T> zero = zero_of(op);
   constexpr int64_t kStretch = RowWriter<T>::kMaxReserve;
   for (int64_t x = 0; x < 2 * w.windows; ++x) {
     const int64_t first = x / 2 * op.channels;
@@ -61,8 +71,8 @@ void row_2x2_channels_last(const MaxUnpool2d<T>& op, const T* values, const uint
       const int64_t n = std::min(kStretch, op.channels - c);
       T* p = out.reserve(n);
       for_blocks<kLanes<T>>(0, n, [&](auto lanes, int64_t k) {
-        Simd<T, lanes>::store(p + k, placed<kAccumulate, T, lanes>(values + first + c + k,
-                                                                   codes + first + c + k, code));
+        Simd<T, lanes>::store(
+            p + k, placed<T, lanes>(values + first + c + k, codes + first + c + k, code, zero));
       });
       out.advance(n);
     }
@@ -70,7 +80,7 @@ void row_2x2_channels_last(const MaxUnpool2d<T>& op, const T* values, const uint
   out.zeros((w.size - 2 * w.windows) * op.channels);
 }
 
-template <bool kAccumulate, class T>
+template <class T>
 void rows_2x2(const MaxUnpool2d<T>& op, int64_t begin, int64_t end) {
   const PoolAxis& h = op.pool.h;
   const int64_t lanes = op.lanes(), width = op.pool.w.size * lanes;
@@ -83,8 +93,7 @@ void rows_2x2(const MaxUnpool2d<T>& op, int64_t begin, int64_t end) {
       continue;
     }
     const T* values = op.values + (plane * h.windows + i) * op.pool.w.windows * lanes;
-    const auto row =
-        op.channels_last ? row_2x2_channels_last<kAccumulate, T> : row_2x2<kAccumulate, T>;
+    const auto row = op.channels_last ? row_2x2_channels_last<T> : row_2x2<T>;
     row(op, values, codes.row(plane, i), static_cast<int>(y % 2), out);
   }
 }
@@ -110,8 +119,7 @@ void scatter(const MaxUnpool2d<T>& op, int64_t begin, int64_t end) {
   const Taps& taps = window_taps.whole();
   constexpr bool kDirect = std::is_same_v<T, Compute<T>>;
   std::vector<Compute<T>> scratch(kDirect ? 0 : size);  // sums of a 16-bit type are rounded once
-  // Where windows cannot meet, torch's sum is zero plus one value, which is not -0.0.
-  const Compute<T> zero = op.accumulate ? Compute<T>{0} : Compute<T>{-0.0};
+  const Compute<T> zero = zero_of(op);                  // where windows cannot meet
   for (int64_t p = begin; p < end; ++p) {
     T* out = op.out + p * size;
     Compute<T>* plane = kDirect ? reinterpret_cast<Compute<T>*>(out) : scratch.data();
@@ -219,16 +227,16 @@ void max_unpool2d_rows(const MaxUnpool2d<T>& op, int64_t begin, int64_t end) {
       sums ? scatter<true, true>(op, first, last) : scatter<false, true>(op, first, last);
     }
   } else if (op.pool.is_2x2()) {
-    op.accumulate ? rows_2x2<true>(op, begin, end) : rows_2x2<false>(op, begin, end);
+    rows_2x2(op, begin, end);
   } else {
     op.accumulate ? rows_of_any_window<true>(op, begin, end)
                   : rows_of_any_window<false>(op, begin, end);
   }
 }
 
-template void max_unpool2d_rows(const MaxUnpool2d<float>&, int64_t, int64_t);
-template void max_unpool2d_rows(const MaxUnpool2d<double>&, int64_t, int64_t);
-template void max_unpool2d_rows(const MaxUnpool2d<Half>&, int64_t, int64_t);
-template void max_unpool2d_rows(const MaxUnpool2d<BFloat16>&, int64_t, int64_t);
+#define FASTSEG_INSTANTIATE(T) \
+  template void max_unpool2d_rows(const MaxUnpool2d<T>&, int64_t, int64_t);
+FASTSEG_FOR_FLOATS(FASTSEG_INSTANTIATE)
+#undef FASTSEG_INSTANTIATE
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD

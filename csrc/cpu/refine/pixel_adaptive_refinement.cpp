@@ -84,7 +84,7 @@ void for_tiles(const RowGrid& grid, const Body& body) {
 template <class T>
 Buffer<RefinementFloat<T>> padded(const RowGrid& grid, int64_t planes, const T* in) {
   Buffer<RefinementFloat<T>> out(grid.elements(planes));
-  const auto pad = FASTSEG_SIMD_DISPATCH(pad_row<T>);
+  const auto pad = FASTSEG_SIMD_DISPATCH_OF(T, pad_row<T>);
   for_strips(grid.height, [&](int64_t begin, int64_t end) {
     for (int64_t y = begin; y < end; ++y) {
       for (int64_t plane = 0; plane < planes; ++plane) {
@@ -111,7 +111,7 @@ void for_affinities(const RefinementCall& call, const RowGrid& grid, const Neigh
   }
   const AffinityPass<T> pass{call.affinity,    grid,       channels, neighbors,
                              positions.data(), image.get()};
-  const auto kernel = FASTSEG_SIMD_DISPATCH(affinity_rows<T>);
+  const auto kernel = FASTSEG_SIMD_DISPATCH_OF(T, affinity_rows<T>);
   for_strips(grid.height, [&](int64_t begin, int64_t end) {
     body(begin, end, [&](T* weights) { kernel(pass, begin, end, weights); });
   });
@@ -125,14 +125,14 @@ void refine_planes(const RowGrid& grid, const Neighbors& neighbors,
   using F = RefinementFloat<T>;
   Buffer<F> from = padded(grid, planes, in);
   Buffer<F> to(iterations > 1 ? grid.elements(planes) : 0);
-  const auto kernel = FASTSEG_SIMD_DISPATCH(refine_tile<F>);
+  const auto kernel = FASTSEG_SIMD_DISPATCH_OF(F, refine_tile<F>);
   for (int64_t i = 1; i < iterations; ++i) {
     const RefinementPass<F> pass{grid, planes, neighbors, weights, from.get(), to.get()};
     for_tiles(grid, [&](const RefinementTile& tile) { kernel(pass, tile, /*edges=*/true); });
     std::swap(from, to);
   }
   const RefinementPass<F> pass{grid, planes, neighbors, weights, from.get(), nullptr};
-  const auto last = FASTSEG_SIMD_DISPATCH(refine_last_tile<T>);
+  const auto last = FASTSEG_SIMD_DISPATCH_OF(T, refine_last_tile<T>);
   for_tiles(grid, [&](const RefinementTile& tile) { last(pass, tile, out); });
 }
 
@@ -244,7 +244,7 @@ void refine_planes_back(const Frame& frame, const Neighbors& neighbors,
       }
     }
   });
-  const auto kernel = FASTSEG_SIMD_DISPATCH(refine_tile<F>);
+  const auto kernel = FASTSEG_SIMD_DISPATCH_OF(F, refine_tile<F>);
   const RefinementPass<F> pass{frame.grid, planes, neighbors, weights, grad.get(), sums.get()};
   for (int64_t i = 1; i <= iterations; ++i) {
     for_tiles(frame.grid, [&](const RefinementTile& tile) { kernel(pass, tile, /*edges=*/false); });

@@ -251,18 +251,14 @@ void refine_last_tile(const RefinementPass<RefinementFloat<T>>& pass, const Refi
 #define FASTSEG_INSTANTIATE_COMPUTE(T)                                          \
   template void affinity_rows<T>(const AffinityPass<T>&, int64_t, int64_t, T*); \
   template void refine_tile<T>(const RefinementPass<T>&, const RefinementTile&, bool);
-FASTSEG_INSTANTIATE_COMPUTE(float)
-FASTSEG_INSTANTIATE_COMPUTE(double)
+FASTSEG_FOR_COMPUTE_TYPES(FASTSEG_INSTANTIATE_COMPUTE)
 #undef FASTSEG_INSTANTIATE_COMPUTE
 
 #define FASTSEG_INSTANTIATE(T)                                                   \
   template void pad_row<T>(const RowGrid&, const T*, bool, RefinementFloat<T>*); \
   template void refine_last_tile<T>(const RefinementPass<RefinementFloat<T>>&,   \
                                     const RefinementTile&, T*);
-FASTSEG_INSTANTIATE(float)
-FASTSEG_INSTANTIATE(double)
-FASTSEG_INSTANTIATE(Half)
-FASTSEG_INSTANTIATE(BFloat16)
+FASTSEG_FOR_FLOATS(FASTSEG_INSTANTIATE)
 #undef FASTSEG_INSTANTIATE
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD

@@ -49,6 +49,18 @@ template <class T>
 inline constexpr bool kSpecialForms = !std::is_same_v<T, double>;
 #endif
 
+// Instantiates kernels: calls the macro with every floating dtype of which this level has some.
+#if FASTSEG_SIMD_BYTES == 64
+#define FASTSEG_FOR_DOUBLE(INSTANTIATE)  // kWidestLevel
+#else
+#define FASTSEG_FOR_DOUBLE(INSTANTIATE) INSTANTIATE(double)
+#endif
+#define FASTSEG_FOR_COMPUTE_TYPES(INSTANTIATE) INSTANTIATE(float) FASTSEG_FOR_DOUBLE(INSTANTIATE)
+#define FASTSEG_FOR_FLOATS(INSTANTIATE)  \
+  FASTSEG_FOR_COMPUTE_TYPES(INSTANTIATE) \
+  INSTANTIATE(Half)                      \
+  INSTANTIATE(BFloat16)
+
 // Without L the full register; kernels take narrower ones for the ends of rows.
 template <class T, int L = kLanes<T>>
 struct Simd {

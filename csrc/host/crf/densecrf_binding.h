@@ -1,6 +1,8 @@
+#pragma once
 // fastseg._host.DenseCRF: numpy arrays in, checked, the lock of Python released, numpy arrays out.
-
-#include "host/crf/densecrf_module.h"
+//
+// A header, which module.cpp alone includes: pybind11 takes longer to compile than all that is
+// bound.
 
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
@@ -15,15 +17,16 @@
 
 #include "host/crf/densecrf.h"
 
-namespace py = pybind11;
-
 namespace fastseg::host {
-namespace {
+namespace densecrf_binding {
+
+namespace py = pybind11;
 
 template <class T>
 using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
 
-void expect_shape(const char* name, const py::array& array, const std::vector<int64_t>& shape) {
+inline void expect_shape(const char* name, const py::array& array,
+                         const std::vector<int64_t>& shape) {
   bool same = array.ndim() == static_cast<int64_t>(shape.size());
   for (int64_t axis = 0; same && axis < array.ndim(); ++axis) {
     same = array.shape(axis) == shape[axis];
@@ -35,13 +38,13 @@ void expect_shape(const char* name, const py::array& array, const std::vector<in
   }
 }
 
-Compatibility compatibility_of(const Array<float>& values, int64_t labels) {
+inline Compatibility compatibility_of(const Array<float>& values, int64_t labels) {
   const int64_t ndim = values.ndim();
   expect_shape("compatibility", values, std::vector<int64_t>(ndim < 3 ? ndim : 2, labels));
   return {static_cast<Compatibility::Kind>(ndim), values.data()};
 }
 
-Normalization normalization_of(int code) {
+inline Normalization normalization_of(int code) {
   if (code < 0 || code > 3) {
     throw py::value_error("normalization must be 0 to 3, got " + std::to_string(code));
   }
@@ -62,14 +65,14 @@ auto without_lock(const Call& call) {
   }
 }
 
-void set_unary(DenseCrf& crf, const Array<float>& energies, int threads) {
+inline void set_unary(DenseCrf& crf, const Array<float>& energies, int threads) {
   expect_shape("energies", energies, {crf.labels(), crf.points()});
   const float* data = energies.data();
   without_lock([&] { crf.set_unary(data, threads); });
 }
 
-void add_features(DenseCrf& crf, const Array<float>& features, const Array<float>& compatibility,
-                  int normalization, int threads) {
+inline void add_features(DenseCrf& crf, const Array<float>& features,
+                         const Array<float>& compatibility, int normalization, int threads) {
   const int64_t dimensions = features.ndim() > 0 ? features.shape(0) : 0;
   expect_shape("features", features, {dimensions, crf.points()});
   const auto labels_term = compatibility_of(compatibility, crf.labels());
@@ -78,21 +81,21 @@ void add_features(DenseCrf& crf, const Array<float>& features, const Array<float
   without_lock([&] { crf.add_features(data, dimensions, labels_term, norm, threads); });
 }
 
-void expect_image(const DenseCrf& crf) {
+inline void expect_image(const DenseCrf& crf) {
   if (crf.size().size() != 2) throw py::value_error("size must be (height, width) for this term");
 }
 
-void add_gaussian(DenseCrf& crf, std::array<float, 2> sxy, const Array<float>& compatibility,
-                  int normalization, int threads) {
+inline void add_gaussian(DenseCrf& crf, std::array<float, 2> sxy, const Array<float>& compatibility,
+                         int normalization, int threads) {
   expect_image(crf);
   const auto labels_term = compatibility_of(compatibility, crf.labels());
   const auto norm = normalization_of(normalization);
   without_lock([&] { crf.add_gaussian(sxy[0], sxy[1], labels_term, norm, threads); });
 }
 
-void add_bilateral(DenseCrf& crf, std::array<float, 2> sxy, std::array<float, 3> srgb,
-                   const Array<uint8_t>& image, const Array<float>& compatibility,
-                   int normalization, int threads) {
+inline void add_bilateral(DenseCrf& crf, std::array<float, 2> sxy, std::array<float, 3> srgb,
+                          const Array<uint8_t>& image, const Array<float>& compatibility,
+                          int normalization, int threads) {
   expect_image(crf);
   expect_shape("image", image, {crf.size()[0], crf.size()[1], 3});
   const auto labels_term = compatibility_of(compatibility, crf.labels());
@@ -102,14 +105,16 @@ void add_bilateral(DenseCrf& crf, std::array<float, 2> sxy, std::array<float, 3>
       [&] { crf.add_bilateral(sxy[0], sxy[1], srgb.data(), data, labels_term, norm, threads); });
 }
 
-Array<float> new_q(const DenseCrf& crf) { return Array<float>({crf.labels(), crf.points()}); }
+inline Array<float> new_q(const DenseCrf& crf) {
+  return Array<float>({crf.labels(), crf.points()});
+}
 
-void stop_at_signals() {
+inline void stop_at_signals() {
   const py::gil_scoped_acquire lock;
   if (PyErr_CheckSignals() != 0) throw py::error_already_set();
 }
 
-Array<float> inference(DenseCrf& crf, int64_t iterations, int threads) {
+inline Array<float> inference(DenseCrf& crf, int64_t iterations, int threads) {
   Array<float> q = new_q(crf);
   float* data = q.mutable_data();
   without_lock([&] { crf.inference(iterations, data, threads, stop_at_signals); });
@@ -118,29 +123,31 @@ Array<float> inference(DenseCrf& crf, int64_t iterations, int threads) {
 
 using InPlace = py::array_t<float, py::array::c_style>;
 
-void step(DenseCrf& crf, InPlace& q, int threads) {
+inline void step(DenseCrf& crf, InPlace& q, int threads) {
   expect_shape("q", q, {crf.labels(), crf.points()});
   float* data = q.mutable_data();
   without_lock([&] { crf.step(data, threads); });
 }
 
-double kl_divergence(DenseCrf& crf, const Array<float>& q, int threads) {
+inline double kl_divergence(DenseCrf& crf, const Array<float>& q, int threads) {
   expect_shape("q", q, {crf.labels(), crf.points()});
   const float* data = q.data();
   return without_lock([&] { return crf.kl_divergence(data, threads); });
 }
 
-int64_t vertex_count(DenseCrf& crf, int64_t term) {
+inline int64_t vertex_count(DenseCrf& crf, int64_t term) {
   return without_lock([&] { return crf.vertex_count(term); });
 }
 
-std::unique_ptr<DenseCrf> make(std::vector<int64_t> size, int64_t labels) {
+inline std::unique_ptr<DenseCrf> make(std::vector<int64_t> size, int64_t labels) {
   return without_lock([&] { return std::make_unique<DenseCrf>(std::move(size), labels); });
 }
 
-}  // namespace
+}  // namespace densecrf_binding
 
-void add_densecrf(py::module_& m) {
+// Adds the class DenseCRF, which fastseg.compat.pydensecrf puts pydensecrf's interface on.
+inline void add_densecrf(pybind11::module_& m) {
+  using namespace densecrf_binding;
   const auto threads = py::arg("threads") = 1;
   const auto compatibility = py::arg("compatibility");
   const auto normalization = py::arg("normalization") = 3;
