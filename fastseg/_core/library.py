@@ -54,6 +54,12 @@ CPU_PLANS: dict[tuple, Any] = {}
 
 extension.WHEN_SIMD_LEVEL_CHANGES.append(CPU_PLANS.clear)
 
+REFERENCES: dict[str, Callable] = {}
+"""References by the names of their ops."""
+
+LEAST_CAPABILITY = (8, 0)
+"""Compute capability of a GPU from which on kernels are compiled; older ones spill."""
+
 TRITON_NAMES: list[str] = []
 """Names of the ops that run as Triton kernels on an NVIDIA GPU here."""
 
@@ -82,6 +88,7 @@ def define(
     name = schema.partition("(")[0]
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
+    REFERENCES[name] = reference
     torch.library.register_fake(f"fastseg::{name}", fake, lib=LIBRARY)
     op = getattr(torch.ops.fastseg, name).default
     if autograd is None:
@@ -140,6 +147,8 @@ def cpu_kernel(op: torch._ops.OpOverload) -> Callable:
 def define_triton(name: str, function: Callable) -> None:
     """Runs ``torch.ops.fastseg.<name>`` as Triton kernels on CUDA where Triton is installed.
 
+    On a GPU below ``LEAST_CAPABILITY`` the reference runs.
+
     Args:
         name: the name of a defined op.
         function: checks the arguments, the first of which is a tensor, and launches the kernels. It
@@ -148,13 +157,26 @@ def define_triton(name: str, function: Callable) -> None:
     if torch.version.cuda is None or importlib.util.find_spec("triton") is None:
         return
 
+    LIBRARY.impl(name, on_device_of_first(function, REFERENCES[name]), "CUDA")
+    TRITON_NAMES.append(name)
+
+
+def on_device_of_first(function: Callable, reference: Callable) -> Callable:
+    """The function, run on its first tensor's GPU, or the reference where that is too old."""
+
     @functools.wraps(function)
-    def on_device_of(first, *others):
+    def run(first, *others):
+        if _capability(first.device) < LEAST_CAPABILITY:
+            return reference(first, *others)
         with torch.cuda.device_of(first):  # Triton launches on the current device
             return function(first, *others)
 
-    LIBRARY.impl(name, on_device_of, "CUDA")
-    TRITON_NAMES.append(name)
+    return run
+
+
+@functools.cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
 
 
 def backend(op: str, device: str) -> str:
@@ -169,7 +191,14 @@ def backend(op: str, device: str) -> str:
         return "reference"
     if device == "cpu":
         return f"C++ ({extension.simd_level()})"
-    return "Triton" if op in TRITON_NAMES else "CUDA C++"
+    if op not in TRITON_NAMES:
+        return "CUDA C++"
+    return "reference" if _is_too_old() else "Triton"
+
+
+def _is_too_old() -> bool:
+    """Whether there is a GPU, and kernels are not compiled for it."""
+    return torch.cuda.is_available() and _capability(torch.device("cuda")) < LEAST_CAPABILITY
 
 
 def call(op: torch._ops.OpOverload, tensors: Sequence[Tensor | None], *arguments) -> Any:

@@ -21,6 +21,7 @@ on a GPU stands behind them.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -103,6 +104,7 @@ def project_kernel(
     tl.store(out + at, sums.to(out.dtype.element_ty), exists)
 
 
+@functools.lru_cache(maxsize=1024)
 def project_config(
     rows: int, channels: int, outputs: int, device: torch.device, precision: str
 ) -> configs.Config:
@@ -228,8 +230,10 @@ def _alike(vectors: Sequence[Tensor | None], neutral: float) -> list[Tensor] | N
     if not given:
         return None
     dtype = given[0].dtype if len({v.dtype for v in given}) == 1 else torch.float32
-    other = torch.full_like(given[0], neutral, dtype=dtype)
-    return [other if v is None else v.to(dtype) for v in vectors]
+    if len(given) < len(vectors):
+        other = torch.full_like(given[0], neutral, dtype=dtype)
+        vectors = [other if v is None else v for v in vectors]
+    return [v.to(dtype) for v in vectors]
 
 
 def same_branch(weight: Tensor, dilation: int) -> Branch:

@@ -50,7 +50,11 @@ class PlanCache:
         self.most = most
         self.lock = threading.Lock()
         self.plans: OrderedDict = OrderedDict()
-        self.captured: list = []
+        # What CUDA graphs read without owning it, which nobody tells when a graph is gone: one
+        # copy on the host of each plan that was first needed in a capture, and plans that were
+        # there before. Graphs share both, so this grows with the plans, not with the graphs.
+        self.pinned: dict = {}
+        self.captured: dict = {}
 
     def renew_lock(self) -> None:
         """Makes a lock that nobody holds."""
@@ -74,17 +78,20 @@ class PlanCache:
                 if capturing:
                     # The copy becomes a part of the graph, which reads the host's memory whenever
                     # it runs, and owns the device's: this plan is of no use outside of it.
-                    pinned = plan.buffer.pin_memory()
-                    self.captured.append(pinned)
-                    return moved(plan, pinned.to(device, non_blocking=True))
+                    if key not in self.pinned:
+                        self.pinned[key] = plan.buffer.pin_memory()
+                    return moved(plan, self.pinned[key].to(device, non_blocking=True))
                 # Waits for the copy: other streams may use the plan right away.
                 plan = moved(plan, plan.buffer.to(device))
                 self.plans[key] = plan
                 if len(self.plans) > self.most:
                     self.plans.popitem(last=False)
             self.plans.move_to_end(key)
-            if capturing and not any(kept is plan for kept in self.captured):
-                self.captured.append(plan)  # the graph reads it without owning it
+            if capturing:
+                # A plan that was dropped and built again since is another one.
+                kept = self.captured.setdefault(key, [])
+                if not any(other is plan for other in kept):
+                    kept.append(plan)
         if on_gpu and not capturing:
             # A plan that is dropped may still be read by a stream that it was not made on.
             plan.buffer.record_stream(torch.cuda.current_stream(device))

@@ -157,6 +157,12 @@ def test_large_features_of_float64_make_a_lattice():
     assert_same_lattice(permutohedral_lattice(features), expected, case)
 
 
+def test_a_capture_is_refused(monkeypatch):
+    monkeypatch.setenv("CUDA_ON_CPU_CAPTURES", "1")
+    with pytest.raises(RuntimeError, match=r"permutohedral_lattice: .*outside of the capture"):
+        permutohedral_lattice(torch.rand(1, 2, 9))
+
+
 @pytest.mark.skipif(SANITIZE, reason="this is the inner run")
 def test_under_address_sanitizer(order):
     if order != "forward":

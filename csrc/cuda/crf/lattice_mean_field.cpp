@@ -263,14 +263,6 @@ void check_sizes(const LatticeMeanFieldCall& call) {
                 kMaxTerms, ", got ", call.terms.size());
 }
 
-void check_not_captured(cudaStream_t stream) {
-  cudaStreamCaptureStatus status;
-  check_cuda(cudaStreamIsCapturing(stream, &status));
-  FASTSEG_CHECK(status == cudaStreamCaptureStatusNone, kField,
-                ": building a lattice waits for the GPU, which a CUDA graph cannot capture: call "
-                "the op outside of the capture");
-}
-
 void run_field(const LatticeMeanFieldCall& call, cudaStream_t stream) {
   const Field field{call, stream, static_cast<int>(label_packs(call.labels))};
   std::vector<std::unique_ptr<LatticeTerm>> lattices;
@@ -279,7 +271,6 @@ void run_field(const LatticeMeanFieldCall& call, cudaStream_t stream) {
     if (call.is_separable(term)) {
       separables.push_back(std::make_unique<SeparableTerm>(field, term));
     } else {
-      check_not_captured(stream);
       lattices.push_back(std::make_unique<LatticeTerm>(field, term));
     }
   }

@@ -34,6 +34,7 @@ class LatticeBuilder {
 
   void build(cudaStream_t stream) {
     stream_ = stream;
+    check_not_captured();
     const int64_t b = shape_.batch, n = shape_.points, corners = shape_.d + 1;
     out_.slots = call_.integers({b, n, corners});
     out_.barycentric =
@@ -51,6 +52,15 @@ class LatticeBuilder {
 
   void check(cudaError_t error) const {
     FASTSEG_CHECK(error == cudaSuccess, op_, ": ", cudaGetErrorString(error));
+  }
+
+  // All who need a lattice build it here.
+  void check_not_captured() const {
+    cudaStreamCaptureStatus status;
+    check(cudaStreamIsCapturing(stream_, &status));
+    FASTSEG_CHECK(status == cudaStreamCaptureStatusNone, op_,
+                  ": building a lattice waits for the GPU, which a CUDA graph cannot capture: call "
+                  "the op outside of the capture");
   }
 
   void fill(const Tensor& x, int byte) const {
