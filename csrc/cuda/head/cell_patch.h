@@ -74,7 +74,7 @@ __device__ inline void for_cell_pixels(const CellShared<F>& shared, int tile, in
   const F left = shares.w0 * corners.above_left + shares.w1 * corners.below_left;
   const F right = shares.w0 * corners.above_right + shares.w1 * corners.below_right;
   const int end = shared.first[cell + 1];
-  constexpr int kUnroll = sizeof(F) == 8 ? 1 : 4;  // powers in double take many registers
+  constexpr int kUnroll = sizeof(F) == 8 ? 1 : 2;  // powers in double take many registers
 #pragma unroll kUnroll
   for (int i = shared.first[cell]; i < end; ++i) {
     const Shares<F> column = shared.columns[i];

@@ -13,7 +13,7 @@ namespace {
 
 // Rows of pixels whose means a thread finds at once.
 template <class F>
-constexpr int kMeanRows = std::min(4, kPatchRows<F>);
+constexpr int kMeanRows = std::min(2, kPatchRows<F>);
 
 template <class T>
 struct SoftmaxSumsGradient {
