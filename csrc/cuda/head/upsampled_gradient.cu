@@ -12,6 +12,7 @@ namespace fastseg::cuda {
 namespace {
 
 constexpr int kThreads = 128;
+constexpr int kBlocks = 8;    // of a multiprocessor, at 64 registers a thread
 constexpr int kElements = 4;  // of a thread
 
 struct Tiles {
@@ -33,7 +34,7 @@ __device__ inline Tiles tiles_near(const PatchGrid<F>& grid, int x) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     upsampled_gradient_gather(UpsampledLogits z, PatchGrid<Compute<T>> grid, GradientParts parts,
                               int groups, T* out) {
   using F = Compute<T>;
