@@ -31,6 +31,11 @@ NAMES = (
     "spatial_gaussian_filter",
     "upsample_argmax",
     "upsample_argmax_confidence",
+    "upsample_confusion_matrix",
+    "upsample_cross_entropy",
+    "upsample_cross_entropy_backward",
+    "upsample_softmax_sums",
+    "upsample_softmax_sums_backward",
 )
 
 

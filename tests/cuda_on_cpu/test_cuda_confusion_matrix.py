@@ -1,4 +1,4 @@
-"""The CUDA kernel of fastseg.confusion_matrix, run on the CPU (tests/cuda_on_cpu)."""
+"""The CUDA kernels of confusion matrices, run on the CPU (tests/cuda_on_cpu)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from fastseg import reference
 from tests.cuda_on_cpu.build import cuda_home
 from tests.cuda_on_cpu.loader import SANITIZE, load
 from tests.cuda_on_cpu.sanitized import run_sanitized
+from tests.head.head_cases import CASES, STRIDES, Case, logits_of
 from tests.head.test_confusion_matrix import IDS, maps
+from tests.head.test_upsample_confusion_matrix import target_of
 from tests.pool.pool_cases import misaligned
 
 ops = torch.ops.fastseg_cuda_on_cpu
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 pytestmark = [
     pytest.mark.usefixtures("order"),
@@ -76,10 +79,56 @@ def test_a_bad_id_stops_the_op(bad, place):
         ops.confusion_matrix(good, wrong, 5)
 
 
+def assert_upsampled_counts(logits, target, align_corners=False, ignore_index=None):
+    arguments = (logits, target, align_corners, ignore_index)
+    size, ids = target.shape[1:], torch.int64
+    classes = ops.upsample_argmax(logits, size, align_corners, ids)
+    expected = reference.confusion_matrix(classes, target, logits.shape[1], ignore_index)
+    counts = ops.upsample_confusion_matrix(*arguments)
+    assert torch.equal(counts, expected)
+    assert counts.sum() == (
+        target.numel() if ignore_index is None else int((target != ignore_index).sum())
+    )
+
+
+@pytest.mark.parametrize("align_corners", [False, True], ids=["", "aligned"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_counts_of_upsampled_logits(case, align_corners):
+    """The classes are those of upsample_argmax, whose own test is beside the reference."""
+    for dtype in FLOATS if case.shape[1] < 100 else FLOATS[:1]:
+        logits = logits_of(case, dtype)
+        assert_upsampled_counts(logits, target_of(case), align_corners)
+        assert_upsampled_counts(logits, target_of(case, ignored=-100), align_corners, -100)
+
+
+@pytest.mark.parametrize("strides", STRIDES)
+def test_layouts_of_upsampled_logits(strides):
+    case = Case((2, 5, 6, 7), (21, 70))
+    logits = logits_of(case, torch.float32, strides)
+    for dtype in IDS[:5]:
+        target = target_of(case, dtype)
+        assert_upsampled_counts(logits, target)
+        assert_upsampled_counts(logits, target.mT.contiguous().mT)
+    smooth = torch.zeros(1, 3, 2, 2)  # warps of one pair
+    smooth[:, 2] = 1
+    assert_upsampled_counts(smooth, torch.ones(1, 70, 70, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("bad", [-1, 5, 2**32])
+def test_a_bad_target_of_upsampled_logits_stops_the_op(bad):
+    logits, target = torch.zeros(1, 5, 3, 3), torch.zeros(1, 9, 40, dtype=torch.int64)
+    target[0, 8, 39] = bad
+    with pytest.raises(RuntimeError, match="upsample_confusion_matrix: target must hold ids 0 to"):
+        ops.upsample_confusion_matrix(logits, target, False, None)
+    ops.upsample_confusion_matrix(logits, target, False, bad)
+
+
 @pytest.mark.skipif(SANITIZE, reason="this is the inner run")
 def test_under_address_sanitizer(order):
     """All accesses to tensors and shared memory checked."""
     if order != "forward":
         pytest.skip("threads that touch what they should not do so in any order")
-    good = run_sanitized(__file__, "forward and (tables or ignored or layouts or uint8)")
+    good = run_sanitized(
+        __file__, "forward and (tables or ignored or layouts or uint8 or upsampled)"
+    )
     assert good.returncode == 0, good.stdout + good.stderr

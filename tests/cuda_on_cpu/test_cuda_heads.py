@@ -7,9 +7,10 @@ import itertools
 import pytest
 import torch
 
+from fastseg._core import library
 from fastseg import reference
 from tests.cuda_on_cpu.build import cuda_home
-from tests.cuda_on_cpu.loader import load
+from tests.cuda_on_cpu.loader import NAMES, load
 from tests.head.head_cases import CASES, STRIDES, Case, logits_of
 
 ops = torch.ops.fastseg_cuda_on_cpu
@@ -22,9 +23,19 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module", autouse=True)
-def library():
+def kernels():
     """The ops, loaded."""
     return load()
+
+
+def test_every_head_has_a_kernel():
+    """Registered by the CUDA bindings, so that the reference runs for none on a GPU."""
+    heads = {name for name in library.NAMES if name.startswith("upsample_")}
+    assert heads
+    assert heads <= set(NAMES)
+    for name in heads:
+        name = f"fastseg_cuda_on_cpu::{name}"
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU")
 
 
 @pytest.mark.parametrize("align_corners", [False, True], ids=["", "aligned"])

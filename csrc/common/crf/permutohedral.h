@@ -24,6 +24,7 @@
 #include <type_traits>
 
 #include "common/host_device.h"
+#include "common/rounding.h"
 
 namespace fastseg::permutohedral {
 
@@ -54,32 +55,6 @@ inline void feature_scales(int dimensions, double refine, S* scale) {
   for (int i = 0; i < dimensions; ++i) {
     scale[i] = static_cast<S>(1.0 / std::sqrt(double((i + 2) * (i + 1))) * deviation * refine);
   }
-}
-
-template <class V>
-FASTSEG_HOST_DEVICE V times(V a, V b) {
-#if defined(__CUDA_ARCH__)
-  if constexpr (std::is_same_v<V, float>) {
-    return __fmul_rn(a, b);
-  } else {
-    return __dmul_rn(a, b);
-  }
-#else
-  return a * b;
-#endif
-}
-
-template <class V>
-FASTSEG_HOST_DEVICE V plus(V a, V b) {
-#if defined(__CUDA_ARCH__)
-  if constexpr (std::is_same_v<V, float>) {
-    return __fadd_rn(a, b);
-  } else {
-    return __dadd_rn(a, b);
-  }
-#else
-  return a + b;
-#endif
 }
 
 template <class V, class S>

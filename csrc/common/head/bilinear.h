@@ -6,10 +6,13 @@
 // s = max(0, scale * (i + 1/2) - 1/2) without (scale = in / out), and is w0 * x[at] + w1 * x[next]
 // with at = floor(s), next = at + 1 inside the axis, w1 = s - at, w0 = 1 - w1. An infinite or
 // undefined x[next] makes the pixel undefined where w1 is zero, as it does in torch.
+//
+// CUDA kernels that look at a pixel in different places find the same source: s is rounded alike.
 
 #include <cstdint>
 
 #include "common/host_device.h"
+#include "common/rounding.h"
 
 namespace fastseg {
 
@@ -34,15 +37,20 @@ struct BilinearAxis {
     }
   }
 
+  // The source after `at`.
+  FASTSEG_HOST_DEVICE int64_t next(int64_t at) const {
+    return in != out && at + 1 < in ? at + 1 : at;
+  }
+
   FASTSEG_HOST_DEVICE BilinearTap<F> tap(int64_t i) const {
     if (in == out) return {i, i, F(1), F(0)};
-    const F at_half = scale * (static_cast<F>(i) + F(0.5)) - F(0.5);
-    const F s = align_corners ? scale * static_cast<F>(i) : (at_half > 0 ? at_half : F(0));
+    const F at_half = plus(times(scale, static_cast<F>(i) + F(0.5)), F(-0.5));
+    const F s = align_corners ? times(scale, static_cast<F>(i)) : (at_half > 0 ? at_half : F(0));
     int64_t at = static_cast<int64_t>(s);
     if (at > in - 1) at = in - 1;
     F w1 = s - static_cast<F>(at);
     if (w1 > 1) w1 = F(1);
-    return {at, at + 1 < in ? at + 1 : at, F(1) - w1, w1};
+    return {at, next(at), F(1) - w1, w1};
   }
 };
 

@@ -1,18 +1,13 @@
 #pragma once
 // The softmax of a block of cells (bilinear_cells.h), without a pass that looks for each pixel's
-// largest logit.
-//
-// A pixel's logits are means of those at its cell's corners, so the largest corner bounds them. The
-// planes hold x = (bound - corner) * log2(e) >= 0, interpolation keeps the sign, and a class has
-// the probability 2^-(x + s) with s = log2(sum over classes of 2^-x). The sum vanishes only where
-// all of a pixel's logits lie far below the bound; there it is taken again, beside the pixel's own
-// largest logit. s is small whatever the logits' size: the bound is not part of it.
+// largest logit: by powers of two (common/head/log2_softmax.h). The planes hold x of the corners.
 
 #include <array>
 #include <cstdint>
 #include <limits>
 #include <type_traits>
 
+#include "common/head/log2_softmax.h"
 #include "cpu/head/cell_planes.h"
 #include "cpu/head/cell_row.h"
 #include "cpu/simd/simd_any.h"
@@ -21,17 +16,12 @@
 
 namespace fastseg::cpu::FASTSEG_SIMD {
 
-// s of a pixel that has no part in the loss: all its probabilities vanish.
-template <class F>
-inline constexpr F kNoPixel = std::numeric_limits<F>::max() / 4;
-
 template <class T>
 class SoftmaxCells {
  public:
   using F = Compute<T>;
   using V = Vector<F>;
   static constexpr int L = kLanes<T>;
-  static constexpr F kLog2e = F(1.44269504088896340736), kLn2 = F(0.69314718055994530942);
 
   // Memory of classes * kCorners * L numbers.
   SoftmaxCells(const UpsampledLogits<T>& logits, F* planes)
@@ -49,7 +39,7 @@ class SoftmaxCells {
     constexpr F kFarthest = std::numeric_limits<F>::max() / 4;
     for (int64_t i = 0; i < vectors; ++i) {
       const V v = Simd<F>::load(planes_ + i * L);
-      V x = (bound - v) * kLog2e;
+      V x = (bound - v) * kLog2e<F>;
       x = (x > kFarthest) & (v - v == V{}) ? Simd<F>::fill(kFarthest) : x;
       Simd<F>::store(planes_ + i * L, x);
     }
@@ -84,8 +74,6 @@ class SoftmaxCells {
 
   template <int Q>
   void normalize(const CellRow<F>& row, int phase, F* s) const {
-    // Below this the largest terms come close to what a power of two can hold.
-    constexpr F kVanishes = sizeof(F) == 4 ? F(1e-30) : F(1e-280);
     V sum[Q] = {}, a, b;
     for (int64_t k = 0; k < logits_.classes; ++k) {
       row.sides(k, a, b);
@@ -93,7 +81,7 @@ class SoftmaxCells {
     }
     for (int q = 0; q < Q; ++q) {
       F* to = s + (phase + q) * L;
-      if (finite_ && !any_lane<F>(sum[q] < kVanishes)) {
+      if (finite_ && !any_lane<F>(sum[q] < kVanishes<F>)) {
         Simd<F>::store(to, log2_of_normal<F>(sum[q]));
       } else {
         normalize_beside_largest(row, phase + q, to);

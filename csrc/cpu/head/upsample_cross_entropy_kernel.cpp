@@ -87,7 +87,7 @@ class Task {
     for (const int64_t k : targets_.present()) {
       cells.sides(k, a, b);
       const auto code = Simd<F>::fill_code(static_cast<int>(k));
-      const F scale = weight_of(k) * (1 - job_.of.label_smoothing) * SoftmaxCells<T>::kLn2;
+      const F scale = weight_of(k) * (1 - job_.of.label_smoothing) * kLn2<F>;
       for (int p = 0; p < cells_.phases; ++p) {
         const auto here = read<Codes<F>>(codes + p * L) == code;
         const V nll = (cells.value(p, a, b) + at(normalizer_, p)) * scale;
@@ -96,7 +96,7 @@ class Task {
       }
     }
     const bool smooth = job_.of.label_smoothing != 0;
-    const F smoothing = job_.of.label_smoothing / F(classes_) * SoftmaxCells<T>::kLn2;
+    const F smoothing = job_.of.label_smoothing / F(classes_) * kLn2<F>;
     if (smooth) cells.sides(classes_, a, b);
     for (int p = 0; p < cells_.phases; ++p) {
       const auto none = read<Codes<F>>(codes + p * L) < 0;

@@ -8,7 +8,9 @@ namespace fastseg::cuda {
 // The first pixel of the axis whose source is `at` or beyond; `out` where there is none.
 template <class F>
 __device__ inline int64_t first_pixel(const BilinearAxis<F>& axis, int64_t at) {
-  if (axis.in == axis.out) return at < axis.out ? at : axis.out;
+  if (at <= 0) return 0;
+  if (at >= axis.in) return axis.out;
+  if (axis.in == axis.out) return at;
   const F shift = axis.align_corners ? F(0) : F(0.5);
   const F guess = axis.scale > F(0) ? (static_cast<F>(at) + shift) / axis.scale - shift : F(0);
   int64_t i = guess < F(0) ? 0 : static_cast<int64_t>(guess);

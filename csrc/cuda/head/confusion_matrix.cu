@@ -1,18 +1,14 @@
 // The confusion matrix of two label maps.
 //
-// A block counts in a table of its own in shared memory and adds it to the result once, at its end:
-// the counts are integers, so that their order does not show. Where the table of so many classes
-// does not fit there, threads add to the result itself.
-//
-// Label maps are constant over long runs, where all threads would add to one address, one after
-// another. So a thread first adds up the equal neighbours among its pixels, and a warp whose pixels
-// are all one pair adds them at once.
+// A block counts in a table of its own in shared memory (pair_counts.h). Where the table of so many
+// classes does not fit there, threads add to the result itself.
 //
 // Floor: the bytes of both maps, read once.
 
 #include <algorithm>
 
 #include "cuda/head/confusion_matrix.h"
+#include "cuda/head/pair_counts.h"
 #include "cuda/launch.h"
 #include "cuda/shared_memory.h"
 #include "cuda/vector_access.h"
@@ -24,9 +20,6 @@ constexpr int kBlockThreads = 256;
 constexpr int kBlocks = 4;                  // of a multiprocessor, at 64 registers a thread
 constexpr int kMostBlocks = kBlocks * 132;  // on an H100
 constexpr int kPixels = 8;                  // of a thread at once
-constexpr unsigned kAllLanes = ~0u;
-
-using Count = unsigned long long;
 
 // The slots (common/head/class_ids.h) of kPixels neighbours that begin at `first`, of which the
 // first `count` are there. As one vector all are, and aligned. The branch on the type is the same
@@ -50,9 +43,9 @@ __device__ inline void load_slots(const void* data, IdType type, const ClassIds&
   });
 }
 
-// The pair's place in the counts; -1 for an ignored pixel.
+// The pair's place in the counts.
 __device__ inline int pair_of(const ClassIds& ids, int prediction, int target) {
-  if (target == ids.ignored()) return -1;
+  if (target == ids.ignored()) return kNoPair;
   FASTSEG_DEVICE_CHECK(prediction != ids.none(),
                        "fastseg::confusion_matrix: prediction must hold ids 0 to num_classes - 1");
   FASTSEG_DEVICE_CHECK(target != ids.none(),
@@ -60,37 +53,15 @@ __device__ inline int pair_of(const ClassIds& ids, int prediction, int target) {
   return target * static_cast<int>(ids.count) + prediction;
 }
 
-// Adds the pixels of a warp's threads to counts, each thread's in runs; -1 is none.
-template <class T>
-__device__ inline void add_pairs(const int (&pairs)[kPixels], T* counts) {
-  bool uniform = true;
-#pragma unroll
-  for (int i = 1; i < kPixels; ++i) uniform &= pairs[i] == pairs[0];
-  const int first = __shfl_sync(kAllLanes, pairs[0], 0);
-  if (__ballot_sync(kAllLanes, uniform && pairs[0] == first) == kAllLanes) {
-    if (threadIdx.x % 32 == 0 && first >= 0) atomicAdd(counts + first, T{32 * kPixels});
-    return;
-  }
-  T run = 0;
-#pragma unroll
-  for (int i = 0; i < kPixels; ++i) {
-    ++run;
-    if (i + 1 < kPixels && pairs[i + 1] == pairs[i]) continue;
-    if (pairs[i] >= 0) atomicAdd(counts + pairs[i], run);
-    run = 0;
-  }
-}
-
 // A block takes every gridDim.x-th tile of kBlockThreads * kPixels pixels. `vectors` says whether
 // the maps are aligned for vectors.
 template <bool kShared>
 __global__ void __launch_bounds__(kBlockThreads, kBlocks)
-    confusion_matrix_pairs(ConfusionMatrix op, bool vectors, Count* counts) {
+    confusion_matrix_pairs(ConfusionMatrix op, bool vectors, PairCount* counts) {
   FASTSEG_DYNAMIC_SHARED(unsigned, table);
   const int cells = static_cast<int>(op.ids.count * op.ids.count);
   if constexpr (kShared) {
-    for (int i = threadIdx.x; i < cells; i += kBlockThreads) table[i] = 0;
-    __syncthreads();
+    clear_table<kBlockThreads>(table, cells);
   }
   const int64_t step = int64_t{kBlockThreads} * kPixels;
   for (int64_t tile = blockIdx.x * step; tile < op.pixels; tile += gridDim.x * step) {
@@ -104,7 +75,7 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocks)
     int pairs[kPixels];
 #pragma unroll
     for (int i = 0; i < kPixels; ++i) {
-      pairs[i] = i < count ? pair_of(op.ids, prediction[i], target[i]) : -1;
+      pairs[i] = i < count ? pair_of(op.ids, prediction[i], target[i]) : kNoPair;
     }
     if constexpr (kShared) {
       add_pairs(pairs, table);
@@ -113,10 +84,7 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocks)
     }
   }
   if constexpr (kShared) {
-    __syncthreads();
-    for (int i = threadIdx.x; i < cells; i += kBlockThreads) {
-      if (table[i] > 0) atomicAdd(counts + i, Count{table[i]});
-    }
+    add_table<kBlockThreads>(table, cells, counts);
   }
 }
 
@@ -132,7 +100,7 @@ void launch(const ConfusionMatrix& op, int64_t shared_bytes, int64_t* counts, cu
   const bool vectors =
       is_vector(op.prediction, op.prediction_type) && is_vector(op.target, op.target_type);
   FASTSEG_LAUNCH((confusion_matrix_pairs<kShared>), blocks, kBlockThreads, shared_bytes, stream, op,
-                 vectors, reinterpret_cast<Count*>(counts));
+                 vectors, reinterpret_cast<PairCount*>(counts));
 }
 
 }  // namespace

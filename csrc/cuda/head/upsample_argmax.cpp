@@ -6,30 +6,15 @@
 
 #include "common/head/upsample_argmax_ops.h"
 #include "cuda/binding.h"
+#include "cuda/head/logits_binding.h"
 
 namespace fastseg::cuda {
 namespace {
 
 void find_classes(const UpsampleArgmaxCall& call) {
   if (call.logits.size(0) == 0) return;
-  check_count(call.op, "the number of pixels in a row of all images",
-              call.logits.size(0) * call.height);
-  check_count(call.op, "the width", call.width);
-  const auto stride = call.logits.strides();
   const UpsampleArgmax job{
-      dtype_of(call.logits),
-      call.logits.const_data_ptr(),
-      stride[0],
-      stride[1],
-      stride[2],
-      stride[3],
-      call.logits.size(0),
-      call.logits.size(1),
-      call.logits.size(2),
-      call.logits.size(3),
-      call.height,
-      call.width,
-      call.align_corners,
+      upsampled_logits(call.op, call.logits, call.height, call.width, call.align_corners),
       call.classes.mutable_data_ptr(),
       id_bytes(call.classes.scalar_type()),
       call.confidence ? call.confidence->mutable_data_ptr() : nullptr,

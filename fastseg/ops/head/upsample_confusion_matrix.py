@@ -24,7 +24,7 @@ def upsample_confusion_matrix(
     The logits are upsampled bilinearly to the target's size and reduced to classes a few rows at a
     time: neither logits of full size nor a class map is stored. It is
     ``fastseg.confusion_matrix(fastseg.upsample_argmax(logits, target.shape[1:]), target, C)``. On a
-    GPU the reference runs, which stores the logits of one image.
+    GPU it is a CUDA kernel, which has not run on one yet.
 
     Args:
         logits: (N, C, h, w); float32, float64, float16 or bfloat16.

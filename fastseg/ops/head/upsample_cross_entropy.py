@@ -44,7 +44,7 @@ def upsample_cross_entropy(
     strides are read where they are and computed in float32, or float64. Value and gradient are
     deterministic for any number of threads. Pixels that are ignored have no part in either,
     whatever their logits. The gradient of the gradient is plain PyTorch's, which stores logits of
-    full size. On a GPU the reference in plain PyTorch runs.
+    full size. On a GPU it is a CUDA kernel, which has not run on one yet.
 
     Args:
         logits: (N, C, h, w); float32, float64, float16 or bfloat16.
@@ -65,7 +65,8 @@ def upsample_cross_entropy(
 
     Raises:
         TypeError: a tensor is none.
-        RuntimeError: wrong shapes, dtypes or options; a target that is no class.
+        RuntimeError: wrong shapes, dtypes or options; a target that is no class (on a GPU a
+            device-side assert).
     """
     check_loss(NAME, logits, target, reduction, weight=weight, weight_map=weight_map)
     loss = pixel_losses(

@@ -44,7 +44,7 @@ def upsample_dice_loss(
     ``jaccard=True`` its ``JaccardLoss``, are ``over_batch=True, absent="zero"`` with both smooth
     numbers twice its smooth. A training step keeps one number
     for each pixel. Value and gradient are deterministic for any number of threads. The gradient of
-    the gradient is an error. On a GPU the reference in plain PyTorch runs.
+    the gradient is an error. On a GPU the sums are a CUDA kernel, which has not run on one yet.
 
     Args:
         logits: (N, C, h, w); float32, float64, float16 or bfloat16.

@@ -32,8 +32,8 @@ def upsample_focal_loss(
 
     A pixel's loss is ``alpha[t] * (1 - p)^gamma * -log(p)`` with the probability p of its target t
     (Lin et al. 2017, with the softmax of several classes). Value and gradient are deterministic for
-    any number of threads. The gradient of the gradient is plain PyTorch's. On a GPU the reference
-    in plain PyTorch runs.
+    any number of threads. The gradient of the gradient is plain PyTorch's. On a GPU it stands on
+    the CUDA kernel of :func:`upsample_cross_entropy`, which has not run on one yet.
 
     Args:
         logits: (N, C, h, w); float32, float64, float16 or bfloat16.
@@ -82,8 +82,8 @@ def upsample_ohem_cross_entropy(
 
     Pixels count whose target has a probability below the threshold, which is raised until they are
     at least min_kept times N: mmsegmentation's ``OHEMPixelSampler(thresh, min_kept)``. The others
-    have the loss 0. The gradient of the gradient is plain PyTorch's. On a GPU the reference in
-    plain PyTorch runs.
+    have the loss 0. The gradient of the gradient is plain PyTorch's. On a GPU it stands on the CUDA
+    kernel of :func:`upsample_cross_entropy`, which has not run on one yet.
 
     Args:
         logits: (N, C, h, w); float32, float64, float16 or bfloat16.
