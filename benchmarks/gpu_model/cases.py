@@ -86,6 +86,32 @@ def upsample_argmax(classes, width, ops, rows):
     ops.upsample_argmax(logits, [8 * rows, 8 * width], False, torch.uint8)
 
 
+def small_logits(classes, width, rows):
+    """Logits and a target that is eight times as large."""
+    target = torch.randint(0, classes, (1, 8 * rows, 8 * width), dtype=torch.uint8)
+    return torch.randn(1, classes, rows, width), target
+
+
+CROSS_ENTROPY = (None, None, False, 255)  # weights, align_corners, ignore_index
+
+
+def upsample_cross_entropy(classes, width, ops, rows):
+    ops.upsample_cross_entropy(*small_logits(classes, width, rows), *CROSS_ENTROPY, 0.0, "mean")
+
+
+def upsample_cross_entropy_backward(classes, width, ops, rows):
+    logits, target = small_logits(classes, width, rows)
+    op = torch.ops.fastseg.upsample_cross_entropy
+    kept = op(logits, target, *CROSS_ENTROPY, 0.0, "mean")[2]
+    weights, options = CROSS_ENTROPY[:2], CROSS_ENTROPY[2:]
+    backward = ops.upsample_cross_entropy_backward
+    backward(torch.ones(target.shape), logits, target, kept, *weights, *options, 0.0)
+
+
+def upsample_confusion_matrix(classes, width, ops, rows):
+    ops.upsample_confusion_matrix(*small_logits(classes, width, rows), False, 255)
+
+
 def confusion_matrix(dtype, ops, rows):
     prediction, target = (torch.randint(0, 19, (rows, 2048), dtype=dtype) for _ in range(2))
     ops.confusion_matrix(prediction, target, 19)
@@ -113,6 +139,14 @@ def heads() -> list[Case]:
             cityscapes,
         )
     ]
+    for op in (upsample_cross_entropy, upsample_cross_entropy_backward):
+        # Eight images of 65 rows, one below the other.
+        floor = 8 * (520 * 520 * 5 + 21 * 65 * 65 * 4 * (1 if op is upsample_cross_entropy else 2))
+        words = "8x21x65x65 to 520x520, uint8"
+        cases.append(Case(op.__name__, words, partial(op, 21, 65), (4, 8), 520, floor))
+    op = upsample_confusion_matrix
+    words = "1x19x128x256 to 1024x2048, uint8"
+    cases.append(Case(op.__name__, words, partial(op, 19, 256), (8, 16), 128, cityscapes))
     for dtype in (torch.uint8, torch.int64):
         words = f"1024x2048 {str(dtype)[6:]}, 19 classes"
         floor = 2 * 1024 * 2048 * dtype.itemsize

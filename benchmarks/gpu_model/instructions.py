@@ -115,8 +115,11 @@ def kernel_of(launch: Launch) -> Kernel | None:
     """The launched kernel's machine code, if nvcc and nvdisasm are here."""
     if not (NVCC and tool("nvdisasm") and tool("cuobjdump")):
         return None
-    stems = {site.place.split(":")[0] for site in launch.sites}
-    sources = [CSRC / stem for stem in sorted(stems) if stem.endswith(".cu")]
+    places = {site.place.split(":")[0] for site in launch.sites}
+    sources = [CSRC / place for place in sorted(places) if place.endswith(".cu")]
+    if not sources:  # a kernel that stands in a header
+        folders = {(CSRC / place).parent for place in places if place.startswith("cuda/")}
+        sources = [source for folder in sorted(folders) for source in sorted(folder.glob("*.cu"))]
     for source in sources:
         if found := kernels(source).get(launch.kernel):
             return found

@@ -205,6 +205,12 @@ CUDA_ON_CPU_COUNTED void __stcg(T* p, T value) {
   *p = value;
 }
 template <class T>
+CUDA_ON_CPU_COUNTED void __stwb(T* p, T value) {
+  cuda_on_cpu::check_aligned(p);
+  CUDA_ON_CPU_ACCESS(kStore, p);
+  *p = value;
+}
+template <class T>
 CUDA_ON_CPU_COUNTED void __stcs(T* p, T value) {
   cuda_on_cpu::check_aligned(p);
   CUDA_ON_CPU_ACCESS(kStore, p);

@@ -21,8 +21,11 @@ BUDGETS = {
     "candidates_hash": (0.13, 1.0),
     "chunk_sums_kernel": (0.24, 1.0),
     "class_argmax": (0.37, 1.0),
+    "class_counts": (0.42, 2.4),
     "confusion_matrix_pairs": (0.51, 2.8),
     "count_touched_kernel": (0.30, 1.0),
+    "cross_entropy_pixels": (0.29, 1.1),
+    "cross_entropy_total": (0.70, 1.0),
     "distance_columns_kernel": (0.99, 1.0),
     "distance_envelope_pass": (0.99, 1.1),
     "enclosing_simplex": (0.23, 1.0),
@@ -30,7 +33,7 @@ BUDGETS = {
     "keep_kernel": (0.32, 1.0),
     "lattice_mean_field_tile": (0.53, 4.1),
     "max_pool2d_2x2": (0.56, 1.0),
-    "max_unpool2d_2x2": (0.90, 1.0),
+    "max_unpool2d_2x2": (0.71, 1.0),
     "mean_field_factors": (0.99, 1.0),
     "mean_field_fold": (0.59, 1.0),
     "mean_field_gather": (0.66, 1.0),
@@ -58,6 +61,8 @@ BUDGETS = {
     "summarize_kernel": (0.14, 1.0),
     "tile_rows_hash": (0.27, 1.4),
     "tile_vertices_kernel": (0.30, 1.0),
+    "upsampled_gradient_corners": (0.80, 1.6),
+    "upsampled_gradient_gather": (0.65, 1.0),
 }
 
 
@@ -68,6 +73,12 @@ def calls() -> Iterator[Callable[[object], object]]:
             for op in (cases.max_pool2d, cases.max_unpool2d, cases.max_pool2d_backward):
                 yield lambda ops, a=(op, dtype, layout): a[0](*a[1:], ops, 1)
     yield lambda ops: cases.upsample_argmax(19, 64, ops, 8)
+    for op in (
+        cases.upsample_cross_entropy,
+        cases.upsample_cross_entropy_backward,
+        cases.upsample_confusion_matrix,
+    ):
+        yield lambda ops, op=op: op(19, 32, ops, 4)
     for dtype in (torch.uint8, torch.int64):
         yield lambda ops, dtype=dtype: cases.confusion_matrix(dtype, ops, 32)
     yield lambda ops: ops.distance_transform(torch.rand(1, 64, 256) > 0.01, [1.0, 1.0])
@@ -115,7 +126,7 @@ def test_unpooling_writes_whole_sectors(layout):
 
 @pytest.mark.parametrize(
     ("quality", "each", "once"),
-    [(cases.COMPAT, 8, 60), (cases.HIGH, 10, 42)],
+    [(cases.COMPAT, 8, 60), (cases.HIGH, 10, 50)],
     ids=["compat", "high"],
 )
 def test_launches_of_a_mean_field(quality, each, once):

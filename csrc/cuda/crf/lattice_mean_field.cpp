@@ -170,6 +170,7 @@ class LatticeTerm {
     const LatticeMeanFieldCall& call = field_.call;
     const double gain = lattice_gain(view_.corners - 1, call.high_quality, call.refine, blur_);
     const FoldedWeights op{view_,
+                           field_.packs,
                            term.normalization,
                            static_cast<float>(gain),
                            floats(response),

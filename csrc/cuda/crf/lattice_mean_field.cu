@@ -67,7 +67,7 @@ __device__ inline Labels logits(const MeanFieldPass& op, const PointTile& tile, 
     const SliceEntry<float>* entries = term.slice + (term.shared ? point : at) * term.corners;
     const float* vertices = term.vertices + tile.image * term.vertices_copy + label;
     const Labels sum =
-        slice_point<4>(term.corners, [entries](int c) { return entries[c]; }, vertices, packs);
+        slice_point<4>(term.corners, [entries](int c) { return entries[c]; }, vertices);
     // By lattice: sums without normalisation are so large that another rounding shows in Q.
     const Labels scale = load_pack<4>(term.scale + label);
 #pragma unroll

@@ -15,6 +15,7 @@
 #include "cuda/crf/permutohedral_order.h"
 #include "cuda/crf/permutohedral_view.h"
 #include "cuda/crf/pixel_strips.h"
+#include "cuda/crf/spatial_gaussian_filter.h"
 
 namespace fastseg::cuda {
 
@@ -92,7 +93,7 @@ cudaError_t point_features(const PointFeatures& op, cudaStream_t stream);
 // that is not positive fails the stream.
 struct PositionFeatures {
   int axes;
-  int sizes[3];
+  int sizes[kMaxAxes];
   PixelStrips strips;
   const float* sigma;
   float* features;
@@ -103,6 +104,7 @@ cudaError_t position_features(const PositionFeatures& op, cudaStream_t stream);
 // weights times those before it. response: K 1 of each point without the gain.
 struct FoldedWeights {
   LatticeView<float> lattice;
+  int packs;
   Normalization normalization;
   float gain;
   const float* response;

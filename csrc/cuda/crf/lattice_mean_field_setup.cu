@@ -62,15 +62,20 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-__global__ void __launch_bounds__(kThreads)
-    mean_field_positions(PositionFeatures op, int plane, int inner, int size, int points,
-                         int axis) {
-  const int i = blockIdx.x * kThreads + threadIdx.x;
+// The second dimension of the grid is the axes.
+__global__ void __launch_bounds__(kThreads) mean_field_positions(PositionFeatures op, int points) {
+  const int i = blockIdx.x * kThreads + threadIdx.x, axis = blockIdx.y;
   if (i >= points) return;
   const float sigma = op.sigma[axis];
   FASTSEG_DEVICE_CHECK(sigma > 0, "fastseg::lattice_mean_field: sigma must be positive");
-  op.features[int64_t{plane} * points + i] =
-      static_cast<float>(op.strips.pixel(i) / inner % size) / sigma;
+  int at = op.strips.pixel(i), size = 1;
+#pragma unroll
+  for (int a = kMaxAxes - 1; a >= 0; --a) {  // unrolled: sizes stay where they are
+    if (a < op.axes && a > axis) at /= op.sizes[a];
+    if (a == axis) size = op.sizes[a];
+  }
+  op.features[int64_t{position_plane(op.axes, axis)} * points + i] =
+      static_cast<float>(at % size) / sigma;
 }
 
 __global__ void __launch_bounds__(kThreads) mean_field_gather(PointFeatures op) {
@@ -101,7 +106,7 @@ __global__ void __launch_bounds__(kThreads)
   const int tile = image * op.lattice.tiles_per_image + i / tile_points;
   const int row = op.lattice.tile_starts[tile] + op.lattice.slots[e];
   const float after = factor_after(op.normalization, op.response[point], op.gain);
-  op.slice[e] = {op.lattice.barycentric[e] * after, op.lattice.tile_vertices[row]};
+  op.slice[e] = {op.lattice.barycentric[e] * after, op.lattice.tile_vertices[row] * op.packs};
   SplatEntry<float> entry = op.splat[e];
   entry.weight *= factor_before(op.normalization, op.response[entry.point]);
   op.splat[e] = entry;
@@ -177,12 +182,8 @@ cudaError_t point_features(const PointFeatures& op, cudaStream_t stream) {
 cudaError_t position_features(const PositionFeatures& op, cudaStream_t stream) {
   int points = 1;
   for (int a = 0; a < op.axes; ++a) points *= op.sizes[a];
-  int inner = points;
-  for (int a = 0; a < op.axes; ++a) {
-    inner /= op.sizes[a];
-    FASTSEG_LAUNCH(mean_field_positions, blocks_for(points), kThreads, 0, stream, op,
-                   position_plane(op.axes, a), inner, op.sizes[a], points, a);
-  }
+  const dim3 grid(blocks_for(points), op.axes);
+  FASTSEG_LAUNCH(mean_field_positions, grid, kThreads, 0, stream, op, points);
   return cudaGetLastError();
 }
 

@@ -149,17 +149,17 @@ __global__ void __launch_bounds__(kThreads) permutohedral_slice(Slice<T> op) {
   const LatticeView<T>& lattice = op.lattice;
   const Block block(lattice);
   const int pitch = odd(op.packs) * V, corners = lattice.corners;
-  int* const vertices = reinterpret_cast<int*>(turned + kSlicePoints * pitch);
+  int* const packs = reinterpret_cast<int*>(turned + kSlicePoints * pitch);
   for (int i = threadIdx.x; i < block.count * corners; i += kThreads) {
-    vertices[i] = vertex_of(lattice, block, i);
+    packs[i] = vertex_of(lattice, block, i) * op.packs;
   }
   __syncthreads();
   for (int i = threadIdx.x; i < block.count * op.packs; i += kThreads) {
     const int p = i / op.packs, channel = (i - p * op.packs) * V;
     const T* weights = lattice.barycentric + block.first_entry + p * corners;
-    const int* const simplex = vertices + p * corners;
+    const int* const simplex = packs + p * corners;
     const auto corner = [=](int c) { return SliceEntry<T>{weights[c], simplex[c]}; };
-    Pack<T, V> sum = slice_point<V>(corners, corner, op.vertex_rows + channel, op.packs);
+    Pack<T, V> sum = slice_point<V>(corners, corner, op.vertex_rows + channel);
 #pragma unroll
     for (int k = 0; k < V; ++k) sum.v[k] *= op.gain;
     store_pack(turned + p * pitch + channel, sum);

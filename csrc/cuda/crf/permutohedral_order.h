@@ -15,11 +15,11 @@ struct alignas(2 * sizeof(T)) SplatEntry {
   int point;  // of all images
 };
 
-// An entry on the way from them.
+// An entry on the way from them. By its pack a row is found with one multiply-add.
 template <class T>
 struct alignas(2 * sizeof(T)) SliceEntry {
   T weight;
-  int vertex;
+  int pack;  // the first of the vertex's row
 };
 
 template <class T>

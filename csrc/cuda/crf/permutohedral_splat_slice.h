@@ -28,15 +28,14 @@ __device__ inline Pack<T, V> splat_row(const SplatEntry<T>* const& entries,
   return sum;
 }
 
-// corner(c): a SliceEntry. rows: the pack of vertex 0; vertices are `packs` packs apart.
+// corner(c): a SliceEntry. rows: the pack of vertex 0.
 template <int V, class T, class Corner>
-__device__ inline Pack<T, V> slice_point(int corners, const Corner& corner, const T* rows,
-                                         int packs) {
+__device__ inline Pack<T, V> slice_point(int corners, const Corner& corner, const T* rows) {
   Pack<T, V> sum{};
 #pragma unroll 3
   for (int c = 0; c < corners; ++c) {
     const SliceEntry<T> entry = corner(c);
-    sum.add(entry.weight, load_pack<V>(rows + int64_t{entry.vertex} * packs * V));
+    sum.add(entry.weight, load_pack<V>(rows + int64_t{entry.pack} * V));
   }
   return sum;
 }

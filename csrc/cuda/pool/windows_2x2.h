@@ -123,8 +123,8 @@ __device__ inline void store_rows(const Layout2x2& at, const Place2x2<V, false>&
     const uint4 got = exchanged(chosen(odd, low, high));
     uint4* const mine = reinterpret_cast<uint4*>(out + place.top + r * at.row + half);
     uint4* const others = reinterpret_cast<uint4*>(out + other_top + r * at.row + half);
-    if (r < (odd ? other_stored : stored)) *(odd ? others : mine) = chosen(odd, got, low);
-    if (r < (odd ? stored : other_stored)) *(odd ? mine : others) = chosen(odd, high, got);
+    if (r < (odd ? other_stored : stored)) __stwb(odd ? others : mine, chosen(odd, got, low));
+    if (r < (odd ? stored : other_stored)) __stwb(odd ? mine : others, chosen(odd, high, got));
   }
 }
 
