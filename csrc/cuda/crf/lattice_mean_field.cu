@@ -4,7 +4,7 @@
 //   out_is Q_i = softmax(x_i) sums_m[r] = sum over the entries e of row r of splat_e Q[point_e];
 //   in_s = before_s Q
 //
-// A block is a tile of up to 128 points of an image. G lanes, a power of two, share a point: each
+// A block is a tile of up to 128 points, a compact part of an image (pixel_strips.h). G lanes, a power of two, share a point: each
 // holds a pack of four labels, sums its corners' rows, and the softmax is a few exchanges. Q goes
 // into shared memory alone, with an odd number of packs a point against bank conflicts. There a
 // thread sums a pack of a row of the tile over the row's entries, whose order the lattice fixes: no
