@@ -4,12 +4,13 @@
 //   out_is Q_i = softmax(x_i) sums_m[r] = sum over the entries e of row r of splat_e Q[point_e];
 //   in_s = before_s Q
 //
-// A block is a tile of up to 128 points, a compact part of an image (pixel_strips.h). G lanes, a power of two, share a point: each
-// holds a pack of four labels, sums its corners' rows, and the softmax is a few exchanges. Q goes
-// into shared memory alone, with an odd number of packs a point against bank conflicts. There a
-// thread sums a pack of a row of the tile over the row's entries, whose order the lattice fixes: no
-// atomics, and a vertex that many of the tile's points touch costs one row of global memory.
-// The last pass writes Q, or log Q, instead, through shared memory, along the output's own layout.
+// A block is a tile of up to 128 points, a compact part of an image (pixel_strips.h). G lanes, a
+// power of two, share a point: each holds a pack of four labels, sums its corners' rows, and the
+// softmax is a few exchanges. Q goes into shared memory alone, with an odd number of packs a point
+// against bank conflicts. There a thread sums a pack of a row of the tile over the row's entries,
+// whose order the lattice fixes: no atomics, and a vertex that many of the tile's points touch
+// costs one row of global memory. The last pass writes Q, or log Q, instead, through shared memory,
+// along the output's own layout.
 //
 // Floor of an iteration, 500x375x21 with the two default terms (9 corners): a gather of 142 MB of
 // rows, of which neighbouring points share most, 142 MB read in shared memory for the splat, 53 MB
