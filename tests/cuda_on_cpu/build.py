@@ -44,6 +44,13 @@ def cuda_home() -> Path | None:
     return None
 
 
+def flags_of(namespace: str) -> list[str]:
+    """What every source is compiled with, its ops in that namespace."""
+    includes = [f"-I{CSRC}", f"-I{HERE}", "-isystem", str(cuda_home() / "include")]
+    torch_headers = Path(torch.__file__).parent / "include"
+    return [*FLAGS, f"-DCUDA_ON_CPU_OPS={namespace}", *includes, "-isystem", str(torch_headers)]
+
+
 def library(variant: str = "plain") -> Path:
     """Builds the ops' bindings and kernels for the CPU.
 
@@ -56,8 +63,7 @@ def library(variant: str = "plain") -> Path:
     kernels = [*sorted((CSRC / "cuda").rglob("*.cu")), HERE / "self_test.cu"]
     traces = [*HERE.glob("trace*.cpp")] if variant == "traced" else []
     sources = [*kernels, HERE / "bindings.cpp", HERE / "cuda_on_cpu.cpp", *traces]
-    flags = [*FLAGS, *more, f"-DCUDA_ON_CPU_OPS={namespace}", f"-I{CSRC}", f"-I{HERE}"]
-    flags += ["-isystem", str(cuda_home() / "include"), "-isystem", str(torch_dir / "include")]
+    flags = [*flags_of(namespace), *more]
 
     state = [*CSRC.glob("c*/**/*.*"), *HERE.glob("*.*")]
     options = [*flags, torch.__version__]

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from fastseg import reference
-from tests.cuda_on_cpu.build import cuda_home
+from tests.cuda_on_cpu.build import CSRC, cuda_home, flags_of
 from tests.cuda_on_cpu.loader import SANITIZE, load
 from tests.cuda_on_cpu.sanitized import run_sanitized
+from tests.native_build import run
 from tests.pool.pool_cases import (
     CASES,
     CASES_2X2,
@@ -48,6 +49,16 @@ def packings(case: PoolCase, codes, layout):
     if case.window == PoolCase(case.shape).window and not case.ceil_mode:
         packed_dim = -1 if layout == torch.contiguous_format else -3
         yield reference.pack_codes(codes, packed_dim), packed_dim
+
+
+@pytest.mark.parametrize(
+    "source", sorted((CSRC / "cuda").rglob("*.cpp")), ids=lambda path: path.stem
+)
+def test_a_binding_includes_what_it_uses(source, order):
+    """Here they are compiled as one source, for a GPU each by itself."""
+    if order != "forward":
+        pytest.skip("compilers know no order of threads")
+    run(["g++", *flags_of("fastseg_cuda_on_cpu"), "-fsyntax-only", source])
 
 
 def test_new_memory_holds_garbage():

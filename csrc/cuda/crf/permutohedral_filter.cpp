@@ -7,6 +7,7 @@
 #include "common/crf/permutohedral_filter_ops.h"
 #include "cuda/binding.h"
 #include "cuda/crf/permutohedral_binding.h"
+#include "cuda/crf/permutohedral_blur.h"
 
 namespace fastseg::cuda {
 namespace {
