@@ -6,6 +6,7 @@ A row's note is the constant beside the model's.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -43,16 +44,15 @@ def dram_bandwidth() -> float:
 
 
 def l2_bandwidth() -> float:
-    """Returns the bytes a second of copies that the second-level cache holds.
+    """Returns the bytes a second that a kernel reads and writes in the second-level cache.
 
     It is the slope between two sizes, so that the time of a launch is left out.
     """
-    seconds = []
-    for size in (2 << 20, 10 << 20):
-        source = torch.ones(size, dtype=torch.uint8, device="cuda")
-        target = torch.empty_like(source)
-        seconds.append(graph_seconds(lambda s=source, t=target: t.copy_(s)))
-    return 2 * (8 << 20) / (seconds[1] - seconds[0])
+    seconds, sizes = [], (2 << 20, 10 << 20)
+    for size in sizes:
+        source = torch.ones(size // 4, device="cuda")
+        seconds.append(graph_seconds(partial(torch.neg, source, out=torch.empty_like(source))))
+    return 2 * (sizes[1] - sizes[0]) / (seconds[1] - seconds[0])
 
 
 def launch_seconds() -> float:

@@ -73,7 +73,7 @@ def print_profile(name: str, call: Call) -> None:
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
         call()
         torch.cuda.synchronize()
-    table = found.key_averages().table(sort_by="cuda_time_total", row_limit=25)
+    table = found.key_averages().table(sort_by="self_device_time_total", row_limit=25)
     print(f"\n{name}\n{table}", flush=True)
 
 

@@ -193,7 +193,7 @@ def _follow(
     Returns:
         The number of cases that are done, with those before this worker; None if it began none.
     """
-    done, case = None, "start"
+    done, case = None, f"{group.name}: start"
     began, limit = time.monotonic(), START_SECONDS
     while True:
         try:

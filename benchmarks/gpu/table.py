@@ -94,8 +94,8 @@ def lines(
     for (group, case), of_case in cases.items():
         if of_case[0].get("kind") == COMMAND:
             row = of_case[0]
-            seconds = row.get("seconds", "")
-            head.append(f"{group}: {case} {row['status']} {seconds} s; {row['note']}"[:150])
+            seconds = f" after {row['seconds']} s" if "seconds" in row else ""
+            head.append(f"{group}: {case} {row['status']}{seconds}; {row['note']}"[:150])
         else:
             body.append(line(str(case), of_case, modelled))
     head += [text[:150] for text in excerpts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import torch
@@ -22,6 +23,13 @@ class Event:
 
     def elapsed_time(self, end: Event) -> float:
         return 1e3 * (end.at - self.at)
+
+
+class Graph:
+    """A graph that captures nothing."""
+
+    def replay(self) -> None:
+        pass
 
 
 class OnTheCPU(TorchFunctionMode):
@@ -46,6 +54,10 @@ def _is_cuda(argument: object) -> bool:
 def install(monkeypatch) -> OnTheCPU:
     """Puts the functions of torch.cuda in place; returns the mode to enter."""
     monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", contextlib.nullcontext)
+    for name in ("start", "stop"):
+        monkeypatch.setattr(torch.cuda.profiler, name, lambda: None)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a CPU")
     for name in ("synchronize", "empty_cache"):
         monkeypatch.setattr(torch.cuda, name, lambda: None)

@@ -8,16 +8,18 @@ import subprocess
 import sys
 import tarfile
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.gpu import __main__ as script
-from benchmarks.gpu import cases, runner
+from benchmarks.gpu import calibration, cases, profile_calls, runner
 from benchmarks.gpu.runner import Group, Results, Step, run_group
 from benchmarks.gpu.table import MOST_CHARACTERS, lines, read_modelled
 from benchmarks.gpu_model import cases as gpu_model
-from benchmarks.harness import Candidate, Case
+from benchmarks.harness import Candidate, Case, measure
 from tests.core import fake_cuda
 
 MODULE = "tests.core.fake_gpu_cases"
@@ -86,13 +88,13 @@ def test_a_group_ends_in_time_and_says_what_is_left(tmp_path):
 def test_a_group_that_does_not_start_is_one_row(tmp_path, monkeypatch, group, status, note):
     monkeypatch.setattr(runner, "START_SECONDS", 0.5)
     (row,) = measured(group, tmp_path)
-    assert (row["case"], row["status"], row["note"]) == ("start", status, note)
+    assert (row["case"], row["status"], row["note"]) == (f"{group}: start", status, note)
 
 
 def test_cases_after_one_that_ruins_the_start_are_not_run(tmp_path):
     rows = measured("starts once", tmp_path)
     assert [(r["case"], r["status"]) for r in rows] == [
-        *(("crashes", "crash"), ("start", "crash"), ("good", "not run")),
+        *(("crashes", "crash"), ("starts once: start", "crash"), ("good", "not run")),
     ]
     assert rows[-1]["note"] == "its process did not start"
 
@@ -124,7 +126,7 @@ SECTIONS = (
 def test_a_whole_run(tmp_path, capsys):
     modelled = tmp_path / "model.csv"
     modelled.write_text("op,shape,kernel,H200_us,H100_us\nop,3x4,the call,15.5,17\n")
-    rows = script.run(SECTIONS, 4.0, tmp_path / "out", modelled)
+    rows = script.run(SECTIONS, 3.0, tmp_path / "out", modelled)
     text = (tmp_path / "out/summary.txt").read_text()
     assert capsys.readouterr().out.endswith(text)
     assert {r["status"] for r in rows} == {
@@ -142,7 +144,7 @@ def test_a_whole_run(tmp_path, capsys):
     assert "FAILED test_a" in summary
     assert "checks: endless timeout" in text
     assert "checks: missing not run" in text
-    assert "late: never not run  s; no time was left" in text
+    assert "late: never not run; no time was left" in text
     assert any(line.startswith("slow: ") and line.endswith(" not run") for line in summary)
     with tarfile.open(tmp_path / "out/logs.tar.gz") as archive:
         names = archive.getnames()
@@ -184,7 +186,8 @@ def test_the_shell_script_passes_sections_on():
     assert "section 'models' is now: python -m benchmarks.optimize" in run.stderr
 
 
-def test_every_tiny_call_is_right_and_has_its_times(monkeypatch):
+def test_every_tiny_call_is_right_and_has_its_times(monkeypatch, one_thread):
+    monkeypatch.setattr(cases, "measure", partial(measure, min_rounds=1))
     with fake_cuda.install(monkeypatch):
         monkeypatch.setattr(cases, "copy_speed", lambda: 1e12)
         monkeypatch.setattr(cases, "SECONDS", 0.0)
@@ -200,6 +203,33 @@ def test_every_tiny_call_is_right_and_has_its_times(monkeypatch):
     rivals = {row["candidate"] for outcome in outcomes.values() for row in outcome.rows}
     assert "eager" in rivals
     assert "torch.compile" not in rivals
+
+
+def test_constants_stand_beside_the_models(monkeypatch):
+    graph_seconds = iter((3e-6, 5e-6))
+    with fake_cuda.install(monkeypatch):
+        assert calibration.launch_seconds() > 0
+        assert calibration.hertz() > 0
+        monkeypatch.setattr(calibration, "graph_seconds", lambda run: next(graph_seconds))
+        (job,) = [job for job in calibration.jobs("calibration") if job.name == "l2_bandwidth"]
+        (row,) = job.run().rows
+    assert row["candidate"] == f"{2 * (8 << 20) / 2e-6:.4g}, 6.5e+12 in the model of H200"
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+def test_calls_run_under_profilers(monkeypatch, capsys):
+    monkeypatch.setattr(profile_calls, "CALLS", {"a sum": lambda: lambda: torch.ones(8).sum()})
+    with fake_cuda.install(monkeypatch):
+        for options in ([], ["--once"]):
+            monkeypatch.setattr(sys, "argv", ["profile_calls", *options])
+            profile_calls.main()
+    assert "aten::sum" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["dense_crf, high", "class map"])
+def test_profiled_calls_run(monkeypatch, name):
+    with fake_cuda.install(monkeypatch), torch.no_grad():
+        assert profile_calls.CALLS[name]()().shape[0] == 1
 
 
 def test_a_wrong_result_is_red_and_timed(monkeypatch):
