@@ -6,6 +6,7 @@
 
 #include "common/crf/permutohedral_filter_ops.h"
 #include "cuda/binding.h"
+#include "cuda/crf/permutohedral_blur.h"
 #include "cuda/crf/permutohedral_binding.h"
 
 namespace fastseg::cuda {
