@@ -6,8 +6,8 @@
 
 #include "common/crf/permutohedral_filter_ops.h"
 #include "cuda/binding.h"
-#include "cuda/crf/permutohedral_blur.h"
 #include "cuda/crf/permutohedral_binding.h"
+#include "cuda/crf/permutohedral_blur.h"
 
 namespace fastseg::cuda {
 namespace {
