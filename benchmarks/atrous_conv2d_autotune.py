@@ -1,5 +1,7 @@
 """Measures block shapes of the atrous convolution's kernels for the launches of the benchmark.
 
+python -m benchmarks.atrous_conv2d_autotune [TEXT]     # in bfloat16, launches whose title has it
+
 Beside the entries of the table, those of EXTRA that fit the GPU. What a launch takes is then kept
 for this process, and the fastest are printed as the table's entries.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
@@ -111,39 +114,40 @@ def row(key: tuple[str, str, str], entries) -> Iterator[None]:
 
 
 def autotune(dtype: torch.dtype, only: str = "") -> None:
-    """Tunes the launches whose title has that text; prints what it finds."""
+    """Tunes the launches whose title has that text; prints what it finds, one by one."""
     from fastseg.kernels.common import device_of, precision_of
     from fastseg.kernels.conv import configs
     from fastseg.kernels.conv import launch as launches
 
-    chosen = [p for p in problems() if only in p.title]
     precision = precision_of(dtype)
     architecture = device_of(torch.device("cuda")).architecture
     key = (configs.FORWARD, architecture, precision)
     extra = [tuple(configs.Config(*entry)) for entry in EXTRA[precision]]
     entries = list(dict.fromkeys([*map(tuple, configs.TABLE[key]), *extra]))
-    estimated = {p: launches.estimate(p.launch(p.tensors(dtype)[0]))[0] for p in chosen}
-    with row(key, entries):
-        jobs = [
-            (p, dtype, tuple(entry))
-            for p in chosen
-            for entry in launches.candidates(p.launch(p.tensors(dtype)[0]))
-        ]
+    found = []
     # Processes of their own: they fill Triton's cache side by side, and one that dies is no harm.
     with ProcessPoolExecutor(PROCESSES, multiprocessing.get_context("spawn")) as pool:
-        reasons = dict(zip(jobs, pool.map(try_out, *zip(*jobs, strict=True)), strict=True))
-    found = []
-    for problem in chosen:
-        failed = {e: why for (p, _, e), why in reasons.items() if p == problem and why}
-        for entry, why in failed.items():
-            print(f"{problem.title}: {configs.Config(*entry)} does not run: {why}")
-        x, weights, out = problem.tensors(dtype)
-        launch = problem.launch(x)
-        with row(key, [e for e in entries if e not in failed]):
-            best = launches.autotune(launch, x, weights, out)
-        found.append(best)
-        print(f"{problem.title}: {best}, estimated {estimated[problem]}", flush=True)
+        for problem in (p for p in problems() if only in p.title):
+            x, weights, out = problem.tensors(dtype)
+            launch = problem.launch(x)
+            estimated = launches.estimate(launch)[0]
+            with row(key, entries):
+                fitting = [tuple(entry) for entry in launches.candidates(launch)]
+            tries = [pool.submit(try_out, problem, dtype, entry) for entry in fitting]
+            failed = {}
+            for entry, future in zip(fitting, tries, strict=True):
+                if why := future.result():
+                    failed[entry] = why
+                    print(f"{problem.title}: {configs.Config(*entry)} does not run: {why}")
+            with row(key, [e for e in entries if e not in failed]):
+                best = launches.autotune(launch, x, weights, out)
+            found.append(best)
+            print(f"{problem.title}: {best}, estimated {estimated}", flush=True)
     print(f"\n    {key}: (".replace("'", '"'))
     for config in sorted(set(found), key=lambda c: (-c.BM * c.BN, -c.BK)):
         print(f"        Config({', '.join(map(str, config))}),")
     print("    ),")
+
+
+if __name__ == "__main__":
+    autotune(torch.bfloat16, *sys.argv[1:])

@@ -109,8 +109,10 @@ def on_gpu(pair: Pair, dtype: torch.dtype) -> list[nn.Module]:
     return [m.to("cuda", dtype).to(memory_format=LAST) for m in (pair.ours, pair.theirs)]
 
 
-def inference(pair: Pair, dtype: torch.dtype, compiler: Compiler) -> Case:
+def inference(make: Callable[..., Pair], arguments, dtype: torch.dtype, compiler) -> Case:
     """Returns the case of both modules' outputs for one input."""
+    with torch.device("cuda"):
+        pair = make(*arguments)
     x = gpu_randn(pair.shape, dtype)
     ours, theirs = on_gpu(pair, dtype)
     torch._dynamo.mark_static_address(x)  # the CUDA graph of torch.compile reads it in place
@@ -150,8 +152,10 @@ def gradient(shape, out_channels: int, rate: int, which: str, dtype: torch.dtype
     )
 
 
-def training(pair: Pair, dtype: torch.dtype, compiler: Compiler) -> Case:
-    """Returns the case of forward and backward to x and all parameters, in training."""
+def training(arguments, dtype: torch.dtype, compiler: Compiler) -> Case:
+    """Returns the case of an ASPP's forward and backward to x and all parameters, in training."""
+    with torch.device("cuda"):
+        pair = aspp(*arguments)
     x = gpu_randn(pair.shape, dtype).requires_grad_()
     ours, theirs = (m.train() for m in on_gpu(pair, dtype))
     grad = torch.randn_like(theirs(x))
@@ -174,29 +178,35 @@ def training(pair: Pair, dtype: torch.dtype, compiler: Compiler) -> Case:
     return Case("aspp training", pair.title, candidates, agree, floor, 3 * flops_of(theirs, x))
 
 
+def name_of(make: Callable[..., Pair], arguments) -> str:
+    """Returns a case's name, without the memory of its weights."""
+    with torch.device("meta"):
+        pair = make(*arguments)
+    return f"{pair.op} {pair.title}"
+
+
 def cases(dtype: torch.dtype, compiler: Compiler) -> Iterator[tuple[str, Callable[[], Case]]]:
-    """Yields names and functions that make the cases, whole ASPPs first."""
+    """Yields names and functions that make the cases, the most common ones first."""
     pairs = [
         (aspp, (8, 2048, 33, 33), (6, 12, 18)),
         (aspp, (1, 2048, 33, 33), (6, 12, 18)),
+        *((conv, MAP, 256, 3, 1, rate) for rate in RATES),
+        *((conv, MAP, 2048, 3, 1, rate, 2048) for rate in (6, 12)),
         (aspp_sum, (8, 512, 41, 41), 1024, (6, 12, 18, 24)),
+        (conv, (8, 512, 41, 41), 1024, 3, 1, 12),
         (aspp, (8, 2048, 65, 65), (12, 24, 36)),
         (aspp, (16, 2048, 33, 33), (6, 12, 18)),
-        *((conv, MAP, 256, 3, 1, rate) for rate in RATES),
-        (conv, (8, 512, 41, 41), 1024, 3, 1, 12),
-        *((conv, MAP, 2048, 3, 1, rate, 2048) for rate in (6, 12)),
     ]
     for make, *arguments in pairs:
-        with torch.device("cuda"):
-            pair = make(*arguments)
-        yield f"{pair.op} {pair.title}", partial(inference, pair, dtype, compiler)
+        yield name_of(make, arguments), partial(inference, make, arguments, dtype, compiler)
     for rate, which, channels in itertools.product((6, 12, 18), GRADIENTS, (256, 2048)):
         groups = 1 if channels == 256 else 2048
         name = f"gradient of {which} {sizes(MAP, channels)}, rate {rate}"
+        name += f", groups {groups}" * (groups > 1)
         yield name, partial(gradient, MAP, channels, rate, which, dtype, groups)
-    with torch.device("cuda"):
-        pair = aspp(MAP, (6, 12, 18))
-    yield f"aspp training {pair.title}", partial(training, pair, dtype, compiler)
+    arguments = (MAP, (6, 12, 18))
+    name = name_of(aspp, arguments).replace("aspp", "aspp training", 1)
+    yield name, partial(training, arguments, dtype, compiler)
 
 
 def product_speed(dtype: torch.dtype, size: int = 8192) -> float:

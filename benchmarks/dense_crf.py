@@ -51,6 +51,8 @@ except ImportError as error:
 
 TOLERANCE = 1e-4
 COMPATIBILITY = {"gaussian": 3, "bilateral": 10}
+CORNERS = (3, 6)
+"""Vertices of a simplex of the Gaussian's lattice and of the bilateral's."""
 
 
 @dataclass(frozen=True)
@@ -166,18 +168,19 @@ class Problem:
         """Returns the numbers of vertices of the compat lattices."""
         return [self.densecrf(fastseg.compat.pydensecrf)._crf.vertex_count(k) for k in (0, 1)]
 
-    def floor(self) -> tuple[int, float]:
-        """Returns bytes and FLOPs of a call, see the top of the file."""
+    def floor_bytes(self) -> int:
+        """Returns the bytes of a call, see the top of the file."""
         row, points = self.row, self.row.width * self.row.height
-        corners = (3, 6)
-        moved = 4 * points * row.labels + 8 * points * sum(corners)
+        moved = 4 * points * row.labels + 8 * points * sum(CORNERS)
+        return row.iterations * moved + 4 * points * row.labels
+
+    def flops(self, vertices: list[int]) -> float:
+        """Returns the FLOPs of a call for the lattices' numbers of vertices."""
+        row, points = self.row, self.row.width * self.row.height
         flops = 20.0 * points * row.labels
-        for simplex, vertices in zip(corners, self.vertices(), strict=True):
-            flops += 4.0 * (points + vertices) * simplex * row.labels
-        return (
-            row.iterations * moved + 4 * points * row.labels,
-            row.iterations * flops,
-        )
+        for simplex, count in zip(CORNERS, vertices, strict=True):
+            flops += 4.0 * (points + count) * simplex * row.labels
+        return row.iterations * flops
 
 
 def synthetic_image() -> Image.Image:
@@ -246,13 +249,13 @@ def run(options: argparse.Namespace, image: Image.Image) -> list[Case]:
         torch.set_num_threads(row.threads or options.threads)
         problem = Problem(row, image, options.device)
         candidates = [Candidate(name, call) for name, call in problem.candidates.items()]
-        bytes_moved, flops = problem.floor()
+        bytes_moved, vertices = problem.floor_bytes(), problem.vertices()
         case = Case("dense_crf", row.name, candidates, problem.check, bytes_moved)
         measure([case], options.device, options.seconds, options.rounds, warm_up=1)
         floor_ms = bytes_moved / bandwidth * 1e3
         print(
-            f"\n{row.name}; vertices {problem.vertices()}; floor {floor_ms:.1f} ms at copy speed "
-            f"({bytes_moved / 1e6:.0f} MB), {flops / 1e9:.1f} GFLOP"
+            f"\n{row.name}; vertices {vertices}; floor {floor_ms:.1f} ms at copy speed "
+            f"({bytes_moved / 1e6:.0f} MB), {problem.flops(vertices) / 1e9:.1f} GFLOP"
         )
         for name in problem.candidates:
             line = f"  {name:<11} {case.median(name) * 1e3:9.1f} ms"

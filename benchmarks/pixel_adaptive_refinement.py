@@ -81,9 +81,10 @@ def inputs(row: Row) -> tuple[Tensor, Tensor]:
     return image, torch.rand(1, row.masks, row.height, row.width, generator=generator)
 
 
-def candidates(row: Row, variant: str) -> dict[str, Callable[[], Tensor]]:
+def candidates(row: Row, variant: str, device: str = "cpu") -> dict[str, Callable[[], Tensor]]:
     """Returns the candidates by their names."""
-    arguments = (*inputs(row), DILATIONS, row.iterations, variant)
+    tensors = (t.to(device) for t in inputs(row))
+    arguments = (*tensors, DILATIONS, row.iterations, variant)
     torch._dynamo.reset()
     compiled = torch.compile(published, fullgraph=True, dynamic=False)
     return {

@@ -85,7 +85,22 @@ def atrous_conv2d() -> None:
             module(torch.randn(2, 40, 13, 11, device="cuda").to(dtype))
 
 
-OPS = {"pool": pool, "dense_crf": dense_crf, "atrous_conv2d": atrous_conv2d}
+def heads() -> None:
+    """What follows the logits: class maps, counts, distances, refinement."""
+    for shape, layout in itertools.product(((2, 19, 5, 7), (1, 150, 8, 8), (1, 1, 1, 1)), LAYOUTS):
+        logits = torch.randn(shape, device="cuda").contiguous(memory_format=layout)
+        size = (shape[2] * 3 + 1, shape[3] * 8)
+        for dtype in DTYPES:
+            fastseg.upsample_argmax(logits.to(dtype), size)
+        target = torch.randint(shape[1], (shape[0], *size), device="cuda")
+        fastseg.confusion_matrix(target, target.flip(1), shape[1])
+        fastseg.distance_transform(target > shape[1] // 2)
+        image = torch.rand(shape[0], 3, *size, device="cuda")
+        masks = torch.rand(shape[0], 2, *size, device="cuda").requires_grad_()
+        fastseg.pixel_adaptive_refinement(image, masks, (1, 2), 2).sum().backward()
+
+
+OPS = {"pool": pool, "dense_crf": dense_crf, "atrous_conv2d": atrous_conv2d, "heads": heads}
 
 
 def main() -> None:

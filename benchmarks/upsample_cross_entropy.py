@@ -87,10 +87,10 @@ def step(loss, logits: Tensor, target: Tensor) -> Tensor:
     return grad
 
 
-def case(name: str, shape: str) -> Case:
+def case(name: str, shape: str, device: str = "cpu") -> Case:
     """Returns a loss's case of one shape."""
     ours, theirs = LOSSES[name]
-    logits, target = inputs(shape)
+    logits, target = (t.to(device) for t in inputs(shape))
     last = logits.contiguous(memory_format=torch.channels_last).requires_grad_()
     logits.requires_grad_()
     compiled = torch.compile(theirs, fullgraph=True, dynamic=False)
