@@ -15,7 +15,7 @@ from fastseg.cli.running import run_command
 from fastseg.data import CAMVID_CLASSES, CamVid, check_is_camvid
 from fastseg.data.transforms import label_tensor
 from fastseg.models import finish
-from fastseg.segment.segmenter import Segmenter, shipped_weights
+from fastseg.segment.segmenter import Segmenter, refining_crf, shipped_weights
 from fastseg.train.evaluation import evaluate, scores
 
 
@@ -30,7 +30,7 @@ def _run(arguments: list[str] | None) -> int:
     parser.add_argument("--weights", required=True, help=f"a checkpoint, or one of {shipped}")
     parser.add_argument("--data", required=True, type=Path, help="CamVid folder")
     parser.add_argument("--split", default="val", choices=("train", "val", "test"))
-    parser.add_argument("--crf", action="store_true", help="refine by a dense CRF, as DeepLab v2")
+    parser.add_argument("--crf", action="store_true", help="refine as `fastseg segment --crf` does")
     parser.add_argument("--backend", default="fastseg", choices=("fastseg", "torch"))
     options = parser.parse_args(arguments)
     segmenter = Segmenter.load(options.weights, backend=options.backend)
@@ -43,7 +43,7 @@ def _run(arguments: list[str] | None) -> int:
     check_is_camvid(dataset)
     model = segmenter.model
     if options.crf:
-        finish(model, crf="post", backend=options.backend)
+        finish(model, crf=refining_crf(model.num_classes), backend=options.backend)
     matrix = evaluate(model.to(memory_format=torch.channels_last), dataset)
     for name, value in scores(matrix).items():
         print(f"{name:<16} {value:.4f}")

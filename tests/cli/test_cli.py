@@ -12,7 +12,7 @@ from PIL import Image
 from fastseg.cli import main
 from fastseg.data import normalise
 from fastseg.models import build_model
-from fastseg.segment.segmenter import Segmenter, highest_class, refine
+from fastseg.segment.segmenter import Segmenter, highest_class, refine, refining_crf
 from fastseg.zoo import SOURCES
 from fastseg.zoo.checkpoint import save_model
 
@@ -116,11 +116,11 @@ def test_crf_and_other_weights_stand_beside_the_first(tmp_path, photo, weights, 
 
 
 def test_the_crf_is_that_of_a_model_with_one():
-    """`crf="post"` of a builder refines at the input's size, as the command does at the photo's."""
+    """The evaluation refines at the input's size, as the command does at the photo's."""
     torch.manual_seed(0)
     options = {"width": 4, "kernel_size": 3}
     plain = build_model("segnet_basic", 3, **options).eval()
-    with_crf = build_model("segnet_basic", 3, crf="post", **options).eval()
+    with_crf = build_model("segnet_basic", 3, crf=refining_crf(3), **options).eval()
     with_crf.load_state_dict(plain.state_dict(), strict=False)
     picture = Image.effect_noise((41, 30), 50).convert("RGB")
     x = normalise(picture)[None]

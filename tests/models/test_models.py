@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastseg import models
+from fastseg import PairwiseBilateral, PairwiseGaussian, dense_crf, models
 from fastseg.models import build_model, list_models
 from fastseg.nn import DenseCRF, UpsampleCrossEntropyLoss
 from tests.models.small_models import SMALL, build
@@ -129,6 +129,15 @@ def test_a_crf_after_the_network_runs_in_evaluation_alone():
         out = model.eval()(x, image)
         q = model.crf(-plain.eval()(x), image)
     torch.testing.assert_close(out.softmax(1), q, rtol=1e-4, atol=1e-5)
+
+
+def test_a_crf_after_the_network_is_deeplab_v2s():
+    crf = build("unet", crf="post").crf
+    assert (crf.iterations, crf.quality) == (10, "high")
+    image = torch.rand(1, 3, 24, 20) * 255
+    unary = torch.randn(1, 5, 24, 20)
+    terms = [PairwiseGaussian(1, 3), PairwiseBilateral(67, 3, 4)]
+    torch.testing.assert_close(crf(unary, image), dense_crf(unary, image, terms))
 
 
 def test_a_crf_as_a_layer_is_trained_and_sees_the_image():
