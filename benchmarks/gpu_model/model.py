@@ -36,7 +36,7 @@ class Work:
         conflicts: wavefronts of shared memory beyond the least.
         wavefronts: of shared memory.
         issued: instructions of all warps; 0 where the machine code is not known.
-        registers: of a thread; 0 likewise.
+        registers: of a thread; 0 where the machine code is not known.
         occupancy: share of a multiprocessor's threads that can be resident.
     """
 

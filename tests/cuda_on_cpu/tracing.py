@@ -98,8 +98,8 @@ class Launch:
             leaves for the second.
         read: sectors read, each once.
         written: sectors written, each once.
-        fresh_read: those that nothing before in the same trace has touched.
-        fresh_written: likewise of those written.
+        fresh_read: sectors read that nothing before in the same trace has touched.
+        fresh_written: sectors written that nothing before in it has touched.
         sites: see ``Site``.
         races: found, if they were looked for.
     """
