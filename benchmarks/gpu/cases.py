@@ -14,6 +14,7 @@ from functools import lru_cache, partial
 from statistics import median
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import fastseg
@@ -35,6 +36,8 @@ OURS = "fastseg"
 SECONDS = 0.15
 """Least seconds of a case's runs."""
 HOST_ROUNDS = 20
+VOID = 255
+"""The class of ignored pixels."""
 
 
 @lru_cache(maxsize=1)
@@ -202,6 +205,52 @@ def loss_case(loss: str, shape: str) -> Case:
     return replace(case, candidates=candidates, check=torch.enable_grad()(case.check))
 
 
+def part_case(op: str, classes: int, rows: int, width: int) -> Case:
+    """Returns the case of one op on logits (1, classes, rows, width) and an eightfold target."""
+    logits = torch.randn(1, classes, rows, width, device="cuda", requires_grad=True)
+    target = torch.randint(0, classes, (1, 8 * rows, 8 * width), device="cuda").byte()
+    whole = target.long()
+
+    def upsampled() -> Tensor:
+        return F.interpolate(logits, target.shape[1:], mode="bilinear")
+
+    def counts() -> Tensor:
+        pairs = whole * classes + upsampled().argmax(1)
+        return torch.bincount(pairs.flatten(), minlength=classes**2).view(classes, classes)
+
+    loss = fastseg.upsample_cross_entropy(logits, target, ignore_index=VOID)
+    eager = F.cross_entropy(upsampled(), whole)
+
+    def gradient(of: Tensor) -> Tensor:
+        return torch.autograd.grad(of, logits, retain_graph=True)[0]
+
+    ours, torchs = {
+        "upsample_cross_entropy": (
+            lambda: fastseg.upsample_cross_entropy(logits, target, ignore_index=VOID),
+            lambda: F.cross_entropy(upsampled(), whole),
+        ),
+        "upsample_cross_entropy_backward": (lambda: gradient(loss), lambda: gradient(eager)),
+        "upsample_confusion_matrix": (
+            lambda: fastseg.upsample_confusion_matrix(logits, target, ignore_index=VOID),
+            counts,
+        ),
+    }[op]
+
+    def check() -> None:
+        torch.testing.assert_close(ours(), torchs(), rtol=1e-4, atol=1e-6)
+
+    floor = nbytes(logits, target)
+    return Case(op, "", [Candidate(OURS, ours), Candidate("eager", torchs)], check, floor)
+
+
+# Names of the model's cases, and the logits of each.
+PARTS = {
+    "upsample_cross_entropy 8x21x65x65 to 520x520, uint8": (21, 520, 65),
+    "upsample_cross_entropy_backward 8x21x65x65 to 520x520, uint8": (21, 520, 65),
+    "upsample_confusion_matrix 1x19x128x256 to 1024x2048, uint8": (19, 128, 256),
+}
+
+
 def counts_case(dtype: str, kind: str = "noise") -> Case:
     """Returns the case of a confusion matrix."""
     return confusion_matrix.case(kind, dtype, confusion_matrix.SIZE, "cuda", void=False)
@@ -240,6 +289,9 @@ def head_jobs() -> Iterator[Job]:
             make = partial(counts_case, dtype, kind)
             name = f"confusion_matrix 1024x2048 {dtype}, {kind}"
             yield job(name, make, modelled=modelled if kind == "noise" else "")
+    for name, logits in PARTS.items():
+        make = torch.enable_grad()(partial(part_case, name.split(" ")[0], *logits))
+        yield job(name, make, modelled=name)
     for loss, shape in itertools.product(("cross_entropy",), upsample_cross_entropy.SHAPES):
         yield job(f"upsample_{loss} step, {shape}", partial(loss_case, loss, shape))
     name = "distance_transform 8x256x1024"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from tests.native_build import folder_for, run
+from tests.native_build import alone, folder_for, run
 
 HERE = Path(__file__).parent
 CSRC = HERE.parent.parent / "csrc"
@@ -59,7 +59,6 @@ def library(variant: str = "plain") -> Path:
             AddressSanitizer's runtime, "traced" to count accesses to memory (tracing.py).
     """
     more, namespace = VARIANTS[variant]
-    torch_dir = Path(torch.__file__).parent
     kernels = [*sorted((CSRC / "cuda").rglob("*.cu")), HERE / "self_test.cu"]
     traces = [*HERE.glob("trace*.cpp")] if variant == "traced" else []
     sources = [*kernels, HERE / "bindings.cpp", HERE / "cuda_on_cpu.cpp", *traces]
@@ -68,8 +67,18 @@ def library(variant: str = "plain") -> Path:
     state = [*CSRC.glob("c*/**/*.*"), *HERE.glob("*.*")]
     options = [*flags, torch.__version__]
     target = folder_for("cuda-on-cpu", options, state) / f"cuda_on_cpu_{variant}.so"
-    if target.exists():
-        return target
+    with alone(target.parent):
+        if not target.exists():
+            _build(target, sources, kernels, flags, variant)
+    return target
+
+
+def _build(
+    target: Path, sources: list[Path], kernels: list[Path], flags: list[str], variant: str
+) -> None:
+    """Compiles the sources side by side and links them."""
+    more, _ = VARIANTS[variant]
+    torch_libraries = Path(torch.__file__).parent / "lib"
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch, ThreadPoolExecutor() as pool:
         objects = [Path(scratch) / f"{s.stem}{s.suffix}.o" for s in sources]
 
@@ -80,7 +89,6 @@ def library(variant: str = "plain") -> Path:
 
         list(pool.map(compile_one, sources, objects))
         linked = Path(scratch) / target.name
-        libraries = [f"-L{torch_dir / 'lib'}", "-ltorch", "-ltorch_cpu"]
+        libraries = [f"-L{torch_libraries}", "-ltorch", "-ltorch_cpu"]
         run(["g++", "-shared", "-Wl,-Bsymbolic", *more, *objects, *libraries, "-o", linked])
         linked.rename(target)
-    return target
