@@ -1,5 +1,7 @@
 #pragma once
-// How a lattice is blurred, once for CPU and CUDA: axis after axis, between buffers.
+// How a lattice is blurred, axis after axis, between buffers. Options and the order of axes are
+// those of CPU and CUDA; the steps one after another are the CPU's. A GPU takes both orders of a
+// symmetric blur at once (cuda/crf/permutohedral_blur.cu).
 
 #include <utility>
 
@@ -13,6 +15,11 @@ struct BlurOptions {
   double side = 0.5;       // a neighbour's weight
 };
 
+// The axis of step i, in the order 0..d or in its reverse.
+inline int blur_axis(int i, int axes, bool reverse) {
+  return reverse ? axes - 1 - i % axes : i % axes;
+}
+
 // Buffers that the blur needs beside its input.
 inline int blur_buffers(const BlurOptions& options) { return options.symmetric ? 2 : 1; }
 
@@ -25,12 +32,11 @@ template <class T, class Step>
 T* blur_steps(const BlurOptions& options, int axes, T* values, T* buffer, T* more,
               const Step& step) {
   const int steps = options.passes * axes;
-  const auto axis = [&](int i, bool reverse) { return reverse ? axes - 1 - i % axes : i % axes; };
   const T* none = nullptr;
   if (!options.symmetric) {
     T *from = values, *to = buffer;
     for (int i = 0; i < steps; ++i) {
-      step(axis(i, options.reverse), static_cast<const T*>(from), none, to);
+      step(blur_axis(i, axes, options.reverse), static_cast<const T*>(from), none, to);
       std::swap(from, to);
     }
     return from;
@@ -39,7 +45,7 @@ T* blur_steps(const BlurOptions& options, int axes, T* values, T* buffer, T* mor
   const T* from = values;
   T *to = buffer, *other = more;
   for (int i = 0; i < steps; ++i) {
-    step(axis(i, false), from, none, to);
+    step(blur_axis(i, axes, false), from, none, to);
     from = to;
     std::swap(to, other);
   }
@@ -47,7 +53,7 @@ T* blur_steps(const BlurOptions& options, int axes, T* values, T* buffer, T* mor
   T* free = values;
   from = values;
   for (int i = 0; i < steps; ++i) {
-    step(axis(i, true), from, i == steps - 1 ? forward : none, to);
+    step(blur_axis(i, axes, true), from, i == steps - 1 ? forward : none, to);
     from = to;
     std::swap(to, free);
   }

@@ -210,8 +210,7 @@ class Blurring {
  private:
   Step<T> step_of(const Chain<T>& chain, int i) const {
     const LatticeView<T>& lattice = *job_.lattice;
-    const int corners = lattice.corners;
-    const int axis = chain.reverse ? corners - 1 - i % corners : i % corners;
+    const int axis = blur_axis(i, lattice.corners, chain.reverse);
     const int* back = lattice.neighbors + int64_t{2} * axis * lattice.vertices;
     return {chain.from, back, back + lattice.vertices};
   }
