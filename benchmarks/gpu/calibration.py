@@ -10,7 +10,8 @@ from functools import partial
 
 import torch
 
-from benchmarks.gpu.cases import machine, product_speed, usable
+from benchmarks.gpu.cases import machine, usable
+from benchmarks.gpu.figures import product_speed
 from benchmarks.gpu.worker import Job, Outcome
 from benchmarks.gpu_model.devices import DEVICES
 from benchmarks.harness import Candidate, Case, copy_bandwidth, measure

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tests.cuda_on_cpu.build import CSRC
 from tests.cuda_on_cpu.objects import NVCC, tool
-from tests.cuda_on_cpu.tracing import Launch, without_parameters
+from tests.cuda_on_cpu.tracing import Launch, short_line, without_parameters
 from tests.native_build import folder_for, run
 
 ARCH = "sm_90"
@@ -140,7 +140,7 @@ def _runs(body: str) -> Iterator[tuple[int, tuple[Place, ...]]]:
         if found := re.match(r'\s*//## File "([^"]+)", line (\d+)', row):
             if whole:
                 chain = []
-            chain.append(_short(found[1], found[2]))
+            chain.append(short_line(found[1], found[2]))
             whole = "inlined at" not in row
         elif row.startswith(".L_"):
             if length:
@@ -161,9 +161,3 @@ def _runs(body: str) -> Iterator[tuple[int, tuple[Place, ...]]]:
 def _ours(lines: list[str]) -> list[str]:
     """Lines of csrc alone: behind an intrinsic each compiler has headers of its own."""
     return [line for line in lines if line.startswith(("cuda/", "common/"))]
-
-
-def _short(path: str, line: str) -> str:
-    resolved = Path(path).resolve()
-    name = resolved.relative_to(CSRC) if resolved.is_relative_to(CSRC) else resolved.name
-    return f"{name}:{line}"

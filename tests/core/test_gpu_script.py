@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import __main__ as script
-from benchmarks.gpu import calibration, cases, profile_calls, runner
+from benchmarks.gpu import calibration, cases, figures, profile_calls, runner
 from benchmarks.gpu.runner import Group, Results, Step, run_group
 from benchmarks.gpu.table import MOST_CHARACTERS, lines, read_modelled
 from benchmarks.gpu_model import cases as gpu_model
@@ -187,11 +187,11 @@ def test_the_shell_script_passes_sections_on():
 
 
 def test_every_tiny_call_is_right_and_has_its_times(monkeypatch, one_thread):
-    monkeypatch.setattr(cases, "measure", partial(measure, min_rounds=1))
+    monkeypatch.setattr(figures, "measure", partial(measure, min_rounds=1))
     with fake_cuda.install(monkeypatch):
-        monkeypatch.setattr(cases, "copy_speed", lambda: 1e12)
-        monkeypatch.setattr(cases, "SECONDS", 0.0)
-        monkeypatch.setattr(cases, "HOST_ROUNDS", 2)
+        monkeypatch.setattr(figures, "copy_speed", lambda: 1e12)
+        monkeypatch.setattr(figures, "SECONDS", 0.0)
+        monkeypatch.setattr(figures, "HOST_ROUNDS", 2)
         jobs = cases.jobs("calls")
         outcomes = {job.name: job.run() for job in jobs}
     for name, outcome in outcomes.items():
@@ -238,8 +238,8 @@ def test_a_wrong_result_is_red_and_timed(monkeypatch):
 
     case = Case("op", "", [Candidate("fastseg", lambda: None)], differ, 1000)
     with fake_cuda.install(monkeypatch):
-        monkeypatch.setattr(cases, "copy_speed", lambda: 1e9)
-        outcome = cases.figures(case)
+        monkeypatch.setattr(figures, "copy_speed", lambda: 1e9)
+        outcome = figures.figures(case)
     assert outcome.red == "differs by 3"
     assert outcome.rows[0]["floor_us"] == "1.0"
 
