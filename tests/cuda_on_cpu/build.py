@@ -64,7 +64,7 @@ def library(variant: str = "plain") -> Path:
     sources = [*kernels, HERE / "bindings.cpp", HERE / "cuda_on_cpu.cpp", *traces]
     flags = [*flags_of(namespace), *more]
 
-    state = [*CSRC.glob("c*/**/*.*"), *HERE.glob("*.*")]
+    state = [*CSRC.glob("c*/**/*.*"), *HERE.glob("*.[ch]*"), Path(__file__)]
     options = [*flags, torch.__version__]
     target = folder_for("cuda-on-cpu", options, state) / f"cuda_on_cpu_{variant}.so"
     with alone(target.parent):

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from fastseg import reference
-from tests.cuda_on_cpu.build import CSRC, cuda_home, flags_of
+from tests.cuda_on_cpu.build import cuda_home
 from tests.cuda_on_cpu.loader import SANITIZE, load
-from tests.cuda_on_cpu.sanitized import run_sanitized
-from tests.native_build import run
+from tests.cuda_on_cpu.sanitized import assert_sanitized, run_sanitized
 from tests.pool.pool_cases import (
     CASES,
     CASES_2X2,
@@ -49,16 +48,6 @@ def packings(case: PoolCase, codes, layout):
     if case.window == PoolCase(case.shape).window and not case.ceil_mode:
         packed_dim = -1 if layout == torch.contiguous_format else -3
         yield reference.pack_codes(codes, packed_dim), packed_dim
-
-
-@pytest.mark.parametrize(
-    "source", sorted((CSRC / "cuda").rglob("*.cpp")), ids=lambda path: path.stem
-)
-def test_a_binding_includes_what_it_uses(source, order):
-    """Here they are compiled as one source, for a GPU each by itself."""
-    if order != "forward":
-        pytest.skip("compilers know no order of threads")
-    run(["g++", *flags_of("fastseg_cuda_on_cpu"), "-fsyntax-only", source])
 
 
 def test_new_memory_holds_garbage():
@@ -274,11 +263,8 @@ def test_shim_sees_accesses_past_shared_memory():
 @pytest.mark.skipif(SANITIZE, reason="this is the inner run")
 def test_under_address_sanitizer(order):
     """A part of these tests, with every access to a tensor or to shared memory checked."""
-    if order != "forward":
-        pytest.skip("threads that touch what they should not do so in any order")
     others = "float32 or float64 or bfloat16"  # 16-bit vectors are the longest
-    good = run_sanitized(__file__, f"forward and not past_shared and not ({others})")
-    assert good.returncode == 0, good.stdout + good.stderr
+    assert_sanitized(order, __file__, f"forward and not past_shared and not ({others})")
     bad = run_sanitized(__file__, "forward and past_shared")
     assert bad.returncode != 0
     assert "heap-buffer-overflow" in bad.stderr + bad.stdout

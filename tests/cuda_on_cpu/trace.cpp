@@ -127,7 +127,6 @@ void launch_begins(const void* kernel, dim3 grid, dim3 block, size_t shared_byte
   t.barriers = 0;
   t.requests.launch_begins();
   t.races.launch_begins();
-  t.races.found.clear();
   t.next() << "{\"kernel\": " << t.offset(kernel) << ", \"grid\": [" << grid.x << ", " << grid.y
            << ", " << grid.z << "], \"threads\": " << block.x * block.y * block.z
            << ", \"shared_bytes\": " << shared_bytes;
@@ -182,7 +181,6 @@ void access(Kind kind, const volatile void* p, int bytes, const void* place) {
   record({kind, bytes, kind == kAtomic, place}, p);
 }
 
-// What a volatile load reads, others may change meanwhile, by atomic operations.
 void volatile_load(const volatile void* p, int bytes, const void* place) {
   record({kLoad, bytes, true, place}, p);
 }

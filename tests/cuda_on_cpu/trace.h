@@ -22,6 +22,8 @@ void synchronized();                          // the host waits for the device
 
 // An access by the calling thread, in the instruction behind `place`.
 void access(Kind kind, const volatile void* p, int bytes, const void* place);
+// A volatile load: what it reads, others may change meanwhile, by atomic operations.
+void volatile_load(const volatile void* p, int bytes, const void* place);
 
 // Of the shim's functions: those that tell their accesses themselves, and those whose accesses a
 // device does in registers.

@@ -2,15 +2,12 @@
 
 #include "cuda_on_cpu.h"
 
-namespace cuda_on_cpu::trace {
-void volatile_load(const volatile void* p, int bytes, const void* place);
-}
-
 namespace {
 
 using cuda_on_cpu::trace::access;
 using cuda_on_cpu::trace::kLoad;
 using cuda_on_cpu::trace::kStore;
+using cuda_on_cpu::trace::volatile_load;
 
 constexpr unsigned long kVectorBytes = 16;
 
@@ -26,12 +23,12 @@ void access_range(cuda_on_cpu::trace::Kind kind, const char* p, unsigned long by
 }  // namespace
 
 #define PLACE __builtin_return_address(0)
-#define HOOKS(n)                                                                            \
-  void __tsan_read##n(void* p) { access(kLoad, p, n, PLACE); }                              \
-  void __tsan_write##n(void* p) { access(kStore, p, n, PLACE); }                            \
-  void __tsan_unaligned_read##n(void* p) { access(kLoad, p, n, PLACE); }                    \
-  void __tsan_unaligned_write##n(void* p) { access(kStore, p, n, PLACE); }                  \
-  void __tsan_volatile_read##n(void* p) { cuda_on_cpu::trace::volatile_load(p, n, PLACE); } \
+#define HOOKS(n)                                                           \
+  void __tsan_read##n(void* p) { access(kLoad, p, n, PLACE); }             \
+  void __tsan_write##n(void* p) { access(kStore, p, n, PLACE); }           \
+  void __tsan_unaligned_read##n(void* p) { access(kLoad, p, n, PLACE); }   \
+  void __tsan_unaligned_write##n(void* p) { access(kStore, p, n, PLACE); } \
+  void __tsan_volatile_read##n(void* p) { volatile_load(p, n, PLACE); }    \
   void __tsan_volatile_write##n(void* p) { access(kStore, p, n, PLACE); }
 
 extern "C" {

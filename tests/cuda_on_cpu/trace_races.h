@@ -30,6 +30,7 @@ class Races {
     global_.clear();
     shared_.clear();
     epochs_.clear();
+    found.clear();
     block_ = 0;
   }
   void block_begins(int threads);

@@ -221,12 +221,13 @@ def _lines(places: frozenset[int]) -> dict[int, str]:
     lines = {}
     for part in text.split("0x")[1:]:
         at, *frames = part.split("\n")
-        lines[int(at, 16) + 1] = " > ".join(reversed([_short(f) for f in frames if f]))
+        chain = [f.partition(" (")[0].rpartition(":")[::2] for f in frames if f]
+        lines[int(at, 16) + 1] = " > ".join(reversed([short_line(*frame) for frame in chain]))
     return lines
 
 
-def _short(frame: str) -> str:
-    path, _, line = frame.partition(" (")[0].rpartition(":")
+def short_line(path: str, line: str) -> str:
+    """A source line as "file:line", the file from csrc on where it is one of ours."""
     resolved = Path(path).resolve()
     name = resolved.relative_to(CSRC) if resolved.is_relative_to(CSRC) else resolved.name
     return f"{name}:{line}"
