@@ -2,7 +2,6 @@
 // Vertices beside those that points touch, so that the blur's mass does not end at them.
 
 #include <algorithm>
-#include <bit>
 #include <cstdint>
 #include <utility>
 #include <vector>
@@ -52,8 +51,7 @@ void dilate(KeyIndex<Key>& index, const KeySteps<Key>& steps, bool joining,
   for (const KeyList<Key>& list : around) total += list.keys.size();
   LargeVector<int32_t> numbers(total);
   KeyIndex<Key> added;
-  added.build(around, numbers.data(), tasks,
-              [joining](uint16_t marks) { return !joining || std::popcount(marks) > 1; });
+  added.build(around, numbers.data(), tasks, /*fewest_marks=*/joining ? 2 : 1);
 
   // One index of both, so that a look-up asks one table.
   std::vector<KeyList<Key>> all;

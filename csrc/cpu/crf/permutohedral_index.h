@@ -28,11 +28,11 @@ template <class Key>
 class KeyIndex {
  public:
   // Numbers the keys of all lists: `numbers` has one for each key of each list, list after list.
-  // wanted(marks): whether a key is, by the marks of all its appearances or'ed; else it is numbered
+  // A key with fewer marks than that, those of all its appearances or'ed, is numbered
   // KeyTable::kNone.
-  template <class Wanted>
   void build(std::vector<KeyList<Key>>& lists, int32_t* numbers, const TaskRunner& tasks,
-             const Wanted& wanted) {
+             int fewest_marks = 0) {
+    const auto wanted = [&](uint16_t marks) { return std::popcount(marks) >= fewest_marks; };
     int64_t total = 0;
     for (KeyList<Key>& list : lists) list.first = total, total += list.keys.size();
     bucket_bits_ = 0;
@@ -77,9 +77,6 @@ class KeyIndex {
         }
       }
     });
-  }
-  void build(std::vector<KeyList<Key>>& lists, int32_t* numbers, const TaskRunner& tasks) {
-    build(lists, numbers, tasks, [](uint16_t) { return true; });
   }
 
   const LargeVector<Key>& keys() const { return keys_; }  // by number

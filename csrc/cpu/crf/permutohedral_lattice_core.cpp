@@ -2,7 +2,7 @@
 //
 // 1. The range of every image's quotients, which also finds features that are not finite.
 // 2. Tile by tile: simplices; a small table numbers the vertices that the tile touches. Points of a
-//    simplex that a cache remembers need no look-up.
+//    simplex that is remembered need no look-up.
 // 3. Image by image: the tiles' keys into one numbering (permutohedral_index.h); dilation.
 // 4. The neighbours of each vertex, a look-up for each axis; meanwhile the rows sorted by vertex.
 //
@@ -11,8 +11,6 @@
 // caches where vertices are many.
 
 #include <algorithm>
-#include <cstring>
-#include <numeric>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -22,7 +20,9 @@
 #include "cpu/crf/permutohedral_index.h"
 #include "cpu/crf/permutohedral_keys.h"
 #include "cpu/crf/permutohedral_lattice.h"
+#include "cpu/crf/permutohedral_neighbors.h"
 #include "cpu/crf/permutohedral_simplex.h"
+#include "cpu/crf/permutohedral_slots.h"
 #include "cpu/threads/task_memory.h"
 
 namespace fastseg::cpu {
@@ -105,46 +105,6 @@ class Builder {
     KeyNumbers<Key> vertices;
   };
 
-  // The slots of simplices met lately. Neighbouring points often share one, and so do rows of
-  // pixels one above the other.
-  template <int D, class Key>
-  struct Recent {
-    static constexpr int kSize = 256;
-    struct Entry {
-      Key key{};
-      uint32_t order = ~uint32_t{0};  // none is that
-      int32_t slots[D + 1];
-    };
-    Entry entries[kSize];
-
-    Entry& entry(Key key, uint32_t order) {
-      return entries[(hash(key) ^ order * 0x9E3779B1u) >> 24 & (kSize - 1)];
-    }
-  };
-
-  // Appends the slots of the simplices of a block of points to `out`.
-  template <int D, class Key>
-  void look_up(const KeySteps<Key>& steps, int64_t points, Scratch<Key>& scratch,
-               Recent<D, Key>& recent, int32_t* out) const {
-    const Key* keys = scratch.simplices.keys_as(Key{});
-    for (int64_t i = 0; i < points; ++i, out += D + 1) {
-      Key key = keys[i];
-      const uint32_t order = scratch.simplices.orders[i];
-      auto& entry = recent.entry(key, order);
-      if (entry.key != key || entry.order != order) {
-        entry.key = key, entry.order = order;
-        Key unit_of_rank[16] = {};
-        for (int j = 0; j < D; ++j) unit_of_rank[order >> (4 * j) & 15] = steps.unit(j);
-        entry.slots[0] = scratch.vertices.find_or_add(key);
-        for (int r = 1; r <= D; ++r) {  // the coordinate of the next highest rank steps down
-          key += 1 - unit_of_rank[D - r + 1];
-          entry.slots[r] = scratch.vertices.find_or_add(key);
-        }
-      }
-      std::memcpy(out, entry.slots, sizeof entry.slots);
-    }
-  }
-
   template <class Key>
   void scan_tile(int64_t t, Scratch<Key>& scratch, KeyList<Key>& list) const {
     const auto kernel = FASTSEG_SIMD_DISPATCH_OF(T, simplices<T>);
@@ -155,13 +115,15 @@ class Builder {
     int64_t entry = (tile.image * in_.points + tile.begin) * (in_.d + 1);
     scratch.vertices.reset(1024);
     with_dimensions(in_.d, [&]<int D>() {
-      Recent<D, Key> recent;
+      TileSlots<D, Key> slots(steps, scratch.vertices);
+      const Key* keys = scratch.simplices.keys_as(Key{});
+      const uint32_t* orders = scratch.simplices.orders;
       while (rest.points > 0) {
         block = rest;
         block.points = std::min(rest.points, kSimplexBlock);
         scratch.simplices.barycentric = barycentric_ + entry;
         kernel(block, layout, scratch.simplices);
-        look_up<D>(steps, block.points, scratch, recent, slots_ + entry);
+        slots.look_up(block.points, keys, orders, slots_ + entry);
         entry += block.points * (D + 1);
         rest.features += block.points, rest.points -= block.points;
       }
@@ -171,7 +133,7 @@ class Builder {
         int32_t unused_slots[D + 1];
         scratch.simplices.barycentric = unused_weights;
         kernel({D, 1, origin, 1, scale_}, layout, scratch.simplices);
-        look_up<D>(steps, 1, scratch, recent, unused_slots);
+        slots.look_up(1, keys, orders, unused_slots);
       }
     });
     list.keys = scratch.vertices.keys();
@@ -243,48 +205,11 @@ class Builder {
       }
     }
     tasks_.run(1 + static_cast<int64_t>(ranges.size()), [&](int64_t task) {
-      if (task == 0) return sort_rows(rows, starts);
+      if (task == 0) return sort_rows(out_.tile_vertices, out_.rows, out_.vertices, rows, starts);
       const auto [b, begin, end] = ranges[task - 1];
-      find_neighbors(indices[b], KeySteps<Key>(layouts_[b]), first_[b], begin, end, neighbors);
+      find_neighbors(indices[b], KeySteps<Key>(layouts_[b]), out_.vertices, first_[b], begin, end,
+                     neighbors);
     });
-  }
-
-  template <class Key>
-  void find_neighbors(const KeyIndex<Key>& index, const KeySteps<Key>& steps, int64_t first,
-                      int64_t begin, int64_t end, int32_t* neighbors) const {
-    constexpr int kAtOnce = 32;  // look-ups under way
-    const int axes = in_.d + 1;
-    const int32_t none = static_cast<int32_t>(out_.vertices);
-    Key keys[kAtOnce];
-    uint64_t hashes[kAtOnce];
-    for (int axis = 0; axis < axes; ++axis) {
-      int32_t* back = neighbors + 2 * axis * out_.vertices;
-      int32_t* forward = back + out_.vertices;
-      for (int64_t v = begin; v < end; v += kAtOnce) {
-        const int n = static_cast<int>(std::min<int64_t>(kAtOnce, end - v));
-        for (int i = 0; i < n; ++i) {
-          keys[i] = steps.forward(index.keys()[v + i], axis);
-          hashes[i] = hash(keys[i]);
-          index.prefetch(hashes[i]);
-        }
-        for (int i = 0; i < n; ++i) {
-          const int32_t found = index.find(keys[i], hashes[i]);
-          const int32_t vertex = static_cast<int32_t>(first + v + i);
-          forward[vertex] = found < 0 ? none : static_cast<int32_t>(first + found);
-          if (found >= 0) back[first + found] = vertex;
-        }
-      }
-    }
-  }
-
-  void sort_rows(int32_t* rows, int32_t* starts) const {
-    std::fill_n(starts, out_.vertices + 1, 0);
-    for (int64_t r = 0; r < out_.rows; ++r) ++starts[out_.tile_vertices[r] + 1];
-    std::partial_sum(starts, starts + out_.vertices + 1, starts);
-    LargeVector<int32_t> next(starts, starts + out_.vertices);
-    for (int64_t r = 0; r < out_.rows; ++r) {
-      rows[next[out_.tile_vertices[r]]++] = static_cast<int32_t>(r);
-    }
   }
 
   static constexpr int64_t kMost = (int64_t{1} << 31) - 1;
