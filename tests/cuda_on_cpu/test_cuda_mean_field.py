@@ -175,12 +175,49 @@ def test_the_order_of_threads_does_not_matter(order, quality, monkeypatch):
     assert torch.equal(ops.lattice_mean_field(*arguments), expected)
 
 
-def test_a_capture_is_refused_where_a_lattice_is_built(monkeypatch):
-    unary, kernels, mu, norms = problem(1, 5, (6, 7))
+CAPTURED_SIZES = [(1, 1), (9, 15), (3, 4, 5), (24, 40)]
+
+
+@QUALITIES
+@pytest.mark.parametrize("size", CAPTURED_SIZES, ids=str)
+def test_a_capture_gives_the_same_bits(size, quality, monkeypatch):
+    """Smooth features, as those of photos: vertices are fewer than points' corners."""
+    unary, kernels, mu, norms = problem(2, 5, size)
+    for quality_of in (quality, (0, 1.3, 0, 2, False)):
+        arguments = (unary, kernels, mu, norms, 2, *quality_of)
+        expected = ops.lattice_mean_field(*arguments)
+        monkeypatch.setenv("CUDA_ON_CPU_CAPTURES", "1")
+        assert torch.equal(ops.lattice_mean_field(*arguments), expected)
+        monkeypatch.delenv("CUDA_ON_CPU_CAPTURES")
+
+
+@QUALITIES
+def test_a_capture_cannot_refuse_features(quality, monkeypatch):
+    """Where the host would have raised, Q is NaN."""
+    unary, (sigma, features), mu, norms = problem(2, 5, (6, 7))
+    for value in (torch.nan, torch.inf, 1e30):
+        bad = features.clone()
+        bad[1, 0, 2, 3] = value
+        arguments = (unary, [sigma, bad], mu, norms, 1, *quality)
+        with pytest.raises(RuntimeError, match="features must be"):
+            ops.lattice_mean_field(*arguments)
+        monkeypatch.setenv("CUDA_ON_CPU_CAPTURES", "1")
+        for x in (unary, unary.contiguous(memory_format=torch.channels_last)):
+            assert ops.lattice_mean_field(x, *arguments[1:]).isnan().all()
+        monkeypatch.delenv("CUDA_ON_CPU_CAPTURES")
+
+
+def test_a_capture_has_memory_for_points_that_share_no_vertex(monkeypatch):
+    """Of these, and of as many that are added: with all neighbours there would be more."""
+    unary = torch.rand(2, 3, 4, 5)
+    features = torch.rand(2, 5, 4, 5) * 1e4
+    arguments = (unary, [features], [potts(1)], [AFTER], 1)
+    high, all_neighbors = HIGH, (*HIGH[:2], 1, *HIGH[3:])
+    expected = ops.lattice_mean_field(*arguments, *high)
+    assert ops.lattice_mean_field(*arguments, *all_neighbors).isfinite().all()
     monkeypatch.setenv("CUDA_ON_CPU_CAPTURES", "1")
-    with pytest.raises(RuntimeError, match=r"lattice_mean_field: .*outside of the capture"):
-        ops.lattice_mean_field(unary, kernels, mu, norms, 1, *HIGH)
-    check(unary, kernels[:1], mu[:1], norms[:1], 1, *HIGH)
+    assert torch.equal(ops.lattice_mean_field(*arguments, *high), expected)
+    assert ops.lattice_mean_field(*arguments, *all_neighbors).isnan().all()
 
 
 UNARY = torch.rand(2, 3, 8, 9)

@@ -140,3 +140,20 @@ def test_launches_of_a_mean_field(quality, each, once):
     assert counts[1] - counts[0] == each
     assert counts[0] - each <= once
     assert waits == [2, 2]
+
+
+@pytest.mark.parametrize("quality", [cases.COMPAT, cases.HIGH], ids=["compat", "high"])
+def test_a_captured_mean_field_waits_for_nothing(quality, monkeypatch):
+    """Launches walk over memory for the largest lattice, with no more blocks than are busy."""
+    counts = []
+    for captures in (False, True):
+        if captures:
+            monkeypatch.setenv("CUDA_ON_CPU_CAPTURES", "1")
+        with Trace() as trace:
+            cases.lattice_mean_field(96, 80, 5, quality, traced(), 2)
+        counts.append(len(trace.launches))
+    assert trace.synchronizations == 0
+    assert counts[1] <= counts[0] + 6  # longer prefix sums, and what bounds the counts
+    blurs = [launch for launch in trace.launches if launch.name == "permutohedral_blur"]
+    assert blurs
+    assert all(launch.blocks <= 4096 for launch in blurs)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
 
-from fastseg._core import library
+import fastseg
 from fastseg import reference
+from fastseg._core import library
 from tests.crf.permutohedral_cases import FLOATS, LatticeCase
 from tests.crf.test_lattice_mean_field import (
     COMPAT,
@@ -201,11 +203,20 @@ def test_filters_can_be_captured_in_a_graph():
         assert all(map(torch.equal, outputs, run(name, ready)))
 
 
-def test_a_mean_field_without_a_lattice_can_be_captured_in_a_graph():
-    unary, kernels, mu, norms = problem(1, 21, (61, 83))
-    positions = (unary.cuda(), [kernels[0].cuda()], [mu[0].cuda()], norms[:1])
-    (q,) = captured(lambda: (ops.lattice_mean_field(*positions, 5, *HIGH),))
-    assert torch.equal(q, ops.lattice_mean_field(*positions, 5, *HIGH))
+@pytest.mark.parametrize("quality", ["compat", "high"])
+def test_a_dense_crf_can_be_captured_in_a_graph(quality):
+    """And replayed on another picture, whose lattice has other sizes."""
+    unary, image = torch.rand(2, 21, 61, 83).cuda(), torch.rand(2, 3, 61, 83).cuda() * 255
+    call = partial(fastseg.dense_crf, unary, image, iterations=5, quality=quality)
+    call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        q = call()
+    for _ in range(2):
+        graph.replay()
+        assert torch.equal(q, call())
+        image.div_(16)
 
 
 @pytest.mark.parametrize(
@@ -237,13 +248,13 @@ def test_a_bad_value_fails_the_stream_and_names_the_op(message, call):
     assert f"fastseg::{message}" in done.stdout + done.stderr
 
 
-def test_a_capture_is_refused_where_a_lattice_is_built():
+def test_a_capture_is_refused_where_a_lattice_is_the_result():
     script = (
         "import fastseg, torch\n"
-        "v, w = torch.rand(1, 3, 50).cuda(), torch.ones(()).cuda()\n"
+        "v = torch.rand(1, 3, 50).cuda()\n"
         "with torch.cuda.graph(torch.cuda.CUDAGraph()):\n"
-        "    torch.ops.fastseg.lattice_mean_field(v, [v], [w], [3], 1, 0)\n"
+        "    torch.ops.fastseg.permutohedral_lattice(v)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode != 0
-    assert "fastseg::lattice_mean_field: building a lattice waits" in done.stderr
+    assert "fastseg::permutohedral_lattice: the size of its result waits" in done.stderr

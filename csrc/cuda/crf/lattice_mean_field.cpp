@@ -1,12 +1,14 @@
 // fastseg::lattice_mean_field on CUDA: the memory of a mean field, and the order of its steps.
 //
-// After the lattices are built, nothing waits for the device and nothing is allocated.
+// After the lattices are built, nothing waits for the device and nothing is allocated. In the
+// capture of a CUDA graph nothing waits at all: what the host would have refused makes Q NaN.
 
 #include "cuda/crf/lattice_mean_field.h"
 
 #include <torch/csrc/stable/library.h>
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "common/crf/lattice_gain.h"
@@ -84,8 +86,9 @@ class LatticeTerm {
     const LatticeMeanFieldCall& call = field.call;
     const LatticeCall lattice{features_of(term), call.refine, call.dilation};
     lattice_.vertex_count = permutohedral_lattice_ops::on_cpu({lattice.batch()}, ScalarType::Long);
-    build_lattice(lattice, mean_field_tile_points(call.labels), lattice_, kField);
+    build_lattice(lattice, mean_field_tile_points(call.labels), lattice_, kField, &counts_);
     view_ = lattice_view<float>(kField, lattice_, field.packs);
+    if (counts_) view_.bounded = static_cast<const BoundedCounts*>(counts_->const_data_ptr());
     blur_ = {call.passes, call.symmetric, false, call.side};
     shape_ = {field.packs, view_.images == 1 ? static_cast<int>(call.batch) : 1};
     allocate();
@@ -104,7 +107,8 @@ class LatticeTerm {
             order().starts,
             view_.tile_starts,
             floats(sums_),
-            shared ? view_.rows * field_.pitch() : 0};
+            shared ? view_.rows * field_.pitch() : 0,
+            view_.bounded};
   }
 
   // From the sums to the vertices.
@@ -191,6 +195,7 @@ class LatticeTerm {
   const Field& field_;
   LabelMixing mixing_;
   LatticeTensors lattice_;
+  std::optional<Tensor> counts_;
   LatticeView<float> view_;
   BlurOptions blur_;
   RowShape shape_;

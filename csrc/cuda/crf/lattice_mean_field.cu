@@ -194,13 +194,25 @@ __device__ inline void splat(const MeanFieldPass& op, const PointTile& tile,
   }
 }
 
+// Zero, or NaN where a lattice is none, which the host could not know: Q is then NaN.
+__device__ inline float failure(const MeanFieldPass& op) {
+  bool failed = false;
+  for (int m = 0; m < op.lattices; ++m) {
+    const BoundedCounts* counts = op.lattice[m].bounded;
+    failed |= counts != nullptr && counts->failed != 0;
+  }
+  return failed ? NAN : 0.f;
+}
+
 __device__ inline void write_q(const MeanFieldPass& op, const PointTile& tile,
                                const Divisors& divide, const float* q, int pitch) {
+  const float failed = failure(op);
   if (op.labels_last) {
     float* const out = op.out + int64_t{tile.image} * op.points * op.labels;
     for (int i = threadIdx.x; i < tile.count * op.labels; i += kThreads) {
       const int p = i / divide.labels, label = i - p * op.labels;
-      out[int64_t{op.strips.pixel(tile.begin + p)} * op.labels + label] = q[p * pitch + label];
+      out[int64_t{op.strips.pixel(tile.begin + p)} * op.labels + label] =
+          q[p * pitch + label] + failed;
     }
     return;
   }
@@ -214,7 +226,7 @@ __device__ inline void write_q(const MeanFieldPass& op, const PointTile& tile,
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       const int label = pack * 4 + k;
-      if (label < op.labels) out[int64_t{label} * op.points + pixel] = values.v[k];
+      if (label < op.labels) out[int64_t{label} * op.points + pixel] = values.v[k] + failed;
     }
   }
 }

@@ -40,6 +40,7 @@ struct LatticeMessages {
   const int* tile_starts;  // of the tiles' rows
   float* sums;             // (copies, rows) rows
   int64_t sums_copy;
+  const BoundedCounts* bounded;  // null where the host knows that the lattice is good
 };
 
 // (images, pixels) rows; factors of the pixels, (pixels), null: ones.

@@ -22,22 +22,32 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kAtOnce = 4;  // rows of a vertex
 
-// Parts of a launch, each a number of blocks for each copy of its rows.
+// Blocks of a launch whose parts may be far smaller than their limits: enough for every processor.
+constexpr unsigned kWalkingBlocks = 4096;
+
+// Parts of a launch, each a number of blocks' places for each copy of its rows.
 template <class Part, int kMax>
 struct Parts {
   int count = 0;
-  int ends[kMax];  // blocks of this part and those ahead
+  bool bounded = false;
+  int ends[kMax];  // places of this part and those ahead
   FastDivisor blocks_a_copy[kMax];
   Part parts[kMax];
 
-  void add(const Part& part, int vertices, const RowShape& shape) {
-    const int64_t packs = (int64_t{vertices} + 1) * shape.packs;
+  void add(const Part& part, const RowShape& shape) {
+    const DeviceCount& vertices = part.vertices;
+    bounded |= vertices.exact != nullptr;
+    const int64_t packs = (int64_t{vertices.most} + 1) * shape.packs;
     const int64_t blocks = (packs + kThreads - 1) / kThreads;
     blocks_a_copy[count] = FastDivisor(blocks);
-    ends[count] = static_cast<int>(this->blocks() + blocks * shape.copies);
+    ends[count] = static_cast<int>(places() + blocks * shape.copies);
     parts[count++] = part;
   }
-  unsigned blocks() const { return count == 0 ? 0 : ends[count - 1]; }
+  FASTSEG_HOST_DEVICE int places() const { return count == 0 ? 0 : ends[count - 1]; }
+  unsigned blocks() const {
+    const unsigned all = static_cast<unsigned>(places());
+    return bounded ? std::min(all, kWalkingBlocks) : all;
+  }
 };
 
 // Where a thread works.
@@ -46,8 +56,8 @@ struct PartPlace {
 };
 
 template <class Part, int kMax>
-__device__ inline PartPlace place_in(const Parts<Part, kMax>& op) {
-  int block = blockIdx.x, part = 0;
+__device__ inline PartPlace place_in(const Parts<Part, kMax>& op, int block) {
+  int part = 0;
   while (block >= op.ends[part]) ++part;
   if (part > 0) block -= op.ends[part - 1];
   const int copy = block / op.blocks_a_copy[part];
@@ -58,7 +68,7 @@ template <class T>
 struct Reduce {
   const int* vertex_rows;
   const int* vertex_starts;
-  int vertices, row_count;
+  DeviceCount vertices, row_count;
   FastDivisor packs;
   int64_t rows_copy, out_copy;  // elements from copy to copy
   const T* rows;
@@ -66,18 +76,16 @@ struct Reduce {
 };
 
 template <class T, int V>
-__global__ void __launch_bounds__(kThreads)
-    permutohedral_reduce(const Parts<Reduce<T>, kMaxVertexJobs> parts) {
-  const PartPlace place = place_in(parts);
-  const Reduce<T>& op = parts.parts[place.part];
-  const int v = place.index / op.packs;
-  if (v > op.vertices) return;
+__device__ inline void reduce_pack(const Reduce<T>& op, const PartPlace& place) {
+  const int v = place.index / op.packs, vertices = op.vertices();
+  if (v >= vertices && v != op.vertices.most) return;
   Pack<T, V> sum{};
-  if (v < op.vertices) {
-    const int first = op.vertex_starts[v], last = op.vertex_starts[v + 1];
+  if (v < vertices) {
+    const int first = op.vertex_starts[v], last = op.vertex_starts[v + 1],
+              rows_end = op.row_count();
     FASTSEG_DEVICE_CHECK(
         (v > 0 ? first >= 0 : first == 0) && first <= last &&
-            (v + 1 < op.vertices ? last <= op.row_count : last == op.row_count),
+            (v + 1 < vertices ? last <= rows_end : last == rows_end),
         "fastseg::permutohedral_filter: vertex_starts must ascend from 0 to the rows");
     const T* rows = op.rows + place.copy * op.rows_copy + (place.index - v * op.packs) * V;
     // Indices first, then rows: a check between two loads would keep the second one waiting.
@@ -87,7 +95,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
       for (int j = 0; j < kAtOnce; ++j) {
         row[j] = op.vertex_rows[k + j < last ? k + j : k];
-        good &= row[j] >= 0 && row[j] < op.row_count;
+        good &= row[j] >= 0 && row[j] < rows_end;
       }
       FASTSEG_DEVICE_CHECK(good,
                            "fastseg::permutohedral_filter: vertex_rows must be from 0 to the rows");
@@ -98,6 +106,15 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
   store_pack_global(op.out + place.copy * op.out_copy + int64_t{place.index} * V, sum);
+}
+
+template <class T, int V>
+__global__ void __launch_bounds__(kThreads)
+    permutohedral_reduce(const Parts<Reduce<T>, kMaxVertexJobs> parts) {
+  for (int block = blockIdx.x; block < parts.places(); block += gridDim.x) {
+    const PartPlace place = place_in(parts, block);
+    reduce_pack<T, V>(parts.parts[place.part], place);
+  }
 }
 
 // One step along an axis.
@@ -112,7 +129,7 @@ template <class T>
 struct Blur {
   Step<T> step;
   Step<T> other;  // where `in` is not null: out is the mean of both steps
-  int vertices;
+  DeviceCount vertices;
   FastDivisor packs;
   int64_t copy;  // elements from copy to copy
   T side;
@@ -123,7 +140,8 @@ template <class T, int V>
 __device__ inline Pack<T, V> stepped(const Blur<T>& op, const Step<T>& step, int v, int64_t copy,
                                      int index) {
   const int back = step.back[v], forward = step.forward[v];
-  FASTSEG_DEVICE_CHECK(back >= 0 && back <= op.vertices && forward >= 0 && forward <= op.vertices,
+  const int last = op.vertices.most;
+  FASTSEG_DEVICE_CHECK(back >= 0 && back <= last && forward >= 0 && forward <= last,
                        "fastseg::permutohedral_filter: neighbors must be from 0 to the vertices");
   const T* rows = step.in + copy + (index - v * op.packs) * V;
   Pack<T, V> sum = load_pack<V>(rows + int64_t{back} * op.packs * V);
@@ -134,15 +152,12 @@ __device__ inline Pack<T, V> stepped(const Blur<T>& op, const Step<T>& step, int
 }
 
 template <class T, int V>
-__global__ void __launch_bounds__(kThreads)
-    permutohedral_blur(const Parts<Blur<T>, 2 * kMaxVertexJobs> parts) {
-  const PartPlace place = place_in(parts);
-  const Blur<T>& op = parts.parts[place.part];
-  const int v = place.index / op.packs;
-  if (v > op.vertices) return;
+__device__ inline void blur_pack(const Blur<T>& op, const PartPlace& place) {
+  const int v = place.index / op.packs, vertices = op.vertices();
+  if (v >= vertices && v != op.vertices.most) return;
   const int64_t copy = place.copy * op.copy;
   Pack<T, V> out{};
-  if (v < op.vertices) {
+  if (v < vertices) {
     out = stepped<T, V>(op, op.step, v, copy, place.index);
     if (op.other.in != nullptr) {
       out.add(T{1}, stepped<T, V>(op, op.other, v, copy, place.index));
@@ -151,6 +166,15 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
   store_pack_global(op.out + copy + int64_t{place.index} * V, out);
+}
+
+template <class T, int V>
+__global__ void __launch_bounds__(kThreads)
+    permutohedral_blur(const Parts<Blur<T>, 2 * kMaxVertexJobs> parts) {
+  for (int block = blockIdx.x; block < parts.places(); block += gridDim.x) {
+    const PartPlace place = place_in(parts, block);
+    blur_pack<T, V>(parts.parts[place.part], place);
+  }
 }
 
 // One order of axes, and its buffers from step to step: what is in `from` goes to `to`, and then
@@ -193,9 +217,9 @@ class Blurring {
     const bool last = i + 1 == steps_;
     const LatticeView<T>& lattice = *job_.lattice;
     const auto add = [&](const Step<T>& step, const Step<T>& other, T* out) {
-      launch.add({step, other, lattice.vertices, FastDivisor(job_.shape.packs), copy_,
+      launch.add({step, other, lattice.vertex_count(), FastDivisor(job_.shape.packs), copy_,
                   static_cast<T>(job_.blur.side), out},
-                 lattice.vertices, job_.shape);
+                 job_.shape);
     };
     if (!job_.blur.symmetric) {
       add(step_of(chains_[0], i), {}, chains_[0].to);
@@ -232,10 +256,11 @@ cudaError_t reduce_and_blur(VertexJob<T>* jobs, int count, cudaStream_t stream) 
   for (int j = 0; j < count; ++j) {
     const VertexJob<T>& job = jobs[j];
     const LatticeView<T>& lattice = *job.lattice;
-    sums.add({lattice.vertex_rows, lattice.vertex_starts, lattice.vertices, lattice.rows,
-              FastDivisor(job.shape.packs), job.shape.template elements<V>(lattice.rows),
-              job.shape.template elements<V>(lattice.vertices + 1), job.rows, job.buffers},
-             lattice.vertices, job.shape);
+    sums.add(
+        {lattice.vertex_rows, lattice.vertex_starts, lattice.vertex_count(), lattice.row_count(),
+         FastDivisor(job.shape.packs), job.shape.template elements<V>(lattice.rows),
+         job.shape.template elements<V>(lattice.vertices + 1), job.rows, job.buffers},
+        job.shape);
     blurs[j] = Blurring<T, V>(job);
     steps = std::max(steps, blurs[j].steps());
   }

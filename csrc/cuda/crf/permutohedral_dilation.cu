@@ -16,12 +16,15 @@
 namespace fastseg::cuda {
 namespace {
 
+__device__ inline int candidates_of(const LatticeDilation& op, int corners) {
+  return op.touched_count() * corners * 2;
+}
+
 template <int D>
 __global__ void __launch_bounds__(kLatticeThreads)
-    candidates_hash(LatticeDilation op, HashTable touched, HashTable added, VertexSources sources,
-                    int count) {
+    candidates_hash(LatticeDilation op, HashTable touched, HashTable added, VertexSources sources) {
   const int candidate = static_cast<int>(lattice_thread());
-  if (candidate >= count) return;
+  if (candidate >= candidates_of(op, D + 1)) return;
   const VertexKey<D> key = sources.of_candidate<D>(candidate);
   const unsigned hash = key.hash();
   const int vertex = find(
@@ -35,9 +38,9 @@ __global__ void __launch_bounds__(kLatticeThreads)
   op.candidate_slots[candidate] = slot;
 }
 
-__global__ void __launch_bounds__(kLatticeThreads) keep_kernel(LatticeDilation op, int count) {
+__global__ void __launch_bounds__(kLatticeThreads) keep_kernel(LatticeDilation op, int corners) {
   const int candidate = static_cast<int>(lattice_thread());
-  if (candidate >= count) return;
+  if (candidate >= candidates_of(op, corners)) return;
   const int slot = op.candidate_slots[candidate];
   const bool is_first = slot >= 0 && op.table[slot] == candidate;
   op.numbers[candidate] = is_first && (!op.joining || __popc(op.axes[slot]) > 1);
@@ -45,24 +48,24 @@ __global__ void __launch_bounds__(kLatticeThreads) keep_kernel(LatticeDilation o
 
 // A thread makes a candidate; the first of an image counts those before.
 __global__ void __launch_bounds__(kLatticeThreads)
-    number_added_kernel(LatticeDilation op, FastDivisor corners, FastDivisor points, int count,
-                        int* sources, int* added_starts) {
+    number_added_kernel(LatticeDilation op, FastDivisor corners, FastDivisor points, int* sources,
+                        int* added_starts) {
   const int candidate = static_cast<int>(lattice_thread());
-  if (candidate >= count) return;
+  if (candidate >= candidates_of(op, corners)) return;
   const int vertex = candidate / 2 / corners;
   const int image = op.touched[vertex] / corners / points;
-  const int number = op.numbers[candidate];
-  if (op.numbers[candidate + 1] > number) sources[op.image_starts[image + 1] + number] = ~candidate;
+  const int number = op.numbers[candidate], place = op.image_starts[image + 1] + number;
+  if (op.numbers[candidate + 1] > number && place < op.most_vertices) sources[place] = ~candidate;
   if (candidate == op.image_starts[image] * corners * 2) added_starts[image] = number;
 }
 
 __global__ void __launch_bounds__(kLatticeThreads)
-    move_touched_kernel(LatticeDilation op, FastDivisor corners, FastDivisor points, int count,
+    move_touched_kernel(LatticeDilation op, FastDivisor corners, FastDivisor points,
                         const int* added_starts, int* sources) {
   const int vertex = static_cast<int>(lattice_thread());
-  if (vertex >= count) return;
-  const int entry = op.touched[vertex];
-  sources[vertex + added_starts[entry / corners / points]] = entry;
+  if (vertex >= op.touched_count()) return;
+  const int entry = op.touched[vertex], place = vertex + added_starts[entry / corners / points];
+  if (place < op.most_vertices) sources[place] = entry;
 }
 
 }  // namespace
@@ -74,10 +77,9 @@ cudaError_t find_added(const LatticeShape& shape, const LatticeDilation& op, cud
   const VertexSources sources{op.simplices, op.touched, FastDivisor(shape.padded())};
   permutohedral::with_dimensions(shape.d, [&]<int D>() {
     FASTSEG_LAUNCH(candidates_hash<D>, lattice_blocks(count), kLatticeThreads, 0, stream, op,
-                   touched, added, sources, static_cast<int>(count));
+                   touched, added, sources);
   });
-  FASTSEG_LAUNCH(keep_kernel, lattice_blocks(count), kLatticeThreads, 0, stream, op,
-                 static_cast<int>(count));
+  FASTSEG_LAUNCH(keep_kernel, lattice_blocks(count), kLatticeThreads, 0, stream, op, shape.d + 1);
   return cudaGetLastError();
 }
 
@@ -86,10 +88,9 @@ cudaError_t number_added(const LatticeShape& shape, const LatticeDilation& op, i
   const int64_t count = op.candidates(shape.d);
   const FastDivisor corners(shape.d + 1), points(shape.padded());
   FASTSEG_LAUNCH(number_added_kernel, lattice_blocks(count), kLatticeThreads, 0, stream, op,
-                 corners, points, static_cast<int>(count), sources, added_starts);
-  FASTSEG_LAUNCH(move_touched_kernel, lattice_blocks(op.touched_count), kLatticeThreads, 0, stream,
-                 op, corners, points, static_cast<int>(op.touched_count),
-                 static_cast<const int*>(added_starts), sources);
+                 corners, points, sources, added_starts);
+  FASTSEG_LAUNCH(move_touched_kernel, lattice_blocks(op.touched_count.most), kLatticeThreads, 0,
+                 stream, op, corners, points, static_cast<const int*>(added_starts), sources);
   return cudaGetLastError();
 }
 

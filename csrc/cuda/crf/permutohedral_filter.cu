@@ -59,6 +59,7 @@ struct Splat {
   const int* starts;
   ChannelPlanes<T> planes;
   FastDivisor packs, tile_points;
+  DeviceCount row_count;
   T* rows;
 };
 
@@ -85,7 +86,7 @@ __global__ void __launch_bounds__(kThreads) permutohedral_tile_splat(Splat<T> op
 template <class T, int V>
 __global__ void __launch_bounds__(kThreads) permutohedral_any_splat(Splat<T> op) {
   const int index = blockIdx.x * kThreads + threadIdx.x, row = index / op.packs;
-  if (row >= op.lattice.rows) return;
+  if (row >= op.row_count()) return;
   const int pack = index - row * op.packs, first = op.starts[row], last = op.starts[row + 1];
   const int image = first < last ? op.entries[first].point / op.lattice.points : 0;
   Pack<T, V> sum{};
@@ -235,8 +236,13 @@ class Chunk {
     const LatticeView<T>& lattice = job_.lattice;
     const int packs = shape_.packs;
     const int64_t bytes = int64_t{lattice.tile_points} * odd(packs) * V * sizeof(T);
-    const Splat<T> op{lattice,        job_.order.entries, job_.order.starts,
-                      planes(values), FastDivisor(packs), FastDivisor(lattice.tile_points),
+    const Splat<T> op{lattice,
+                      job_.order.entries,
+                      job_.order.starts,
+                      planes(values),
+                      FastDivisor(packs),
+                      FastDivisor(lattice.tile_points),
+                      lattice.row_count(),
                       job_.rows};
     if (bytes <= kMaxSharedBytes) {
       const auto kernel = permutohedral_tile_splat<T, V>;

@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <optional>
 #include <vector>
 
 #include "common/crf/permutohedral_features.h"
@@ -21,8 +22,8 @@ constexpr int kAllOnes = 0xff;  // bytes of kEmptySlot
 class LatticeBuilder {
  public:
   LatticeBuilder(const LatticeCall& call, int64_t most_tile_points, LatticeTensors& out,
-                 const char* op)
-      : call_(call), out_(out), op_(op) {
+                 const char* op, std::optional<Tensor>* counts)
+      : call_(call), out_(out), op_(op), counts_out_(counts) {
     const int64_t n = call.points(), corners = call.d() + 1;
     FASTSEG_CHECK(most_tile_points % 64 == 0 && most_tile_points * corners <= kMaxTileEntries, op,
                   ": tiles of ", most_tile_points, " points are not supported");
@@ -34,7 +35,10 @@ class LatticeBuilder {
 
   void build(cudaStream_t stream) {
     stream_ = stream;
-    check_not_captured();
+    bounded_ = is_captured();
+    FASTSEG_CHECK(!bounded_ || counts_out_ != nullptr, op_,
+                  ": the size of its result waits for the GPU, which a CUDA graph cannot capture: "
+                  "call the op outside of the capture");
     const int64_t b = shape_.batch, n = shape_.points, corners = shape_.d + 1;
     out_.slots = call_.integers({b, n, corners});
     out_.barycentric =
@@ -54,13 +58,10 @@ class LatticeBuilder {
     FASTSEG_CHECK(error == cudaSuccess, op_, ": ", cudaGetErrorString(error));
   }
 
-  // All who need a lattice build it here.
-  void check_not_captured() const {
+  bool is_captured() const {
     cudaStreamCaptureStatus status;
     check(cudaStreamIsCapturing(stream_, &status));
-    FASTSEG_CHECK(status == cudaStreamCaptureStatusNone, op_,
-                  ": building a lattice waits for the GPU, which a CUDA graph cannot capture: call "
-                  "the op outside of the capture");
+    return status != cudaStreamCaptureStatusNone;
   }
 
   void fill(const Tensor& x, int byte) const {
@@ -132,14 +133,20 @@ class LatticeBuilder {
     check(count_touched(shape_, rows, stream_));
     scan(group_vertices);
     check(summarize(shape_, rows, image_starts(), ints(summary_) + 1, stream_));
-    const std::vector<int> summary = fetch<int>(ints(summary_), b + 3);
-    if (summary[0] < b * shape_.points) {
-      call_.features.scalar_type() == ScalarType::Double ? refuse<double>(summary[0])
-                                                         : refuse<float>(summary[0]);
+    if (bounded_) {
+      rows_ = vertices_ = entries;
+      most_vertices_ = call_.dilation ? 2 * entries : entries;
+      bound(nullptr);
+    } else {
+      const std::vector<int> summary = fetch<int>(ints(summary_), b + 3);
+      if (summary[0] < b * shape_.points) {
+        call_.features.scalar_type() == ScalarType::Double ? refuse<double>(summary[0])
+                                                           : refuse<float>(summary[0]);
+      }
+      rows_ = summary[1];
+      set_vertex_count(summary.data() + 2);
+      vertices_ = summary[b + 2];
     }
-    rows_ = summary[1];
-    set_vertex_count(summary.data() + 2);
-    vertices_ = summary[b + 2];
     touched_ = call_.integers({vertices_});
     check(number_touched(shape_, rows, ints(touched_), stream_));
     sources_ = touched_;
@@ -148,9 +155,26 @@ class LatticeBuilder {
 
   int* image_starts() const { return ints(summary_) + 2; }
 
+  // The counts so far, of which the host knows limits alone.
+  void bound(const int* added) {
+    constexpr int64_t kCounts = sizeof(BoundedCounts) / sizeof(int);
+    if (!*counts_out_) *counts_out_ = call_.integers({kCounts});
+    check(bound_counts({ints(summary_), ints(summary_) + 1, image_starts() + shape_.batch, added,
+                        static_cast<int>(shape_.batch * shape_.points),
+                        static_cast<int>(most_vertices_), counts()},
+                       stream_));
+  }
+
+  BoundedCounts* counts() const {
+    return static_cast<BoundedCounts*>((*counts_out_)->mutable_data_ptr());
+  }
+  DeviceCount count_of(int64_t most, int BoundedCounts::* exact) const {
+    return {static_cast<int>(most), bounded_ ? &(counts()->*exact) : nullptr};
+  }
+
   void dilate() {
     LatticeDilation op{};
-    op.touched_count = vertices_;
+    op.touched_count = count_of(vertices_, &BoundedCounts::vertices);
     const int64_t candidates = op.candidates(shape_.d);
     check_count(op_, "the neighbors of all vertices", candidates);
     const Tensor table = filled(2 * candidates, kAllOnes), axes = filled(2 * candidates, 0);
@@ -164,20 +188,24 @@ class LatticeBuilder {
     op.axes = reinterpret_cast<unsigned*>(ints(axes));
     op.candidate_slots = ints(slots);
     op.numbers = ints(numbers);
+    if (bounded_) fill(numbers, 0);
     check(find_added(shape_, op, stream_));
     scan(numbers);
-    vertices_ += fetch<int>(op.numbers + candidates, 1)[0];
+    vertices_ = bounded_ ? most_vertices_ : vertices_ + fetch<int>(op.numbers + candidates, 1)[0];
     check_count(op_, "the number of vertices", vertices_);
+    op.most_vertices = static_cast<int>(vertices_);
     sources_ = call_.integers({vertices_});
     added_starts_ = call_.integers({shape_.batch});
     check(number_added(shape_, op, ints(sources_), ints(added_starts_), stream_));
+    if (bounded_) bound(op.numbers + candidates);
     index_ = filled(2 * vertices_, kAllOnes);
     check(index_vertices(shape_, index(), stream_));
   }
 
   LatticeIndex index() const {
-    return {ints(simplices_), ints(touched_), ints(sources_),
-            vertices_,        ints(index_),   index_.numel()};
+    return {ints(simplices_), ints(touched_),
+            ints(sources_),   count_of(vertices_, &BoundedCounts::vertices),
+            ints(index_),     index_.numel()};
   }
 
   void connect() {
@@ -194,8 +222,8 @@ class LatticeBuilder {
                                  ints(row_slots_),
                                  ints(out_.tile_starts),
                                  call_.dilation ? ints(added_starts_) : nullptr,
-                                 rows_,
-                                 vertices_,
+                                 count_of(rows_, &BoundedCounts::rows),
+                                 count_of(vertices_, &BoundedCounts::vertices),
                                  ints(out_.tile_vertices),
                                  ints(places),
                                  ints(out_.vertex_rows),
@@ -212,7 +240,9 @@ class LatticeBuilder {
   const char* op_;
   LatticeShape shape_;
   cudaStream_t stream_ = nullptr;
-  int64_t rows_ = 0, vertices_ = 0;
+  std::optional<Tensor>* counts_out_;
+  bool bounded_ = false;  // the host does not wait: rows_ and vertices_ are limits
+  int64_t rows_ = 0, vertices_ = 0, most_vertices_ = 0;
   Tensor summary_, simplices_, table_, row_slots_, touched_;  // as permutohedral_lattice.h has them
   Tensor sources_, index_, added_starts_;
 };
@@ -222,8 +252,8 @@ void build(const LatticeCall& call, LatticeTensors& out) { build_lattice(call, k
 }  // namespace
 
 void build_lattice(const LatticeCall& call, int64_t most_tile_points, LatticeTensors& out,
-                   const char* op) {
-  LatticeBuilder builder(call, most_tile_points, out, op);
+                   const char* op, std::optional<Tensor>* counts) {
+  LatticeBuilder builder(call, most_tile_points, out, op, counts);
   launch_beside(call.features, op, [&](cudaStream_t stream) {
     builder.build(stream);
     return cudaSuccess;

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "cuda/crf/device_count.h"
 #include "cuda/dtype.h"
 
 namespace fastseg::cuda {
@@ -72,15 +73,16 @@ struct LatticeDilation {
   const int* simplices;
   const int* touched;
   int* touched_table;  // as of number_touched
-  int64_t touched_count;
+  DeviceCount touched_count;
   const int* image_starts;  // as of summarize
   bool joining;             // only candidates along two axes or more
   int* table;               // (2 candidates), all kEmptySlot
   unsigned* axes;           // (2 candidates), zeros: a bit for each axis
   int* candidate_slots;     // (candidates)
-  int* numbers;             // (candidates + 1)
+  int* numbers;             // (candidates + 1); zeros, unless touched_count is exact
+  int most_vertices;        // touched and added: those beyond are left out
 
-  int64_t candidates(int d) const { return touched_count * (d + 1) * 2; }
+  int64_t candidates(int d) const { return int64_t{touched_count.most} * (d + 1) * 2; }
 };
 // Writes 1 to numbers for each vertex to add, else 0; the caller makes prefix sums of them.
 cudaError_t find_added(const LatticeShape& shape, const LatticeDilation& dilation,
@@ -90,12 +92,24 @@ cudaError_t find_added(const LatticeShape& shape, const LatticeDilation& dilatio
 cudaError_t number_added(const LatticeShape& shape, const LatticeDilation& dilation, int* sources,
                          int* added_starts, cudaStream_t stream);
 
+// Where the host does not wait: the counts as the steps so far have left them. added: what
+// `numbers` ends with, or null.
+struct LatticeCounts {
+  const int* first_bad;
+  const int* rows;
+  const int* touched;
+  const int* added;
+  int points, most_vertices;
+  BoundedCounts* out;
+};
+cudaError_t bound_counts(const LatticeCounts& counts, cudaStream_t stream);
+
 // 4. Neighbours.
 struct LatticeIndex {
   const int* simplices;
   const int* touched;
   const int* sources;  // of each vertex; without dilation `touched`
-  int64_t vertices;
+  DeviceCount vertices;
   int* table;  // of vertices
   int64_t table_size;
 };
@@ -112,7 +126,7 @@ struct LatticeVertexRows {
   const int* row_slots;     // as of find_rows
   const int* tile_starts;   // as prefix sums
   const int* added_starts;  // null without dilation
-  int64_t rows, vertices;
+  DeviceCount rows, vertices;
   int* tile_vertices;  // (rows)
   int* places;         // (rows)
   int* vertex_rows;    // (rows)

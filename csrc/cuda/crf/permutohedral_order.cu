@@ -171,12 +171,12 @@ __device__ inline void order_by_sort(const TileEntries<T>& op, int corners, unsi
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    permutohedral_order(LatticeView<T> lattice, SplatOrder<T> out, FastDivisor corners,
-                        int masked_rows) {
+    permutohedral_order(LatticeView<T> lattice, DeviceCount row_count, SplatOrder<T> out,
+                        FastDivisor corners, int masked_rows) {
   FASTSEG_DYNAMIC_SHARED(unsigned char, shared);
   const int t = blockIdx.x, last = lattice.tiles() - 1;
   const LatticeTile tile = lattice.tile(t);
-  const int beyond = lattice.rows - tile.row;
+  const int beyond = row_count() - tile.row;
   FASTSEG_DEVICE_CHECK((t > 0 ? tile.row >= 0 && beyond >= 0 : tile.row == 0) && tile.rows >= 0 &&
                            (t < last ? tile.rows <= beyond : tile.rows == beyond),
                        "fastseg::permutohedral_filter: tile_starts must ascend from 0 to the rows");
@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(kThreads)
                                lattice.barycentric + first,
                                out.starts + tile.row,
                                out.entries};
-  if (t == last && threadIdx.x == 0) out.starts[lattice.rows] = lattice.entries();
+  if (t == last && threadIdx.x == 0) out.starts[row_count()] = lattice.entries();
   if (tile.points <= kMaskPoints && tile.rows <= masked_rows &&
       order_by_masks(entries, corners, shared)) {
     return;
@@ -207,8 +207,8 @@ cudaError_t order_entries(const LatticeView<T>& lattice, const SplatOrder<T>& ou
   const int64_t rows = std::min(int64_t{lattice.tile_points} * lattice.corners, most_rows);
   const int64_t bytes = std::max(kSortBytes, kScanBytes + rows * kMaskBytes);
   FASTSEG_LAUNCH((permutohedral_order<T>), static_cast<unsigned>(lattice.tiles()), kThreads,
-                 static_cast<size_t>(bytes), stream, lattice, out, FastDivisor(lattice.corners),
-                 static_cast<int>(rows));
+                 static_cast<size_t>(bytes), stream, lattice, lattice.row_count(), out,
+                 FastDivisor(lattice.corners), static_cast<int>(rows));
   return cudaGetLastError();
 }
 

@@ -24,16 +24,17 @@ __global__ void __launch_bounds__(kLatticeThreads)
   const int added = op.added_starts ? op.added_starts[group.image] : 0;
   for (int row = begin + threadIdx.x; row < end; row += kLatticeThreads) {
     const int slot = op.row_slots[group.point * corners + row - begin];
-    const int vertex = op.table[slot < 0 ? ~slot : slot] + added;
+    int vertex = op.table[slot < 0 ? ~slot : slot] + added;
+    if (vertex >= op.vertices.most) vertex = op.vertices.most - 1;  // of a lattice that has failed
     op.tile_vertices[row] = vertex;
     op.places[row] = atomicAdd(op.vertex_starts + vertex, 1);
   }
 }
 
-__global__ void __launch_bounds__(kLatticeThreads)
-    place_rows_kernel(LatticeVertexRows op, int count) {
+__global__ void __launch_bounds__(kLatticeThreads) place_rows_kernel(LatticeVertexRows op) {
   const int row = static_cast<int>(lattice_thread());
-  if (row < count) op.vertex_rows[op.vertex_starts[op.tile_vertices[row]] + op.places[row]] = row;
+  if (row < op.rows())
+    op.vertex_rows[op.vertex_starts[op.tile_vertices[row]] + op.places[row]] = row;
 }
 
 __device__ inline void insertion_sort(int* rows, int count) {
@@ -68,8 +69,9 @@ __device__ inline void bitonic_sort(int* rows, int count) {
 
 // A warp sorts the rows of 32 vertices.
 __global__ void __launch_bounds__(kLatticeThreads)
-    sort_rows_kernel(const int* vertex_starts, int* vertex_rows, int count) {
+    sort_rows_kernel(const int* vertex_starts, int* vertex_rows, DeviceCount vertices) {
   const int64_t vertex = lattice_thread();
+  const int count = vertices();
   const int begin = vertex < count ? vertex_starts[vertex] : 0;
   const int rows = vertex < count ? vertex_starts[vertex + 1] - begin : 0;
   if (rows <= kRowsOfOneThread) insertion_sort(vertex_rows + begin, rows);
@@ -91,10 +93,9 @@ cudaError_t count_vertex_rows(const LatticeShape& shape, const LatticeVertexRows
 }
 
 cudaError_t sort_vertex_rows(const LatticeVertexRows& op, cudaStream_t stream) {
-  const int rows = static_cast<int>(op.rows), vertices = static_cast<int>(op.vertices);
-  FASTSEG_LAUNCH(place_rows_kernel, lattice_blocks(rows), kLatticeThreads, 0, stream, op, rows);
-  FASTSEG_LAUNCH(sort_rows_kernel, lattice_blocks(vertices), kLatticeThreads, 0, stream,
-                 static_cast<const int*>(op.vertex_starts), op.vertex_rows, vertices);
+  FASTSEG_LAUNCH(place_rows_kernel, lattice_blocks(op.rows.most), kLatticeThreads, 0, stream, op);
+  FASTSEG_LAUNCH(sort_rows_kernel, lattice_blocks(op.vertices.most), kLatticeThreads, 0, stream,
+                 static_cast<const int*>(op.vertex_starts), op.vertex_rows, op.vertices);
   return cudaGetLastError();
 }
 

@@ -124,6 +124,14 @@ __global__ void __launch_bounds__(kLatticeThreads)
   if (image == batch) *row_count = op.tile_starts[batch * groups.tiles];
 }
 
+// One thread.
+__global__ void bound_counts_kernel(LatticeCounts op) {
+  const int touched = *op.touched, vertices = touched + (op.added == nullptr ? 0 : *op.added);
+  const bool overflows = vertices > op.most_vertices;
+  *op.out = {*op.rows, overflows ? op.most_vertices : vertices,
+             overflows || *op.first_bad < op.points};
+}
+
 }  // namespace
 
 cudaError_t find_rows(const LatticeShape& shape, const LatticeRows& rows, cudaStream_t stream) {
@@ -148,6 +156,11 @@ cudaError_t summarize(const LatticeShape& shape, const LatticeRows& rows, int* i
                       int* row_count, cudaStream_t stream) {
   FASTSEG_LAUNCH(summarize_kernel, lattice_blocks(shape.batch + 1), kLatticeThreads, 0, stream,
                  rows, Groups(shape), static_cast<int>(shape.batch), image_starts, row_count);
+  return cudaGetLastError();
+}
+
+cudaError_t bound_counts(const LatticeCounts& counts, cudaStream_t stream) {
+  FASTSEG_LAUNCH(bound_counts_kernel, 1, 1, 0, stream, counts);
   return cudaGetLastError();
 }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "common/host_device.h"
+#include "cuda/crf/device_count.h"
 
 namespace fastseg::cuda {
 
@@ -30,6 +31,10 @@ struct LatticeView {
   const int* vertex_rows;    // (rows): rows sorted by vertex, then ascending
   const int* vertex_starts;  // (vertices + 1): a vertex's part of vertex_rows
   const int* neighbors;      // (corners, 2, vertices): one step back, one forward, or `vertices`
+  const BoundedCounts* bounded = nullptr;  // where not null, rows and vertices are limits of these
+
+  DeviceCount row_count() const { return {rows, bounded ? &bounded->rows : nullptr}; }
+  DeviceCount vertex_count() const { return {vertices, bounded ? &bounded->vertices : nullptr}; }
 
   FASTSEG_HOST_DEVICE int tiles() const { return images * tiles_per_image; }
   FASTSEG_HOST_DEVICE int entries() const { return images * points * corners; }
