@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import fastseg
-from fastseg import reference
 from fastseg._core import library
+from fastseg import reference
 from tests.crf.permutohedral_cases import FLOATS, LatticeCase
 from tests.crf.test_lattice_mean_field import (
     COMPAT,
