@@ -114,14 +114,13 @@ class LatticeBuilder {
   // Everything up to the touched vertices' numbers.
   void find_touched() {
     const int64_t entries = shape_.entries(), b = shape_.batch;
-    summary_ = call_.integers({b + 3});  // the first bad point, rows, each image's first vertex
-    check(cudaMemsetAsync(ints(summary_), kNoBadByte, sizeof(int), stream_));
+    // Behind the table: the first bad point, rows, each image's first vertex.
+    table_ = filled(shape_.table_size() + b + 3, kAllOnes);
     simplices_ = call_.integers({entries});
     check(find_simplices(shape_,
                          {dtype_of(call_.features), call_.features.const_data_ptr(), call_.refine,
-                          out_.barycentric.mutable_data_ptr(), ints(simplices_), ints(summary_)},
+                          out_.barycentric.mutable_data_ptr(), ints(simplices_), first_bad()},
                          stream_));
-    table_ = filled(shape_.table_size(), kAllOnes);
     row_slots_ = call_.integers({entries});
     const Tensor row_entries = call_.integers({entries});
     const Tensor group_vertices = call_.integers({shape_.groups() + 1});
@@ -132,35 +131,37 @@ class LatticeBuilder {
     scan(out_.tile_starts);
     check(count_touched(shape_, rows, stream_));
     scan(group_vertices);
-    check(summarize(shape_, rows, image_starts(), ints(summary_) + 1, stream_));
+    check(summarize(shape_, rows, image_starts(), summary() + 1, stream_));
     if (bounded_) {
       rows_ = vertices_ = entries;
       most_vertices_ = call_.dilation ? 2 * entries : entries;
       bound(nullptr);
     } else {
-      const std::vector<int> summary = fetch<int>(ints(summary_), b + 3);
-      if (summary[0] < b * shape_.points) {
-        call_.features.scalar_type() == ScalarType::Double ? refuse<double>(summary[0])
-                                                           : refuse<float>(summary[0]);
+      const std::vector<int> counts = fetch<int>(summary(), b + 3);
+      if (static_cast<unsigned>(counts[0]) != kNoBadPoint) {
+        call_.features.scalar_type() == ScalarType::Double ? refuse<double>(counts[0])
+                                                           : refuse<float>(counts[0]);
       }
-      rows_ = summary[1];
-      set_vertex_count(summary.data() + 2);
-      vertices_ = summary[b + 2];
+      rows_ = counts[1];
+      set_vertex_count(counts.data() + 2);
+      vertices_ = counts[b + 2];
     }
     touched_ = call_.integers({vertices_});
     check(number_touched(shape_, rows, ints(touched_), stream_));
     sources_ = touched_;
-    index_ = table_;
+    index_ = ints(table_);
+    index_size_ = shape_.table_size();
   }
 
-  int* image_starts() const { return ints(summary_) + 2; }
+  int* summary() const { return ints(table_) + shape_.table_size(); }
+  unsigned* first_bad() const { return reinterpret_cast<unsigned*>(summary()); }
+  int* image_starts() const { return summary() + 2; }
 
   // The counts so far, of which the host knows limits alone.
   void bound(const int* added) {
     constexpr int64_t kCounts = sizeof(BoundedCounts) / sizeof(int);
     if (!*counts_out_) *counts_out_ = call_.integers({kCounts});
-    check(bound_counts({ints(summary_), ints(summary_) + 1, image_starts() + shape_.batch, added,
-                        static_cast<int>(shape_.batch * shape_.points),
+    check(bound_counts({first_bad(), summary() + 1, image_starts() + shape_.batch, added,
                         static_cast<int>(most_vertices_), counts()},
                        stream_));
   }
@@ -198,14 +199,16 @@ class LatticeBuilder {
     added_starts_ = call_.integers({shape_.batch});
     check(number_added(shape_, op, ints(sources_), ints(added_starts_), stream_));
     if (bounded_) bound(op.numbers + candidates);
-    index_ = filled(2 * vertices_, kAllOnes);
+    all_vertices_ = filled(2 * vertices_, kAllOnes);
+    index_ = ints(all_vertices_);
+    index_size_ = all_vertices_.numel();
     check(index_vertices(shape_, index(), stream_));
   }
 
   LatticeIndex index() const {
     return {ints(simplices_), ints(touched_),
             ints(sources_),   count_of(vertices_, &BoundedCounts::vertices),
-            ints(index_),     index_.numel()};
+            index_,           index_size_};
   }
 
   void connect() {
@@ -233,8 +236,6 @@ class LatticeBuilder {
     check(sort_vertex_rows(rows, stream_));
   }
 
-  static constexpr int kNoBadByte = 0x7f;  // four of them exceed every point's index
-
   const LatticeCall& call_;
   LatticeTensors& out_;
   const char* op_;
@@ -243,8 +244,10 @@ class LatticeBuilder {
   std::optional<Tensor>* counts_out_;
   bool bounded_ = false;  // the host does not wait: rows_ and vertices_ are limits
   int64_t rows_ = 0, vertices_ = 0, most_vertices_ = 0;
-  Tensor summary_, simplices_, table_, row_slots_, touched_;  // as permutohedral_lattice.h has them
-  Tensor sources_, index_, added_starts_;
+  Tensor simplices_, table_, row_slots_, touched_;  // as permutohedral_lattice.h has them
+  Tensor sources_, all_vertices_, added_starts_;
+  int* index_ = nullptr;  // of LatticeIndex: all_vertices_, or the table where nothing is added
+  int64_t index_size_ = 0;
 };
 
 void build(const LatticeCall& call, LatticeTensors& out) { build_lattice(call, kTilePoints, out); }

@@ -32,15 +32,16 @@ struct LatticeShape {
 };
 
 // 1. The simplex of every point: its weights, and `simplices` (permutohedral_keys.h). first_bad,
-// which begins as a large number, becomes the index of the first point in the batch whose features
+// which begins as kNoBadPoint, becomes the index of the first point in the batch whose features
 // make none; its simplex is then the origin's.
+inline constexpr unsigned kNoBadPoint = ~0u;
 struct LatticePoints {
   Dtype dtype;
   const void* features;  // (batch, d, points)
   double refine;
   void* barycentric;  // (batch, points, d + 1)
   int* simplices;     // (batch, padded, d + 1)
-  int* first_bad;
+  unsigned* first_bad;
 };
 cudaError_t find_simplices(const LatticeShape& shape, const LatticePoints& points,
                            cudaStream_t stream);
@@ -95,11 +96,11 @@ cudaError_t number_added(const LatticeShape& shape, const LatticeDilation& dilat
 // Where the host does not wait: the counts as the steps so far have left them. added: what
 // `numbers` ends with, or null.
 struct LatticeCounts {
-  const int* first_bad;
+  const unsigned* first_bad;
   const int* rows;
   const int* touched;
   const int* added;
-  int points, most_vertices;
+  int most_vertices;
   BoundedCounts* out;
 };
 cudaError_t bound_counts(const LatticeCounts& counts, cudaStream_t stream);

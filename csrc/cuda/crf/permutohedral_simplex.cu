@@ -1,5 +1,6 @@
 // The simplex of every point: the quotients of its vertex 0, the order of its coordinates, the
-// weights of its vertices (common/crf/permutohedral.h). A thread makes one point.
+// weights of its vertices (common/crf/permutohedral.h). A thread makes one point; a block's results
+// pass through shared memory, so that they leave it in whole sectors.
 //
 // Floor: d features in, d + 1 weights and d + 1 words out: for d = 5 and float32, 20 bytes in and
 // 48 out for about 200 operations of 4 bytes, which is far below what a GPU does meanwhile.
@@ -22,23 +23,34 @@ struct Points {
   const T* features;
   T* barycentric;
   int* simplices;
-  int* first_bad;
+  unsigned* first_bad;
   FastDivisor padded;
   int points, count;  // of an image without its origin; of all with them
 };
 
+// What a block's points have, from shared memory to consecutive addresses.
+template <class Word, class Place>
+__device__ inline void store_block(const Word* staged, int words, const Place& place) {
+  __syncthreads();
+  for (int i = threadIdx.x; i < words; i += kLatticeThreads) {
+    if (Word* const to = place(i)) *to = staged[i];
+  }
+  __syncthreads();
+}
+
 template <int D, class T>
 __global__ void __launch_bounds__(kLatticeThreads)
     enclosing_simplex(Points<T> op, Scales<T> scales) {
-  const int index = static_cast<int>(lattice_thread());
-  if (index >= op.count) return;
-  const int image = index / op.padded, point = index - image * op.padded;
-  const bool is_origin = point == op.points;
+  FASTSEG_DYNAMIC_SHARED(T, staged);  // (kLatticeThreads, D + 1) of T or int
+  const int begin = blockIdx.x * kLatticeThreads, index = begin + int(threadIdx.x);
+  const int last = op.count - 1, image = (index < last ? index : last) / op.padded;
+  const int point = index - image * op.padded;
+  const bool has_features = index < op.count && point < op.points;  // an origin is zero
   T feature[D], elevated[D + 1], quotient[D + 1], rank[D + 1], weight[D + 1];
   const T* features = op.features + int64_t{image} * D * op.points + point;
 #pragma unroll
   for (int j = 0; j < D; ++j) {
-    feature[j] = is_origin ? T{0} : features[int64_t{j} * op.points];
+    feature[j] = has_features ? features[int64_t{j} * op.points] : T{0};
   }
   permutohedral::elevate<D, T, T>(feature, scales.of, elevated);
   permutohedral::round_to_quotients<D, T, T>(elevated, quotient);
@@ -47,12 +59,25 @@ __global__ void __launch_bounds__(kLatticeThreads)
 #pragma unroll
   for (int j = 0; j <= D; ++j) good &= quotient[j] < kLimit && quotient[j] > -kLimit;  // NaN: false
   if (!good) {
-    atomicMin(op.first_bad, image * op.points + point);
+    atomicMin(op.first_bad, static_cast<unsigned>(image * op.points + point));
 #pragma unroll
     for (int j = 0; j <= D; ++j) elevated[j] = quotient[j] = T{0};
   }
   permutohedral::enclose<D, T, T>(elevated, quotient, rank, weight);
-  int* simplex = op.simplices + int64_t{index} * (D + 1);
+  const int words =
+      (op.count - begin < kLatticeThreads ? op.count - begin : kLatticeThreads) * (D + 1);
+  T* const weights = staged + threadIdx.x * (D + 1);
+#pragma unroll
+  for (int r = 0; r <= D; ++r) weights[r] = weight[r];
+  store_block(staged, words, [&](int i) {
+    const int at = begin + i / (D + 1), origins = at / op.padded;
+    // An image's origin has no weights, and those behind it lie one point nearer.
+    const bool is_origin = at - origins * op.padded == op.points;
+    T* const to = op.barycentric + (int64_t{begin} - origins * (op.padded - op.points)) * (D + 1);
+    return is_origin ? nullptr : to + i;
+  });
+  int* const simplices = reinterpret_cast<int*>(staged);
+  int* const simplex = simplices + threadIdx.x * (D + 1);
   int order = 0;
 #pragma unroll
   for (int j = 0; j < D; ++j) {
@@ -60,10 +85,7 @@ __global__ void __launch_bounds__(kLatticeThreads)
     order |= static_cast<int>(rank[j]) << (4 * j);
   }
   simplex[D] = order;
-  if (is_origin) return;
-  T* to = op.barycentric + (int64_t{image} * op.points + point) * (D + 1);
-#pragma unroll
-  for (int r = 0; r <= D; ++r) to[r] = weight[r];
+  store_block(simplices, words, [&](int i) { return op.simplices + int64_t{begin} * (D + 1) + i; });
 }
 
 template <class T>
@@ -79,8 +101,8 @@ void launch(const LatticeShape& shape, const LatticePoints& in, cudaStream_t str
                          static_cast<int>(shape.points),
                          static_cast<int>(count)};
   permutohedral::with_dimensions(shape.d, [&]<int D>() {
-    FASTSEG_LAUNCH((enclosing_simplex<D, T>), lattice_blocks(count), kLatticeThreads, 0, stream,
-                   points, scales);
+    FASTSEG_LAUNCH((enclosing_simplex<D, T>), lattice_blocks(count), kLatticeThreads,
+                   kLatticeThreads * (D + 1) * sizeof(T), stream, points, scales);
   });
 }
 

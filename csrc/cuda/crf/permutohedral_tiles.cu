@@ -29,14 +29,55 @@ FASTSEG_HOST_DEVICE int tile_table_size(int entries) { return entries + entries 
 // A slot that holds a row instead of its entry.
 __device__ inline int as_row(int value) { return kEmptySlot - 1 - value; }
 
+// The entries of a tile that are the first of their vertices, a bit each, and how many lie before
+// each word of them.
+struct FirstEntries {
+  unsigned* words;
+  int* before;  // (words + 1)
+  int count;
+
+  __device__ FirstEntries(int* memory, int entries)
+      : words(reinterpret_cast<unsigned*>(memory)),
+        before(memory + words_of(entries)),
+        count(words_of(entries)) {}
+
+  FASTSEG_HOST_DEVICE static int words_of(int entries) { return (entries + 31) / 32; }
+  FASTSEG_HOST_DEVICE static int memory(int entries) { return 2 * words_of(entries) + 1; }
+
+  // By one warp, once all words are there.
+  __device__ void sum() {
+    const int lane = threadIdx.x % 32;
+    int total = 0;
+    for (int begin = 0; begin < count; begin += 32) {
+      const int own = begin + lane < count ? __popc(words[begin + lane]) : 0;
+      int sum = own;
+#pragma unroll
+      for (int step = 1; step < 32; step *= 2) {
+        const int other = __shfl_up_sync(~0u, sum, step);
+        if (lane >= step) sum += other;
+      }
+      if (begin + lane < count) before[begin + lane] = total + sum - own;
+      total += __shfl_sync(~0u, sum, 31);
+    }
+    if (lane == 0) before[count] = total;
+  }
+
+  __device__ int rows() const { return before[count]; }
+  __device__ bool has(int e) const { return words[e / 32] >> e % 32 & 1; }
+  __device__ int row(int e) const {
+    return before[e / 32] + __popc(words[e / 32] & ((1u << e % 32) - 1));
+  }
+};
+
 // 5 blocks, 48 registers: ptxas aims at 32 by itself and spills.
 template <int D>
 __global__ void __launch_bounds__(kLatticeThreads, 5)
     tile_rows_hash(LatticeRows op, Groups groups, VertexSources sources, unsigned table_size) {
-  FASTSEG_DYNAMIC_SHARED(int, partial);
+  FASTSEG_DYNAMIC_SHARED(int, shared);
   const Group group = groups[blockIdx.x];
   const int entries = group.points * (D + 1), first = group.point * (D + 1), t = threadIdx.x;
-  int* const simplices = partial + kMaxWarps;
+  FirstEntries firsts(shared, entries);
+  int* const simplices = shared + FirstEntries::memory(entries);
   int* const entry_slots = simplices + entries;
   const HashTable rows{entry_slots + entries, static_cast<unsigned>(tile_table_size(entries))};
   const HashTable vertices{op.table, table_size};
@@ -48,31 +89,33 @@ __global__ void __launch_bounds__(kLatticeThreads, 5)
     entry_slots[e] = insert_lowest(
         rows, key.hash(), e, [&](int other) { return key == key_of_corner<D>(simplices, other); });
   }
-  int count = 0;
+  __syncthreads();
   for (int begin = 0; begin < entries; begin += kLatticeThreads) {
-    __syncthreads();  // the entries' slots, then the rows that the last round put there
     const int e = begin + t;
-    // Of a vertex' entries only this one finds itself, before it puts a row there and after.
     const bool is_first = e < entries && rows.slots[entry_slots[e]] == e;
-    const BlockSums firsts = block_scan(is_first, partial);
-    if (is_first) {
-      const int row = count + firsts.before;
-      rows.slots[entry_slots[e]] = as_row(row);
-      VertexKey<D> key = key_of_corner<D>(simplices, e);
-      key.image = group.image;
-      op.row_entries[first + row] = first + e;
-      op.row_slots[first + row] = insert_lowest(vertices, key.hash(), first + e, [&](int other) {
-        return key == sources.of_entry<D>(other);
-      });
-    }
-    count += firsts.total;
+    const unsigned word = __ballot_sync(~0u, is_first);
+    if (t % 32 == 0 && e < entries) firsts.words[e / 32] = word;
+  }
+  __syncthreads();
+  if (t < 32) firsts.sum();
+  __syncthreads();
+  for (int e = t; e < entries; e += kLatticeThreads) {
+    if (!firsts.has(e)) continue;
+    const int row = firsts.row(e);
+    rows.slots[entry_slots[e]] = as_row(row);
+    VertexKey<D> key = key_of_corner<D>(simplices, e);
+    key.image = group.image;
+    op.row_entries[first + row] = first + e;
+    op.row_slots[first + row] = insert_lowest(vertices, key.hash(), first + e, [&](int other) {
+      return key == sources.of_entry<D>(other);
+    });
   }
   if (group.tile < 0) return;
   __syncthreads();
   int* const slots =
       op.slots + int64_t{first} - int64_t{group.image} * (groups.padded - groups.points) * (D + 1);
   for (int e = t; e < entries; e += kLatticeThreads) slots[e] = as_row(rows.slots[entry_slots[e]]);
-  if (t == 0) op.tile_starts[group.tile] = count;
+  if (t == 0) op.tile_starts[group.tile] = firsts.rows();
 }
 
 // The first entry of a group, and its rows.
@@ -129,7 +172,7 @@ __global__ void bound_counts_kernel(LatticeCounts op) {
   const int touched = *op.touched, vertices = touched + (op.added == nullptr ? 0 : *op.added);
   const bool overflows = vertices > op.most_vertices;
   *op.out = {*op.rows, overflows ? op.most_vertices : vertices,
-             overflows || *op.first_bad < op.points};
+             overflows || *op.first_bad != kNoBadPoint};
 }
 
 }  // namespace
@@ -137,10 +180,10 @@ __global__ void bound_counts_kernel(LatticeCounts op) {
 cudaError_t find_rows(const LatticeShape& shape, const LatticeRows& rows, cudaStream_t stream) {
   const VertexSources sources{rows.simplices, nullptr, FastDivisor(shape.padded())};
   const int entries = static_cast<int>(shape.tile_points) * (shape.d + 1);
-  const size_t shared = kScanBytes + (2 * entries + tile_table_size(entries)) * sizeof(int);
+  const int words = FirstEntries::memory(entries) + 2 * entries + tile_table_size(entries);
   permutohedral::with_dimensions(shape.d, [&]<int D>() {
     FASTSEG_LAUNCH(tile_rows_hash<D>, static_cast<unsigned>(shape.groups()), kLatticeThreads,
-                   shared, stream, rows, Groups(shape), sources,
+                   words * sizeof(int), stream, rows, Groups(shape), sources,
                    static_cast<unsigned>(shape.table_size()));
   });
   return cudaGetLastError();
