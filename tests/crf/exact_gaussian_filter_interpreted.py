@@ -56,7 +56,7 @@ def check_order(n: int) -> None:
     features = torch.randn(2, 3, n)
     order = blocks.kd_order(features)
     assert torch.equal(order.sort(1)[0], torch.arange(n).expand(2, n))
-    sorted_points = blocks.sort_into_blocks(features)
+    sorted_points = blocks.sort_into_blocks(features, 30.0)
     whole = n // 64 * 64
     in_blocks = features.gather(2, order[:, None].expand(2, 3, n))[..., :whole]
     in_blocks = in_blocks.unflatten(-1, (-1, 64))
@@ -68,8 +68,8 @@ def check_order(n: int) -> None:
 def check_lists(n: int, cutoff: float) -> float:
     """The near blocks are those that a look at every pair of points finds, and others around."""
     features = torch.randn(2, 2, n) * 10
-    sorted_points = blocks.sort_into_blocks(features)
-    points = sorted_points.features.unflatten(0, (2, -1))
+    sorted_points = blocks.sort_into_blocks(features, -2 * math.log(cutoff))
+    points = sorted_points.features
     distance = torch.cdist(points, points).square()
     closest = distance.unflatten(1, (-1, 64)).unflatten(3, (-1, 64)).amin((2, 4))
     reach = -2 * math.log(cutoff)
@@ -92,7 +92,7 @@ def main() -> None:
         check_order(n)
     report = [errors(*case, cutoff) for case in CASES for cutoff in (0.0, 1e-9)]
     shares = [check_lists(900, 1e-3)]
-    kernels.LIST_ENTRIES = 100  # 15 blocks in an image: lists for 6 rows at a time
+    blocks.LIST_ENTRIES = 100  # 15 blocks in an image: lists for 6 rows at a time
     shares.append(check_lists(900, 1e-3))
     several_launches = errors((2, 3, 2, 900), torch.float32, 1e-9)
     print(json.dumps({"errors": report, "shares": shares, "launches": several_launches}))

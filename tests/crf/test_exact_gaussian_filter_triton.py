@@ -44,32 +44,58 @@ def test_lists_made_in_several_launches(interpreted):
 
 
 @functools.cache
-def compiled(kernel_name: str, arch: int, dtype: torch.dtype, dims: int):
+def compiled(kernel_name: str, arch: int, dtype: torch.dtype, d: int):
     """A kernel as its launcher would have it compiled for that GPU, of full chunks of channels."""
     from fastseg.kernels.crf import exact_gaussian_filter as kernels
     from fastseg.kernels.crf import exact_gaussian_filter_blocks as blocks
-    from fastseg.kernels.crf.exact_gaussian_filter_kernels import Lists, Points, Sizes
+    from fastseg.kernels.crf import exact_gaussian_filter_operands as operands
+    from fastseg.kernels.crf.exact_gaussian_filter_kernels import Lists, Points, Rows, Sizes
 
+    gradient = kernel_name == "grad_features_kernel"
+    columns, halves = operands.columns_of(d), kernels.halves_of(dtype)
+    channels, keys = kernels.tile(dtype, columns, 100, gradient)
+    points = {"BLOCK": blocks.BLOCK, "D": d, "DIMS": blocks.padded_size(d), "COLUMNS": columns}
+    values, rows = f"*{NAMES[dtype]}", "*fp16" if halves else f"*{NAMES[dtype]}"
+    low, scales = ("*fp16" if halves > 1 else None), ("*fp32" if halves else None)
+    boxes = {"lower": "*fp32", "upper": "*fp32"}
     if kernel_name == "near_blocks_kernel":
         kernel, constants = blocks.near_blocks_kernel, {"STRETCH": blocks.NEAR_STRETCH}
-        signature = dict.fromkeys(kernel.arg_names, "i32")
-        signature |= {"lower": "*fp32", "upper": "*fp32", "limit": "fp32"}
-        signature |= {"counts": "*i32", "lists": "*i32"}
+        kinds = boxes | {"limit": "fp32", "counts": "*i32", "lists": "*i32"}
+    elif kernel_name == "cells_kernel":
+        kernel, kinds = blocks.cells_kernel, boxes | {"cells": "*i32", "centers": "*fp32"}
+        constants = {"D": d, "DIMS": points["DIMS"], "STRETCH": blocks.CELL_STRETCH}
+        kinds["radius"] = "fp32"
+    elif kernel_name == "keys_kernel":
+        kernel, constants = operands.keys_kernel, points
+        kinds = {"features": "*fp32", "centers": "*fp32", "keys": "*fp16"}
+    elif kernel_name == "rows_kernel":
+        kernel = operands.rows_kernel
+        constants = {"BLOCK": blocks.BLOCK, "CHANNELS": channels, "HALVES": halves}
+        kinds = {"values": values, "order": "*i32", "high": rows, "low": low, "scales": scales}
     else:
         kernel = getattr(kernels, kernel_name)
-        gradient = kernel_name == "grad_features_kernel"
-        constants = kernels.tile(dtype, dims, 100, gradient)._asdict()
-        values = f"*{NAMES[dtype]}"
-        signature = {
-            "points": Points("*fp32", "*fp32", "*i64"),
+        constants = points | {"CHANNELS": channels, "KEYS": keys}
+        constants |= {"PRECISION": precision(dtype)} if gradient else {"HALVES": halves}
+        kinds = {
+            "points": Points("*i32", *["*fp32"] * 3, "*i32", "*fp32", "*fp16"),
             "near": Lists("*i32", "*i32"),
             "sizes": integers(Sizes),
             "grads": values,
-            "values": values,
+            "values": values if gradient else Rows(rows, low, scales),
             "out": "*fp32" if gradient else values,
         }
+    signature = dict.fromkeys(kernel.arg_names, "i32") | kinds
     strides = ("chunk_stride", "out_stride")
-    return compile_kernel(kernel, arch, signature, constants, kernels.OPTIONS, strides)
+    options = kernels.GRADIENT_OPTIONS if gradient else kernels.FILTER_OPTIONS
+    return compile_kernel(kernel, arch, signature, constants, options, strides)
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How the gradient's products of values are computed."""
+    from fastseg._core.float32_precision import tf32_in_products
+    from fastseg.kernels.common import input_precision, precision_of
+
+    return input_precision(precision_of(dtype, tf32_in_products))
 
 
 @each_arch
