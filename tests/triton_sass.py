@@ -54,9 +54,7 @@ def shortest_turn(runs: dict[int, Run], start: int) -> tuple[int, int] | None:
             if after in runs and after not in seen:
                 seen.add(after)
                 run = runs[after]
-                heapq.heappush(
-                    queue, (instructions + run.instructions, marked + run.marked, after)
-                )
+                heapq.heappush(queue, (instructions + run.instructions, marked + run.marked, after))
     return None
 
 

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from fastseg import reference
 from fastseg._core.float32_precision import tf32_in_products
-from fastseg.kernels.common import input_precision, precision_of
+from fastseg.kernels.common import device_of, input_precision, precision_of
 from fastseg.kernels.crf import exact_gaussian_filter_blocks as sorting
 from fastseg.kernels.crf.exact_gaussian_filter_blocks import (
     BLOCK,
@@ -55,12 +55,6 @@ from fastseg.kernels.crf.exact_gaussian_filter_operands import rows_kernel
 
 MOST_DIMS = 32
 """Most dimensions of a feature: a tile of more would not fit registers."""
-
-FILTER_OPTIONS = {"num_warps": 4, "num_stages": 3, "enable_fp_fusion": True}
-"""How filter_kernel is compiled: two tiles of keys are on their way while one is computed."""
-
-GRADIENT_OPTIONS = FILTER_OPTIONS | {"num_stages": 2}
-"""How grad_features_kernel is, whose tiles are larger."""
 
 
 def block_forms(features: Tensor) -> list[tuple[tuple[int, ...], torch.dtype]]:
@@ -135,6 +129,23 @@ def tile(dtype: torch.dtype, columns: int, channels: int, gradient: bool) -> Til
     )
 
 
+def options(architecture: str, columns: int, gradient: bool) -> dict[str, int]:
+    """How a kernel is compiled: in how many stages loads are ahead of products, for what warps.
+
+    Args:
+        architecture: the device's, see :class:`fastseg.kernels.common.Device`.
+        columns: number of columns of the exponents' rows.
+        gradient: whether the kernel is grad_features_kernel, whose tiles are larger, or
+            filter_kernel. Three stages have two of its tiles on their way while one is computed;
+            on sm_100 they cost more instructions than the bar of 400 leaves.
+    """
+    return {
+        "num_warps": 8 if gradient and columns > 32 else 4,
+        "num_stages": 2 if gradient or architecture == "sm_100" else 3,
+        "enable_fp_fusion": True,
+    }
+
+
 def halves_of(dtype: torch.dtype) -> int:
     """How many halves of values of that dtype are multiplied: 0 for those of 16 bits."""
     if dtype != torch.float32:
@@ -206,6 +217,10 @@ def _arguments(blocks: Blocks, near: Near, n: int, columns: int, *strides: int) 
     )
 
 
+def _options(blocks: Blocks, gradient: bool) -> dict[str, int]:
+    return options(device_of(blocks.keys.device).architecture, blocks.keys.shape[2], gradient)
+
+
 def _filter(blocks: Blocks, near: Near, rows: Rows, out: Tensor) -> None:
     _, channels, n = out.shape
     constants = tile(out.dtype, blocks.keys.shape[2], channels, gradient=False)
@@ -216,7 +231,7 @@ def _filter(blocks: Blocks, near: Near, rows: Rows, out: Tensor) -> None:
         **blocks.constants(),
         **constants._asdict(),
         HALVES=halves_of(out.dtype),
-        **FILTER_OPTIONS,
+        **_options(blocks, gradient=False),
     )
 
 
@@ -234,5 +249,5 @@ def _grad_features(
         **constants._asdict(),
         # 16-bit values make more than one TF32 term pointless.
         PRECISION=input_precision(precision_of(rows.dtype, tf32_in_products)),
-        **GRADIENT_OPTIONS,
+        **_options(blocks, gradient=True),
     )

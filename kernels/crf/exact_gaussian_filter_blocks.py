@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -30,6 +29,10 @@ RADIUS = 2.0
 """How far a cell of several blocks may reach from its centre, in standard deviations: exponents are
 then sums of terms of a few units, which cost them no digit that weights would miss."""
 
+WIDE = 32.0
+"""How far a block may reach from its centre for exponents by a product, which would lose the digits
+of larger squares: those of keys of a wider block are computed of differences."""
+
 LIST_ENTRIES = 1 << 26
 """The lists of near blocks take 256 MB at most: more are made anew for each filter, some queries at
 a time."""
@@ -45,7 +48,8 @@ class Blocks(NamedTuple):
         lower: lower corners of the blocks' boxes, (B, d, P / BLOCK).
         upper: upper corners of the blocks' boxes, (B, d, P / BLOCK).
         cells: the first block of each block's cell, (B, P / BLOCK) int32, see
-            :mod:`fastseg.kernels.crf.exact_gaussian_filter_operands`.
+            :mod:`fastseg.kernels.crf.exact_gaussian_filter_operands`; ``-1 - block`` for one that
+            is too wide.
         centers: centre of each block's cell, (B, P / BLOCK, dims).
         keys: rows of the product of exponents, (B, P, columns) float16.
         counts: number of blocks near each block, (B, P / BLOCK) int32.
@@ -175,6 +179,7 @@ def cells_kernel(
     centers,
     blocks,
     radius,
+    wide,
     D: tl.constexpr,
     DIMS: tl.constexpr,
     STRETCH: tl.constexpr,
@@ -188,6 +193,7 @@ def cells_kernel(
     exists = (dim < D)[:, None]
     segments, first = block * 0 + 1, block * 0
     center = tl.zeros((DIMS,), tl.float32)
+    square = 0.0
     searching = True
     while searching:
         segment = ((block + 1) * segments - 1) // blocks
@@ -204,9 +210,10 @@ def cells_kernel(
         low, high = tl.where(dim < D, low, 0.0), tl.where(dim < D, high, 0.0)
         center = 0.5 * low + 0.5 * high  # their sum may overflow
         reach = high - center
-        searching = (tl.sum(reach * reach, 0) > radius * radius) & (end - first > 1)
+        square = tl.sum(reach * reach, 0)
+        searching = (square > radius * radius) & (end - first > 1)
         segments *= 2
-    tl.store(cells + row, first)
+    tl.store(cells + row, tl.where(square > wide * wide, -1 - first, first).to(tl.int32))
     tl.store(centers + row * DIMS + dim, center)
 
 
@@ -220,6 +227,7 @@ def make_cells(blocks: Blocks) -> None:
         blocks.centers,
         blocks.blocks,
         RADIUS,
+        WIDE,
         D=constants["D"],
         DIMS=constants["DIMS"],
         STRETCH=CELL_STRETCH,

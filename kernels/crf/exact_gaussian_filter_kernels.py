@@ -15,8 +15,11 @@ from fastseg.kernels.crf.exact_gaussian_filter_operands import (
     SHIFT,
     WEIGHT_UNIT,
     exp2,
+    exponent_of_differences,
     exponent_rows,
 )
+
+NO_CELL = tl.constexpr(0x7FFFFFFF)
 
 
 class Points(NamedTuple):
@@ -108,7 +111,7 @@ def filter_kernel(
     chunk = tl.program_id(1).to(tl.int64) * sizes.chunk_stride
     lists = near.lists + tl.program_id(0).to(tl.int64) * sizes.blocks
     parts: tl.constexpr = BLOCK // KEYS
-    cell = -1
+    cell = NO_CELL
     query = tl.zeros((BLOCK, COLUMNS), tl.float16)
     sums = tl.zeros((BLOCK, CHANNELS), tl.float32)
     for i in range(tl.load(near.counts + tl.program_id(0)) * parts):
@@ -120,7 +123,11 @@ def filter_kernel(
             center = points.centers + block * DIMS
             query = exponent_rows(own, center, BLOCK, False, D, DIMS, COLUMNS)
         key = tl.load(points.keys + first_key * COLUMNS + (key_at * COLUMNS + column[None, :]))
-        weights = exp2(tl.minimum(tl.dot(query, tl.trans(key)), SHIFT))
+        exponent = tl.dot(query, tl.trans(key))
+        if new_cell < 0:
+            of_keys = points.features + first_key * DIMS
+            exponent = exponent_of_differences(own, of_keys, BLOCK, KEYS, D, DIMS)
+        weights = exp2(tl.minimum(exponent, SHIFT))
         first_value = chunk + first_key * CHANNELS
         at = key_at * CHANNELS + channel[None, :]
         high = tl.load(values.high + first_value + at)
@@ -182,7 +189,7 @@ def grad_features_kernel(
     center += 0.5 * tl.load(points.upper + corner, dim < D, 0.0)
     own_values = row * BLOCK * CHANNELS + (lane[:, None] * CHANNELS + channel[None, :])
     query_grad, query_value = tl.load(grads + own_values), tl.load(values + own_values)
-    cell = -1
+    cell = NO_CELL
     query = tl.zeros((BLOCK, COLUMNS), tl.float16)
     moments = tl.zeros((BLOCK, DIMS), tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
@@ -195,7 +202,11 @@ def grad_features_kernel(
             origin = points.centers + block * DIMS
             query = exponent_rows(own, origin, BLOCK, False, D, DIMS, COLUMNS)
         key = tl.load(points.keys + first_key * COLUMNS + (key_at * COLUMNS + column[None, :]))
-        weights = exp2(tl.minimum(tl.dot(query, tl.trans(key)), SHIFT))
+        exponent = tl.dot(query, tl.trans(key))
+        if new_cell < 0:
+            keys = points.features + first_key * DIMS
+            exponent = exponent_of_differences(own, keys, BLOCK, KEYS, D, DIMS)
+        weights = exp2(tl.minimum(exponent, SHIFT))
         first_value = first_key * CHANNELS
         at = key_at * CHANNELS + channel[None, :]
         grad, value = tl.load(grads + first_value + at), tl.load(values + first_value + at)

@@ -11,17 +11,18 @@ query   high         high         low           1, its -|x|^2/2
 key     high         low          high          its -|y|^2/2, 1
 ====== ============ ============ ============= =================
 
-with a square in three parts. Squares leave out the products of two low halves, as the product
+with a square in three parts, the first of which counts SQUARE_UNIT. Squares leave out the products of two low halves, as the product
 does, so that the weight of a point with itself is 1.
 
 **Centres.** |f|^2 is in the thousands for colours over a bandwidth of 3, where even float32 would
 lose the digits that matter. Keys are taken from the centre of their *cell*: the largest node of the
 k-d tree that holds their block and reaches no further than RADIUS from its centre, or the block.
 So they depend on no query, and are made once. Queries are made anew for each cell of keys; the
-blocks of a cell follow one another.
+blocks of a cell follow one another. A block that reaches too far has exponents of differences
+instead, which take twice as long.
 
 **Values** of float32 are split too, after a division by a power of two for each block and channel,
-for float16 has few exponents: 39 bits below the largest value of a block get lost.
+for float16 has few exponents: what lies more than 39 bits below the largest of them is lost.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ SQUARE_UNIT = tl.constexpr(256.0)
 """What the first part of a square counts: squares up to 2^24 fit."""
 
 LARGEST_SQUARE = tl.constexpr(1.6e7)
-"""Half the square of the longest row; coordinates are cut off there."""
+"""Half the square of the longest query; coordinates are cut off there, where weights are 0."""
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
@@ -105,6 +106,27 @@ def exponent_rows(
     rows = tl.where((at == 0)[None, :], first[:, None], rows)
     rows = tl.where((at == 1)[None, :], second[:, None], rows)
     return tl.where((at == 2)[None, :], third[:, None], rows)
+
+
+@triton.jit
+def exponent_of_differences(
+    queries,
+    keys,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    D: tl.constexpr,
+    DIMS: tl.constexpr,
+):
+    """What the product of exponents' rows is, (QUERIES, KEYS), of features apart from one another.
+
+    Queries and keys are pointers to the features of the first ones.
+    """
+    query, key = tl.arange(0, QUERIES) * DIMS, tl.arange(0, KEYS) * DIMS
+    square = tl.zeros((QUERIES, KEYS), tl.float32)
+    for a in tl.static_range(D):
+        difference = tl.load(queries + query + a)[:, None] - tl.load(keys + key + a)[None, :]
+        square += difference * difference
+    return SHIFT - (0.5 * SQRT_LOG2_E * SQRT_LOG2_E) * square
 
 
 @triton.jit

@@ -1,8 +1,9 @@
-"""Points sorted into blocks once: filters of them are those of the points, and nobody sorts again."""
+"""Points sorted into blocks once: filters of them are those of the points; nobody sorts again."""
 
 from __future__ import annotations
 
 import collections
+import types
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch._subclasses import FakeTensorMode
 import fastseg
 from fastseg._core import library
 from fastseg.ops import exact_gaussian_filter
+from fastseg.ops.crf import filters
 from tests.crf.test_exact_gaussian_filter import CASES, each_dtype, points
 
 pytestmark = pytest.mark.usefixtures("garbage_in_new_memory")
@@ -168,6 +170,32 @@ def test_a_dense_crf_sorts_the_points_of_a_term_once(iterations):
     counts = calls(run)
     assert counts["fastseg::exact_gaussian_blocks"] == 2
     assert counts["fastseg::exact_gaussian_filter"] == 2 * iterations + 1  # and one of ones
+
+
+def test_every_filter_is_given_the_blocks(monkeypatch):
+    """Without them it would sort the points by itself."""
+    given = []
+
+    def watched(name):
+        op = getattr(torch.ops.fastseg, name)
+
+        def run(*arguments):
+            given.append(arguments[-1])
+            return op(*arguments)
+
+        return run
+
+    names = ("exact_gaussian_filter", "exact_gaussian_filter_backward")
+    patched = types.SimpleNamespace(**{name: watched(name) for name in names})
+    patched.exact_gaussian_blocks = lambda *arguments: [*build(*arguments)]
+    monkeypatch.setattr(filters, "ops", patched)
+    term = filters.ExactFilter(torch.randn(1, 3, 8, 9))
+    values = torch.randn(1, 2, 8, 9)
+    term.apply(values)
+    term.adjoint(values)
+    term.backward(values, values)
+    assert len(given) == 3
+    assert all(blocks is term.blocks for blocks in given)
 
 
 @pytest.mark.parametrize("checkpoints", [0, 1, 3])

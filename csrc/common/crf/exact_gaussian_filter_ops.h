@@ -28,14 +28,15 @@ using ExactGaussianBlocksKernel = void (*)(const Tensor& features, ExactGaussian
 // All tensors are contiguous and of the features' dtype; grad and grad_features are the backward's.
 struct ExactGaussianCall {
   Tensor values;
-  ExactGaussianBlocks blocks;
+  Tensor features;
+  std::optional<ExactGaussianBlocks> blocks;  // of the features, where the caller built them
   const Tensor* grad;
   double limit;  // of squared distances: where weights fall below the cutoff
   Tensor out;
   Tensor* grad_features;
 };
 
-using ExactGaussianKernel = void (*)(const ExactGaussianCall&);
+using ExactGaussianKernel = void (*)(const ExactGaussianCall&, const char* op);
 
 namespace exact_gaussian_filter_ops {
 
@@ -82,28 +83,12 @@ inline Tensor empty_like(const Tensor& x, ScalarType dtype) {
   return empty_like_layout(x, std::vector<int64_t>(size.begin(), size.end()), dtype, false);
 }
 
-template <ExactGaussianBlocksKernel build>
-ExactGaussianBlocks build_blocks(const char* op, const Tensor& features) {
-  const int64_t b = features.size(0), d = features.size(1), n = features.size(2);
-  const int64_t padded = exact_gaussian::padded_points(n);
-  const auto empty = [&](const std::vector<int64_t>& size, ScalarType dtype) {
-    return empty_like_layout(features, size, dtype, false);
-  };
-  const ScalarType dtype = features.scalar_type();
-  ExactGaussianBlocks out{empty({b, padded}, ScalarType::Int), empty({b, padded, d}, dtype),
-                          empty({b, d, padded / exact_gaussian::kLeaf}, dtype),
-                          empty({b, d, padded / exact_gaussian::kLeaf}, dtype)};
-  build(prepared(features, dtype), out, op);
-  return out;
-}
-
 using GivenBlocks = std::optional<std::vector<Tensor>>;
 
-// The blocks that a caller built, or new ones where it brings none. The contents are not checked.
-template <ExactGaussianBlocksKernel build>
-ExactGaussianBlocks blocks_of(const char* op, const Tensor& features,
-                              const GivenBlocks& blocks) {
-  if (!blocks) return build_blocks<build>(op, features);
+// The blocks that a caller built, if any. Their contents are not checked.
+inline std::optional<ExactGaussianBlocks> checked(const char* op, const Tensor& features,
+                                                  const GivenBlocks& blocks) {
+  if (!blocks) return std::nullopt;
   const std::vector<Tensor>& given = *blocks;
   FASTSEG_CHECK(given.size() == 4, op,
                 ": blocks must be None or exact_gaussian_blocks' 4 tensors, got ", given.size());
@@ -116,12 +101,12 @@ ExactGaussianBlocks blocks_of(const char* op, const Tensor& features,
     const ScalarType dtype = i == 0 ? ScalarType::Int : features.scalar_type();
     const std::vector<int64_t> size(given[i].sizes().begin(), given[i].sizes().end());
     FASTSEG_CHECK(size == sizes[i] && given[i].scalar_type() == dtype, op, ": ", name, " must be ",
-                  dtype, " of shape ", to_string(sizes[i]), ", got ", given[i].scalar_type(), " of ",
-                  to_string(size));
+                  dtype, " of shape ", to_string(sizes[i]), ", got ", given[i].scalar_type(),
+                  " of ", to_string(size));
     check_same_device(features, "features", given[i], name.c_str(), op);
   }
-  return {dense(given[0], false), dense(given[1], false), dense(given[2], false),
-          dense(given[3], false)};
+  return ExactGaussianBlocks{dense(given[0], false), dense(given[1], false), dense(given[2], false),
+                             dense(given[3], false)};
 }
 
 template <ExactGaussianBlocksKernel build>
@@ -132,27 +117,36 @@ std::vector<Tensor> exact_gaussian_blocks(const Tensor& features, double cutoff)
   FASTSEG_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double, op,
                 ": features must be float32 or float64, got ", dtype);
   check_cutoff(op, cutoff);
-  const ExactGaussianBlocks out = build_blocks<build>(op, features);
+  const int64_t b = features.size(0), d = features.size(1);
+  const int64_t padded = exact_gaussian::padded_points(features.size(2));
+  const auto empty = [&](const std::vector<int64_t>& size, ScalarType of) {
+    return empty_like_layout(features, size, of, false);
+  };
+  ExactGaussianBlocks out{empty({b, padded}, ScalarType::Int), empty({b, padded, d}, dtype),
+                          empty({b, d, padded / exact_gaussian::kLeaf}, dtype),
+                          empty({b, d, padded / exact_gaussian::kLeaf}, dtype)};
+  build(prepared(features, dtype), out, op);
   return {out.order, out.features, out.lower, out.upper};
 }
 
-template <ExactGaussianBlocksKernel build, ExactGaussianKernel kernel>
+template <ExactGaussianKernel kernel>
 Tensor exact_gaussian_filter(const Tensor& values, const Tensor& features, double cutoff,
                              const GivenBlocks& blocks) {
   constexpr const char* op = "fastseg::exact_gaussian_filter";
   check(op, values, features, cutoff);
   const ScalarType dtype = features.scalar_type();
   const ExactGaussianCall call{prepared(values, dtype),
-                               blocks_of<build>(op, features, blocks),
+                               prepared(features, dtype),
+                               checked(op, features, blocks),
                                nullptr,
                                squared_reach(cutoff),
                                empty_like(values, dtype),
                                nullptr};
-  kernel(call);
+  kernel(call, op);
   return prepared(call.out, values.scalar_type());
 }
 
-template <ExactGaussianBlocksKernel build, ExactGaussianKernel kernel>
+template <ExactGaussianKernel kernel>
 std::tuple<Tensor, Tensor> exact_gaussian_filter_backward(const Tensor& grad, const Tensor& values,
                                                           const Tensor& features, double cutoff,
                                                           const GivenBlocks& blocks) {
@@ -167,12 +161,13 @@ std::tuple<Tensor, Tensor> exact_gaussian_filter_backward(const Tensor& grad, co
   const Tensor dense_grad = prepared(grad, dtype);
   Tensor grad_features = empty_like(features, dtype);
   const ExactGaussianCall call{prepared(values, dtype),
-                               blocks_of<build>(op, features, blocks),
+                               prepared(features, dtype),
+                               checked(op, features, blocks),
                                &dense_grad,
                                squared_reach(cutoff),
                                empty_like(values, dtype),
                                &grad_features};
-  kernel(call);
+  kernel(call, op);
   return {prepared(call.out, values.scalar_type()), grad_features};
 }
 

@@ -32,7 +32,8 @@ void check_finite(const T* features, int64_t n, const char* op) {
 
 // The corners of the boxes of a block's leaves.
 template <class T>
-void find_boxes(const T* features, int64_t dims, int64_t block, int64_t leaves, T* lower, T* upper) {
+void find_boxes(const T* features, int64_t dims, int64_t block, int64_t leaves, T* lower,
+                T* upper) {
   for (int64_t leaf = block * kBlock / kLeaf; leaf < (block + 1) * kBlock / kLeaf; ++leaf) {
     for (int64_t a = 0; a < dims; ++a) {
       const T* p = features + leaf * kLeaf * dims + a;
@@ -47,37 +48,57 @@ void find_boxes(const T* features, int64_t dims, int64_t block, int64_t leaves, 
   }
 }
 
+// Where the blocks of an image are, see ExactGaussianBlocks.
 template <class T>
-void build_of(const Tensor& of, ExactGaussianBlocks& out, const char* op) {
-  const int64_t batch = of.size(0), dims = of.size(1), points = of.size(2);
-  const int64_t padded = exact_gaussian::padded_points(points), leaves = padded / kLeaf;
-  const T* from = static_cast<const T*>(of.const_data_ptr());
-  check_finite(from, batch * dims * points, op);
-  if (points == 0) return;
-  int32_t* order = static_cast<int32_t*>(out.order.mutable_data_ptr());
-  T* features = static_cast<T*>(out.features.mutable_data_ptr());
-  T* lower = static_cast<T*>(out.lower.mutable_data_ptr());
-  T* upper = static_cast<T*>(out.upper.mutable_data_ptr());
-  LargeVector<T> by_point(points * dims);
-  for (int64_t b = 0; b < batch; ++b) {
-    for (int64_t i = 0; i < points; ++i) {
-      for (int64_t a = 0; a < dims; ++a) by_point[i * dims + a] = from[a * points + i];
-    }
-    KdTree<T> tree(by_point.data(), dims, order);
-    const std::vector<KdNode> nodes = tree.split_root(points);
-    TorchTasks().run(static_cast<int64_t>(nodes.size()), [&](int64_t i) { tree.sort(nodes[i]); });
-    std::fill(order + points, order + padded, order[points - 1]);
-    TorchTasks().run(padded / kBlock, [&](int64_t block) {
-      for (int64_t i = block * kBlock; i < (block + 1) * kBlock; ++i) {
-        std::copy_n(by_point.data() + order[i] * dims, dims, features + i * dims);
-      }
-      find_boxes(features, dims, block, leaves, lower, upper);
-    });
-    from += dims * points;
+struct BlocksOfImage {
+  int32_t* order;
+  T *features, *lower, *upper;
+
+  void next_image(int64_t dims, int64_t padded) {
     order += padded;
     features += padded * dims;
-    lower += leaves * dims;
-    upper += leaves * dims;
+    lower += padded / kLeaf * dims;
+    upper += padded / kLeaf * dims;
+  }
+};
+
+// Fills the blocks of the points `from`, (dims, points).
+template <class T>
+void build_image(const T* from, int64_t dims, int64_t points, const BlocksOfImage<T>& to) {
+  const int64_t padded = exact_gaussian::padded_points(points);
+  LargeVector<T> by_point(points * dims);
+  for (int64_t i = 0; i < points; ++i) {
+    for (int64_t a = 0; a < dims; ++a) by_point[i * dims + a] = from[a * points + i];
+  }
+  KdTree<T> tree(by_point.data(), dims, to.order);
+  const std::vector<KdNode> nodes = tree.split_root(points);
+  TorchTasks().run(static_cast<int64_t>(nodes.size()), [&](int64_t i) { tree.sort(nodes[i]); });
+  std::fill(to.order + points, to.order + padded, to.order[points - 1]);
+  TorchTasks().run(padded / kBlock, [&](int64_t block) {
+    for (int64_t i = block * kBlock; i < (block + 1) * kBlock; ++i) {
+      std::copy_n(by_point.data() + to.order[i] * dims, dims, to.features + i * dims);
+    }
+    find_boxes(to.features, dims, block, padded / kLeaf, to.lower, to.upper);
+  });
+}
+
+template <class T>
+BlocksOfImage<T> first_image(const ExactGaussianBlocks& blocks) {
+  const auto data = [](const Tensor& t) { return static_cast<T*>(t.mutable_data_ptr()); };
+  return {static_cast<int32_t*>(blocks.order.mutable_data_ptr()), data(blocks.features),
+          data(blocks.lower), data(blocks.upper)};
+}
+
+template <class T>
+void build_of(const Tensor& features, ExactGaussianBlocks& out, const char* op) {
+  const int64_t batch = features.size(0), dims = features.size(1), points = features.size(2);
+  const T* from = static_cast<const T*>(features.const_data_ptr());
+  check_finite(from, batch * dims * points, op);
+  if (points == 0) return;
+  BlocksOfImage<T> to = first_image<T>(out);
+  for (int64_t b = 0; b < batch; ++b) {
+    build_image(from + b * dims * points, dims, points, to);
+    to.next_image(dims, exact_gaussian::padded_points(points));
   }
 }
 
@@ -100,49 +121,52 @@ void take(const T* from, const ExactGaussian<T>& image, int64_t row, int64_t fir
 }
 
 template <class T>
-void filter_of(const ExactGaussianCall& call) {
+void filter_of(const ExactGaussianCall& call, const char* op) {
   const int64_t batch = call.values.size(0), channels = call.values.size(1);
-  const int64_t points = call.values.size(2), dims = call.blocks.features.size(2);
-  const int64_t padded = call.blocks.features.size(1), leaves = padded / kLeaf;
+  const int64_t points = call.values.size(2), dims = call.features.size(1);
+  const int64_t padded = exact_gaussian::padded_points(points), corners = padded / kLeaf * dims;
+  const T* values = static_cast<const T*>(call.values.const_data_ptr());
+  const T* features = static_cast<const T*>(call.features.const_data_ptr());
+  if (!call.blocks) check_finite(features, batch * dims * points, op);
   if (points == 0) return;
-  const auto data = [](const Tensor& t) { return static_cast<const T*>(t.const_data_ptr()); };
   const bool backward = call.grad != nullptr;
-  const int64_t row = channels * (backward ? 2 : 1);
+  const T* grad = backward ? static_cast<const T*>(call.grad->const_data_ptr()) : nullptr;
+  T* out = static_cast<T*>(call.out.mutable_data_ptr());
+  T* grad_features = backward ? static_cast<T*>(call.grad_features->mutable_data_ptr()) : nullptr;
   const auto kernel = backward
                           ? FASTSEG_SIMD_DISPATCH_OF(T, exact_gaussian_filter_backward_block<T>)
                           : FASTSEG_SIMD_DISPATCH_OF(T, exact_gaussian_filter_block<T>);
+  const int64_t row = channels * (backward ? 2 : 1);
   LargeVector<T> rows(padded * row);  // zeros behind the points
-  ExactGaussian<T> image{
-      dims,
-      channels,
-      points,
-      padded,
-      static_cast<T>(call.limit),
-      static_cast<const int32_t*>(call.blocks.order.const_data_ptr()),
-      data(call.blocks.features),
-      data(call.blocks.lower),
-      data(call.blocks.upper),
-      rows.data(),
-      static_cast<T*>(call.out.mutable_data_ptr()),
-      backward ? static_cast<T*>(call.grad_features->mutable_data_ptr()) : nullptr};
+  LargeVector<int32_t> order(call.blocks ? 0 : padded);
+  LargeVector<T> sorted(call.blocks ? 0 : padded * dims + 2 * corners);
+  BlocksOfImage<T> blocks{order.data(), sorted.data(), sorted.data() + padded * dims,
+                          sorted.data() + padded * dims + corners};
+  if (call.blocks) blocks = first_image<T>(*call.blocks);
   for (int64_t b = 0; b < batch; ++b) {
-    take(data(call.values) + b * channels * points, image, row, 0, rows.data());
-    if (backward) {
-      take(data(*call.grad) + b * channels * points, image, row, channels, rows.data());
-    }
+    if (!call.blocks) build_image(features + b * dims * points, dims, points, blocks);
+    const ExactGaussian<T> image{dims,
+                                 channels,
+                                 points,
+                                 padded,
+                                 static_cast<T>(call.limit),
+                                 blocks.order,
+                                 blocks.features,
+                                 blocks.lower,
+                                 blocks.upper,
+                                 rows.data(),
+                                 out + b * channels * points,
+                                 backward ? grad_features + b * dims * points : nullptr};
+    take(values + b * channels * points, image, row, 0, rows.data());
+    if (backward) take(grad + b * channels * points, image, row, channels, rows.data());
     TorchTasks().run(padded / kBlock, [&](int64_t block) { kernel(image, block); });
-    image.order += padded;
-    image.features += padded * dims;
-    image.lower += leaves * dims;
-    image.upper += leaves * dims;
-    image.out += channels * points;
-    if (backward) image.grad_features += dims * points;
+    if (call.blocks) blocks.next_image(dims, padded);
   }
 }
 
-void filter(const ExactGaussianCall& call) {
-  if (call.values.scalar_type() == ScalarType::Double) return filter_of<double>(call);
-  filter_of<float>(call);
+void filter(const ExactGaussianCall& call, const char* op) {
+  if (call.features.scalar_type() == ScalarType::Double) return filter_of<double>(call, op);
+  filter_of<float>(call, op);
 }
 
 }  // namespace
@@ -153,7 +177,6 @@ STABLE_TORCH_LIBRARY_IMPL(fastseg, CPU, m) {
   using fastseg::cpu::build;
   using fastseg::cpu::filter;
   m.impl("exact_gaussian_blocks", TORCH_BOX(&ops::exact_gaussian_blocks<build>));
-  m.impl("exact_gaussian_filter", TORCH_BOX((&ops::exact_gaussian_filter<build, filter>)));
-  m.impl("exact_gaussian_filter_backward",
-         TORCH_BOX((&ops::exact_gaussian_filter_backward<build, filter>)));
+  m.impl("exact_gaussian_filter", TORCH_BOX(&ops::exact_gaussian_filter<filter>));
+  m.impl("exact_gaussian_filter_backward", TORCH_BOX(&ops::exact_gaussian_filter_backward<filter>));
 }
