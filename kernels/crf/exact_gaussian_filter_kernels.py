@@ -14,7 +14,6 @@ from torch import Tensor
 from fastseg.kernels.crf.exact_gaussian_filter_operands import (
     SHIFT,
     WEIGHT_UNIT,
-    exp2,
     exponent_of_differences,
     exponent_rows,
 )
@@ -127,7 +126,7 @@ def filter_kernel(
         if new_cell < 0:
             of_keys = points.features + first_key * DIMS
             exponent = exponent_of_differences(own, of_keys, BLOCK, KEYS, D, DIMS)
-        weights = exp2(tl.minimum(exponent, SHIFT))
+        weights = tl.exp2(tl.minimum(exponent, SHIFT))
         first_value = chunk + first_key * CHANNELS
         at = key_at * CHANNELS + channel[None, :]
         high = tl.load(values.high + first_value + at)
@@ -206,7 +205,7 @@ def grad_features_kernel(
         if new_cell < 0:
             keys = points.features + first_key * DIMS
             exponent = exponent_of_differences(own, keys, BLOCK, KEYS, D, DIMS)
-        weights = exp2(tl.minimum(exponent, SHIFT))
+        weights = tl.exp2(tl.minimum(exponent, SHIFT))
         first_value = first_key * CHANNELS
         at = key_at * CHANNELS + channel[None, :]
         grad, value = tl.load(grads + first_value + at), tl.load(values + first_value + at)

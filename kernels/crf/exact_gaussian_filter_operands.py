@@ -11,8 +11,9 @@ query   high         high         low           1, its -|x|^2/2
 key     high         low          high          its -|y|^2/2, 1
 ====== ============ ============ ============= =================
 
-with a square in three parts, the first of which counts SQUARE_UNIT. Squares leave out the products of two low halves, as the product
-does, so that the weight of a point with itself is 1.
+with a square in three parts, the first of which counts SQUARE_UNIT. Squares
+leave out the products of two low halves, as the product does, so that the weight of a point with
+itself is 1.
 
 **Centres.** |f|^2 is in the thousands for colours over a bandwidth of 3, where even float32 would
 lose the digits that matter. Keys are taken from the centre of their *cell*: the largest node of the
@@ -51,22 +52,10 @@ SQUARE_UNIT = tl.constexpr(256.0)
 LARGEST_SQUARE = tl.constexpr(1.6e7)
 """Half the square of the longest query; coordinates are cut off there, where weights are 0."""
 
-INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
-
 
 def columns_of(dims: int) -> int:
     """The number of columns of a row for points of `dims` dimensions, a power of two."""
     return max(16, triton.next_power_of_2(3 * dims + 6))
-
-
-@triton.jit
-def exp2(x):
-    """2^x as one instruction, where tl.exp2 takes four to keep subnormal results."""
-    if INTERPRETED:
-        return tl.exp2(x)
-    return tl.inline_asm_elementwise(
-        "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
-    )
 
 
 @triton.jit
