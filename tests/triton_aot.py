@@ -89,18 +89,19 @@ def integers(group, **kinds):
 
 def resources(kernel) -> dict[str, int]:
     """REG, STACK and LOCAL of a compiled kernel, by ptxas's account."""
+    text = dumped(kernel, "--dump-resource-usage")
+    return {k: int(n) for k, n in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)}
+
+
+def dumped(kernel, option: str) -> str:
+    """What cuobjdump prints of a compiled kernel."""
     if not CUOBJDUMP:
         pytest.skip("needs cuobjdump, of the CUDA toolkit or the triton package")
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(kernel.asm["cubin"])
         cubin.flush()
-        text = subprocess.run(
-            [CUOBJDUMP, "--dump-resource-usage", cubin.name],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-    return {k: int(n) for k, n in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)}
+        command = [CUOBJDUMP, option, cubin.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def matrix_products(kernel, arch: int) -> int:

@@ -21,6 +21,7 @@ from fastseg.reference.conv.winograd_conv2d import winograd_conv2d, winograd_con
 from fastseg.reference.crf.bilateral_filter import bilateral_filter
 from fastseg.reference.crf.dense_energy import dense_energy
 from fastseg.reference.crf.exact_gaussian_filter import (
+    exact_gaussian_blocks,
     exact_gaussian_filter,
     exact_gaussian_filter_backward,
 )
@@ -81,6 +82,7 @@ __all__ = [
     "depthwise_conv2d_input_grad",
     "depthwise_conv2d_weight_grad",
     "distance_transform",
+    "exact_gaussian_blocks",
     "exact_gaussian_filter",
     "exact_gaussian_filter_backward",
     "indices_to_codes",

@@ -279,6 +279,7 @@ def filters(random) -> list[Sample]:
     options = [1, False, True, 0.8, 0.45]
     return [
         Sample("bilateral_filter", [image, random(2, 3, 6, 5), 2.0, 0.7]),
+        Sample("exact_gaussian_blocks", [features, 0.0]),
         Sample("exact_gaussian_filter", [values, features, 0.0]),
         Sample("exact_gaussian_filter_backward", [grad, values, features, 0.0]),
         Sample("spatial_gaussian_filter", [image, sigma, -1]),

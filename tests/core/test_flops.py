@@ -23,6 +23,7 @@ NOT_COUNTED = {
     "upsample_argmax_confidence",
     "upsample_confusion_matrix",
     "distance_transform",
+    "exact_gaussian_blocks",
     "dense_energy",
     "image_layout",
     "indices_to_codes",

@@ -74,6 +74,7 @@ OPCHECKED_ELSEWHERE = {  # in the tests of their own
     "depthwise_conv2d_input_grad",
     "depthwise_conv2d_weight_grad",
     "distance_transform",
+    "exact_gaussian_blocks",
     "exact_gaussian_filter",
     "exact_gaussian_filter_backward",
     "im2col_conv2d",

@@ -31,6 +31,7 @@ LATE = {
     ("ops.conv.atrous_conv2d_grad", "kernels.conv.atrous_conv2d"),
     ("ops.conv.atrous_conv2d_grad", "kernels.conv.weight_grad"),
     ("ops.conv.depthwise_conv2d", "kernels.conv.depthwise_conv2d"),
+    ("ops.crf.exact_gaussian_blocks", "kernels.crf.exact_gaussian_filter"),
     ("ops.crf.exact_gaussian_filter", "kernels.crf.exact_gaussian_filter"),
     # torch's counter imports Triton: registered once somebody else imports it.
     ("ops", "ops.conv.flops"),

@@ -3,12 +3,13 @@
 
 #include <cstdint>
 
+#include "common/crf/exact_gaussian_blocks.h"
 #include "cpu/simd/simd_level.h"
 
 namespace fastseg::cpu {
 
-inline constexpr int64_t kBlock = 64;  // queries of a task, and the most keys of a tile
-inline constexpr int64_t kLeaf = 16;   // keys that are taken or left out together
+using exact_gaussian::kBlock;
+using exact_gaussian::kLeaf;
 
 // One image, its points in the order of a k-d tree and padded to whole blocks: the features of
 // padding are the last point's, its rows are 0. All pointers are dense.

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from fastseg import reference
 from fastseg._core.library import call, define, define_triton
-from fastseg._core.tensor_checks import check_dense, check_device, check_float, check_tensors
+from fastseg._core.tensor_checks import check_device, check_float, check_tensors
 from fastseg._core.vmap import in_front
+from fastseg.ops.crf.exact_gaussian_blocks import DEFAULT_CUTOFF, check_blocks, check_features
 
 ops = torch.ops.fastseg
-
-DEFAULT_CUTOFF = 3e-5
-"""The cutoff that keeps the relative L2 error of filtered images below 1e-5: 2e-6 was measured on a
-photo of 500 x 375 pixels at bandwidths of 80/13, 49/5 and 67/3, where the largest error of a
-pixel's sum of weights was 9e-4."""
 
 
 def exact_gaussian_filter(
@@ -50,19 +48,16 @@ def exact_gaussian_filter(
     return call(_exact_gaussian_filter, (values, features), cutoff)
 
 
-def _check(op: str, values: Tensor, features: Tensor, cutoff: float) -> None:
+def _check(
+    op: str, values: Tensor, features: Tensor, cutoff: float, blocks: Sequence[Tensor] | None
+) -> None:
     check_float(op, "values", values)
-    check_dense(op, "features", features)
     torch._check(
         values.dim() == 3,
         lambda: f"{op}: values must have the shape (B, C, N), got {tuple(values.shape)}",
     )
-    torch._check(
-        features.dim() == 3,
-        lambda: f"{op}: features must have the shape (B, d, N), got {tuple(features.shape)}",
-    )
-    b, d, n = features.shape
-    torch._check(d >= 1, lambda: f"{op}: features must have d >= 1 dimensions, got {d}")
+    check_features(op, features, cutoff)
+    b, _, n = features.shape
     torch._check(
         b == values.shape[0],
         lambda: f"{op}: features must have the batch size {values.shape[0]} of values, got {b}",
@@ -79,54 +74,52 @@ def _check(op: str, values: Tensor, features: Tensor, cutoff: float) -> None:
         ),
     )
     check_device(op, "features", features, "values", values)
-    torch._check(0 <= cutoff < 1, lambda: f"{op}: cutoff must be in [0, 1), got {cutoff}")
+    if blocks is not None:
+        check_blocks(op, features, blocks)
 
 
-def _fake(values, features, cutoff=DEFAULT_CUTOFF):
-    _check("fastseg::exact_gaussian_filter", values, features, cutoff)
+def _fake(values, features, cutoff=DEFAULT_CUTOFF, blocks=None):
+    _check("fastseg::exact_gaussian_filter", values, features, cutoff, blocks)
     return values.new_empty(values.shape)
 
 
-def _reference(values, features, cutoff=DEFAULT_CUTOFF):
-    _check("fastseg::exact_gaussian_filter", values, features, cutoff)
+def _reference(values, features, cutoff=DEFAULT_CUTOFF, blocks=None):
+    _check("fastseg::exact_gaussian_filter", values, features, cutoff, blocks)
     return reference.exact_gaussian_filter(values, features, cutoff)
 
 
-def _triton(values, features, cutoff=DEFAULT_CUTOFF):
+def _triton(values, features, cutoff=DEFAULT_CUTOFF, blocks=None):
     from fastseg.kernels.crf import exact_gaussian_filter as kernels
 
-    _check("fastseg::exact_gaussian_filter", values, features, cutoff)
-    return kernels.exact_gaussian_filter(values, features, cutoff)
+    _check("fastseg::exact_gaussian_filter", values, features, cutoff, blocks)
+    return kernels.exact_gaussian_filter(values, features, cutoff, blocks)
 
 
 def _setup_context(ctx, inputs, output):
-    values, features, ctx.cutoff = inputs
+    values, features, ctx.cutoff, blocks = inputs
+    ctx.has_blocks = blocks is not None
     # The values matter to the gradient of the features only.
-    ctx.save_for_backward(values if ctx.needs_input_grad[1] else None, features)
+    values = values if ctx.needs_input_grad[1] else None
+    ctx.save_for_backward(values, features, *(blocks or ()))
 
 
 def _backward(ctx, grad):
-    values, features = ctx.saved_tensors
+    values, features, *blocks = ctx.saved_tensors
+    blocks = blocks if ctx.has_blocks else None
     if not ctx.needs_input_grad[1]:  # linear, and its own adjoint
-        out = call(_exact_gaussian_filter, (grad, features), ctx.cutoff)
-        return out, None
+        return call(_exact_gaussian_filter, (grad, features), ctx.cutoff, blocks), None
     op = ops.exact_gaussian_filter_backward.default
-    return call(op, (grad, values, features), ctx.cutoff)
+    return call(op, (grad, values, features), ctx.cutoff, blocks)
 
 
-def _fold(info, in_dims, tensors):
-    """The tensors with vmap's dimension in B, and what takes it out of an output again."""
-    fronts = [in_front(info.batch_size, d, t) for t, d in zip(tensors, in_dims, strict=True)]
-    return [t.flatten(0, 1) for t in fronts], lambda out: out.unflatten(0, fronts[0].shape[:2])
-
-
-def _vmap(op, info, in_dims, values, features, cutoff=DEFAULT_CUTOFF):
-    tensors, unfold = _fold(info, in_dims[:2], (values, features))
-    return unfold(op(*tensors, cutoff)), 0
+def _vmap(op, info, in_dims, values, features, cutoff, blocks):
+    tensors, blocks, unfold = _fold(info, in_dims, (values, features), blocks)
+    return unfold(op(*tensors, cutoff, blocks)), 0
 
 
 define(
-    "exact_gaussian_filter(Tensor values, Tensor features, float cutoff=3e-5) -> Tensor",
+    "exact_gaussian_filter(Tensor values, Tensor features, float cutoff=3e-5,"
+    " Tensor[]? blocks=None) -> Tensor",
     reference=_reference,
     fake=_fake,
     setup_context=_setup_context,
@@ -137,9 +130,9 @@ define_triton("exact_gaussian_filter", _triton)
 _exact_gaussian_filter = ops.exact_gaussian_filter.default
 
 
-def _check_backward(grad, values, features, cutoff):
+def _check_backward(grad, values, features, cutoff, blocks):
     op = "fastseg::exact_gaussian_filter_backward"
-    _check(op, values, features, cutoff)
+    _check(op, values, features, cutoff, blocks)
     torch._check(
         grad.shape == values.shape and grad.dtype == values.dtype,
         lambda: (
@@ -149,21 +142,21 @@ def _check_backward(grad, values, features, cutoff):
     )
 
 
-def _fake_backward(grad, values, features, cutoff):
-    _check_backward(grad, values, features, cutoff)
+def _fake_backward(grad, values, features, cutoff, blocks=None):
+    _check_backward(grad, values, features, cutoff, blocks)
     return values.new_empty(values.shape), features.new_empty(features.shape)
 
 
-def _reference_backward(grad, values, features, cutoff):
-    _check_backward(grad, values, features, cutoff)
+def _reference_backward(grad, values, features, cutoff, blocks=None):
+    _check_backward(grad, values, features, cutoff, blocks)
     return reference.exact_gaussian_filter_backward(grad, values, features, cutoff)
 
 
-def _triton_backward(grad, values, features, cutoff):
+def _triton_backward(grad, values, features, cutoff, blocks=None):
     from fastseg.kernels.crf import exact_gaussian_filter as kernels
 
-    _check_backward(grad, values, features, cutoff)
-    return kernels.exact_gaussian_filter_backward(grad, values, features, cutoff)
+    _check_backward(grad, values, features, cutoff, blocks)
+    return kernels.exact_gaussian_filter_backward(grad, values, features, cutoff, blocks)
 
 
 def _backward_backward(ctx, *grads):
@@ -172,15 +165,30 @@ def _backward_backward(ctx, *grads):
     )
 
 
-def _vmap_backward(op, info, in_dims, grad, values, features, cutoff):
-    tensors, unfold = _fold(info, in_dims[:3], (grad, values, features))
-    grads = op(*tensors, cutoff)
+def _vmap_backward(op, info, in_dims, grad, values, features, cutoff, blocks):
+    tensors, blocks, unfold = _fold(info, in_dims, (grad, values, features), blocks)
+    grads = op(*tensors, cutoff, blocks)
     return tuple(map(unfold, grads)), (0, 0)
 
 
+def _fold(info, in_dims, tensors, blocks):
+    """The tensors and the blocks with vmap's dimension in B, and what takes it out of an output."""
+
+    def folded(tensors, dims):
+        pairs = zip(tensors, dims, strict=True)
+        return [in_front(info.batch_size, d, t).flatten(0, 1) for t, d in pairs]
+
+    lead = in_front(info.batch_size, in_dims[0], tensors[0]).shape[:2]
+    return (
+        folded(tensors, in_dims[: len(tensors)]),
+        None if blocks is None else folded(blocks, in_dims[-1]),
+        lambda out: out.unflatten(0, lead),
+    )
+
+
 define(
-    "exact_gaussian_filter_backward(Tensor grad, Tensor values, Tensor features, float cutoff)"
-    " -> (Tensor, Tensor)",
+    "exact_gaussian_filter_backward(Tensor grad, Tensor values, Tensor features, float cutoff,"
+    " Tensor[]? blocks=None) -> (Tensor, Tensor)",
     reference=_reference_backward,
     fake=_fake_backward,
     backward=_backward_backward,

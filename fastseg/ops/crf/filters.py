@@ -66,18 +66,24 @@ class _PointFilter:
 
 
 class ExactFilter(_PointFilter):
-    """The filter by a Gaussian of features, every pair of points; its own adjoint."""
+    """The filter by a Gaussian of features, every pair of points; its own adjoint.
+
+    Points are sorted into blocks once, for all products.
+    """
 
     def __init__(self, features: Tensor):
         self.shape = features.shape
         self.features = features.flatten(2)
         self.batch, _, self.points = self.features.shape
         self.cutoff = EXACT_CUTOFF[features.dtype]
+        # Gradients go through the features themselves: the blocks are constants.
+        self.blocks = ops.exact_gaussian_blocks(self.features.detach(), self.cutoff)
         self.grad = 0
 
     def apply(self, values: Tensor) -> Tensor:
         """The product K values."""
-        out = ops.exact_gaussian_filter(self._points(values), self.features, self.cutoff)
+        points = self._points(values)
+        out = ops.exact_gaussian_filter(points, self.features, self.cutoff, self.blocks)
         return out.view(values.shape)
 
     adjoint = apply
@@ -85,7 +91,7 @@ class ExactFilter(_PointFilter):
     def backward(self, grad: Tensor, values: Tensor) -> Tensor:
         """The adjoint product; the gradient of the features is added up."""
         grad_values, grad_features = ops.exact_gaussian_filter_backward(
-            self._points(grad), self._points(values), self.features, self.cutoff
+            self._points(grad), self._points(values), self.features, self.cutoff, self.blocks
         )
         self.grad = self.grad + grad_features
         return grad_values.view(values.shape)
