@@ -20,7 +20,9 @@ namespace fastseg::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kAtOnce = 4;  // rows of a vertex
+// Rows of a vertex: doubles take twice the registers.
+template <class T>
+constexpr int kAtOnceOf = sizeof(T) == 8 ? 2 : 4;
 
 // Blocks of a launch whose parts may be far smaller than their limits: enough for every processor.
 constexpr unsigned kWalkingBlocks = 4096;
@@ -87,6 +89,7 @@ __device__ inline void reduce_pack(const Reduce<T>& op, const PartPlace& place) 
         (v > 0 ? first >= 0 : first == 0) && first <= last &&
             (v + 1 < vertices ? last <= rows_end : last == rows_end),
         "fastseg::permutohedral_filter: vertex_starts must ascend from 0 to the rows");
+    constexpr int kAtOnce = kAtOnceOf<T>;
     const T* rows = op.rows + place.copy * op.rows_copy + (place.index - v * op.packs) * V;
     // Indices first, then rows: a check between two loads would keep the second one waiting.
     for (int k = first; k < last; k += kAtOnce) {
@@ -108,9 +111,8 @@ __device__ inline void reduce_pack(const Reduce<T>& op, const PartPlace& place) 
   store_pack_global(op.out + place.copy * op.out_copy + int64_t{place.index} * V, sum);
 }
 
-// 4 blocks, 64 registers: ptxas aims at 48 by itself and spills doubles.
 template <class T, int V>
-__global__ void __launch_bounds__(kThreads, 4)
+__global__ void __launch_bounds__(kThreads)
     permutohedral_reduce(const Parts<Reduce<T>, kMaxVertexJobs> parts) {
 #pragma unroll 1
   for (int block = blockIdx.x; block < parts.places(); block += gridDim.x) {
