@@ -244,6 +244,20 @@ def bad_blocks():
 
 
 @compiled
+def test_blocks_with_bad_indices():
+    """They are read nowhere."""
+    order, *others = build(P)
+    for bad in (-1, 70, 2**31 - 1):
+        wrong = order.clone()
+        wrong[1, 69] = bad
+        message = rf"blocks\[0\] must be from 0 to 69, got {bad}"
+        with pytest.raises(RuntimeError, match=message):
+            op(V, P, 0.0, [wrong, *others])
+        with pytest.raises(RuntimeError, match=message):
+            backward(V, V, P, 0.0, [wrong, *others])
+
+
+@compiled
 def test_bad_blocks():
     cases = list(bad_blocks())
     assert len(cases) == 7

@@ -85,7 +85,7 @@ inline Tensor empty_like(const Tensor& x, ScalarType dtype) {
 
 using GivenBlocks = std::optional<std::vector<Tensor>>;
 
-// The blocks that a caller built, if any. Their contents are not checked.
+// The blocks that a caller built, if any.
 inline std::optional<ExactGaussianBlocks> checked(const char* op, const Tensor& features,
                                                   const GivenBlocks& blocks) {
   if (!blocks) return std::nullopt;

@@ -12,6 +12,7 @@
 
 #include "common/crf/exact_gaussian_filter_ops.h"
 #include "cpu/crf/exact_gaussian_filter_order.h"
+#include "cpu/crf/index_checks.h"
 #include "cpu/memory/buffer.h"
 #include "cpu/threads/parallel.h"
 #include "cpu/threads/torch_tasks.h"
@@ -142,7 +143,10 @@ void filter_of(const ExactGaussianCall& call, const char* op) {
   LargeVector<T> sorted(call.blocks ? 0 : padded * dims + 2 * corners);
   BlocksOfImage<T> blocks{order.data(), sorted.data(), sorted.data() + padded * dims,
                           sorted.data() + padded * dims + corners};
-  if (call.blocks) blocks = first_image<T>(*call.blocks);
+  if (call.blocks) {
+    blocks = first_image<T>(*call.blocks);
+    check_indices(TorchTasks(), op, "blocks[0]", blocks.order, batch * padded, points);
+  }
   for (int64_t b = 0; b < batch; ++b) {
     if (!call.blocks) build_image(features + b * dims * points, dims, points, blocks);
     const ExactGaussian<T> image{dims,

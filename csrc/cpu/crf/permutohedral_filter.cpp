@@ -5,27 +5,17 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include <algorithm>
-
 #include "common/crf/permutohedral_filter_ops.h"
+#include "cpu/crf/index_checks.h"
 #include "cpu/threads/torch_tasks.h"
 
 namespace fastseg::cpu {
 namespace {
 
-// Whether a list's elements lie in [0, end): a lattice put together by hand must not be believed.
+// A lattice put together by hand must not be believed.
 void check_range(const TorchTasks& tasks, const char* name, const int32_t* list, int64_t size,
                  int64_t end) {
-  constexpr int64_t kPerTask = 1 << 16;
-  tasks.run((size + kPerTask - 1) / kPerTask, [&](int64_t t) {
-    uint32_t largest = 0;  // negative ones are the largest
-    for (int64_t i = t * kPerTask; i < std::min(size, (t + 1) * kPerTask); ++i) {
-      largest = std::max(largest, static_cast<uint32_t>(list[i]));
-    }
-    FASTSEG_CHECK(size == 0 || largest < static_cast<uint64_t>(end),
-                  "fastseg::permutohedral_filter: ", name, " must be from 0 to ", end - 1, ", got ",
-                  static_cast<int32_t>(largest));
-  });
+  check_indices(tasks, "fastseg::permutohedral_filter", name, list, size, end);
 }
 
 void check_starts(const char* name, const int32_t* starts, int64_t parts, int64_t end) {
