@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from fastseg._core.devices import named_device
 from fastseg._core.pairwise import PairwiseBilateral, PairwiseGaussian
-from fastseg.cli.options import device as named_device
 from fastseg.compat.pydensecrf.utils import unary_from_labels
 from fastseg.data.image import (
     ImageError,
