@@ -160,7 +160,7 @@ def _as_arguments(path: Path, parser: argparse.ArgumentParser) -> list[str]:
     for name, value in _read_config(path).items():
         action = actions.get(str(name).replace("-", "_"))
         if action is None:
-            known = sorted(option[2:] for a in actions.values() for option in a.option_strings[-1:])
+            known = sorted({action.option_strings[-1][2:] for action in actions.values()})
             raise ValueError(f"{path}: there is no option {name!r}; there are {', '.join(known)}")
         flag = action.option_strings[-1]
         if action.nargs == 0:

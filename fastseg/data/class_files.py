@@ -71,7 +71,7 @@ def _classes(entries: list[tuple[str, int | None, Colour | None]]) -> Classes:
     if colours and len(colours) < len(entries):
         raise ValueError(f"has {len(colours)} colours for {len(entries)} classes")
     if any(not 0 <= k <= 255 for k in ids):
-        raise ValueError("ids must be 0 to 255")
+        raise ValueError(f"lists {len(ids)} classes; their ids must be 0 to 255")
     ordered = sorted(zip(ids, names, colours or [None] * len(ids), strict=True))
     palette = voc_palette(len(entries))
     kept = [name for _, name, _ in ordered if name.lower() not in VOID]

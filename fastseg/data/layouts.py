@@ -157,9 +157,21 @@ def _drive(root: Path) -> Parts:
         for images, masks in (("images", "1st_manual"), (".", f"../{folder}_manual1")):
             place = root / folder
             if (place / masks).is_dir():
-                found[part] = pairs_of(place / images, place / masks)
+                found[part] = _numbered_pairs(place / images, place / masks)
                 break
     return {"all": found["test"]} if list(found) == ["test"] else found
+
+
+def _numbered_pairs(images: Path, masks: Path) -> list[Pair]:
+    """Returns the pairs of DRIVE, whose names begin with one number."""
+    by_number = {path.name.partition("_")[0]: path for path in pictures(masks)}
+    pairs = []
+    for image in pictures(images):
+        number = image.name.partition("_")[0]
+        if number not in by_number:
+            raise FileNotFoundError(f"{image} has no mask in {masks}")
+        pairs.append(Pair(image.stem, image, by_number[number]))
+    return pairs
 
 
 def _numbered(name: str, *names: str) -> Callable[[Path, Sequence[Path]], Classes]:

@@ -105,11 +105,10 @@ def _unknown(values: list[Value], classes: Classes) -> str:
     text += "is no class" if len(values) == 1 else "are no classes"
     if isinstance(values[0], tuple) and not classes.colours:
         return f"{text}: masks in colours need a file of classes with their colours (--classes)"
+    if isinstance(values[0], tuple):
+        return f"{text}; the classes have {listed_values(classes.colours)}"
     ids = [v for v in classes.values if isinstance(v, int)]
-    shown = f"{len(classes)} classes"
-    if ids and not isinstance(values[0], tuple):
-        shown += f" have the ids {_ranges(ids)}, and 255 is left out"
-    return f"{text}: the {shown}"
+    return f"{text}: the {len(classes)} classes have the ids {_ranges(ids)}, and 255 is left out"
 
 
 def _ranges(ids: Iterable[int]) -> str:

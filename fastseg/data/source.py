@@ -9,7 +9,7 @@ from pathlib import Path
 from fastseg.data.camvid import CamVid, no_transform
 from fastseg.data.camvid_check import check_is_camvid
 from fastseg.data.class_files import read_classes
-from fastseg.data.classes import Classes
+from fastseg.data.classes import IGNORE, Classes
 from fastseg.data.layouts import CAMVID_LAYOUT, Layout, layout_of
 from fastseg.data.pairs import Pair, match
 from fastseg.data.splits import FEW, PARTS, Parts, read_split, split_pairs
@@ -122,7 +122,9 @@ def open_data(
         classes = told_classes(good, folder)
         notes.append(f"the masks tell {len(classes)} classes: {', '.join(classes.names[:6])}")
     if classes is not None:
-        classes = fitted(classes, good)
+        given, classes = classes, fitted(classes, good)
+        if IGNORE in classes.values.keys() - given.values.keys():
+            notes.append(f"masks hold 0 and 255 alone: 255 is taken for {classes.names[1]}")
     broken |= problems_of(surveyed, classes)
     if broken and not options.skip_broken:
         raise DataError(_broken(broken, len(pairs)))
@@ -166,14 +168,14 @@ def _divided(found: Parts, options: DataOptions, wanted: Sequence[str], notes: l
             notes.append(f"{few}: those to train on serve for validation, too")
         else:
             kept = len(parts["val"])
-            notes.append(f"{kept} of {len(pairs)} pictures are kept for validation")
+            notes.append(f"kept for validation: {kept} of {len(pairs)} pictures")
     else:
         parts = dict(found)
         if "val" not in parts and "train" in parts:
             parts |= {k: v for k, v in split_pairs(parts["train"]).items() if k != "test"}
             notes.append(
-                f"there is no part for validation: {len(parts['val'])} of the pictures to train on "
-                "are kept for it"
+                f"there is no part for validation: kept for it are {len(parts['val'])} of the "
+                "pictures to train on"
             )
     missing = [part for part in wanted if part not in parts]
     if missing:
@@ -199,7 +201,7 @@ def _check_camvid(options: DataOptions, wanted: Sequence[str]) -> None:
 
 def _broken(broken: dict[Path, str], count: int) -> str:
     return (
-        f"{len(broken)} of {max(count, len(broken))} pictures cannot be used: {_listed(broken)} "
+        f"{len(broken)} files cannot be used, of {count} pictures with masks: {_listed(broken)} "
         "(fastseg data check names all, --skip-broken leaves them out)"
     )
 

@@ -126,11 +126,11 @@ class Trainer:
         if batch % world_size() or batch // world_size() < self.config.accumulate:
             raise ValueError(
                 f"batch_size must be a multiple of the {world_size()} processes, with at least "
-                f"{self.config.accumulate} pictures of accumulate for each, got {batch}"
+                f"{self.config.accumulate} (accumulate) pictures for each; got {batch}"
             )
         if batch > images:
             self.notes.append(
-                f"a batch of {batch} is more than the {images} pictures to train on, which come "
+                f"a batch of {batch} is more than the pictures to train on, {images}: they come "
                 "again in it, changed at random each time"
             )
 
@@ -196,8 +196,8 @@ class Trainer:
         except RuntimeError as error:
             if is_loss_of_a_process(error):
                 raise TrainingError(
-                    f"another process of the run has ended ({str(error).splitlines()[0]}); "
-                    f"go on from {self.out / 'last.pt'} with --resume"
+                    f"another process of the run has ended; go on from {self.out / 'last.pt'} with "
+                    "--resume"
                 ) from error
             if "DataLoader worker" in str(error):
                 raise TrainingError(f"{_last_line(error)}; try fewer --workers") from error
