@@ -33,6 +33,7 @@ from fastseg.data.layouts import layout_of
 from fastseg.data.source import DataOptions, DataSource, open_data
 from fastseg.data.splits import PARTS, read_split
 from fastseg.data.transforms import EvalTransform
+from fastseg.models import finish
 from fastseg.segment.predictor import DEFAULT_TILE, Predictor
 from fastseg.segment.report import html_report
 from fastseg.segment.scoring import (
@@ -43,7 +44,7 @@ from fastseg.segment.scoring import (
     score,
     shown_pictures,
 )
-from fastseg.segment.segmenter import Segmenter, shipped_weights
+from fastseg.segment.segmenter import Segmenter, refining_crf, shipped_weights
 from fastseg.zoo import SOURCES
 
 EXAMPLES = """examples:
@@ -91,7 +92,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tile", type=int, default=DEFAULT_TILE, help="side of tiles (default: %(default)s)"
     )
-    parser.add_argument("--crf", action="store_true", help="refine as `fastseg segment --crf` does")
+    parser.add_argument(
+        "--crf",
+        action="store_true",
+        help="refine by the CRF of `fastseg segment --crf`, at the network's resolution",
+    )
     parser.add_argument("--backend", default="fastseg", choices=("fastseg", "torch"))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all scores")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a report to look at")
@@ -163,8 +168,11 @@ def _predictor(options: argparse.Namespace, device: torch.device) -> Predictor:
         )
     except TypeError as error:  # there is no such --option
         raise ValueError(error) from error
+    if options.crf:
+        crf = refining_crf(segmenter.model.num_classes)
+        finish(segmenter.model, crf=crf, backend=options.backend)
     segmenter.model.to(device, memory_format=torch.channels_last)
-    return Predictor(segmenter, device, options.scales, options.flip, options.crf, options.tile)
+    return Predictor(segmenter, device, options.scales, options.flip, tile=options.tile)
 
 
 def _opened(options: argparse.Namespace, known: Classes | None) -> tuple[DataSource, str]:

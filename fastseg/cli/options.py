@@ -136,7 +136,7 @@ def with_config(
         ValueError: the file holds something else than options of the command.
         FileNotFoundError: there is no such file.
     """
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    finder = argparse.ArgumentParser("", add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument("--config")
     try:
         path = finder.parse_known_args(list(arguments))[0].config

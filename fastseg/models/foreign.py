@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastseg.models._model import Criterion, SegmentationModel
+from fastseg.models._model import SegmentationModel
 
 PACKAGES = {
     "smp": ("segmentation_models_pytorch", "segmentation_models_pytorch"),
@@ -61,21 +61,6 @@ class ForeignModel(SegmentationModel):
         output = self.network(nn.functional.pad(x, padding) if any(padding) else x)
         output = output if isinstance(output, dict) else {"out": output}
         return {name: scores[..., :height, :width] for name, scores in output.items()}
-
-    def forward(
-        self,
-        x: Tensor,
-        image: Tensor | None = None,
-        *,
-        target: Tensor | None = None,
-        criterion: Criterion | None = None,
-    ) -> Tensor | dict[str, Tensor]:
-        """Returns logits, or the loss of a target, as :class:`SegmentationModel` does."""
-        self._check_input(x)
-        if target is not None:
-            return self._loss(x, image, target, criterion)
-        scores = self.scores(x)
-        return scores if "aux" in scores else scores["out"]
 
 
 def build_foreign(name: str, num_classes: int, **options: Any) -> ForeignModel:

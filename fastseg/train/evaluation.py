@@ -31,8 +31,8 @@ def evaluate(
 
     Args:
         model: the model, on the device; it is put in evaluation mode.
-        dataset: pairs of an image, float32 (3, H, W), and its label, int64 (H', W'), with the
-            attribute ``ignore_index``.
+        dataset: pairs of an image, float32 (3, H, W), and its label, int64 (H', W'): a data set of
+            fastseg, which says which label does not count, or a Subset of one.
         bf16: whether to run under bfloat16 autocast.
         device: where the model is.
         memory_format: the images' layout.
@@ -40,7 +40,7 @@ def evaluate(
     """
     model.eval()
     device = torch.device(device)
-    matrix = ConfusionMatrix(model.num_classes, dataset.ignore_index).to(device)
+    matrix = ConfusionMatrix(model.num_classes, _ignored(dataset)).to(device)
     own = Subset(dataset, range(rank(), len(dataset), world_size()))
     # A loader draws a number for its workers; its own generator keeps the caller's untouched.
     images = DataLoader(own, generator=torch.Generator())
@@ -51,6 +51,13 @@ def evaluate(
         matrix.update_from_logits(logits, label.to(device))
         on_image()
     return matrix.all_reduce() if is_distributed() else matrix
+
+
+def _ignored(dataset: Dataset[tuple[Tensor, Tensor]]) -> int:
+    """Returns the label of pixels that do not count."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return dataset.ignore_index
 
 
 def scores(matrix: ConfusionMatrix) -> dict[str, float]:
