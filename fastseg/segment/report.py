@@ -103,7 +103,7 @@ def _classes(scores: Scores) -> str:
         bar = f"<span class='track'><span class='bar' style='width: {share:.1%}'></span></span>"
         numbers = [_number(found[key]) for key in ("iou", "dice", "precision", "recall")]
         rows.append((_swatch(colour) + escape(name), bar, *numbers, f"{found['pixels']:,}"))
-    return _table(("class", "IoU", "", "Dice", "precision", "recall", "pixels"), rows)
+    return _table(("class", "", "IoU", "Dice", "precision", "recall", "pixels"), rows)
 
 
 def _matrix(scores: Scores) -> str:

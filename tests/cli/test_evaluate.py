@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
@@ -143,6 +145,26 @@ def test_the_report_is_one_file_with_everything_in_it(folder):
     shown = re.findall(r"<figcaption>(p\d):", page)
     assert shown[0] == worst["name"]
     assert len(set(shown)) == 6
+
+
+def test_a_browser_shows_the_report(folder):
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("needs Chromium")
+    assert main([*WEIGHTS, "--html", "r.html"]) == 0
+    page, shot = (folder / "r.html").as_uri(), folder / "r.png"
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1300,2600"]
+    subprocess.run(
+        [chromium, *options, f"--user-data-dir={folder}/profile", f"--screenshot={shot}", page],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    pixels = np.asarray(Image.open(shot).convert("RGB")).astype(int)
+    bars = (abs(pixels - (0x34, 0x67, 0xC8)).max(-1) < 3).sum()
+    assert bars > 300, "the bars of the classes and the curve"
+    pictures = (pixels.max(-1) < 200).mean()
+    assert pictures > 0.1, "the pictures are there"
 
 
 @pytest.mark.parametrize(
