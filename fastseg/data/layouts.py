@@ -21,6 +21,11 @@ CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 
 """Stored ids of Cityscapes' 19 classes; the others of 0 to 33 do not count."""
 
 
+RESEARCH = "research use only"
+FLICKR = "pictures under Flickr's terms, annotations for research"
+"""What licences ask of whoever trains on the data; checkpoints say so."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """The folders of a data set.
@@ -176,27 +181,27 @@ def _numbered_pairs(images: Path, masks: Path) -> list[Pair]:
 
 def _numbered(name: str, *names: str) -> Callable[[Path, Sequence[Path]], Classes]:
     labels = LabelSet(name, names, voc_palette(len(names)))
-    return lambda root, masks: Classes.of_labels(labels, {0: 0, 255: 1})
+    return lambda root, masks: Classes.of_labels(labels, {0: 0, 255: 1}, RESEARCH)
 
 
 def _cityscapes_classes(root: Path, masks: Sequence[Path]) -> Classes:
     if any("_labelTrainIds" in path.stem for path in masks):
-        return Classes.of_labels(CITYSCAPES, licence="research use only")
+        return Classes.of_labels(CITYSCAPES, licence=RESEARCH)
     ids = dict.fromkeys(range(34), IGNORE) | {s: k for k, s in enumerate(CITYSCAPES_IDS)}
     void = {(0, 0, 0): IGNORE, (20, 20, 20): IGNORE, (111, 74, 0): IGNORE, (81, 0, 81): IGNORE}
-    return Classes.of_labels(CITYSCAPES, ids | void, "research use only")
+    return Classes.of_labels(CITYSCAPES, ids | void, RESEARCH)
 
 
 def _ade20k_classes(root: Path, masks: Sequence[Path]) -> Classes:
     ids = {0: IGNORE} | {k + 1: k for k in range(len(ADE20K.classes))}
-    return Classes.of_labels(ADE20K, ids, "research use only")
+    return Classes.of_labels(ADE20K, ids, RESEARCH)
 
 
 def _coco_stuff_classes(root: Path, masks: Sequence[Path]) -> Classes:
     if any("_labelTrainIds" in path.stem for path in masks):
-        return Classes.of_labels(COCO_STUFF)
+        return Classes.of_labels(COCO_STUFF, licence=FLICKR)
     ids = dict.fromkeys(range(182), IGNORE) | {s: k for k, s in enumerate(COCO_STUFF_IDS)}
-    return Classes.of_labels(COCO_STUFF, ids)
+    return Classes.of_labels(COCO_STUFF, ids, FLICKR)
 
 
 def _own_classes(root: Path, masks: Sequence[Path]) -> Classes | None:
@@ -228,7 +233,7 @@ CAMVID_LAYOUT = Layout(
         test=("test", "testannot"),
     ),
     lambda root, masks: Classes.of_labels(
-        CAMVID, {**{k: k for k in range(11)}, 11: IGNORE}, "research use only"
+        CAMVID, {**{k: k for k in range(11)}, 11: IGNORE}, RESEARCH
     ),
 )
 LAYOUTS = (
@@ -238,7 +243,7 @@ LAYOUTS = (
         ("JPEGImages", "SegmentationClass"),
         _voc,
         lambda root, masks: Classes.of_labels(
-            VOC, {**{k: k for k in range(21)}, (224, 224, 192): IGNORE}
+            VOC, {**{k: k for k in range(21)}, (224, 224, 192): IGNORE}, FLICKR
         ),
     ),
     Layout("Cityscapes", ("leftImg8bit", "gtFine"), _cityscapes, _cityscapes_classes),

@@ -16,6 +16,7 @@ from fastseg._core.devices import named_device
 from fastseg.data import EvalTransform, PictureFolder
 from fastseg.data.augmentation import Augmentation, TrainTransform
 from fastseg.data.classes import IGNORE
+from fastseg.data.image import ImageError
 from fastseg.data.source import open_data
 from fastseg.data.splits import names_of
 from fastseg.metrics import ConfusionMatrix
@@ -187,12 +188,15 @@ class Trainer:
         Raises:
             Interrupted: a signal came; the state has been saved.
             FloatingPointError: the loss is no longer finite; the saved state is an earlier one.
-            TrainingError: a worker or another process has ended; the saved state is an earlier one.
+            ImageError: a picture can no longer be read.
+        TrainingError: a worker or another process has ended; the saved state is an earlier one.
         """
         self._write_settings()
         try:
             while self.epoch < self.config.epochs:
                 self._run_epoch(stop)
+        except ImageError as error:  # of a worker it begins with the worker's traceback
+            raise ImageError(_last_line(error).rpartition("ImageError: ")[2]) from error
         except RuntimeError as error:
             if is_loss_of_a_process(error):
                 raise TrainingError(

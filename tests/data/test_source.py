@@ -288,3 +288,10 @@ def test_classes_of_a_checkpoint_are_taken_where_the_data_do_not_say(tmp_path):
     source = open_data(options(root, classes=""), ("all",), known=known)
     assert source.classes.names == ("x", "y")
     assert source.classes.class_of(255) == 1
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "images and masks"])
+def test_known_data_say_what_they_are_for(tmp_path, name):
+    lay_out(tmp_path, *CASES[name])
+    licence = open_data(DataOptions(data=str(tmp_path)), ("all",)).classes.licence
+    assert "research" in licence

@@ -19,6 +19,7 @@ from PIL import Image
 from torch.nn import BatchNorm2d
 
 from fastseg.cli import main
+from fastseg.data.image import ImageError
 from fastseg.train import Config, Trainer
 from fastseg.zoo import checkpoint
 from tests.data import own_pictures as own
@@ -240,6 +241,16 @@ def test_a_package_that_is_not_installed_is_named(tmp_path, monkeypatch):
     said = r"networks need segmentation_models_pytorch, .*: pip install segmentation-models-pytorch"
     with pytest.raises(ImportError, match=said):
         Trainer(config_of(root, model="smp:Unet", options={}))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_picture_that_is_lost_in_a_run_is_named(tmp_path, workers):
+    root = make_pictures(tmp_path / "own", 4)
+    trainer = Trainer(config_of(root, workers=workers))
+    (root / "img/p2.png").unlink()
+    with pytest.raises(ImageError, match=r"p2.png: no such file") as error:
+        trainer.run(Never())
+    assert str(error.value) == f"{root}/img/p2.png: no such file"
 
 
 def test_other_classes_do_not_resume_a_run(tmp_path):
