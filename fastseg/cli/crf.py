@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from fastseg._core.devices import named_device
 from fastseg._core.pairwise import PairwiseBilateral, PairwiseGaussian
-from fastseg.cli.options import device as named_device
+from fastseg.cli.options import add_config_option, add_machine_options, use_threads
 from fastseg.compat.pydensecrf.utils import unary_from_labels
 from fastseg.data.image import (
     ImageError,
@@ -89,23 +90,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="high",
         help="of the filter; compat is pydensecrf's (default: %(default)s)",
     )
-    parser.add_argument("--threads", type=int, help="default: torch's choice")
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
+    add_machine_options(parser)
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("crf.png"), help="default: %(default)s"
+        "-o",
+        "--out",
+        "--output",
+        dest="output",
+        type=Path,
+        default=Path("crf.png"),
+        help="default: %(default)s",
     )
     parser.add_argument(
         "--compare", type=Path, metavar="PNG", help="also a picture of before and after"
     )
+    add_config_option(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Refines a segmentation, writes the labels and prints their shares before and after."""
     device = named_device(options.device)
-    if options.threads is not None:
-        if options.threads < 1:
-            raise ValueError(f"--threads {options.threads}: at least 1")
-        torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     for path in filter(None, (options.output, options.compare)):
         check_writable(path)
     image = read_image(options.image)

@@ -1,12 +1,20 @@
-"""Command-line options that several commands have."""
+"""Command-line options that several commands have, and the files that hold them."""
 
 from __future__ import annotations
 
 import argparse
 import ast
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+
+from fastseg.data.source import DataOptions
+from fastseg.models import list_models
+from fastseg.models.foreign import PACKAGES, is_foreign
 
 
 def model_option(text: str) -> tuple[str, Any]:
@@ -24,6 +32,18 @@ def model_option(text: str) -> tuple[str, Any]:
         return name, value
 
 
+def model_name(text: str) -> str:
+    """Returns the name of a network of fastseg's, or of another package's.
+
+    Raises:
+        argparse.ArgumentTypeError: there is no such network.
+    """
+    if text in list_models() or is_foreign(text):
+        return text
+    names = ", ".join([*map(repr, list_models()), *(f"{package}:NAME" for package in PACKAGES)])
+    raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {names})")
+
+
 def add_model_option(parser: argparse.ArgumentParser) -> None:
     """Adds ``--option``, whose values are pairs in ``options``."""
     parser.add_argument(
@@ -37,18 +57,148 @@ def add_model_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def device(name: str) -> torch.device:
-    """Returns the device of ``--device NAME``.
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say where pictures and masks are."""
+    group = parser.add_argument_group("data: either --data, or --images and --masks")
+    group.add_argument(
+        "--data",
+        default="",
+        metavar="DIR",
+        help="folder of CamVid, PASCAL VOC, Cityscapes, ADE20K, COCO-Stuff, ISBI 2012 or DRIVE, or "
+        "one with the folders images and masks",
+    )
+    group.add_argument("--images", default="", metavar="DIR", help="folder of pictures")
+    group.add_argument(
+        "--masks",
+        default="",
+        metavar="DIR",
+        help="folder of their masks, which have the same names: palette, grey or coloured PNGs; "
+        "255 does not count, 0 and 255 alone are two classes",
+    )
+    group.add_argument(
+        "--classes",
+        default="",
+        metavar="FILE",
+        help="names of the classes, one a line in the order of the ids, with colours for masks in "
+        "colours (road 128 64 128); or JSON (default: what the data say)",
+    )
+    group.add_argument(
+        "--skip-broken",
+        action="store_true",
+        help="leave pictures that cannot be used out, rather than end",
+    )
+
+
+def data_options(options: argparse.Namespace) -> DataOptions:
+    """Returns what :func:`add_data_options` has read."""
+    names = ("data", "images", "masks", "classes", "split", "skip_broken")
+    return DataOptions(**{name: getattr(options, name) for name in names if name in options})
+
+
+def add_machine_options(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--device`` and ``--threads``, which :func:`use_threads` takes."""
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's)")
+
+
+def use_threads(threads: int | None) -> None:
+    """Sets the number of CPU threads; 0 and None leave it to torch.
 
     Raises:
-        ValueError: the name is not that of a device that torch sees.
+        ValueError: a negative number.
     """
+    if threads is not None and threads < 0:
+        raise ValueError(f"--threads {threads}: at least 0, torch's choice")
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def add_config_option(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--config``, which :func:`with_config` has read already."""
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="YAML or JSON file of options, by their names without dashes; the command line wins",
+    )
+
+
+def with_config(
+    arguments: Sequence[str], parser: argparse.ArgumentParser, positional: int = 0
+) -> list[str]:
+    """Returns a command line with the options of its ``--config`` file before its own.
+
+    Args:
+        arguments: the command line.
+        parser: the command's parser.
+        positional: where the options may begin, after the command's name.
+
+    Raises:
+        ValueError: the file holds something else than options of the command.
+        FileNotFoundError: there is no such file.
+    """
+    finder = argparse.ArgumentParser("", add_help=False, allow_abbrev=False, exit_on_error=False)
+    finder.add_argument("--config")
     try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"--device {name}: not a device; give cpu, cuda or cuda:1") from None
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"--device {name}: only cpu and cuda are supported")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices")
-    return device
+        path = finder.parse_known_args(list(arguments))[0].config
+    except argparse.ArgumentError:  # no file is named; the command's own parser says so
+        path = None
+    if path is None:
+        return list(arguments)
+    given = _as_arguments(Path(path), parser)
+    return [*arguments[:positional], *given, *arguments[positional:]]
+
+
+def _as_arguments(path: Path, parser: argparse.ArgumentParser) -> list[str]:
+    """Returns the options of a file as a command line."""
+    actions = {
+        text.lstrip("-").replace("-", "_"): action
+        for action in parser._actions
+        for text in (*action.option_strings, action.dest)
+        if action.option_strings and action.dest not in ("help", "config")
+    }
+    words: list[str] = []
+    for name, value in _read_config(path).items():
+        action = actions.get(str(name).replace("-", "_"))
+        if action is None:
+            known = sorted({action.option_strings[-1][2:] for action in actions.values()})
+            raise ValueError(f"{path}: there is no option {name!r}; there are {', '.join(known)}")
+        flag = action.option_strings[-1]
+        if action.nargs == 0:
+            if not isinstance(value, bool):
+                raise ValueError(f"{path}: {name} must be true or false, got {value!r}")
+            words += [flag] * value
+        elif isinstance(value, dict):
+            words += [word for key, v in value.items() for word in (flag, f"{key}={v!r}")]
+        elif isinstance(value, list):
+            words += [flag, *map(str, value)]
+        elif value is not None:
+            words += [f"{flag}={value}"]
+    return words
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no file of options at {path}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        found = json.loads(text) if path.suffix.lower() == ".json" else _yaml(path, text)
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: options are YAML or JSON, this is no text") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: is no JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: must hold options and their values, got {type(found).__name__}")
+    return found
+
+
+def _yaml(path: Path, text: str) -> Any:
+    """Reads YAML with PyYAML, imported here because it is optional."""
+    try:
+        yaml = importlib.import_module("yaml")
+    except ImportError:
+        raise ValueError(f"{path}: needs PyYAML (pip install pyyaml), or give JSON") from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: is no YAML ({reason})") from None

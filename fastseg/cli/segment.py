@@ -1,18 +1,34 @@
-"""Segment a picture and write it with its classes in colour."""
+"""Segment a picture and write it with its classes in colour; or many, and write their masks.
+
+One picture is written beside its classes' names. Of several pictures, a folder or a pattern, the
+masks go into the folder --out as palette PNGs of class ids, which ``fastseg crf --labels`` and
+``fastseg evaluate --predictions`` take. A picture that cannot be read is reported and left out, and
+the exit status is 1. Pictures whose results are there already are skipped.
+"""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import sys
 import time
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
+from fastseg._core.devices import named_device
 from fastseg.cli.compare import compare, table
-from fastseg.cli.options import add_model_option
-from fastseg.cli.options import device as named_device
+from fastseg.cli.options import (
+    add_config_option,
+    add_machine_options,
+    add_model_option,
+    model_name,
+    use_threads,
+)
+from fastseg.cli.running import UNFINISHED
 from fastseg.data.image import (
     check_writable,
     class_shares,
@@ -21,22 +37,40 @@ from fastseg.data.image import (
     read_image,
     write_png,
 )
-from fastseg.models import list_models
+from fastseg.segment.many import Job, Outputs, find_jobs, is_many, segment_many
+from fastseg.segment.predictor import DEFAULT_TILE, Predictor
 from fastseg.segment.segmenter import (
     DEFAULT_WEIGHTS,
     Segmenter,
     highest_class,
     refine,
     shipped_weights,
+    weights_file,
 )
 from fastseg.zoo import SOURCES
+
+EXAMPLES = """examples:
+  fastseg segment photo.jpg --crf
+  fastseg segment pictures --weights run/best.pt -o masks --overlay
+  fastseg segment 'video/*.png' --weights run/best.pt -o masks --batch-size 4 --probabilities
+"""
+
+ONE, MANY = Path("segmented.png"), Path("segmented")
+"""Where the results go by default: of one picture, and of many."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `fastseg segment`."""
-    parser.add_argument("image", type=Path, help="any picture that Pillow can read")
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("segmented.png"), help="default: %(default)s"
+        "image", nargs="+", help="any picture that Pillow can read; or several, folders, patterns"
+    )
+    parser.add_argument(
+        "-o",
+        "--out",
+        "--output",
+        type=Path,
+        dest="output",
+        help=f"PNG for one picture, a folder for its mask or many (default: {ONE} or {MANY})",
     )
     shipped = ", ".join(shipped_weights())
     parser.add_argument(
@@ -45,7 +79,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"(default: {DEFAULT_WEIGHTS})",
     )
     parser.add_argument(
-        "--model", choices=list_models(), help="that --weights are of (default: told by its keys)"
+        "--model",
+        type=model_name,
+        metavar="NAME",
+        help="that --weights are of (default: told by its keys)",
     )
     parser.add_argument(
         "--source",
@@ -65,15 +102,99 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--beside", metavar="WEIGHTS", help="segment it with these too, and show both"
     )
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
     parser.add_argument(
         "--compare", action="store_true", help="run torch's ops too: time, memory, equality"
     )
+    many = parser.add_argument_group("masks in a folder")
+    many.add_argument(
+        "--probabilities", action="store_true", help="also NAME.npz, float16 (classes, H, W)"
+    )
+    many.add_argument(
+        "--overlay", action="store_true", help="also NAME_overlay.png, the classes over the picture"
+    )
+    many.add_argument("--batch-size", type=int, default=1, help="pictures of one size at once")
+    many.add_argument(
+        "--scales", type=float, nargs="+", default=[1.0], help="average over these (default: 1)"
+    )
+    many.add_argument("--flip", action="store_true", help="average over flipped pictures, too")
+    many.add_argument(
+        "--tile",
+        type=int,
+        default=DEFAULT_TILE,
+        help="side of the tiles that larger inputs are cut into (default: %(default)s)",
+    )
+    many.add_argument("--overwrite", action="store_true", help="also what is there already")
+    add_machine_options(parser)
+    add_config_option(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Segments a picture, writes the result and prints the classes' shares."""
+    """Segments one picture, or many; returns 1 where some of many are broken."""
+    use_threads(options.threads)
     device = named_device(options.device)
+    if _writes_masks(options):
+        return _run_many(options, device)
+    (options.image,) = options.image
+    options.output = options.output or ONE
+    return _run_one(options, device)
+
+
+def _writes_masks(options: argparse.Namespace) -> bool:
+    """Whether masks are written into a folder, rather than one picture."""
+    if is_many(options.image) or options.probabilities or options.overlay:
+        return True
+    output = options.output
+    return output is not None and (output.is_dir() or not output.suffix)
+
+
+def _run_many(options: argparse.Namespace, device: torch.device) -> int:
+    if options.beside or options.compare:
+        raise ValueError("--beside and --compare take one picture and a PNG for --out")
+    if options.batch_size < 1:
+        raise ValueError(f"--batch-size {options.batch_size}: at least 1")
+    outputs = Outputs(options.output or MANY, options.probabilities, options.overlay)
+    if outputs.folder.exists() and not outputs.folder.is_dir():
+        raise ValueError(f"{outputs.folder}: many masks need a folder, this is a file")
+    jobs = find_jobs(options.image)
+    predictor = Predictor(
+        _load(options, device), device, options.scales, options.flip, options.crf, options.tile
+    )
+    count = {"written": 0, "there already": 0, "broken": 0}
+    with tqdm(total=len(jobs), desc="segment", leave=False, mininterval=1) as bar:
+
+        def done(job: Job, problem: str | None) -> None:
+            count["there already" if problem == "" else "broken" if problem else "written"] += 1
+            if problem:
+                bar.clear()
+                print(f"fastseg: {problem}", file=sys.stderr)
+            bar.update()
+
+        broken = segment_many(
+            predictor,
+            jobs,
+            outputs,
+            batch_size=options.batch_size,
+            settings=_settings(options),
+            overwrite=options.overwrite,
+            on_done=done,
+        )
+    shown = ", ".join(f"{number} {what}" for what, number in count.items() if number)
+    print(f"{len(jobs)} pictures, {predictor.segmenter.name} on {device}: {shown}")
+    print(f"masks in {outputs.folder}")
+    return UNFINISHED if broken else 0
+
+
+def _settings(options: argparse.Namespace) -> dict[str, object]:
+    """Returns what the results depend on."""
+    names = ("model", "source", "short_side", "crf", "scales", "flip", "tile")
+    path = weights_file(options.weights)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    told = {name: getattr(options, name) for name in names}
+    return {"weights": path.name, "sha256": digest, **told, "options": repr(options.options)}
+
+
+def _run_one(options: argparse.Namespace, device: torch.device) -> int:
+    """Segments a picture, writes the result and prints the classes' shares."""
     check_writable(options.output)
     picture = read_image(options.image)
     size = (picture.height, picture.width)

@@ -1,5 +1,6 @@
 """Data sets, their augmentation, and pictures."""
 
+from fastseg.data.augmentation import Augmentation, TrainTransform
 from fastseg.data.camvid import (
     CAMVID_CLASSES,
     CAMVID_IGNORE,
@@ -9,19 +10,30 @@ from fastseg.data.camvid import (
     median_frequency_weights,
 )
 from fastseg.data.camvid_check import NotCamVidError, check_is_camvid
-from fastseg.data.transforms import EvalTransform, TrainTransform, normalise, resize_to_height
+from fastseg.data.class_files import read_classes
+from fastseg.data.classes import Classes
+from fastseg.data.folder import PictureFolder
+from fastseg.data.source import DataOptions, DataSource, open_data
+from fastseg.data.transforms import EvalTransform, normalise, resize_to_height
 
 __all__ = [
     "CAMVID_CLASSES",
     "CAMVID_IGNORE",
     "CAMVID_PALETTE",
+    "Augmentation",
     "CamVid",
+    "Classes",
+    "DataOptions",
+    "DataSource",
     "EvalTransform",
     "NotCamVidError",
+    "PictureFolder",
     "TrainTransform",
     "check_is_camvid",
     "class_counts",
     "median_frequency_weights",
     "normalise",
+    "open_data",
+    "read_classes",
     "resize_to_height",
 ]

@@ -71,6 +71,9 @@ class CamVid(Dataset[tuple[Tensor, Tensor]]):
             read or do not fit each other.
     """
 
+    ignore_index = CAMVID_IGNORE
+    """The label of pixels that do not count."""
+
     def __init__(
         self, root: str | Path, split: str, transform: Transform, *, seed: int = 0
     ) -> None:
@@ -135,6 +138,13 @@ class CamVid(Dataset[tuple[Tensor, Tensor]]):
         if highest > CAMVID_IGNORE:
             raise ValueError(f"{path} has id {highest}, expected 0 to {CAMVID_IGNORE}")
         return label
+
+
+def no_transform(
+    image: Image.Image, label: Image.Image, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Returns the pixels of a sample, uint8 (H, W, 3) and (H, W), as they are."""
+    return torch.from_numpy(np.array(image)), torch.from_numpy(np.array(label))
 
 
 def class_counts(dataset: CamVid) -> tuple[Tensor, Tensor]:

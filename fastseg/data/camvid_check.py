@@ -60,8 +60,8 @@ def check_is_camvid(dataset: CamVid) -> None:
         _check_ids(ids, LEAST_IDS if len(dataset) < MANY else LEAST_IDS_OF_MANY)
     except ValueError as error:
         raise NotCamVidError(
-            f"{dataset.root} is not CamVid, the one data set that training and evaluation take so "
-            f"far: {error}. Other masks would be taken for {', '.join(CAMVID_CLASSES)}"
+            f"{dataset.root} has CamVid's folders, but is not CamVid: {error}. Other masks would "
+            f"be taken for {', '.join(CAMVID_CLASSES)}: name their classes with --classes"
         ) from error
 
 

@@ -43,9 +43,9 @@ def read_image(path: str | Path) -> Image.Image:
             cannot be converted, or larger than Pillow's limit against decompression bombs (twice
             ``PIL.Image.MAX_IMAGE_PIXELS``).
     """
-    with _opened(path) as (image, stored):
+    with opened(path) as (image, stored):
         try:
-            rgb, guess = _to_rgb(_upright(image), stored)
+            rgb, guess = _to_rgb(upright(image), stored)
         except ValueError:
             raise ImageError(f"{path}: cannot be converted to RGB from {image.mode}") from None
     if guess:
@@ -73,19 +73,38 @@ def read_labels(path: str | Path) -> LabelImage:
             or of floats, of several frames, in a format that changes values (JPEG, WebP), or with
             ids beyond 255.
     """
-    with _opened(path) as (image, stored):
-        if image.format in LOSSY:
-            raise ImageError(
-                f"{path}: {image.format} does not keep ids as they are; give a PNG of labels"
-            )
-        if image.mode not in ("P", "L", "1", "I") and not image.mode.startswith("I;16"):
-            raise ImageError(
-                f"{path}: labels are a palette or grey picture of ids, this is {image.mode}"
-            )
-        if getattr(image, "is_animated", False):
-            raise ImageError(f"{path}: holds several pictures; give one of labels")
-        palette = image.getpalette("RGB")
-        ids = np.asarray(_upright(image)).astype(np.int64)
+    with opened(path) as (image, stored):
+        return labels_of(path, image, stored)
+
+
+def check_keeps_values(path: str | Path, image: Image.Image) -> None:
+    """Raises an ImageError for a picture that cannot hold exact labels.
+
+    Args:
+        path: its file, for messages.
+        image: the picture, as :func:`opened` yields it.
+    """
+    if image.format in LOSSY:
+        raise ImageError(
+            f"{path}: {image.format} does not keep ids as they are; give a PNG of labels"
+        )
+    if getattr(image, "is_animated", False):
+        raise ImageError(f"{path}: holds several pictures; give one of labels")
+
+
+def labels_of(path: str | Path, image: Image.Image, stored: Stored) -> LabelImage:
+    """Returns what :func:`read_labels` does, of a picture that :func:`opened` yields.
+
+    Raises:
+        ImageError: the picture is none of labels; see :func:`read_labels`.
+    """
+    check_keeps_values(path, image)
+    if image.mode not in ("P", "L", "1", "I") and not image.mode.startswith("I;16"):
+        raise ImageError(
+            f"{path}: labels are a palette or grey picture of ids, this is {image.mode}"
+        )
+    palette = image.getpalette("RGB")
+    ids = np.asarray(upright(image)).astype(np.int64)
     if stored.highest is not None:
         spread = 255 if image.mode == "L" else 65535
         ids = (ids * stored.highest + spread // 2) // spread
@@ -103,11 +122,11 @@ def is_turned(path: str | Path) -> bool:
         with Image.open(path) as image:
             try:
                 return image.getexif().get(ORIENTATION) in range(2, 9)
-            except Exception:  # malformed tags, see _upright
+            except Exception:  # malformed tags, see upright
                 return False
 
 
-class _Stored(NamedTuple):
+class Stored(NamedTuple):
     """The values of a file as they are stored, where Pillow gives others."""
 
     mode: str
@@ -116,18 +135,18 @@ class _Stored(NamedTuple):
     """Grey value that Pillow gives as 255, or as 65535 in mode "I"; None if it gives the value."""
 
 
-def _stored(image: Image.Image) -> _Stored:
+def _stored(image: Image.Image) -> Stored:
     """Returns how the file of a picture that is not loaded yet stores its values."""
     codec, *_, options = image.tile[0] if image.tile else ("", "")
     options = options if isinstance(options, tuple) else (options,)
     if codec.startswith("ppm") and len(options) == 2:
-        return _Stored(*options)
+        return Stored(*options)
     mode = options[0] if options and isinstance(options[0], str) else ""
-    return _Stored(mode, {"L;2": 3, "L;4": 15}.get(mode[:3]))
+    return Stored(mode, {"L;2": 3, "L;4": 15}.get(mode[:3]))
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[tuple[Image.Image, _Stored]]:
+def opened(path: str | Path) -> Iterator[tuple[Image.Image, Stored]]:
     """Loads a picture; yields it and how its file stores it. All errors become ImageErrors."""
     path = Path(path)
     if not path.exists():
@@ -163,14 +182,15 @@ def _opened(path: str | Path) -> Iterator[tuple[Image.Image, _Stored]]:
         ) from error
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """Returns a picture turned as its orientation tag says."""
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # Pillow raises nearly anything at malformed tags; the pixels are there
         return image
 
 
-def _to_rgb(image: Image.Image, stored: _Stored) -> tuple[Image.Image, str]:
+def _to_rgb(image: Image.Image, stored: Stored) -> tuple[Image.Image, str]:
     """Returns a picture as RGB, and the text of a guess."""
     guess, colours_of_16_bits = "", ";16" in stored.mode and image.mode.startswith("RGB")
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
@@ -189,7 +209,7 @@ def _to_rgb(image: Image.Image, stored: _Stored) -> tuple[Image.Image, str]:
     return rgb, guess
 
 
-def _to_8_bit(pixels: np.ndarray, mode: str, stored: _Stored) -> tuple[np.ndarray, str]:
+def _to_8_bit(pixels: np.ndarray, mode: str, stored: Stored) -> tuple[np.ndarray, str]:
     """Returns grey values of 0 to 255, and the text of a guess."""
     guess, low, high = "", 0.0, 65535.0
     finite = pixels[np.isfinite(pixels)]
@@ -213,6 +233,9 @@ def overlay(
     classes: Sequence[str],
     palette: Sequence[Sequence[int]],
     opacity: float = 0.55,
+    *,
+    outlines: bool = False,
+    least_share: float = 0.0005,
 ) -> Image.Image:
     """Draws a picture with its classes in colour and, on the right, a legend with their shares.
 
@@ -224,13 +247,15 @@ def overlay(
         classes: the classes' names by id.
         palette: RGB colours by id.
         opacity: opacity of the colours, 0 to 1.
+        outlines: whether the borders between classes are drawn in full colour.
+        least_share: share of the picture from which a class stands in the legend.
 
     Returns:
         An RGB picture, wider than its parts by the legend, and higher only if the legend is.
     """
     colours = np.asarray(palette, dtype=np.uint8)
     parts = {
-        title: Image.blend(image, Image.fromarray(colours[labels]), opacity)
+        title: _painted(image, labels, colours, opacity, outlines)
         for title, labels in labelings.items()
     }
     if len(parts) > 1:
@@ -238,7 +263,7 @@ def overlay(
     columns = 2 if len(parts) == 4 else len(parts)
     rows = -(-len(parts) // columns)
 
-    legend = _legend(image, list(labelings.values())[-1], classes, palette)
+    legend = _legend(image, list(labelings.values())[-1], classes, palette, least_share)
     width, height = columns * image.width, rows * image.height
     canvas = Image.new("RGB", (width + legend.width, max(height, legend.height)), "white")
     for k, part in enumerate(parts.values()):
@@ -247,14 +272,33 @@ def overlay(
     return canvas
 
 
+def _painted(
+    image: Image.Image, labels: np.ndarray, colours: np.ndarray, opacity: float, outlines: bool
+) -> Image.Image:
+    full = colours[labels]
+    painted = Image.blend(image, Image.fromarray(full), opacity)
+    if not outlines:
+        return painted
+    border = np.zeros(labels.shape, bool)
+    for one, other in (
+        ((slice(1, None),), (slice(None, -1),)),
+        ((slice(None), slice(1, None)), (slice(None), slice(None, -1))),
+    ):
+        differs = labels[one] != labels[other]
+        border[one] |= differs
+        border[other] |= differs
+    return Image.fromarray(np.where(border[..., None], full, np.asarray(painted)))
+
+
 def _legend(
     image: Image.Image,
     labels: np.ndarray,
     classes: Sequence[str],
     palette: Sequence[Sequence[int]],
+    least_share: float,
 ) -> Image.Image:
     shares = class_shares(labels, len(classes))
-    present = present_classes(shares)
+    present = present_classes(shares, least_share) or [int(shares.argmax())]
     names = [f"{classes[k]} {shares[k]:.1%}" for k in present]
     size = _text_size(image)
     font = ImageFont.load_default(size)
@@ -286,9 +330,9 @@ def class_shares(labels: np.ndarray, num_classes: int) -> np.ndarray:
     return np.bincount(labels.ravel(), minlength=num_classes) / labels.size
 
 
-def present_classes(shares: np.ndarray) -> list[int]:
-    """Returns the ids of the classes that round to 0.1 % or more, largest share first."""
-    return [int(k) for k in np.argsort(-shares, kind="stable") if shares[k] >= 0.0005]
+def present_classes(shares: np.ndarray, least: float = 0.0005) -> list[int]:
+    """Returns the ids of classes of at least a share, by default 0.1 % rounded, largest first."""
+    return [int(k) for k in np.argsort(-shares, kind="stable") if shares[k] >= least]
 
 
 def check_writable(path: str | Path) -> None:

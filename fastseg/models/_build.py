@@ -13,6 +13,7 @@ from fastseg.models.deeplabv2 import deeplabv2
 from fastseg.models.deeplabv3 import deeplabv3
 from fastseg.models.deeplabv3plus import deeplabv3plus
 from fastseg.models.fcn import fcn, fcn8s, fcn16s, fcn32s
+from fastseg.models.foreign import build_foreign, is_foreign
 from fastseg.models.segnet import segnet, segnet_basic
 from fastseg.models.unet import unet
 
@@ -55,15 +56,19 @@ def build_model(name: str, num_classes: int, **options: Any) -> nn.Module:
     """Builds a model by its name.
 
     Args:
-        name: one of ``list_models()``.
+        name: one of ``list_models()``; or "smp:" or "torchvision:" and the name of a network of
+            segmentation_models_pytorch or torchvision, see :mod:`fastseg.models.foreign`.
         num_classes: number of output channels.
         **options: keyword arguments of the builder of that name.
 
     Raises:
+        ImportError: a network of a package that is not installed.
         ValueError: an unknown name, or values with which there is no such model.
         TypeError: an option that the builder or its backbone does not have, or a value of a wrong
             type.
     """
+    if is_foreign(name):
+        return build_foreign(name, num_classes, **options)
     builder = _builder(name)
     check_options(builder, options)
     try:

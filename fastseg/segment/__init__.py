@@ -1,5 +1,6 @@
-"""Segmentation of a picture by a network, with the preprocessing that its weights expect."""
+"""Segmentation of pictures by a network, with the preprocessing that its weights expect."""
 
+from fastseg.segment.predictor import Predictor
 from fastseg.segment.segmenter import Segmenter
 
-__all__ = ["Segmenter"]
+__all__ = ["Predictor", "Segmenter"]

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from fastseg.data.classes import Classes
 from fastseg.data.label_sets import label_set
-from fastseg.data.transforms import normalise, resize_to_height
+from fastseg.data.transforms import normalise
 from fastseg.models import CRF_TERMS, main_logits
 from fastseg.nn import DenseCRF
 from fastseg.ops import dense_crf, upsample_argmax
@@ -55,6 +56,8 @@ class Segmenter:
         std: standard deviation of each channel, in their order, of an image in 0 to 1.
         channels: "RGB", or "BGR" for weights that come from Caffe.
         short_side: pixels that the short side of a picture is resized to.
+        mask_values: pairs of a stored value and a class, of the masks that the weights were trained
+            on; None where the file does not say.
     """
 
     model: nn.Module
@@ -65,6 +68,7 @@ class Segmenter:
     std: Sequence[float]
     channels: str
     short_side: int
+    mask_values: Sequence[Sequence[Any]] | None = None
 
     @classmethod
     def load(
@@ -99,7 +103,7 @@ class Segmenter:
         """
         if short_side is not None and short_side < 1:
             raise ValueError(f"short_side must be at least 1, got {short_side}")
-        path = _weights_file(weights)
+        path = weights_file(weights)
         network, known, name, metadata = build(
             path, model, source=source, **{"backend": backend, **(options or {})}
         )
@@ -114,6 +118,7 @@ class Segmenter:
                 metadata["std"],
                 "RGB",
                 short_side or metadata["short_side"],
+                metadata.get("mask_values"),
             )
         labels = label_set(network.num_classes)
         rule = SOURCES[known].preprocessing
@@ -128,15 +133,30 @@ class Segmenter:
             short_side or SHORT_SIDE,
         )
 
+    def mask_classes(self) -> Classes:
+        """Returns the classes with what the values of masks mean, ids from 0 if nobody says."""
+        told = {"classes": self.classes, "palette": self.palette}
+        if self.mask_values is not None:
+            told["mask_values"] = self.mask_values
+        return Classes.from_metadata(told)
+
     def prepare(self, picture: Image.Image) -> Tensor:
         """Returns the network's input for an RGB picture, float32 (1, 3, H, W), on the CPU."""
+        height, width = self.input_size(picture)
         longest = MAX_ASPECT_RATIO * min(picture.size)
         if max(picture.size) > longest:
             picture = picture.resize((min(picture.width, longest), min(picture.height, longest)))
-        picture = resize_to_height(picture, self.short_side)
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
         if self.channels == "RGB":
             return normalise(picture, self.mean, self.std)[None]
         return normalise(picture, self.mean[::-1], self.std[::-1]).flip(0)[None]
+
+    def input_size(self, picture: Image.Image) -> tuple[int, int]:
+        """Returns height and width of the network's input for a picture."""
+        longest = MAX_ASPECT_RATIO * min(picture.size)
+        width, height = (min(side, longest) for side in picture.size)
+        scale = self.short_side / min(width, height)
+        return max(1, round(height * scale)), max(1, round(width * scale))
 
     @torch.inference_mode()
     def __call__(self, x: Tensor) -> Tensor:
@@ -187,7 +207,12 @@ def _weights() -> Path:
     return Path(str(files("fastseg") / "weights"))
 
 
-def _weights_file(weights: str | Path | None) -> Path:
+def weights_file(weights: str | Path | None) -> Path:
+    """Returns the file of shipped weights or of a path; None is the default's.
+
+    Raises:
+        FileNotFoundError: the weights are neither a file nor a shipped name.
+    """
     name = str(weights or DEFAULT_WEIGHTS)
     if name in shipped_weights():
         return _weights() / f"{name}.pt"

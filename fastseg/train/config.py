@@ -1,111 +1,173 @@
-"""Settings of a training run, and the command line that gives them."""
+"""Settings of a training run."""
 
 from __future__ import annotations
 
-import argparse
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import Any
 
-from fastseg.cli.options import add_model_option
-from fastseg.models import list_models
+from fastseg.data.augmentation import AUGMENTERS, Augmentation, resolved_augmenter
+from fastseg.data.layouts import CAMVID_LAYOUT
+from fastseg.data.source import DataOptions, DataSource
+from fastseg.train.losses import parse_loss
+from fastseg.train.schedule import CLASS_WEIGHTS, OPTIMIZERS, SCHEDULES
 
-MAY_CHANGE = ("data", "out", "backend", "backbone_weights", "epochs", "eval_every", "threads")
+MAY_CHANGE = (
+    *("data", "images", "masks", "out", "backend", "backbone_weights", "epochs", "eval_every"),
+    *("threads", "device", "workers", "compile", "tensorboard", "skip_broken"),
+)
 """Names of settings that a resumed run may change."""
+
+CAMVID_HEIGHT, CAMVID_CROP = 240, (180, 240)
+"""Short side and crop for CamVid's pictures of 360x480."""
+
+HEIGHTS = (32, 512)
+"""Least and greatest short side that is chosen for somebody's own pictures."""
+
+CROP_SHARE, CROP_STEP = 0.75, 32
+"""Side of their crops, as a share of the short side, and what it is a multiple of."""
 
 INFINITE = float("inf")
 RANGES = {
     "backbone_lr": (0, INFINITE),
     "epochs": (1, INFINITE),
     "batch_size": (1, INFINITE),
+    "accumulate": (1, INFINITE),
     "lr": (0, INFINITE),
     "weight_decay": (0, INFINITE),
+    "momentum": (0, 0.9999),
+    "warmup": (0, 0.99),
+    "clip": (0, INFINITE),
+    "ema": (0, 0.99999),
     "balance": (0, INFINITE),
     "height": (1, 10_000),
     "crop": (1, 10_000),
     "eval_every": (1, INFINITE),
     "seed": (0, 2**31 - 1),
     "threads": (0, 1024),
+    "workers": (0, 256),
 }
 """Least and greatest value of each setting that is a number."""
+
+CHOICES = {
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "class_weights": CLASS_WEIGHTS,
+    "augmenter": AUGMENTERS,
+}
+"""Values of settings that are one of a few."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of a training run; see ``python -m fastseg.train --help``."""
+    """Settings of a training run; see ``fastseg train --help``.
 
-    data: str
-    out: str
+    ``height`` and ``crop`` of None, and "auto", are chosen by :meth:`resolved`.
+    """
+
+    data: str = ""
+    out: str = ""
+    images: str = ""
+    masks: str = ""
+    classes: str = ""
+    split: str = ""
+    skip_broken: bool = False
     model: str = "segnet_basic"
     options: dict[str, Any] = field(default_factory=dict)  # arguments of the model's builder
     backbone_weights: str = ""
     backbone_lr: float = 1.0  # a factor of lr
     backend: str = "fastseg"
+    loss: str = "ce"
+    class_weights: str = "auto"
+    balance: float = 1.0
+    optimizer: str = "adamw"
     epochs: int = 100
     batch_size: int = 8
+    accumulate: int = 1
     lr: float = 3e-3
+    schedule: str = "cosine"
+    warmup: float = 0.05
     weight_decay: float = 1e-2
-    balance: float = 1.0
-    height: int = 240
-    crop: tuple[int, int] = (180, 240)
-    eval_every: int = 5
+    momentum: float = 0.9
+    clip: float = 0.0
+    ema: float = 0.0
+    freeze_bn: bool = False
+    height: int | None = None
+    crop: tuple[int, int] | None = None
+    augment: tuple[str, ...] = ()
+    augmenter: str = "auto"
+    eval_every: int = 1
     bf16: bool = False
+    fp16: bool = False
+    contiguous: bool = False
+    compile: bool = False
+    device: str = "cpu"
     seed: int = 0
     threads: int = 0
+    workers: int = 0
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         """Raises a ValueError that names a setting which is out of range."""
         for name, (least, most) in RANGES.items():
             value = getattr(self, name)
-            values = value if isinstance(value, tuple) else (value,)
+            values = value if isinstance(value, tuple) else (least if value is None else value,)
             if not all(math.isfinite(v) and least <= v <= most for v in values):
                 upper = f" and at most {most}" if math.isfinite(most) else ""
                 raise ValueError(f"{name} must be at least {least}{upper}, got {value}")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}"
+                )
+        parse_loss(self.loss)
+        Augmentation.parse(self.augment)
+        if self.bf16 and self.fp16:
+            raise ValueError("bf16 and fp16 exclude each other")
+        if self.fp16 and not self.device.startswith("cuda"):
+            raise ValueError(f"fp16 needs a GPU, got the device {self.device}: bf16 runs on both")
 
-
-def parse_arguments(
-    arguments: list[str] | None = None, description: str | None = None
-) -> tuple[Config, bool]:
-    """Returns the configuration of a command line, and whether to resume."""
-    parser = argparse.ArgumentParser(prog="python -m fastseg.train", description=description)
-    default = Config(data="", out="")
-    parser.add_argument("--data", required=True, help="CamVid folder")
-    parser.add_argument("--out", required=True, help="folder for the results")
-    parser.add_argument("--model", default=default.model, choices=list_models())
-    parser.add_argument("--backend", default=default.backend, choices=("fastseg", "torch"))
-    helps = {
-        "backbone_weights": "ImageNet checkpoint of torchvision that the backbone starts from",
-        "backbone_lr": "learning rate of the backbone, as a share of --lr",
-        "epochs": "the learning rate falls to zero over all of them; may change on --resume",
-        "batch_size": "images per step",
-        "lr": "peak learning rate",
-        "weight_decay": "of AdamW",
-        "balance": "power of the median frequency class weights: 1 as in the paper, 0 for none",
-        "height": "short side that images are resized to, pixels",
-        "eval_every": "epochs between evaluations",
-        "seed": "of initialisation, order and augmentation",
-        "threads": "CPU threads; 0 is torch's choice",
-    }
-    for name, text in helps.items():
-        value = getattr(default, name)
-        parser.add_argument(
-            f"--{name.replace('_', '-')}",
-            type=type(value),
-            default=value,
-            help=f"{text} (default {'none' if value == '' else value})",
+    @property
+    def data_options(self) -> DataOptions:
+        """Where the data are."""
+        return DataOptions(
+            self.data,
+            self.images,
+            self.masks,
+            self.classes,
+            self.split,
+            self.seed,
+            self.skip_broken,
         )
-    add_model_option(parser)
-    parser.add_argument(
-        "--crop",
-        type=int,
-        nargs=2,
-        default=default.crop,
-        metavar=("H", "W"),
-        help="training crop, pixels (default 180 240)",
-    )
-    parser.add_argument("--bf16", action="store_true", help="train in bfloat16 autocast")
-    parser.add_argument("--resume", action="store_true", help="go on from OUT/last.pt")
-    options = vars(parser.parse_args(arguments))
-    resume = options.pop("resume")
-    options |= {"crop": tuple(options["crop"]), "options": dict(options["options"])}
-    return Config(**options), resume
+
+    def resolved(self, source: DataSource) -> Config:
+        """Returns the settings with all that the data decide.
+
+        Own pictures keep their median short side, from 32 to 512 pixels, and are cropped to squares
+        of three quarters of it. CamVid gets half of the SegNet paper's size, and median frequency
+        weights; other data get none.
+        """
+        camvid = source.name == CAMVID_LAYOUT.name
+        height, crop, weights = self.height, self.crop, self.class_weights
+        if height is None and camvid:
+            height = CAMVID_HEIGHT
+        elif height is None:
+            short = median(min(found.size) for found in source.surveyed_part("train"))
+            height = max(HEIGHTS[0], min(HEIGHTS[1], int(short)))
+        if crop is None and camvid and height == CAMVID_HEIGHT:
+            crop = CAMVID_CROP
+        elif crop is None:
+            side = max(CROP_STEP, -(-int(CROP_SHARE * height) // CROP_STEP) * CROP_STEP)
+            crop = (side, side)
+        if weights == "auto":
+            weights = "median" if camvid else "none"
+        table = Augmentation.parse(self.augment)
+        return replace(
+            self,
+            height=height,
+            crop=crop,
+            class_weights=weights,
+            augment=tuple(table.texts()),
+            augmenter=resolved_augmenter(self.augmenter, table),
+        )

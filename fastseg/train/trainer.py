@@ -2,132 +2,164 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from fastseg._core.atomic import atomic_write
-from fastseg.data import (
-    CAMVID_CLASSES,
-    CAMVID_IGNORE,
-    CAMVID_PALETTE,
-    CamVid,
-    EvalTransform,
-    TrainTransform,
-    check_is_camvid,
-    class_counts,
-    median_frequency_weights,
-)
-from fastseg.data.transforms import MEAN, STD
+from fastseg._core.devices import named_device
+from fastseg.data import EvalTransform, PictureFolder
+from fastseg.data.augmentation import Augmentation, TrainTransform
+from fastseg.data.classes import IGNORE
+from fastseg.data.image import ImageError
+from fastseg.data.source import open_data
+from fastseg.data.splits import names_of
 from fastseg.metrics import ConfusionMatrix
-from fastseg.models import build_model, main_logits
-from fastseg.nn import UpsampleCrossEntropyLoss
-from fastseg.train.config import MAY_CHANGE, Config
+from fastseg.train.config import Config
 from fastseg.train.evaluation import evaluate, scores
 from fastseg.train.interrupt import Interrupted, StopSignal
+from fastseg.train.loading import Batches, epoch_order, loader
+from fastseg.train.logs import RunLog
+from fastseg.train.losses import Loss
+from fastseg.train.network import build_network, check_crop, frozen_batch_norms
+from fastseg.train.processes import (
+    any_of_all,
+    global_sum,
+    is_distributed,
+    is_loss_of_a_process,
+    join,
+    rank,
+    synchronise_batch_norms,
+    world_size,
+)
+from fastseg.train.progress import Progress
 from fastseg.train.randomness import seed_at
+from fastseg.train.samples import sample_sheet
+from fastseg.train.schedule import build_optimizer, parameter_groups, rate_at
+from fastseg.train.state import POSITION, class_weights, load_state, metadata_of, settings
 from fastseg.zoo import checkpoint, load_backbone
 
-STATE = {"config", "model", "optimizer", "epoch", "step", "loss_sum", "best", "history"}
-"""Keys that a saved run must have to be resumed. Random numbers need none, see randomness.py."""
+
+class TrainingError(ValueError):
+    """An error that ends a run, whose last state is saved."""
 
 
 class Trainer:
     """A training run: its model, optimizer and position, and how to save and resume them.
 
+    Under torchrun every process has one, of the same settings; the first one writes the files.
+
     Args:
         config: the settings. The folder ``config.out`` is made if it is missing.
+
+    Attributes:
+        notes: sentences about what was decided for the user.
     """
 
     def __init__(self, config: Config) -> None:
-        self.config = config
-        self.train_set = CamVid(
-            config.data,
-            "train",
-            TrainTransform(config.height, config.crop, CAMVID_IGNORE),
-            seed=config.seed,
+        self.device = join(named_device(config.device))
+        source = open_data(config.data_options, progress=rank() == 0)
+        self.source, self.config = source, config.resolved(source)
+        self.notes = list(source.notes)
+        config = self.config
+        transform = TrainTransform(
+            config.height,
+            config.crop,
+            IGNORE,
+            Augmentation.parse(config.augment),
+            config.augmenter,
         )
-        self.val_set = CamVid(config.data, "val", EvalTransform(config.height))
-        for dataset in (self.train_set, self.val_set):
-            check_is_camvid(dataset)
-        self.steps = len(self.train_set) // config.batch_size
-        if self.steps == 0:
-            raise ValueError(
-                f"batch_size must be at most the {len(self.train_set)} training images, "
-                f"got {config.batch_size}"
-            )
-        weights = median_frequency_weights(*class_counts(self.train_set))
-        self.class_weights = weights**config.balance
+        self.train_set = PictureFolder(
+            source.parts["train"], source.classes, transform, seed=config.seed
+        )
+        self.val_set = PictureFolder(
+            source.parts["val"], source.classes, EvalTransform(config.height)
+        )
+        self.samples = max(len(self.train_set), config.batch_size)
+        self.steps = self.samples // config.batch_size
+        self._check_batch()
+        self.class_weights = class_weights(source, config)
         seed_at(config.seed)
-        model = self._build()
-        self._check_crop()
+        model = build_network(config, len(source.classes))
+        check_crop(config, len(source.classes), config.batch_size // world_size())
         if config.backbone_weights:
             try:
                 load_backbone(model, config.backbone_weights)
             except TypeError as error:  # the model has no such backbone
                 raise ValueError(error) from error
-        self.model = model.to(memory_format=torch.channels_last)
-        self.criterion = UpsampleCrossEntropyLoss(
-            self.class_weights, ignore_index=CAMVID_IGNORE, align_corners=model.align_corners
-        )
-        self.optimizer = torch.optim.AdamW(
+        self.memory_format = torch.contiguous_format if config.contiguous else torch.channels_last
+        self.model = model.to(self.device, memory_format=self.memory_format)
+        self.criterion = Loss(
+            config.loss, self.class_weights, IGNORE, getattr(model, "align_corners", False)
+        ).to(self.device)
+        self.optimizer = build_optimizer(
+            config.optimizer,
             parameter_groups(model, config.backbone_lr),
-            lr=config.lr,
-            weight_decay=config.weight_decay,
+            config.lr,
+            config.weight_decay,
+            config.momentum,
         )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.fp16)
+        self.average = None
+        if config.ema:
+            average = torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema)
+            self.average = torch.optim.swa_utils.AveragedModel(
+                model, multi_avg_fn=average, use_buffers=True
+            )
+        self.trained = self._wrapped()
         self.out = Path(config.out)
-        self.out.mkdir(parents=True, exist_ok=True)
+        if rank() == 0:
+            self.out.mkdir(parents=True, exist_ok=True)
+        self.log = RunLog(self.out, config.tensorboard) if rank() == 0 else None
         self.epoch = 0  # the epoch under way
         self.step = 0  # its finished steps
         self.loss_sum = 0.0  # over these steps
         self.best = -1.0  # validation mIoU
         self.history: list[dict[str, float]] = []
 
-    def _build(self) -> nn.Module:
-        options = {"backend": self.config.backend, **self.config.options}
-        try:
-            return build_model(self.config.model, len(CAMVID_CLASSES), **options)
-        except TypeError as error:  # the model does not have the option
-            raise ValueError(error) from error
-
-    def _check_crop(self) -> None:
-        """Raises a ValueError unless the model gives scores for every pixel of a batch of crops."""
-        (height, width), images = self.config.crop, self.config.batch_size
-        problem = None
-        with torch.device("meta"):  # only shapes count
-            model, batch = self._build().train(), torch.empty(images, 3, height, width)
-        try:
-            scores = main_logits(model(batch))
-            if scores.shape[-2:] != batch.shape[-2:]:
-                problem = f"its scores are {scores.shape[-2]}x{scores.shape[-1]}"
-        except (RuntimeError, ValueError) as error:  # the crop is too small
-            problem = str(error).partition("\n")[0]
-        if problem is not None:
+    def _check_batch(self) -> None:
+        batch, images = self.config.batch_size, len(self.train_set)
+        if batch % world_size() or batch // world_size() < self.config.accumulate:
             raise ValueError(
-                f"{self.config.model} cannot be trained on {images} crops of {height}x{width}: "
-                f"{problem}"
+                f"batch_size must be a multiple of the {world_size()} processes, with at least "
+                f"{self.config.accumulate} (accumulate) pictures for each; got {batch}"
             )
+        if batch > images:
+            self.notes.append(
+                f"a batch of {batch} is more than the pictures to train on, {images}: they come "
+                "again in it, changed at random each time"
+            )
+
+    def _wrapped(self) -> torch.nn.Module:
+        """Returns what a training step calls: the model, compiled and distributed if asked."""
+        if self.config.compile:
+            self.model.compile()
+        if not is_distributed():
+            return self.model
+        synchronise_batch_norms(self.model)
+        gpus = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(self.model, gpus, broadcast_buffers=False)
 
     def save(self) -> None:
         """Writes the whole state to ``OUT/last.pt``."""
+        if rank() > 0:
+            return
         state = {
-            "config": self._settings(),
+            "config": settings(self.config),
+            "classes": list(self.source.classes.names),
+            "images": len(self.train_set),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "images": len(self.train_set),
-            "epoch": self.epoch,
-            "step": self.step,
-            "loss_sum": self.loss_sum,
-            "best": self.best,
-            "history": self.history,
+            "scaler": self.scaler.state_dict(),
+            **{name: getattr(self, name) for name in POSITION},
         }
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
         checkpoint.save(state, self.out / "last.pt")
 
     def resume(self) -> None:
@@ -139,25 +171,16 @@ class Trainer:
             ValueError: a setting that changes the results differs from the saved run's.
         """
         path = self.out / "last.pt"
-        state = checkpoint.load(path)
-        if not isinstance(state, dict) or not state.keys() >= STATE:
-            raise checkpoint.CheckpointError(f"{path} is not the state of a training run")
-        changed = [
-            f"{name} {state['config'].get(name)} is now {value}"
-            for name, value in self._settings().items()
-            if name not in MAY_CHANGE and state["config"].get(name) != value
-        ]
-        if state.get("images", len(self.train_set)) != len(self.train_set):
-            changed.append(f"{state['images']} training images are now {len(self.train_set)}")
-        if changed:
-            raise ValueError(f"the run of {path} had other settings: {', '.join(changed)}")
+        names = self.source.classes.names
+        state = load_state(path, self.config, names, len(self.train_set))
         checkpoint.load_state_dict(self.model, state["model"], source=str(path))
         self.optimizer.load_state_dict(state["optimizer"])
-        self.epoch, self.step, self.loss_sum = state["epoch"], state["step"], state["loss_sum"]
-        self.best, self.history = state["best"], state["history"]
-
-    def _settings(self) -> dict[str, object]:
-        return {**asdict(self.config), "crop": list(self.config.crop)}
+        if state.get("scaler"):
+            self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            checkpoint.load_state_dict(self.average, state["average"], source=str(path))
+        for name in POSITION:
+            setattr(self, name, state[name])
 
     def run(self, stop: StopSignal) -> None:
         """Trains to the last epoch.
@@ -165,42 +188,71 @@ class Trainer:
         Raises:
             Interrupted: a signal came; the state has been saved.
             FloatingPointError: the loss is no longer finite; the saved state is an earlier one.
+            ImageError: a picture can no longer be read.
+        TrainingError: a worker or another process has ended; the saved state is an earlier one.
         """
-        while self.epoch < self.config.epochs:
-            try:
-                self._train_epoch(stop)
-            except Interrupted:
-                self.save()
-                raise
-            self.save()  # an interrupted evaluation runs again, the epoch does not
-            record = {"epoch": self.epoch + 1, "loss": self.loss_sum / self.steps}
-            last = self.epoch + 1 == self.config.epochs
-            if last or (self.epoch + 1) % self.config.eval_every == 0:
-                record |= self._evaluate_and_keep_best(stop)
-            self.history.append(record)
-            print(json.dumps(record), flush=True)
-            self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
+        self._write_settings()
+        try:
+            while self.epoch < self.config.epochs:
+                self._run_epoch(stop)
+        except ImageError as error:  # of a worker it begins with the worker's traceback
+            raise ImageError(_last_line(error).rpartition("ImageError: ")[2]) from error
+        except RuntimeError as error:
+            if is_loss_of_a_process(error):
+                raise TrainingError(
+                    f"another process of the run has ended; go on from {self.out / 'last.pt'} with "
+                    "--resume"
+                ) from error
+            if "DataLoader worker" in str(error):
+                raise TrainingError(f"{_last_line(error)}; try fewer --workers") from error
+            raise
+
+    def _write_settings(self) -> None:
+        if rank() == 0:
+            shown = {k: v for k, v in settings(self.config).items() if v not in (None, "", [], {})}
+            for name, contents in (("config", shown), ("split", names_of(self.source.parts))):
+                self.log.write_json(f"{name}.json", contents)
+
+    def _run_epoch(self, stop: StopSignal) -> None:
+        try:
+            self._train_epoch(stop)
+        except Interrupted:
             self.save()
-            with atomic_write(self.out / "history.json") as file:
-                file.write(json.dumps(self.history, indent=1).encode())
+            raise
+        self.save()  # an interrupted evaluation runs again, the epoch does not
+        record = {"epoch": self.epoch + 1, "loss": self.loss_sum / self.steps}
+        last = self.epoch + 1 == self.config.epochs
+        if last or (self.epoch + 1) % self.config.eval_every == 0:
+            record |= self._evaluate_and_keep_best(stop)
+        self.history.append(record)
+        if rank() == 0:
+            print(json.dumps(record), flush=True)
+        self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
+        self.save()
+        if self.log is not None:
+            self.log.write(self.history)
 
     def _train_epoch(self, stop: StopSignal) -> None:
         self.model.train()
+        if self.config.freeze_bn:
+            frozen_batch_norms(self.model)
         self.train_set.set_epoch(self.epoch)
         # The order depends on seed and epoch alone, so that a resumed epoch can skip its steps.
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(len(self.train_set), generator=generator).tolist()
-        order = order[self.step * self.config.batch_size :]
-        loader = DataLoader(self.train_set, self.config.batch_size, sampler=order, drop_last=True)
-        progress = tqdm(
-            loader,
+        order = epoch_order(len(self.train_set), self.samples, self.config.seed, self.epoch)
+        batches = Batches(order[self.step * self.config.batch_size :], self.config.batch_size)
+        loaded = loader(self.train_set, batches, self.config.workers, self.device.type == "cuda")
+        left = self.steps * (self.config.epochs - self.epoch) - self.step
+        progress = Progress(self.config.batch_size, left, self.history)
+        bar = tqdm(
+            loaded,
             desc=f"epoch {self.epoch + 1}/{self.config.epochs}",
             total=self.steps,
             initial=self.step,
             leave=False,
             mininterval=1,
+            disable=rank() > 0,
         )
-        for image, label in progress:
+        for image, label in bar:
             loss = self._train_step(image, label)
             if not math.isfinite(loss):
                 raise FloatingPointError(
@@ -209,70 +261,82 @@ class Trainer:
                 )
             self.step += 1
             self.loss_sum += loss
-            progress.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            bar.set_postfix_str(progress.text(loss), refresh=False)
+            self._check(stop)
+
+    def _check(self, stop: StopSignal) -> None:
+        """Raises Interrupted in all processes at the same step, if a signal came to any."""
+        if not is_distributed():
             stop.check()
+        elif any_of_all(stop.received is not None, self.device):
+            raise Interrupted("SIGTERM" if stop.received is None else stop.received.name)
 
     def _train_step(self, image: Tensor, label: Tensor) -> float:
-        seed_at(self.config.seed, self.epoch, self.step)  # for dropout
+        """Moves the weights by a batch, this process's part of which is given; returns its loss."""
+        seed_at(self.config.seed, self.epoch, self.step, *([rank()] if rank() else []))
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate() * group["lr_factor"]
-        image = image.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
-            loss = self.model(image, target=label, criterion=self.criterion)
+        image = image.to(self.device, memory_format=self.memory_format, non_blocking=True)
+        label = label.to(self.device, non_blocking=True)
+        self.criterion.measure(label)
         self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        return loss.item()
+        total = torch.zeros((), device=self.device)
+        parts = self.config.accumulate
+        pairs = list(zip(image.chunk(parts), label.chunk(parts), strict=True))
+        for number, (x, target) in enumerate(pairs, 1):
+            with self._no_sync(number < len(pairs)), self._autocast():
+                loss = self.trained(x, target=target, criterion=self.criterion)
+            with self._no_sync(number < len(pairs)):
+                self.scaler.scale(loss).backward()
+            total += loss.detach()
+        if self.config.clip:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        return global_sum(total).item() / world_size()
+
+    def _no_sync(self, waits: bool) -> contextlib.AbstractContextManager[None]:
+        """Keeps the gradients of all parts of a batch but the last from being exchanged."""
+        return self.trained.no_sync() if waits and is_distributed() else contextlib.nullcontext()
+
+    def _autocast(self) -> torch.autocast:
+        dtype = torch.float16 if self.config.fp16 else torch.bfloat16
+        return torch.autocast(self.device.type, dtype, enabled=self.config.fp16 or self.config.bf16)
 
     def learning_rate(self) -> float:
-        """Returns the rate of the next step: 5 % linear warm-up, then a half cosine to zero."""
-        done = (self.epoch * self.steps + self.step) / (self.config.epochs * self.steps)
-        warmup = 0.05
-        if done < warmup:
-            return self.config.lr * (done + 1 / (self.config.epochs * self.steps)) / warmup
-        return self.config.lr * 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
+        """Returns the rate of the next step."""
+        steps = self.config.epochs * self.steps
+        done = (self.epoch * self.steps + self.step) / steps
+        share = rate_at(done, 1 / steps, self.config.schedule, self.config.warmup)
+        return self.config.lr * share
 
     def _evaluate_and_keep_best(self, stop: StopSignal) -> dict[str, float]:
-        matrix = evaluate(self.model, self.val_set, bf16=self.config.bf16, on_image=stop.check)
-        if matrix.mean_iou() > self.best:
-            self.best = matrix.mean_iou()
-            checkpoint.save_model(self.out / "best.pt", self.model, self._metadata(matrix))
+        model = self.model if self.average is None else self.average.module
+        matrix = evaluate(
+            model,
+            self.val_set,
+            bf16=self.config.bf16,
+            device=self.device,
+            memory_format=self.memory_format,
+            on_image=(lambda: None) if is_distributed() else stop.check,
+        )
+        if matrix.mean_iou() > self.best or (self.best < 0 and math.isnan(matrix.mean_iou())):
+            self._keep(model, matrix)
+        if self.log is not None:
+            self.log.write_picture("samples.png", sample_sheet(model, self.val_set, self.device))
         return scores(matrix)
 
-    def _metadata(self, matrix: ConfusionMatrix) -> dict[str, object]:
-        return {
-            "model": self.config.model,
-            "options": self.config.options,
-            "classes": list(CAMVID_CLASSES),
-            "palette": [list(colour) for colour in CAMVID_PALETTE],
-            "mean": list(MEAN),
-            "std": list(STD),
-            "short_side": self.config.height,
-            "crop": list(self.config.crop),
-            "epochs": self.epoch + 1,
-            "val": scores(matrix),
-            "data": f"CamVid, 11 classes, {len(self.train_set)} training images; research use only",
-        }
+    def _keep(self, model: torch.nn.Module, matrix: ConfusionMatrix) -> None:
+        if not math.isnan(matrix.mean_iou()):
+            self.best = matrix.mean_iou()
+        if rank() == 0:
+            metadata = metadata_of(self.config, self.source, self.epoch + 1, scores(matrix))
+            checkpoint.save_model(self.out / "best.pt", model, metadata)
 
 
-def parameter_groups(model: nn.Module, backbone_lr: float) -> list[dict[str, Any]]:
-    """Returns the optimizer's groups: all parameters, or the backbone's apart from the others.
-
-    Args:
-        model: the model.
-        backbone_lr: learning rate of ``model.backbone`` as a share of that of the rest.
-
-    Raises:
-        ValueError: backbone_lr is not 1, and the model has no backbone.
-    """
-    if backbone_lr == 1:
-        return [{"params": list(model.parameters()), "lr_factor": 1.0}]
-    if not hasattr(model, "backbone"):
-        raise ValueError(f"backbone_lr must be 1: a {type(model).__name__} has no backbone")
-    backbone = list(model.backbone.parameters())
-    known = set(map(id, backbone))
-    others = [parameter for parameter in model.parameters() if id(parameter) not in known]
-    return [
-        {"params": backbone, "lr_factor": backbone_lr},
-        {"params": others, "lr_factor": 1.0},
-    ]
+def _last_line(error: Exception) -> str:
+    """Returns the last line of an error in a worker, whose first ones are its traceback."""
+    return str(error).strip().splitlines()[-1]

@@ -222,7 +222,7 @@ def test_bad_image(tmp_path, capsys, weights, content, reason):
 
 
 def test_folder_in_place_of_an_image(tmp_path, capsys):
-    assert f"{tmp_path}: not a file" in refused(capsys, tmp_path, "-o", tmp_path / "out.png")
+    assert f"{tmp_path}: has no pictures" in refused(capsys, tmp_path, "-o", tmp_path / "out.png")
 
 
 def test_bad_output_is_refused_before_the_image_is_read(tmp_path, capsys):

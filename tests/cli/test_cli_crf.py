@@ -257,7 +257,7 @@ def bad_arrays():
     yield "bandwidth", probabilities, ("--gaussian", 0, 3), "sxy"
     yield "tiny", probabilities, ("--bilateral", 80, 1e-30, 10, "--quality", "compat"), "feature"
     yield "iterations", probabilities, ("--iterations", -1), "iterations must not be negative"
-    yield "threads", probabilities, ("--threads", 0), "--threads 0: at least 1"
+    yield "threads", probabilities, ("--threads", -1), "--threads -1: at least 0"
     yield "device", probabilities, ("--device", "tpu"), "--device tpu: not a device"
 
 

@@ -9,6 +9,7 @@ from fastseg.data import (
     CAMVID_CLASSES,
     CAMVID_IGNORE,
     CAMVID_PALETTE,
+    Augmentation,
     CamVid,
     EvalTransform,
     NotCamVidError,
@@ -81,7 +82,8 @@ def test_evaluation_keeps_the_label_at_its_resolution(folder):
 
 @pytest.mark.parametrize("crop", [(40, 40), (32, 64), (100, 120)])
 def test_augmentation_gives_crops_padded_with_ignored_pixels(folder, crop):
-    dataset = CamVid(folder, "train", TrainTransform(48, crop, CAMVID_IGNORE, scale=(0.5, 1.2)))
+    table = Augmentation(scale=(0.5, 1.2))
+    dataset = CamVid(folder, "train", TrainTransform(48, crop, CAMVID_IGNORE, table))
     for epoch in range(5):
         dataset.set_epoch(epoch)
         image, label = dataset[0]
@@ -95,7 +97,8 @@ def test_augmentation_gives_crops_padded_with_ignored_pixels(folder, crop):
 
 def test_augmentation_moves_image_and_label_together(tmp_path):
     root = make_camvid(tmp_path / "camvid")
-    dataset = CamVid(root, "train", TrainTransform(48, (32, 32), CAMVID_IGNORE, jitter=0.0))
+    transform = TrainTransform(48, (32, 32), CAMVID_IGNORE, Augmentation(colour=0.0))
+    dataset = CamVid(root, "train", transform)
     colours = torch.tensor([*CAMVID_PALETTE, (0, 0, 0)], dtype=torch.float32)
     mean = torch.tensor([0.485, 0.456, 0.406])
     std = torch.tensor([0.229, 0.224, 0.225])
@@ -119,7 +122,8 @@ def test_augmentation_is_a_function_of_seed_epoch_and_index(folder):
 
 
 def test_both_orientations_occur(folder):
-    transform = TrainTransform(48, (48, 64), CAMVID_IGNORE, scale=(1.0, 1.0), jitter=0.0)
+    table = Augmentation(scale=(1.0, 1.0), colour=0.0)
+    transform = TrainTransform(48, (48, 64), CAMVID_IGNORE, table)
     dataset = CamVid(folder, "train", transform)
     with Image.open(folder / "trainannot" / "000.png") as file:
         plain = torch.from_numpy(np.array(file)).long()
@@ -246,7 +250,7 @@ def test_masks_of_somebodys_own_are_no_camvid(tmp_path, kind):
     for split in ("train", "val", "test"):
         with pytest.raises(NotCamVidError) as error:
             check_is_camvid(CamVid(root, split, EvalTransform(48)))
-        assert str(error.value).startswith(f"{root} is not CamVid, the one data set that training")
+        assert str(error.value).startswith(f"{root} has CamVid's folders, but is not CamVid")
         assert "\n" not in str(error.value)
 
 

@@ -1,0 +1,283 @@
+"""Segmentation of many pictures into a folder, several at once, read ahead, and gone on with."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from fastseg._core.atomic import atomic_write
+from fastseg.data.image import ImageError, overlay, read_image, write_png
+from fastseg.data.pairs import pictures
+from fastseg.segment.predictor import Predictor
+from fastseg.segment.segmenter import Segmenter, highest_class
+
+SETTINGS = "segment.json"
+"""File in the folder of results with what they were made by; others are made anew."""
+
+READ_AHEAD = 4
+"""Number of pictures that are read before they are needed."""
+
+OVERLAY_OPACITY, OVERLAY_SHARE = 0.4, 0.005
+"""Opacity of the classes over a picture, and the least share of a class in the legend."""
+
+
+class Job(NamedTuple):
+    """A picture and the name of its results.
+
+    Attributes:
+        image: the file.
+        name: path in the folder of results, without a suffix.
+    """
+
+    image: Path
+    name: str
+
+
+class Result(NamedTuple):
+    """What is written for a picture.
+
+    Attributes:
+        job: the file and the name.
+        picture: the picture in RGB.
+        labels: its classes, uint8 (H, W).
+        probabilities: float16 (C, H, W), or None.
+    """
+
+    job: Job
+    picture: Image.Image
+    labels: np.ndarray
+    probabilities: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The files that are written for each picture, beside its mask.
+
+    Args:
+        folder: the folder.
+        probabilities: whether to write ``NAME.npz``, float16 (C, H, W).
+        overlays: whether to write ``NAME_overlay.png``.
+    """
+
+    folder: Path
+    probabilities: bool = False
+    overlays: bool = False
+
+    def files(self, name: str) -> list[Path]:
+        """Returns the files of a picture."""
+        found = [self.folder / f"{name}.png"]
+        found += [self.folder / f"{name}.npz"] * self.probabilities
+        return found + [self.folder / f"{name}_overlay.png"] * self.overlays
+
+
+def find_jobs(inputs: Sequence[str]) -> list[Job]:
+    """Returns the pictures of files, folders and patterns such as ``img/*.jpg``.
+
+    The results of a folder's pictures have their paths in it; those of two files of one name keep
+    their suffixes.
+
+    Raises:
+        FileNotFoundError: an input is not there, or a folder has no pictures.
+    """
+    found: list[Job] = []
+    for text in inputs:
+        path = Path(text)
+        if path.is_dir():
+            inside = pictures(path)
+            if not inside:
+                raise FileNotFoundError(f"{path}: has no pictures")
+            found += [Job(p, p.relative_to(path).with_suffix("").as_posix()) for p in inside]
+        elif path.exists() or not glob.has_magic(text):
+            found.append(Job(path, path.stem))
+        else:
+            matching = sorted(p for p in map(Path, glob.glob(text, recursive=True)) if p.is_file())
+            if not matching:
+                raise FileNotFoundError(f"{text}: no file has such a name")
+            found += [Job(p, p.stem) for p in matching]
+    jobs = list({job.image.absolute(): job for job in found}.values())
+    names = [job.name for job in jobs]
+    jobs = [
+        job._replace(name=f"{job.name}{job.image.suffix}") if names.count(job.name) > 1 else job
+        for job in jobs
+    ]
+    seen: dict[str, Path] = {}
+    for job in jobs:
+        if job.name in seen:
+            raise ValueError(f"{job.image} and {seen[job.name]} would have results of one name")
+        seen[job.name] = job.image
+    return jobs
+
+
+def is_many(inputs: Sequence[str]) -> bool:
+    """Whether inputs are several pictures, a folder or a pattern, rather than one picture."""
+    return (
+        len(inputs) > 1
+        or Path(inputs[0]).is_dir()
+        or (glob.has_magic(inputs[0]) and not Path(inputs[0]).exists())
+    )
+
+
+def segment_many(
+    predictor: Predictor,
+    jobs: Sequence[Job],
+    outputs: Outputs,
+    *,
+    batch_size: int = 1,
+    settings: dict[str, Any] | None = None,
+    overwrite: bool = False,
+    on_done: Callable[[Job, str | None], None] = lambda job, problem: None,
+) -> int:
+    """Segments pictures and writes their masks; a broken one is reported and left out.
+
+    Args:
+        predictor: the network and how it is applied.
+        jobs: the pictures.
+        outputs: where and what is written. The folder is made if it is missing.
+        batch_size: pictures of one size that follow each other and are computed at once.
+        settings: what the results depend on; those in the folder that have others are replaced.
+        overwrite: whether results that are there are made anew.
+        on_done: called after each picture, with the reason if it is broken; for one that is there
+            already with "".
+
+    Returns:
+        The number of broken pictures.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    missing = _begin(jobs, outputs, settings, overwrite)
+    for job in jobs:
+        if job not in missing:
+            on_done(job, "")
+    broken = 0
+    for batch in _batches(_read_ahead(missing), predictor, batch_size):
+        good = [(job, picture) for job, picture in batch if isinstance(picture, Image.Image)]
+        for job, problem in ((j, p) for j, p in batch if not isinstance(p, Image.Image)):
+            broken += 1
+            on_done(job, problem)
+        if good:
+            for result in _results(predictor, good, outputs.probabilities):
+                _write(predictor.segmenter, outputs, result)
+                on_done(result.job, None)
+    return broken
+
+
+def _begin(
+    jobs: Sequence[Job], outputs: Outputs, settings: dict[str, Any] | None, overwrite: bool
+) -> list[Job]:
+    """Prepares the folder; returns the pictures whose results are not there."""
+    files = {job: outputs.files(job.name) for job in jobs}
+    images = {job.image.resolve() for job in jobs}
+    for path in (path for paths in files.values() for path in paths):
+        if path.resolve() in images:
+            raise ValueError(f"{path} is a picture to segment: give another folder for the masks")
+    outputs.folder.mkdir(parents=True, exist_ok=True)
+    there = [path for paths in files.values() for path in paths if path.exists()]
+    known = outputs.folder / SETTINGS
+    if not overwrite and _read_settings(known) == json.loads(json.dumps(settings)):
+        return [job for job in jobs if not all(path.exists() for path in files[job])]
+    if there and not overwrite and not known.exists():
+        raise ValueError(
+            f"{there[0]} is there and was not made by this command; --overwrite replaces it"
+        )
+    for path in there:  # what was made by other settings must not be taken for done
+        path.unlink()
+    with atomic_write(known) as file:
+        file.write(json.dumps(settings, indent=1).encode())
+    return list(jobs)
+
+
+def _read_settings(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+Read = tuple[Job, Image.Image | str]
+"""A picture, or why it cannot be read."""
+
+
+def _read_ahead(jobs: Sequence[Job]) -> Iterator[Read]:
+    with ThreadPoolExecutor(min(READ_AHEAD, len(os.sched_getaffinity(0)))) as pool:
+        waiting: list[Future[Read]] = []
+        for job in jobs:
+            waiting.append(pool.submit(_read, job))
+            if len(waiting) > READ_AHEAD:
+                yield waiting.pop(0).result()
+        for future in waiting:
+            yield future.result()
+
+
+def _read(job: Job) -> Read:
+    try:
+        return job, read_image(job.image)
+    except ImageError as error:
+        return job, str(error)
+
+
+def _batches(read: Iterator[Read], predictor: Predictor, batch_size: int) -> Iterator[list[Read]]:
+    """Yields pictures that follow each other and have inputs of one size."""
+    batch: list[Read] = []
+    size = None
+    for job, picture in read:
+        if isinstance(picture, Image.Image):
+            own = predictor.segmenter.input_size(picture) if batch_size > 1 else None
+            images = sum(isinstance(p, Image.Image) for _, p in batch)
+            if images >= batch_size or (images and own != size):
+                yield batch
+                batch = []
+            size = own
+        batch.append((job, picture))
+    if batch:
+        yield batch
+
+
+@torch.inference_mode()
+def _results(
+    predictor: Predictor, good: Sequence[tuple[Job, Image.Image]], with_probabilities: bool
+) -> Iterator[Result]:
+    """Yields what is written for pictures that are computed at once."""
+    jobs, images = zip(*good, strict=True)
+    if not with_probabilities:
+        for job, picture, labels in zip(jobs, images, predictor.labels(images), strict=True):
+            yield Result(job, picture, labels, None)
+        return
+    for job, picture, scores in zip(jobs, images, predictor.scores(images), strict=True):
+        size = (picture.height, picture.width)
+        q = F.interpolate(scores.float(), size, mode="bilinear").softmax(1)[0]
+        labels = highest_class(scores, size)
+        yield Result(job, picture, labels, q.cpu().numpy().astype(np.float16))
+
+
+def _write(segmenter: Segmenter, outputs: Outputs, result: Result) -> None:
+    mask, *others = outputs.files(result.job.name)
+    mask.parent.mkdir(parents=True, exist_ok=True)
+    if result.probabilities is not None:
+        with atomic_write(others[0]) as file:
+            np.savez_compressed(file, probabilities=result.probabilities)
+    if outputs.overlays:
+        drawn = overlay(
+            result.picture,
+            {"": result.labels},
+            segmenter.classes,
+            segmenter.palette,
+            OVERLAY_OPACITY,
+            outlines=True,
+            least_share=OVERLAY_SHARE,
+        )
+        write_png(drawn, others[-1])
+    image = Image.fromarray(result.labels)
+    image.putpalette([channel for colour in segmenter.palette for channel in colour])
+    write_png(image, mask)  # the last one: a picture with a mask is done

@@ -1,0 +1,164 @@
+"""Many pictures at once: folders, patterns, what is written, what is broken, and going on."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastseg.cli import main
+from fastseg.models import build_model
+from fastseg.segment.many import find_jobs
+from fastseg.zoo.checkpoint import save_model
+
+CLASSES = ["sky", "road", "tree"]
+PALETTE = [[0, 0, 255], [128, 64, 128], [0, 128, 0]]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A small model with weights that nobody trained."""
+    torch.manual_seed(0)
+    options = {"width": 4, "kernel_size": 3}
+    metadata = {"model": "segnet_basic", "options": options, "classes": CLASSES}
+    metadata |= {"palette": PALETTE, "short_side": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
+    path = tmp_path_factory.mktemp("weights") / "small.pt"
+    save_model(path, build_model("segnet_basic", 3, **options), metadata)
+    return str(path)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Pictures of some sizes, also in a folder in the folder; the working folder is above it."""
+    (tmp_path / "img/sub").mkdir(parents=True)
+    for name, size in {"a.png": (41, 30), "b.jpg": (30, 41), "sub/c.png": (41, 30)}.items():
+        Image.effect_noise(size, 60).convert("RGB").save(tmp_path / "img" / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def segment(weights, *arguments):
+    return main(["segment", *arguments, "--weights", weights])
+
+
+def written(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.*"))
+
+
+def test_masks_are_palette_pngs_of_class_ids(folder, weights, capsys):
+    assert segment(weights, "img", "-o", "out") == 0
+    assert "3 pictures, segnet_basic on cpu: 3 written" in capsys.readouterr().out
+    assert written(folder / "out") == ["a.png", "b.png", "segment.json", "sub/c.png"]
+    for name, size in (("a", (41, 30)), ("b", (30, 41))):
+        mask = Image.open(folder / f"out/{name}.png")
+        assert (mask.mode, mask.size) == ("P", size)
+        assert mask.getpalette()[:9] == [c for colour in PALETTE for c in colour]
+        assert np.asarray(mask).max() < 3
+
+
+def test_a_picture_by_itself_gets_the_same_mask_in_a_folder(folder, weights):
+    assert segment(weights, "img", "-o", "out") == 0
+    assert segment(weights, "img/a.png", "-o", "one") == 0
+    assert (folder / "one/a.png").read_bytes() == (folder / "out/a.png").read_bytes()
+
+
+def test_batches_change_nothing(folder, weights):
+    for k in range(4):
+        Image.effect_noise((41, 30), 60).save(folder / f"img/z{k}.png")
+    assert segment(weights, "img", "-o", "single") == 0
+    assert segment(weights, "img", "-o", "batched", "--batch-size", "3") == 0
+    for name in written(folder / "single"):
+        if name.endswith(".png"):
+            first, other = (
+                np.asarray(Image.open(folder / f / name)) for f in ("single", "batched")
+            )
+            assert (first == other).mean() > 0.999, name
+
+
+def test_probabilities_and_overlays(folder, weights, capsys):
+    assert segment(weights, "img/a.png", "-o", "out", "--probabilities", "--overlay") == 0
+    q = np.load("out/a.npz")["probabilities"]
+    assert (q.shape, q.dtype) == ((3, 30, 41), np.float16)
+    np.testing.assert_allclose(q.astype(np.float32).sum(0), 1, atol=0.01)
+    np.testing.assert_array_equal(q.argmax(0), np.asarray(Image.open("out/a.png")))
+    assert Image.open("out/a_overlay.png").width > 41
+    capsys.readouterr()
+    arguments = ["crf", "img/a.png", "--unary", "out/a.npz", "--kind", "softmax", "-o", "crf.png"]
+    assert main(arguments) == 0
+
+
+def test_broken_pictures_are_reported_and_left_out(folder, weights, capsys):
+    (folder / "img/b.jpg").write_text("no picture")
+    (folder / "img/d.png").write_bytes((folder / "img/a.png").read_bytes()[:200])
+    assert segment(weights, "img", "-o", "out") == 1
+    out, err = capsys.readouterr()
+    assert "fastseg: img/b.jpg: not an image" in err
+    assert "fastseg: img/d.png: damaged or truncated" in err
+    assert "2 written, 2 broken" in out
+    assert written(folder / "out") == ["a.png", "segment.json", "sub/c.png"]
+
+
+def test_what_is_there_is_not_made_again(folder, weights, capsys):
+    assert segment(weights, "img", "-o", "out") == 0
+    (folder / "out/a.png").unlink()
+    before = (folder / "out/b.png").stat().st_mtime_ns
+    capsys.readouterr()
+    assert segment(weights, "img", "-o", "out") == 0
+    assert "1 written, 2 there already" in capsys.readouterr().out
+    assert (folder / "out/b.png").stat().st_mtime_ns == before
+    assert segment(weights, "img", "-o", "out", "--overwrite") == 0
+    assert "3 written" in capsys.readouterr().out
+    assert segment(weights, "img", "-o", "out", "--flip") == 0, "other settings, other masks"
+    assert "3 written" in capsys.readouterr().out
+    assert json.loads((folder / "out/segment.json").read_text())["flip"] is True
+
+
+def test_nothing_of_the_users_is_overwritten(folder, weights, capsys):
+    before = (folder / "img/a.png").read_bytes()
+    assert segment(weights, "img", "-o", "img") == 2
+    assert "a.png is a picture to segment: give another folder" in capsys.readouterr().err
+    (folder / "out").mkdir()
+    (folder / "out/a.png").write_text("my own")
+    assert segment(weights, "img", "-o", "out") == 2
+    assert "out/a.png is there and was not made by this command" in capsys.readouterr().err
+    assert (folder / "out/a.png").read_text() == "my own"
+    assert (folder / "img/a.png").read_bytes() == before
+
+
+def test_files_folders_and_patterns(folder):
+    def names(*inputs):
+        return [job.name for job in find_jobs(inputs)]
+
+    assert names("img") == ["a", "b", "sub/c"]
+    assert names("img/*.png") == ["a"]
+    assert names("img/**/*.png") == ["a", "c"]
+    assert names("img/a.png", "img/sub") == ["a", "c"]
+    assert names("img/a.png", "img") == ["a", "b", "sub/c"]
+    Image.new("L", (2, 2)).save("img/a.bmp")
+    assert names("img/a.png", "img/a.bmp") == ["a.png", "a.bmp"]
+    Image.new("L", (2, 2)).save("img/[1].png")
+    assert names("img/[1].png") == ["[1]"], "a file whose name looks like a pattern"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["none"], "none: no such file"),
+        (["img/*.gif"], "img/*.gif: no file has such a name"),
+        (["empty"], "empty: has no pictures"),
+        (["img", "-o", "img/a.png"], "img/a.png: many masks need a folder, this is a file"),
+        (["img", "--batch-size", "0"], "--batch-size 0: at least 1"),
+        (["img", "--scales", "9"], "--scales: must be 0.1 to 4, got [9.0]"),
+        (["img", "--tile", "3"], "--tile 3: at least 32 pixels"),
+        (["img", "--beside", "x"], "--beside and --compare take one picture"),
+    ],
+)
+def test_what_cannot_be_used(folder, weights, capsys, arguments, said):
+    (folder / "empty").mkdir()
+    assert segment(weights, *arguments) == 2
+    out, err = capsys.readouterr()
+    assert err.splitlines()[-1] == f"fastseg: {said}" or said in err
+    assert out == ""
