@@ -41,7 +41,6 @@ DEFAULT = Config()
 NUMBERS = {
     "backbone_lr": "learning rate of the backbone, as a share of --lr",
     "epochs": "the learning rate falls to zero over all of them; may change on --resume",
-    "batch_size": "images per step, in all processes together",
     "accumulate": "parts in which a batch is computed one after the other, for less memory",
     "lr": "peak learning rate",
     "warmup": "share of the run in which the learning rate rises to its peak",
@@ -99,6 +98,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--loss",
         default=DEFAULT.loss,
         help="ce, dice, focal, jaccard, ohem, or a sum such as ce+0.5*dice (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="images per step, in all processes together (default: 8, or fewer where that would "
+        "leave less than 8 steps an epoch)",
     )
     parser.add_argument(
         "--height", type=int, help="short side that images are resized to, pixels (default: theirs)"

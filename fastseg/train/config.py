@@ -25,6 +25,9 @@ CAMVID_HEIGHT, CAMVID_CROP = 240, (180, 240)
 HEIGHTS = (32, 512)
 """Least and greatest short side that is chosen for somebody's own pictures."""
 
+BATCH, STEPS = 8, 8
+"""Pictures of a batch where an epoch has so many steps at least; with fewer pictures, fewer."""
+
 CROP_SHARE, CROP_STEP = 0.75, 32
 """Side of their crops, as a share of the short side, and what it is a multiple of."""
 
@@ -63,7 +66,7 @@ CHOICES = {
 class Config:
     """Settings of a training run; see ``fastseg train --help``.
 
-    ``height`` and ``crop`` of None, and "auto", are chosen by :meth:`resolved`.
+    ``batch_size``, ``height`` and ``crop`` of None, and "auto", are chosen by :meth:`resolved`.
     """
 
     data: str = ""
@@ -83,7 +86,7 @@ class Config:
     balance: float = 1.0
     optimizer: str = "adamw"
     epochs: int = 100
-    batch_size: int = 8
+    batch_size: int | None = None
     accumulate: int = 1
     lr: float = 3e-3
     schedule: str = "cosine"
@@ -141,9 +144,11 @@ class Config:
             self.skip_broken,
         )
 
-    def resolved(self, source: DataSource) -> Config:
+    def resolved(self, source: DataSource, processes: int = 1) -> Config:
         """Returns the settings with all that the data decide.
 
+        A batch has 8 pictures, or fewer, but two, where an epoch would have less than 8 steps; it
+        can be shared out among the processes and the parts in which it is computed.
         Own pictures keep their median short side, from 32 to 512 pixels, and are cropped to squares
         of three quarters of it. CamVid gets half of the SegNet paper's size, and median frequency
         weights; other data get none.
@@ -160,11 +165,16 @@ class Config:
         elif crop is None:
             side = max(CROP_STEP, -(-int(CROP_SHARE * height) // CROP_STEP) * CROP_STEP)
             crop = (side, side)
+        batch, shares = self.batch_size, processes * self.accumulate
+        if batch is None:
+            batch = min(BATCH, max(2, len(source.parts["train"]) // STEPS))
+            batch = -(-batch // shares) * shares
         if weights == "auto":
             weights = "median" if camvid else "none"
         table = Augmentation.parse(self.augment)
         return replace(
             self,
+            batch_size=batch,
             height=height,
             crop=crop,
             class_weights=weights,

@@ -64,7 +64,7 @@ class Trainer:
     def __init__(self, config: Config) -> None:
         self.device = join(named_device(config.device))
         source = open_data(config.data_options, progress=rank() == 0)
-        self.source, self.config = source, config.resolved(source)
+        self.source, self.config = source, config.resolved(source, world_size())
         self.notes = list(source.notes)
         config = self.config
         transform = TrainTransform(

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from torch.nn import BatchNorm2d
 
 from fastseg.cli import main
 from fastseg.data.image import ImageError
+from fastseg.data.layouts import CAMVID_LAYOUT
 from fastseg.train import Config, Trainer
 from fastseg.zoo import checkpoint
 from tests.data import own_pictures as own
@@ -55,6 +57,28 @@ def trained(config):
 
 def weights(run):
     return checkpoint.load(Path(run) / "last.pt")["model"]
+
+
+@pytest.mark.parametrize(
+    ("pictures", "processes", "accumulate", "batch"),
+    [
+        (1, 1, 1, 2),
+        (23, 1, 1, 2),
+        (24, 1, 1, 3),
+        (63, 1, 1, 7),
+        (64, 1, 1, 8),
+        (9000, 1, 1, 8),
+        (1, 4, 1, 4),
+        (64, 3, 1, 9),
+        (24, 1, 2, 4),
+        (24, 2, 2, 4),
+    ],
+)
+def test_the_batch_of_few_pictures(pictures, processes, accumulate, batch):
+    source = SimpleNamespace(name=CAMVID_LAYOUT.name, parts={"train": range(pictures)})
+    config = Config(accumulate=accumulate)
+    assert config.resolved(source, processes).batch_size == batch
+    assert replace(config, batch_size=5).resolved(source, processes).batch_size == 5
 
 
 def same(a, b, **tolerance):
