@@ -189,7 +189,7 @@ class Trainer:
             Interrupted: a signal came; the state has been saved.
             FloatingPointError: the loss is no longer finite; the saved state is an earlier one.
             ImageError: a picture can no longer be read.
-        TrainingError: a worker or another process has ended; the saved state is an earlier one.
+            TrainingError: a worker or another process has ended; the saved state is an earlier one.
         """
         self._write_settings()
         try:
