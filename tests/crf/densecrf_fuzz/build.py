@@ -23,6 +23,7 @@ CORE = (
     "cpu/crf/permutohedral_filter_core",
     "cpu/crf/permutohedral_lattice_core",
     "cpu/simd/simd_level",
+    "cpu/threads/crew",
     "cpu/crf/spatial_gaussian_filter_core",
     "host/crf/densecrf",
     "host/thread_pool",
