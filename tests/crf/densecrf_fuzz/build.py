@@ -16,6 +16,7 @@ HERE = Path(__file__).parent
 CSRC = HERE.parents[2] / "csrc"
 CORE = (
     "cpu/memory/kept_memory",
+    "cpu/crf/lattice_mean_field_blur",
     "cpu/crf/lattice_mean_field_core",
     "cpu/crf/lattice_mean_field_passes",
     "cpu/crf/lattice_mean_field_terms",
