@@ -192,6 +192,21 @@ def test_layouts(size):
 
 
 @needs_kernel
+def test_an_error_among_threads_reaches_the_caller():
+    arguments = (*problem(2, 21, (160, 120)), 3, *COMPAT)
+    bad_unary, bad_features = arguments[0].clone(), [k.clone() for k in arguments[1]]
+    bad_unary[1, 20, 159, 119] = bad_features[1][1, 2, 159, 119] = float("nan")
+    torch.set_num_threads(3)
+    expected = op(*arguments)
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="unary must not be NaN"):
+            op(bad_unary, *arguments[1:])
+        with pytest.raises(RuntimeError, match="features must be finite"):
+            op(arguments[0], bad_features, *arguments[2:])
+        assert torch.equal(op(*arguments), expected)
+
+
+@needs_kernel
 @QUALITIES
 def test_the_number_of_threads_does_not_matter(quality):
     arguments = (*problem(2, 21, (160, 120)), 3, *quality)

@@ -5,12 +5,12 @@
 #include <cstdint>
 
 #include "common/tensor_checks.h"
-#include "cpu/threads/torch_tasks.h"
+#include "cpu/threads/tasks.h"
 
 namespace fastseg::cpu {
 
 // Whether a list's elements lie in [0, end).
-inline void check_indices(const TorchTasks& tasks, const char* op, const char* name,
+inline void check_indices(const TaskRunner& tasks, const char* op, const char* name,
                           const int32_t* list, int64_t size, int64_t end) {
   constexpr int64_t kPerTask = 1 << 16;
   tasks.run((size + kPerTask - 1) / kPerTask, [&](int64_t t) {

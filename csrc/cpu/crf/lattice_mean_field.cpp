@@ -5,7 +5,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "common/crf/lattice_mean_field_ops.h"
-#include "cpu/threads/torch_tasks.h"
+#include "cpu/threads/torch_crew.h"
 
 namespace fastseg::cpu {
 namespace {
@@ -29,8 +29,7 @@ void add_term(const LatticeMeanFieldCall& call, const LatticeMeanFieldCall::Term
   }
 }
 
-void run(const LatticeMeanFieldCall& call) {
-  const TorchTasks tasks;
+void run_on(const TaskRunner& tasks, const LatticeMeanFieldCall& call) {
   MeanField field(tasks, call.batch, call.labels, call.spatial, "lattice_mean_field");
   for (const auto& term : call.terms) add_term(call, term, field);
   field.set_unary(static_cast<const float*>(call.unary.const_data_ptr()),
@@ -40,6 +39,10 @@ void run(const LatticeMeanFieldCall& call) {
   auto* out = static_cast<float*>(call.out.mutable_data_ptr());
   const LabelStrides strides = label_strides(call.out);
   call.log ? field.read_log_q(out, strides) : field.read_q(out, strides);
+}
+
+void run(const LatticeMeanFieldCall& call) {
+  with_torch_crew(call.unary.numel(), [&](const TaskRunner& tasks) { run_on(tasks, call); });
 }
 
 }  // namespace

@@ -98,7 +98,6 @@ void MeanField::clear_terms() {
   s.order.clear();
   s.tiles = {};
   s.sums = {};
-  s.spare.clear();
   s.prepared = s.messages = false;
 }
 

@@ -13,13 +13,7 @@ void MeanField::State::prepare() {
   if (tiles.corners > 0) {
     sums = Buffer<float>(tiles.starts.back() * (tiles.images == 1 ? images : 1) * pitch);
   }
-  int64_t most_vertices = 0;
-  size_t buffers = 0;
-  for (const LatticeTerm& term : lattices) {
-    most_vertices = std::max(most_vertices, term.lattice.view().vertices);
-    buffers = std::max<size_t>(buffers, blur_buffers(term.blur_options));
-  }
-  while (spare.size() < buffers) spare.emplace_back((most_vertices + 1) * pitch);
+  for (LatticeTerm& term : lattices) term.prepare(pitch, tasks);
   by_lattice = std::any_of(lattices.begin(), lattices.end(),
                            [](const LatticeTerm& term) { return !term.normalised; });
   ones = Buffer<float>(pitch);
@@ -145,9 +139,7 @@ void MeanField::State::run(const MeanFieldPass& pass) {
 
 void MeanField::State::update_messages() {
   const int64_t copy_rows = tiles.images == 1 && !tiles.starts.empty() ? tiles.starts.back() : 0;
-  for (LatticeTerm& term : lattices) {
-    term.filter(sums.get(), copy_rows, labels, pitch, spare, tasks);
-  }
+  filter_lattices(lattices, sums.get(), copy_rows, labels, pitch, tasks);
   for (SeparableTerm& term : separables) term.filter(images, tasks);
   messages = !order.empty();
 }

@@ -72,9 +72,8 @@ struct MeanField::State {
   Buffer<float> unary;  // (images, points, pitch)
   Buffer<float> shift;  // (images, points)
   bool messages = false;
-  Buffer<float> sums;                // of all tiles' rows
-  std::vector<Buffer<float>> spare;  // for the blur of any lattice
-  int64_t scratch_floats = 0;        // of a task
+  Buffer<float> sums;          // of all tiles' rows
+  int64_t scratch_floats = 0;  // of a task
   TaskMemory<Buffer<float>> scratch;
 
   // Where Q is: in q alone (given), in q and one step behind the messages, or in the messages.

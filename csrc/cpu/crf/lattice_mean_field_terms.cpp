@@ -62,29 +62,12 @@ LatticeTerm::LatticeTerm(const LatticeInput<float>& input, const BlurOptions& op
   factors = PointFactors(normalization, std::move(response), gain, tasks);
 }
 
-void LatticeTerm::filter(const float* sums, int64_t copy_rows, int64_t labels, int64_t pitch,
-                         const std::vector<Buffer<float>>& spare, const TaskRunner& tasks) {
-  const LatticeView<float>& view = lattice.view();
-  const int buffers = blur_buffers(blur_options);
-  for (size_t k = 0; k < copies.size(); ++k) {
-    Copy& copy = copies[k];
-    if (!copy.blurred) copy.blurred = Buffer<float>((view.vertices + 1) * pitch);
-    LatticeView<float> common = view;
-    common.vertex_rows = copy.vertex_rows.data();
-    // An odd number of steps ends in the last of the other buffers, an even one where it began.
-    float* memory[] = {copy.blurred.get(), spare[0].get(), spare[buffers - 1].get()};
-    if (blur_options.passes * (view.d + 1) % 2) std::swap(memory[0], memory[buffers]);
-    reduce(common, pitch, sums + k * copy_rows * pitch, memory[0], tasks);
-    float* blurred = blur(common, blur_options, pitch, memory[0], memory + 1, tasks);
-    if (blurred != copy.blurred.get()) throw std::logic_error("the blur ended elsewhere");
-    if (!mixing.matrix) continue;
-    constexpr int64_t kTask = 256;
-    tasks.run((view.vertices + kTask - 1) / kTask, [&](int64_t task) {
-      const int64_t begin = task * kTask, end = std::min(begin + kTask, view.vertices);
-      FASTSEG_SIMD_DISPATCH(
-          mix_rows(blurred + begin * pitch, end - begin, labels, pitch, mixing.matrix.get()));
-    });
-  }
+void LatticeTerm::prepare(int64_t pitch, const TaskRunner& tasks) {
+  const int64_t floats = lattice.view().vertices * pitch;
+  for (Copy& copy : copies) copy.blurred = Buffer<float>(floats);
+  if (blur_options.symmetric) reverse = Buffer<float>(floats);
+  chains = BlurChains(lattice.view(), tasks);
+  lattice.release(LatticeArray::neighbors);
 }
 
 SeparableTerm::SeparableTerm(const std::vector<int64_t>& size, const double* sigma, int64_t images,

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "cpu/crf/lattice_mean_field_blur.h"
 #include "cpu/crf/lattice_mean_field_kernel.h"
 #include "cpu/crf/permutohedral_blur.h"
 #include "cpu/crf/permutohedral_lattice.h"
@@ -44,10 +45,11 @@ struct LatticeTerm {
               Normalization normalization, Mixing term_mixing, const TaskRunner& tasks,
               const char* name);
 
-  // Sums of all tiles' rows to blurred values, in each copy of the lattice. spare: memory for
-  // blur_buffers(blur_options) times (vertices + 1, pitch), which all terms may share.
-  void filter(const float* sums, int64_t copy_rows, int64_t labels, int64_t pitch,
-              const std::vector<Buffer<float>>& spare, const TaskRunner& tasks);
+  // Makes room for the blurred values.
+  void prepare(int64_t pitch, const TaskRunner& tasks);
+
+  // Blurs along an axis.
+  int blur_steps() const { return blur_options.passes * (lattice.view().d + 1); }
 
   Mixing mixing;
   bool normalised;
@@ -57,10 +59,16 @@ struct LatticeTerm {
 
   struct Copy {
     LargeVector<int32_t> vertex_rows;  // in the tiles' common numbering
-    Buffer<float> blurred;             // (vertices + 1, pitch)
+    Buffer<float> blurred;             // (vertices, pitch)
   };
   std::vector<Copy> copies;  // one for each image where all images share the lattice, else one
+  BlurChains chains;
+  Buffer<float> reverse;  // of a symmetric blur, in the reverse order of axes: as `blurred`
 };
+
+// Sums of all tiles' rows to blurred values, in each copy of each lattice.
+void filter_lattices(std::vector<LatticeTerm>& terms, const float* sums, int64_t copy_rows,
+                     int64_t labels, int64_t pitch, const TaskRunner& tasks);
 
 // A Gaussian of positions. Its rows are computed a strip at a time where they are used, from what
 // all points put in before: they never go to memory.

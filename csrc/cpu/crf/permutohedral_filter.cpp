@@ -7,13 +7,13 @@
 
 #include "common/crf/permutohedral_filter_ops.h"
 #include "cpu/crf/index_checks.h"
-#include "cpu/threads/torch_tasks.h"
+#include "cpu/threads/torch_crew.h"
 
 namespace fastseg::cpu {
 namespace {
 
 // A lattice put together by hand must not be believed.
-void check_range(const TorchTasks& tasks, const char* name, const int32_t* list, int64_t size,
+void check_range(const TaskRunner& tasks, const char* name, const int32_t* list, int64_t size,
                  int64_t end) {
   check_indices(tasks, "fastseg::permutohedral_filter", name, list, size, end);
 }
@@ -25,7 +25,7 @@ void check_starts(const char* name, const int32_t* starts, int64_t parts, int64_
 }
 
 template <class T>
-LatticeView<T> view_of(const FilterCall& call, const TorchTasks& tasks) {
+LatticeView<T> view_of(const FilterCall& call, const TaskRunner& tasks) {
   const auto integers = [](const Tensor& t) {
     return static_cast<const int32_t*>(t.const_data_ptr());
   };
@@ -55,9 +55,16 @@ LatticeView<T> view_of(const FilterCall& call, const TorchTasks& tasks) {
   return view;
 }
 
+// Calls body(T{}, tasks) with the values' type and torch's threads.
+template <class Body>
+void run_as(const FilterCall& call, const Body& body) {
+  with_torch_crew(call.values.numel(), [&](const TaskRunner& tasks) {
+    call.with_type([&](auto zero) { body(zero, tasks); });
+  });
+}
+
 void forward(const FilterCall& call) {
-  const TorchTasks tasks;
-  call.with_type([&](auto zero) {
+  run_as(call, [&](auto zero, const TaskRunner& tasks) {
     using T = decltype(zero);
     filter(view_of<T>(call, tasks), call.blur, static_cast<T>(call.gain), call.channels,
            static_cast<const T*>(call.values.const_data_ptr()),
@@ -66,8 +73,7 @@ void forward(const FilterCall& call) {
 }
 
 void backward(const FilterCall& call) {
-  const TorchTasks tasks;
-  call.with_type([&](auto zero) {
+  run_as(call, [&](auto zero, const TaskRunner& tasks) {
     using T = decltype(zero);
     filter_backward(view_of<T>(call, tasks), call.blur, static_cast<T>(call.gain), call.channels,
                     static_cast<const T*>(call.grad.const_data_ptr()),

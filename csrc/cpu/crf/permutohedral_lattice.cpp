@@ -6,7 +6,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "common/crf/permutohedral_lattice_ops.h"
-#include "cpu/threads/torch_tasks.h"
+#include "cpu/threads/torch_crew.h"
 
 namespace fastseg::cpu {
 namespace {
@@ -46,8 +46,9 @@ void build_as(const LatticeCall& call, LatticeTensors& out) {
         return integers(out.neighbors, {d + 1, 2, elements / (2 * (d + 1))});
     }
   };
-  build_lattice(input, TorchTasks(), allocate,
-                static_cast<int64_t*>(out.vertex_count.mutable_data_ptr()));
+  auto* counts = static_cast<int64_t*>(out.vertex_count.mutable_data_ptr());
+  with_torch_crew(b * n * (d + 1),
+                  [&](const TaskRunner& tasks) { build_lattice(input, tasks, allocate, counts); });
 }
 
 void build(const LatticeCall& call, LatticeTensors& out) {

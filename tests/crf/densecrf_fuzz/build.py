@@ -16,6 +16,7 @@ HERE = Path(__file__).parent
 CSRC = HERE.parents[2] / "csrc"
 CORE = (
     "cpu/memory/kept_memory",
+    "cpu/crf/lattice_mean_field_blur",
     "cpu/crf/lattice_mean_field_core",
     "cpu/crf/lattice_mean_field_passes",
     "cpu/crf/lattice_mean_field_terms",
@@ -23,6 +24,7 @@ CORE = (
     "cpu/crf/permutohedral_filter_core",
     "cpu/crf/permutohedral_lattice_core",
     "cpu/simd/simd_level",
+    "cpu/threads/crew",
     "cpu/crf/spatial_gaussian_filter_core",
     "host/crf/densecrf",
     "host/thread_pool",
