@@ -12,7 +12,6 @@
 
 #include "common/crf/permutohedral.h"
 #include "common/host_device.h"
-#include "cuda/crf/block_scan.h"
 #include "cuda/crf/hash_table.h"
 #include "cuda/crf/permutohedral_groups.h"
 #include "cuda/crf/permutohedral_keys.h"
@@ -20,8 +19,6 @@
 
 namespace fastseg::cuda {
 namespace {
-
-constexpr size_t kScanBytes = kMaxWarps * sizeof(int);
 
 // At most two thirds full.
 FASTSEG_HOST_DEVICE int tile_table_size(int entries) { return entries + entries / 2; }
@@ -127,35 +124,52 @@ struct GroupRows {
         count(group.tile < 0 ? corners : tile_starts[group.tile + 1] - tile_starts[group.tile]) {}
 };
 
-__global__ void __launch_bounds__(kLatticeThreads)
-    count_touched_kernel(LatticeRows op, Groups groups, int corners) {
-  FASTSEG_DYNAMIC_SHARED(int, partial);
-  const GroupRows rows(groups[blockIdx.x], op.tile_starts, corners);
-  int count = 0;
-  for (int row = threadIdx.x; row < rows.count; row += kLatticeThreads) {
-    const int at = rows.first + row, slot = op.row_slots[at];
-    if (op.table[slot] != op.row_entries[at]) continue;
-    op.row_slots[at] = ~slot;
-    ++count;
+// A group's rows are few: a warp handles them.
+struct WarpOfGroup {
+  static constexpr int kGroups = kLatticeThreads / 32;  // of a block
+
+  int group, lane;
+
+  __device__ WarpOfGroup()
+      : group(static_cast<int>(lattice_thread() / 32)), lane(threadIdx.x % 32) {}
+
+  static unsigned blocks(int64_t groups) {
+    return static_cast<unsigned>((groups + kGroups - 1) / kGroups);
   }
-  const BlockSums sums = block_scan(count, partial);
-  if (threadIdx.x == 0) op.group_vertices[blockIdx.x] = sums.total;
+};
+
+__global__ void __launch_bounds__(kLatticeThreads)
+    count_touched_kernel(LatticeRows op, Groups groups, int corners, int count) {
+  const WarpOfGroup warp;
+  if (warp.group >= count) return;
+  const GroupRows rows(groups[warp.group], op.tile_starts, corners);
+  int vertices = 0;
+  for (int begin = 0; begin < rows.count; begin += 32) {
+    const int row = begin + warp.lane, at = rows.first + row;
+    const int slot = row < rows.count ? op.row_slots[at] : 0;
+    const bool is_first = row < rows.count && op.table[slot] == op.row_entries[at];
+    if (is_first) op.row_slots[at] = ~slot;
+    vertices += __popc(__ballot_sync(~0u, is_first));
+  }
+  if (warp.lane == 0) op.group_vertices[warp.group] = vertices;
 }
 
 __global__ void __launch_bounds__(kLatticeThreads)
-    number_touched_kernel(LatticeRows op, Groups groups, int corners, int* touched) {
-  FASTSEG_DYNAMIC_SHARED(int, partial);
-  const GroupRows rows(groups[blockIdx.x], op.tile_starts, corners);
-  int vertex = op.group_vertices[blockIdx.x];
-  for (int begin = 0; begin < rows.count; begin += kLatticeThreads) {
-    const int row = begin + threadIdx.x, at = rows.first + row;
+    number_touched_kernel(LatticeRows op, Groups groups, int corners, int count, int* touched) {
+  const WarpOfGroup warp;
+  if (warp.group >= count) return;
+  const GroupRows rows(groups[warp.group], op.tile_starts, corners);
+  int vertex = op.group_vertices[warp.group];
+  for (int begin = 0; begin < rows.count; begin += 32) {
+    const int row = begin + warp.lane, at = rows.first + row;
     const int slot = row < rows.count ? op.row_slots[at] : 0;
-    const BlockSums news = block_scan(slot < 0, partial);
+    const unsigned firsts = __ballot_sync(~0u, slot < 0);
     if (slot < 0) {
-      op.table[~slot] = vertex + news.before;
-      touched[vertex + news.before] = op.row_entries[at];
+      const int number = vertex + __popc(firsts & ((1u << warp.lane) - 1));
+      op.table[~slot] = number;
+      touched[number] = op.row_entries[at];
     }
-    vertex += news.total;
+    vertex += __popc(firsts);
   }
 }
 
@@ -190,8 +204,8 @@ cudaError_t find_rows(const LatticeShape& shape, const LatticeRows& rows, cudaSt
 }
 
 cudaError_t count_touched(const LatticeShape& shape, const LatticeRows& rows, cudaStream_t stream) {
-  FASTSEG_LAUNCH(count_touched_kernel, static_cast<unsigned>(shape.groups()), kLatticeThreads,
-                 kScanBytes, stream, rows, Groups(shape), shape.d + 1);
+  FASTSEG_LAUNCH(count_touched_kernel, WarpOfGroup::blocks(shape.groups()), kLatticeThreads, 0,
+                 stream, rows, Groups(shape), shape.d + 1, static_cast<int>(shape.groups()));
   return cudaGetLastError();
 }
 
@@ -209,8 +223,9 @@ cudaError_t bound_counts(const LatticeCounts& counts, cudaStream_t stream) {
 
 cudaError_t number_touched(const LatticeShape& shape, const LatticeRows& rows, int* touched,
                            cudaStream_t stream) {
-  FASTSEG_LAUNCH(number_touched_kernel, static_cast<unsigned>(shape.groups()), kLatticeThreads,
-                 kScanBytes, stream, rows, Groups(shape), shape.d + 1, touched);
+  FASTSEG_LAUNCH(number_touched_kernel, WarpOfGroup::blocks(shape.groups()), kLatticeThreads, 0,
+                 stream, rows, Groups(shape), shape.d + 1, static_cast<int>(shape.groups()),
+                 touched);
   return cudaGetLastError();
 }
 
