@@ -41,10 +41,16 @@ def write(program: ExportedProgram, path: Path, *, output: str) -> None:
                 model.outputs[0].get_tensor().set_names({output})
                 openvino.save_model(model, made, compress_to_fp16=False)
         except Exception as error:  # converters raise nearly anything
-            raise ExportError(f"OpenVINO cannot hold the network: {first_line(error)}") from error
+            raise ExportError(f"OpenVINO cannot hold the network: {_reason(error)}") from error
         for suffix in (".bin", ".xml"):  # the graph last: it names weights that are there
             with atomic_write(path.with_suffix(suffix)) as file:
                 file.write(made.with_suffix(suffix).read_bytes())
+
+
+def _reason(error: Exception) -> str:
+    """Returns the line that names an operator, which comes after where OpenVINO has failed."""
+    named = (line[3:] for line in str(error).splitlines() if line.startswith("-- "))
+    return next(named, first_line(error))
 
 
 def load(path: Path) -> Callable[[Tensor], Tensor]:
