@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fastseg.models._model import SegmentationModel
@@ -58,8 +59,13 @@ class ForeignModel(SegmentationModel):
         """Returns the logits "out", and "aux" with an auxiliary head."""
         height, width = x.shape[-2:]
         padding = (0, -width % self.multiple, 0, -height % self.multiple)
-        output = self.network(nn.functional.pad(x, padding) if any(padding) else x)
+        # An exported graph is for all sizes: it does not ask whether this one is padded.
+        exports = torch.compiler.is_exporting()
+        output = self.network(nn.functional.pad(x, padding) if exports or any(padding) else x)
         output = output if isinstance(output, dict) else {"out": output}
+        if exports:  # a slice's strides would tell the size apart; negative padding crops
+            crop = [-side for side in padding]
+            return {name: nn.functional.pad(scores, crop) for name, scores in output.items()}
         return {name: scores[..., :height, :width] for name, scores in output.items()}
 
 

@@ -56,6 +56,7 @@ class Up(nn.Module):
     ):
         super().__init__()
         self.upsampling = upsampling
+        self.padding = padding
         channels, hidden = below, out_channels
         if upsampling == "transposed":
             channels = skip
@@ -72,11 +73,15 @@ class Up(nn.Module):
             x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
         else:
             x = F.interpolate(x, scale_factor=2, mode="nearest")
-        return self.conv(torch.cat(_same_size(skip, x), 1))
+        return self.conv(torch.cat(_same_size(skip, x, self.padding), 1))
 
 
-def _same_size(skip: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+def _same_size(skip: Tensor, x: Tensor, padding: str) -> tuple[Tensor, Tensor]:
     """Crops the skip after valid convolutions, or pads x after halving odd sizes, at the centre."""
+    if torch.compiler.is_exporting() and padding == "same":
+        # An exported graph is for all sizes: it does not ask whether this one was odd.
+        height, width = (skip.shape[axis] - x.shape[axis] for axis in (-2, -1))
+        return skip, F.pad(x, (0, width, 0, height))
     for axis in (-2, -1):
         missing = skip.shape[axis] - x.shape[axis]
         before = abs(missing) // 2

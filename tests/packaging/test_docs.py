@@ -17,6 +17,7 @@ FOLDERS = ("fastseg", "csrc", "kernels", "tests", "benchmarks", "examples", "doc
 COMMANDS = {
     "fastseg segment": ["-m", "fastseg", "segment"],
     "fastseg crf": ["-m", "fastseg", "crf"],
+    "fastseg export": ["-m", "fastseg", "export"],
     "fastseg info": ["-m", "fastseg", "info"],
     "fastseg data": ["-m", "fastseg", "data"],
     "fastseg train": ["-m", "fastseg", "train"],

@@ -19,7 +19,7 @@ FLOORS = (
     {"zoo"},
     {"segment"},
     {"compat"},
-    {"train"},
+    {"train", "export"},
     {"cli"},
 )
 """Folders of the package, from the ground up; one may import from its own and from lower floors."""

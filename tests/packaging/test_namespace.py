@@ -15,6 +15,7 @@ from fastseg.compat.old_paths import MOVED
 PACKAGES = (
     "fastseg",
     "fastseg.data",
+    "fastseg.export",
     "fastseg.metrics",
     "fastseg.models",
     "fastseg.models.backbones",
