@@ -18,6 +18,7 @@ COMMANDS = {
     "fastseg segment": ["-m", "fastseg", "segment"],
     "fastseg crf": ["-m", "fastseg", "crf"],
     "fastseg info": ["-m", "fastseg", "info"],
+    "fastseg optimize": ["-m", "fastseg", "optimize"],
     "fastseg data": ["-m", "fastseg", "data"],
     "fastseg train": ["-m", "fastseg", "train"],
     "fastseg evaluate": ["-m", "fastseg", "evaluate"],
