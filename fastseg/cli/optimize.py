@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fastseg._core.atomic import atomic_write
 from fastseg._core.devices import named_device
 from fastseg._core.version import __version__
 from fastseg.cli import runtimes
@@ -110,8 +111,8 @@ def run(options: argparse.Namespace) -> int:
     use_threads(options.threads)
     device = named_device(options.device)
     specs = options.inputs or [input_spec(DEFAULT_INPUT)]
-    # Convolutions of torch compute float32 as it is: outputs and times are those of one dtype.
-    torch.backends.cudnn.allow_tf32 = False
+    if device.type == "cuda":  # float32 is that on both sides, in outputs and in times
+        torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(0)
     inputs = _inputs(specs, device)
     named = load_named(options.model, dict(options.options))
@@ -132,7 +133,8 @@ def run(options: argparse.Namespace) -> int:
         print(f"\n{table(rows, EAGER, 'the faster eager')}")
     if options.json:
         told = _as_json(named, specs, device, trial, agrees, rows)
-        options.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        with atomic_write(options.json) as file:
+            file.write(json.dumps(told, indent=1).encode())
         print(f"written to {options.json}")
     return 0 if agrees else UNFINISHED
 
