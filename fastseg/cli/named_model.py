@@ -58,11 +58,11 @@ def load_named(name: str, options: Mapping[str, Any]) -> NamedModel:
     if name in list_models():
         return _own(name, options)
     if colon and package in BUILDERS:
-        return NamedModel(name, BUILDERS[package](attribute, options).eval())
+        return NamedModel(name, _evaluating(name, BUILDERS[package](attribute, options)))
     if name in shipped_weights() or Path(name).is_file():
         return _checkpoint(name, options)
     if colon:
-        return NamedModel(name, _imported(package, attribute, options).eval())
+        return NamedModel(name, _evaluating(name, _imported(package, attribute, options)))
     raise FileNotFoundError(
         f"{name}: no such file; a model is {FORMS}, or one of "
         f"{', '.join([*list_models(), *shipped_weights()])}"
@@ -145,6 +145,15 @@ def _called(name: str, build: Callable[[], Any]) -> Any:
         raise
     except (Exception, SystemExit) as error:
         raise ValueError(f"{name} cannot be built: {first_line(error)}") from error
+
+
+def _evaluating(name: str, model: nn.Module) -> nn.Module:
+    """Puts a model in evaluation by its own method, which may return anything."""
+    try:
+        model.eval()
+    except Exception as error:
+        raise ValueError(f"{name} cannot be put in evaluation: {first_line(error)}") from error
+    return model
 
 
 def _imported(module_name: str, attribute: str, options: dict[str, Any]) -> nn.Module:

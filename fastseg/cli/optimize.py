@@ -129,7 +129,7 @@ def run(options: argparse.Namespace) -> int:
         print("these are other outputs: nothing is timed")
     else:
         if trial.agreement.largest == 0:
-            print("note: outputs that are 0 say little: the weights may be those of a new network")
+            print("note: outputs that are 0 or not finite say little; a new network may have them")
         print(f"\n{table(rows, EAGER, 'the faster eager')}")
     if options.json:
         told = _as_json(named, specs, device, trial, agrees, rows)
@@ -169,18 +169,20 @@ class Trial:
         self.given = inputs
         self.inputs = [x.clone() for x in inputs]
         self.last_inputs = [_channels_last(x) for x in inputs]
-        self.model = named.model.to(device)
+        self.model = named.model
+        self.model.to(device)
         # Once before it is copied: lazy parameters get their shapes.
         self._outputs(named.name)
         try:
-            self.last = copy.deepcopy(self.model).to(memory_format=torch.channels_last)
-            ours = named.ours or copy.deepcopy(self.model)
+            self.last = copy.deepcopy(self.model)
+            self.ours = named.ours or copy.deepcopy(self.model)
         except Exception as error:  # of any kind, for the model's own members are copied
             raise ValueError(f"{named.name} cannot be copied: {first_line(error)}") from error
         self.report: Report | None = None
         if named.ours is None:
-            self.report = optimize_(ours, mode="infer")
-        self.ours = ours.to(device, memory_format=torch.channels_last)
+            self.report = optimize_(self.ours, mode="infer")
+        for model in (self.last, self.ours):
+            model.to(device, memory_format=torch.channels_last)
         self.expected = [x.clone() for x in self._outputs(named.name)]
         self.rounding = self._against(lambda: self.last(*self.last_inputs))
         self.agreement = self._against(lambda: self.ours(*self.last_inputs))

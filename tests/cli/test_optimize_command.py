@@ -12,6 +12,8 @@ from fastseg.zoo.checkpoint import save_model
 from tests.zoo.other_models import import_or_skip
 
 CODE = '''
+import threading
+
 import torch
 from torch import nn
 
@@ -62,6 +64,32 @@ class View(Lazy):
 class Draws(Lazy):
     def forward(self, x):
         return torch.dropout(self.conv(x), 0.5, True)
+
+
+class Own(Network):
+    """Its methods return something else than torch's."""
+
+    def eval(self):
+        super().eval()
+
+    def to(self, *args, **kwargs):
+        super().to(*args, **kwargs)
+
+
+class NoEval(Network):
+    def train(self, mode=True):
+        return self
+
+
+class Refuses(Network):
+    def eval(self):
+        raise OverflowError("not now")
+
+
+class Locked(Lazy):
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
 
 
 class Text(nn.Module):
@@ -140,6 +168,7 @@ def command(line):
         "mine.nets:nn.Conv2d --option in_channels=3 --option out_channels=2 --option kernel_size=3",
         "mine.nets:Lazy",
         "mine.nets:Writes",
+        "mine.nets:Own",
         "segnet_basic --option width=4 --option num_classes=3",
         "small.pt",
         "deeplabv3plus_mobilenet_v2_camvid",
@@ -218,7 +247,7 @@ def test_a_fault_of_optimize_is_seen(monkeypatch, capsys):
 
 def test_outputs_of_zero_are_noted(capsys):
     assert command(f"mine.nets:zeros {SMALL}") == 0
-    assert "note: outputs that are 0 say little" in capsys.readouterr().out
+    assert "note: outputs that are 0 or not finite say little" in capsys.readouterr().out
 
 
 def test_torch_compile_is_timed_on_request(capsys):
@@ -293,6 +322,9 @@ def test_what_a_rival_refuses_or_gets_wrong_is_its_reason(monkeypatch, capsys):
         ("mine.nets:Network --input 1,4,8,8", "cannot compute this input: RuntimeError: Given"),
         ("mine.nets:Network --input 1,3,8,8 --input 2", "cannot compute this input: TypeError"),
         ("mine.nets:Network --input 1,3,8,8:int64", "cannot compute this input: RuntimeError"),
+        ("mine.nets:NoEval", "mode 'infer' folds batch norms: call model.eval"),
+        ("mine.nets:Refuses", "cannot be put in evaluation: OverflowError: not now"),
+        (f"mine.nets:Locked {SMALL}", "cannot be copied: TypeError: .*lock"),
         (f"mine.nets:Text {SMALL}", "the model's output has no tensors, it is a str"),
         (f"mine.nets:Ends {SMALL}", "cannot compute this input: SystemExit: the end"),
         ("mine.nets:Network --input 1,0,8,8", "'1,0,8,8' is no list of sizes"),
