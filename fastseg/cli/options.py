@@ -169,6 +169,8 @@ def _as_arguments(path: Path, parser: argparse.ArgumentParser) -> list[str]:
             words += [flag] * value
         elif isinstance(value, dict):
             words += [word for key, v in value.items() for word in (flag, f"{key}={v!r}")]
+        elif isinstance(value, list) and isinstance(action, argparse._AppendAction):
+            words += [f"{flag}={v}" for v in value]
         elif isinstance(value, list):
             words += [flag, *map(str, value)]
         elif value is not None:

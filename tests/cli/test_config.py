@@ -162,6 +162,8 @@ def test_every_command_has_the_common_flags(command, capsys):
         ],
         "evaluate": ["--data", "--weights", "--device", "--threads", "-o", "--out", "--config"],
         "data": ["--data", "--images", "--masks", "-o", "--out", "--config"],
+        "optimize": ["--device", "--threads", "--config"],
+        "bench": ["--device", "--threads", "--config"],
         "info": [],
     }[name]
     assert all(flag in shown for flag in flags)

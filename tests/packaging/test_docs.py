@@ -19,6 +19,7 @@ COMMANDS = {
     "fastseg crf": ["-m", "fastseg", "crf"],
     "fastseg export": ["-m", "fastseg", "export"],
     "fastseg info": ["-m", "fastseg", "info"],
+    "fastseg optimize": ["-m", "fastseg", "optimize"],
     "fastseg data": ["-m", "fastseg", "data"],
     "fastseg train": ["-m", "fastseg", "train"],
     "fastseg evaluate": ["-m", "fastseg", "evaluate"],
