@@ -5,6 +5,7 @@ Without torchrun there is one process, and everything here is trivial.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from types import MethodType
 
@@ -46,12 +47,23 @@ def join(device: torch.device) -> torch.device:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        if device.type == "cpu":
+            _keep(dist.group.WORLD)
     return device
+
+
+def _keep(group: object) -> None:
+    """Keeps a group of gloo's to the end of the process.
+
+    Its destructor waits for its threads and holds Python's lock meanwhile, which one of them may
+    need to let the tensors of the last exchange go: on busy processors a run would never end.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))
 
 
 def leave() -> None:
     """Ends this process's part in the others' communication."""
-    if dist.is_available() and dist.is_initialized():
+    if dist.is_available() and dist.is_initialized() and dist.get_backend() != "gloo":
         dist.destroy_process_group()
 
 

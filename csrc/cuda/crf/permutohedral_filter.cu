@@ -192,9 +192,10 @@ struct WeightGradient {
   T* out;
 };
 
-// A thread is an entry; neighbouring threads are neighbouring points.
+// A thread is an entry; neighbouring threads are neighbouring points. 2 blocks: ptxas aims at 32
+// registers by itself and spills.
 template <class T, int V>
-__global__ void __launch_bounds__(kSlicePoints* kMaxCorners)
+__global__ void __launch_bounds__(kSlicePoints* kMaxCorners, 2)
     permutohedral_weight_gradient(WeightGradient<T> op) {
   const LatticeView<T>& lattice = op.lattice;
   const Block block(lattice);
