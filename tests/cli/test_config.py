@@ -163,6 +163,7 @@ def test_every_command_has_the_common_flags(command, capsys):
         "evaluate": ["--data", "--weights", "--device", "--threads", "-o", "--out", "--config"],
         "data": ["--data", "--images", "--masks", "-o", "--out", "--config"],
         "optimize": ["--device", "--threads", "--config"],
+        "export": ["--weights", "--threads", "-o", "--out", "--config"],
         "bench": ["--device", "--threads", "--config"],
         "info": [],
     }[name]
