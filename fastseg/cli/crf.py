@@ -15,7 +15,12 @@ from torch import Tensor
 
 from fastseg._core.devices import named_device
 from fastseg._core.pairwise import PairwiseBilateral, PairwiseGaussian
-from fastseg.cli.options import add_config_option, add_machine_options, use_threads
+from fastseg.cli.options import (
+    add_config_option,
+    add_machine_options,
+    add_output_option,
+    use_threads,
+)
 from fastseg.compat.pydensecrf.utils import unary_from_labels
 from fastseg.data.image import (
     ImageError,
@@ -91,15 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the filter; compat is pydensecrf's (default: %(default)s)",
     )
     add_machine_options(parser)
-    parser.add_argument(
-        "-o",
-        "--out",
-        "--output",
-        dest="output",
-        type=Path,
-        default=Path("crf.png"),
-        help="default: %(default)s",
-    )
+    add_output_option(parser, default=Path("crf.png"), help="default: %(default)s")
     parser.add_argument(
         "--compare", type=Path, metavar="PNG", help="also a picture of before and after"
     )

@@ -10,7 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fastseg.cli.options import add_config_option, add_data_options, data_options
+from fastseg.cli.options import (
+    add_config_option,
+    add_data_options,
+    add_output_option,
+    data_options,
+)
 from fastseg.cli.running import UNFINISHED
 from fastseg.data.folder import PictureFolder
 from fastseg.data.image import check_writable, write_png
@@ -33,12 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `fastseg data`."""
     parser.add_argument("action", choices=("check",), help="check: read everything and report")
     add_data_options(parser)
-    parser.add_argument(
-        "-o",
-        "--out",
-        "--output",
-        dest="output",
-        type=Path,
+    add_output_option(
+        parser,
         default=Path("contact_sheet.png"),
         metavar="PNG",
         help="picture of the pictures with their masks (default: %(default)s)",

@@ -22,11 +22,10 @@ from fastseg.cli.options import (
     add_config_option,
     add_data_options,
     add_machine_options,
-    add_model_option,
     data_options,
-    model_name,
     use_threads,
 )
+from fastseg.cli.weights import add_network_options, load_segmenter
 from fastseg.data.classes import Classes
 from fastseg.data.folder import PictureFolder
 from fastseg.data.layouts import layout_of
@@ -44,8 +43,7 @@ from fastseg.segment.scoring import (
     score,
     shown_pictures,
 )
-from fastseg.segment.segmenter import Segmenter, refining_crf, shipped_weights
-from fastseg.zoo import SOURCES
+from fastseg.segment.segmenter import refining_crf, shipped_weights
 
 EXAMPLES = """examples:
   fastseg evaluate --weights run/best.pt --images img --masks mask --split run/split.json
@@ -74,16 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="val (default of --data), train or test of --data; a file, whose validation pictures "
         "are scored, such as run/split.json, or FILE:test (default: all pictures)",
     )
-    parser.add_argument(
-        "--model", type=model_name, metavar="NAME", help="that --weights are of (default: told)"
-    )
-    parser.add_argument(
-        "--source",
-        choices=("auto", "fastseg", *SOURCES),
-        default="auto",
-        help="project that --weights are of (default: told by its keys)",
-    )
-    add_model_option(parser)
+    add_network_options(parser)
     parser.add_argument("--short-side", type=int, help="pixels (default: what the weights say)")
     parser.add_argument(
         "--scales", type=float, nargs="+", default=[1.0], help="average over these (default: 1)"
@@ -157,17 +146,7 @@ def _output_files(options: argparse.Namespace) -> dict[str, Path]:
 
 
 def _predictor(options: argparse.Namespace, device: torch.device) -> Predictor:
-    try:
-        segmenter = Segmenter.load(
-            options.weights,
-            model=options.model,
-            source=options.source,
-            options=dict(options.options),
-            short_side=options.short_side,
-            backend=options.backend,
-        )
-    except TypeError as error:  # there is no such --option
-        raise ValueError(error) from error
+    segmenter = load_segmenter(options, options.backend, options.short_side)
     if options.crf:
         crf = refining_crf(segmenter.model.num_classes)
         finish(segmenter.model, crf=crf, backend=options.backend)

@@ -13,14 +13,13 @@ import hashlib
 import sys
 from pathlib import Path
 
-from fastseg.cli.options import add_config_option, add_model_option, model_name, use_threads
+from fastseg.cli.options import add_config_option, add_output_option, use_threads
 from fastseg.cli.running import UNFINISHED
+from fastseg.cli.weights import add_network_options, add_weights_option, load_segmenter
 from fastseg.export import FORMATS, Recipe, export_segmenter
 from fastseg.export.onnx_files import LEAST_OPSET
 from fastseg.export.segmenter import check_path
-from fastseg.segment import Segmenter
-from fastseg.segment.segmenter import DEFAULT_WEIGHTS, shipped_weights, weights_file
-from fastseg.zoo import SOURCES
+from fastseg.segment.segmenter import weights_file
 
 EXAMPLES = """examples:
   fastseg export --weights run/best.pt -o model.onnx --dynamic
@@ -31,13 +30,9 @@ EXAMPLES = """examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `fastseg export`."""
-    parser.add_argument(
-        "-o",
-        "--out",
-        "--output",
-        type=Path,
+    add_output_option(
+        parser,
         required=True,
-        dest="output",
         metavar="FILE",
         help="the file: .onnx, .pt2, or .xml for OpenVINO, which also writes a .bin",
     )
@@ -46,24 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=tuple(FORMATS),
         help="default: what FILE ends in; a .pt2 is torch_export's, or aoti's if named",
     )
-    parser.add_argument(
-        "--weights",
-        help=f"{', '.join(shipped_weights())}, or a checkpoint of fastseg or another project "
-        f"(default: {DEFAULT_WEIGHTS})",
-    )
-    parser.add_argument(
-        "--model",
-        type=model_name,
-        metavar="NAME",
-        help="that --weights are of (default: told by its keys)",
-    )
-    parser.add_argument(
-        "--source",
-        choices=("auto", "fastseg", *SOURCES),
-        default="auto",
-        help="project that --weights are of (default: told by its keys)",
-    )
-    add_model_option(parser)
+    add_weights_option(parser)
+    add_network_options(parser)
     parser.add_argument(
         "--size",
         type=int,
@@ -102,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
     use_threads(options.threads)
     name = options.format or _format_of(options.output)
     check_path(options.output, name).check()
-    segmenter = _load(options)
+    segmenter = load_segmenter(options, backend="torch")
     if options.without_crf:
         segmenter.model.crf = None
     path = weights_file(options.weights)
@@ -142,16 +121,3 @@ def _format_of(path: Path) -> str:
             return name
     endings = ", ".join(dict.fromkeys(form.suffix for form in FORMATS.values()))
     raise ValueError(f"{path}: an exported file ends in one of {endings}")
-
-
-def _load(options: argparse.Namespace) -> Segmenter:
-    try:
-        return Segmenter.load(
-            options.weights,
-            model=options.model,
-            source=options.source,
-            options=dict(options.options),
-            backend="torch",
-        )
-    except TypeError as error:  # there is no such --option
-        raise ValueError(error) from error

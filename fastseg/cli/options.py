@@ -95,6 +95,16 @@ def data_options(options: argparse.Namespace) -> DataOptions:
     return DataOptions(**{name: getattr(options, name) for name in names if name in options})
 
 
+def add_output_option(parser: argparse.ArgumentParser, **settings: Any) -> None:
+    """Adds ``-o``, ``--out`` or ``--output``, a path that becomes ``output``.
+
+    Args:
+        parser: the command's parser.
+        **settings: further arguments of ``add_argument``, such as default and help.
+    """
+    parser.add_argument("-o", "--out", "--output", dest="output", type=Path, **settings)
+
+
 def add_machine_options(parser: argparse.ArgumentParser) -> None:
     """Adds ``--device`` and ``--threads``, which :func:`use_threads` takes."""
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-import logging
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fastseg.cli.agreement import tensors_of
+from fastseg.export.errors import quiet as without_warnings
 
 Run = Callable[[], list[Tensor]]
 """Computes the tensors of an output."""
@@ -103,11 +102,5 @@ def _package(name: str) -> ModuleType:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keeps compilers and exporters from telling their steps; what fails is still an error."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
+    with without_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        yield

@@ -24,11 +24,11 @@ from fastseg.cli.compare import compare, table
 from fastseg.cli.options import (
     add_config_option,
     add_machine_options,
-    add_model_option,
-    model_name,
+    add_output_option,
     use_threads,
 )
 from fastseg.cli.running import UNFINISHED
+from fastseg.cli.weights import add_network_options, add_weights_option, load_segmenter
 from fastseg.data.image import (
     check_writable,
     class_shares,
@@ -39,15 +39,7 @@ from fastseg.data.image import (
 )
 from fastseg.segment.many import Job, Outputs, find_jobs, is_many, segment_many
 from fastseg.segment.predictor import DEFAULT_TILE, Predictor
-from fastseg.segment.segmenter import (
-    DEFAULT_WEIGHTS,
-    Segmenter,
-    highest_class,
-    refine,
-    shipped_weights,
-    weights_file,
-)
-from fastseg.zoo import SOURCES
+from fastseg.segment.segmenter import Segmenter, highest_class, refine, weights_file
 
 EXAMPLES = """examples:
   fastseg segment photo.jpg --crf
@@ -64,33 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "image", nargs="+", help="any picture that Pillow can read; or several, folders, patterns"
     )
-    parser.add_argument(
-        "-o",
-        "--out",
-        "--output",
-        type=Path,
-        dest="output",
+    add_output_option(
+        parser,
         help=f"PNG for one picture, a folder for its mask or many (default: {ONE} or {MANY})",
     )
-    shipped = ", ".join(shipped_weights())
-    parser.add_argument(
-        "--weights",
-        help=f"{shipped}, or a checkpoint of fastseg or another project "
-        f"(default: {DEFAULT_WEIGHTS})",
-    )
-    parser.add_argument(
-        "--model",
-        type=model_name,
-        metavar="NAME",
-        help="that --weights are of (default: told by its keys)",
-    )
-    parser.add_argument(
-        "--source",
-        choices=("auto", "fastseg", *SOURCES),
-        default="auto",
-        help="project that --weights are of (default: told by its keys)",
-    )
-    add_model_option(parser)
+    add_weights_option(parser)
+    add_network_options(parser)
     parser.add_argument(
         "--short-side",
         type=int,
@@ -231,18 +202,7 @@ def _run_one(options: argparse.Namespace, device: torch.device) -> int:
 
 
 def _load(options: argparse.Namespace, device: torch.device, backend: str = "fastseg") -> Segmenter:
-    try:
-        segmenter = Segmenter.load(
-            options.weights,
-            model=options.model,
-            source=options.source,
-            options=dict(options.options),
-            short_side=options.short_side,
-            backend=backend,
-        )
-    except TypeError as error:  # there is no such --option
-        raise ValueError(error) from error
-    return _on(device, segmenter)
+    return _on(device, load_segmenter(options, backend, options.short_side))
 
 
 def _on(device: torch.device, segmenter: Segmenter) -> Segmenter:
