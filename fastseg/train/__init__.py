@@ -10,6 +10,7 @@ needs no search for a learning rate.
 """
 
 from fastseg.train.config import Config
-from fastseg.train.trainer import Trainer, TrainingError
+from fastseg.train.failures import TrainingError
+from fastseg.train.trainer import Trainer
 
 __all__ = ["Config", "Trainer", "TrainingError"]

@@ -16,12 +16,12 @@ from fastseg._core.devices import named_device
 from fastseg.data import EvalTransform, PictureFolder
 from fastseg.data.augmentation import Augmentation, TrainTransform
 from fastseg.data.classes import IGNORE
-from fastseg.data.image import ImageError
 from fastseg.data.source import open_data
 from fastseg.data.splits import names_of
 from fastseg.metrics import ConfusionMatrix
 from fastseg.train.config import Config
 from fastseg.train.evaluation import evaluate, scores
+from fastseg.train.failures import failures_in_a_line
 from fastseg.train.interrupt import Interrupted, StopSignal
 from fastseg.train.loading import Batches, epoch_order, loader
 from fastseg.train.logs import RunLog
@@ -31,7 +31,6 @@ from fastseg.train.processes import (
     any_of_all,
     global_sum,
     is_distributed,
-    is_loss_of_a_process,
     join,
     rank,
     synchronise_batch_norms,
@@ -43,10 +42,6 @@ from fastseg.train.samples import sample_sheet
 from fastseg.train.schedule import build_optimizer, parameter_groups, rate_at
 from fastseg.train.state import POSITION, class_weights, load_state, metadata_of, settings
 from fastseg.zoo import checkpoint, load_backbone
-
-
-class TrainingError(ValueError):
-    """An error that ends a run, whose last state is saved."""
 
 
 class Trainer:
@@ -192,20 +187,9 @@ class Trainer:
             TrainingError: a worker or another process has ended; the saved state is an earlier one.
         """
         self._write_settings()
-        try:
+        with failures_in_a_line(self.out / "last.pt"):
             while self.epoch < self.config.epochs:
                 self._run_epoch(stop)
-        except ImageError as error:  # of a worker it begins with the worker's traceback
-            raise ImageError(_last_line(error).rpartition("ImageError: ")[2]) from error
-        except RuntimeError as error:
-            if is_loss_of_a_process(error):
-                raise TrainingError(
-                    f"another process of the run has ended; go on from {self.out / 'last.pt'} with "
-                    "--resume"
-                ) from error
-            if "DataLoader worker" in str(error):
-                raise TrainingError(f"{_last_line(error)}; try fewer --workers") from error
-            raise
 
     def _write_settings(self) -> None:
         if rank() == 0:
@@ -335,8 +319,3 @@ class Trainer:
         if rank() == 0:
             metadata = metadata_of(self.config, self.source, self.epoch + 1, scores(matrix))
             checkpoint.save_model(self.out / "best.pt", model, metadata)
-
-
-def _last_line(error: Exception) -> str:
-    """Returns the last line of an error in a worker, whose first ones are its traceback."""
-    return str(error).strip().splitlines()[-1]

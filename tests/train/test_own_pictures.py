@@ -366,7 +366,11 @@ def test_two_processes_train_as_one(tmp_path, port, accumulate):
         capture_output=True,
     )
     both = subprocess.run(
-        torchrun(*arguments, "--out", str(two)), cwd=ROOT, capture_output=True, text=True
+        torchrun(*arguments, "--out", str(two)),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,  # processes that wait for each other at the end would wait for ever
     )
     assert both.returncode == 0, both.stderr
     assert len(both.stdout.strip().splitlines()) == 2, "one process speaks"
