@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator
 
 import torch
@@ -75,6 +78,18 @@ def loader(
 
 
 def _begin_work(worker: int) -> None:
-    """Leaves Ctrl-C, which a terminal sends to all processes, to the one that trains."""
+    """Leaves Ctrl-C, which a terminal sends to all processes, to the one that trains.
+
+    A worker ends with that one. torch's own workers ask every few seconds whether their parent is
+    still the same, and stay forever if it was killed before they asked for the first time.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker has a parent"
+    parent.join()
+    os._exit(1)
