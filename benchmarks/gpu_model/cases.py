@@ -6,6 +6,7 @@ where a case says so. Two traced sizes give the step.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -162,6 +163,51 @@ def heads() -> list[Case]:
     return cases
 
 
+CHUNK = 64
+"""Channels by which depthwise convolutions grow."""
+
+
+def depthwise_input(size: int, dtype: torch.dtype, layout: torch.memory_format, chunks: int):
+    """One image of CHUNK * chunks channels, and the weight of a 3x3 kernel."""
+    channels = CHUNK * chunks
+    x = torch.randn(1, channels, size, size).to(dtype).contiguous(memory_format=layout)
+    return x, torch.randn(channels, 1, 3, 3).to(dtype)
+
+
+def depthwise_conv2d(size, rate, dtype, layout, ops, chunks):
+    x, weight = depthwise_input(size, dtype, layout, chunks)
+    scale, shift = torch.randn(2, x.shape[1])
+    geometry = [1, 1], [rate, rate], [rate, rate]
+    ops.depthwise_conv2d(x, weight, None, scale, shift, None, *geometry, "relu")
+
+
+def depthwise_conv2d_input_grad(size, rate, dtype, layout, ops, chunks):
+    grad, weight = depthwise_input(size, dtype, layout, chunks)
+    geometry = [1, 1], [rate, rate], [rate, rate]
+    ops.depthwise_conv2d_input_grad(grad, weight, [size, size], *geometry)
+
+
+def depthwise_conv2d_weight_grad(size, rate, dtype, layout, ops, chunks):
+    x, _ = depthwise_input(size, dtype, layout, chunks)
+    geometry = [1, 1], [rate, rate], [rate, rate]
+    ops.depthwise_conv2d_weight_grad(x, torch.randn_like(x), [3, 3], *geometry)
+
+
+def depthwise() -> list[Case]:
+    """Xception's and ASPP's maps of 2048 channels, at the rates of DeepLab."""
+    cases, channels = [], 2048
+    ops = (depthwise_conv2d, depthwise_conv2d_input_grad, depthwise_conv2d_weight_grad)
+    maps = [(65, 12), (33, 6), (33, 12), (33, 18)]
+    for layout in (torch.channels_last, torch.contiguous_format):
+        for (size, rate), op in itertools.product(maps, ops):
+            floor = 2 * channels * size * size * 2
+            words = f"1x2048x{size}x{size}, rate {rate}, bfloat16 {str(layout)[6:]}"
+            call = partial(op, size, rate, torch.bfloat16, layout)
+            # From 24 chunks on tiles are as large as for all of them.
+            cases.append(Case(op.__name__, words, call, (24, 28), channels // CHUNK, floor))
+    return cases
+
+
 def crf_terms(width: int, height: int) -> tuple[list[Tensor], list[Tensor], list[int]]:
     """A Gaussian of 3 and a bilateral of 80 and 13, on the documentation's photo."""
     photo = np.array(Image.open(PHOTO).convert("RGB").resize((width, height)))
@@ -196,4 +242,4 @@ def dense_crf() -> list[Case]:
 
 def cases() -> list[Case]:
     """All of them."""
-    return [*pooling(), *heads(), *dense_crf()]
+    return [*pooling(), *depthwise(), *heads(), *dense_crf()]

@@ -23,7 +23,7 @@ from tests.native_build import folder_for, run
 
 ARCH = "sm_90"
 ACCESSES = {"LDG": False, "STG": False, "ATOMG": False, "RED": False, "LD": False, "ST": False}
-ACCESSES |= {"LDS": True, "STS": True, "ATOMS": True}
+ACCESSES |= {"LDS": True, "STS": True, "ATOMS": True, "LDGSTS": False}
 JUMPS = ("BRA", "BRX", "EXIT", "RET", "CALL", "BREAK", "WARPSYNC")
 
 Place = tuple[str, bool]  # lines as in Site.place, and whether in shared memory

@@ -30,6 +30,16 @@ __device__ inline T from_compute(Compute<T> x) {
   }
 }
 
+// Two numbers at once, for T of 16 bits.
+template <class T>
+__device__ inline auto from_compute_pair(float x, float y) {
+  if constexpr (std::is_same_v<T, __half>) {
+    return __floats2half2_rn(x, y);
+  } else {
+    return __floats2bfloat162_rn(x, y);
+  }
+}
+
 // Calls body(T{}) for the type that `dtype` names.
 template <class Body>
 void dispatch(Dtype dtype, const Body& body) {

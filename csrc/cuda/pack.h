@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "cuda/arithmetic.h"
 #include "cuda/vector_access.h"
 
 namespace fastseg::cuda {
@@ -29,6 +30,51 @@ __device__ inline Pack<T, V> load_pack(const T* p) {
   for (int i = 0; i < A::kWords; ++i) words[i] = reinterpret_cast<const typename A::Word*>(p)[i];
   Pack<T, V> out;
   memcpy(&out, words, sizeof out);
+  return out;
+}
+
+// Numbers that a pack's elements stand for, and the pack of elements nearest to numbers: two at a
+// time where an instruction rounds two.
+template <class T, int V>
+__device__ inline void widen(const Pack<T, V>& pack, Compute<T> (&out)[V]) {
+  if constexpr (std::is_same_v<T, __nv_bfloat16> && V % 2 == 0) {
+    // A bfloat16 is the upper half of a float. The compiler moves the upper ones twice.
+    unsigned words[V / 2];
+    memcpy(words, pack.v, sizeof words);
+#pragma unroll
+    for (int k = 0; k < V; ++k) {
+      const unsigned bits = k % 2 == 0 ? words[k / 2] << 16 : words[k / 2] & 0xffff0000u;
+      memcpy(&out[k], &bits, sizeof bits);
+    }
+  } else {
+#pragma unroll
+    for (int k = 0; k < V; ++k) out[k] = to_compute(pack.v[k]);
+  }
+}
+
+// Numbers that the compiler would compute anew in each branch that takes them are computed once.
+template <int V>
+__device__ inline void keep([[maybe_unused]] float (&v)[V]) {
+#if defined(__CUDA_ARCH__)
+#pragma unroll
+  for (int k = 0; k < V; ++k) asm volatile("" : "+f"(v[k]));
+#endif
+}
+
+template <class T, int V>
+__device__ inline Pack<T, V> narrow(const Compute<T> (&v)[V]) {
+  Pack<T, V> out;
+  if constexpr (sizeof(T) == 2 && V % 2 == 0) {
+#pragma unroll
+    for (int k = 0; k < V; k += 2) {
+      const auto pair = from_compute_pair<T>(v[k], v[k + 1]);
+      out.v[k] = pair.x;
+      out.v[k + 1] = pair.y;
+    }
+  } else {
+#pragma unroll
+    for (int k = 0; k < V; ++k) out.v[k] = from_compute<T>(v[k]);
+  }
   return out;
 }
 

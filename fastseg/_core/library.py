@@ -147,7 +147,8 @@ def cpu_kernel(op: torch._ops.OpOverload) -> Callable:
 def define_triton(name: str, function: Callable) -> None:
     """Runs ``torch.ops.fastseg.<name>`` as Triton kernels on CUDA where Triton is installed.
 
-    On a GPU below ``LEAST_CAPABILITY`` the reference runs.
+    An op that has compiled kernels keeps them. On a GPU below ``LEAST_CAPABILITY`` the reference
+    runs.
 
     Args:
         name: the name of a defined op.
@@ -155,6 +156,8 @@ def define_triton(name: str, function: Callable) -> None:
             imports them itself, so that Triton is not imported before the op first runs on a GPU.
     """
     if torch.version.cuda is None or importlib.util.find_spec("triton") is None:
+        return
+    if torch._C._dispatch_has_kernel_for_dispatch_key(f"fastseg::{name}", "CUDA"):
         return
 
     LIBRARY.impl(name, on_device_of_first(function, REFERENCES[name]), "CUDA")

@@ -4,7 +4,8 @@
 least. Work is laid out in channels_last: an x or a weight that is not is copied once, and an output
 that must not be is copied back.
 
-Depthwise convolutions have kernels of their own, :mod:`fastseg.kernels.conv.depthwise_conv2d`.
+Depthwise convolutions have ops of their own, in CUDA C++ or, where that is not built, in Triton
+(:mod:`fastseg.kernels.conv.depthwise_conv2d`).
 torch's convolution comes first where skipping gains nothing: where a tile would multiply nearly
 all that a dense convolution does (rate 1, small rates on large maps, 1x1 kernels), in other grouped
 convolutions, and in strided gradients. The epilogue is then one more kernel, over a convolution
@@ -20,12 +21,13 @@ from torch import Tensor
 
 from fastseg import reference
 from fastseg._core.conv2d import in_layout_of
-from fastseg.kernels.conv.depthwise_conv2d import depthwise_conv2d, depthwise_conv2d_input_grad
 from fastseg.kernels.conv.epilogue import Operands, apply_epilogue
 from fastseg.kernels.conv.geometry import Branch
 from fastseg.kernels.conv.launch import Epilogue, Launch, estimate, launch_of, run
 from fastseg.kernels.conv.layouts import channels_last, empty_channels_last
 from fastseg.kernels.conv.torch_conv2d import torch_input_grad
+
+ops = torch.ops.fastseg
 
 DENSE_SHARE = 0.95
 """From this share of a dense convolution's multiplications on, torch's convolution is called."""
@@ -58,7 +60,7 @@ def atrous_conv2d(
         return in_layout_of(x, reference.atrous_conv2d(*arguments))
     if groups == x.shape[1] == weight.shape[0]:
         vectors = (bias, scale, shift)
-        return depthwise_conv2d(x, weight, *vectors, residual, *geometry, activation)
+        return ops.depthwise_conv2d(x, weight, *vectors, residual, *geometry, activation)
     launch = launch_of(x, weight.shape[0], [Branch(tuple(weight.shape[2:]), *geometry)])
     if not _pays(launch, groups):
         out = in_layout_of(x, torch.conv2d(x, weight, None, *geometry, groups))
@@ -89,7 +91,7 @@ def atrous_conv2d_input_grad(
         arguments = (grad, weight, input_size, *geometry, groups)
         return in_layout_of(grad, reference.atrous_conv2d_input_grad(*arguments))
     if groups == grad.shape[1] == weight.shape[1] * groups:
-        return depthwise_conv2d_input_grad(grad, weight, input_size, *geometry)
+        return ops.depthwise_conv2d_input_grad(grad, weight, input_size, *geometry)
     kernel = tuple(weight.shape[2:])
     reach = tuple(d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True))
     branch = Branch(kernel, (1, 1), reach, tuple(dilation))

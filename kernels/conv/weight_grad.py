@@ -13,7 +13,8 @@ second kernel: deterministic. A plan that cuts no tap stores the gradient straig
 float32 a product takes one TF32 term where torch lets cuDNN's convolutions do so
 (torch.backends.cudnn.allow_tf32, its default), and else three, which keep float32's accuracy.
 
-Depthwise convolutions have kernels of their own, :mod:`fastseg.kernels.conv.depthwise_conv2d`.
+Depthwise convolutions have an op of their own, in CUDA C++ or, where that is not built, in Triton
+(:mod:`fastseg.kernels.conv.depthwise_conv2d`).
 Where nothing is to be skipped, and for float64 and other groups, torch's own kernel runs, which is
 as deterministic as torch.backends.cudnn.deterministic makes it.
 
@@ -38,7 +39,6 @@ from fastseg.kernels.common import device_of, input_precision, precision_of
 from fastseg.kernels.conv import weight_grad_plan as plans
 from fastseg.kernels.conv.arguments import Channels, Rows
 from fastseg.kernels.conv.configs import weight_grad_config
-from fastseg.kernels.conv.depthwise_conv2d import depthwise_conv2d_weight_grad
 from fastseg.kernels.conv.geometry import Branch, Sizes
 from fastseg.kernels.conv.plan_cache import cache
 from fastseg.kernels.conv.torch_conv2d import torch_weight_grad
@@ -155,7 +155,7 @@ def atrous_conv2d_weight_grad(
     """See :func:`fastseg.reference.atrous_conv2d_weight_grad`; the arguments are checked."""
     geometry = (stride, padding, dilation)
     if groups == x.shape[1] == grad.shape[1]:
-        return depthwise_conv2d_weight_grad(x, grad, kernel_size, *geometry)
+        return torch.ops.fastseg.depthwise_conv2d_weight_grad(x, grad, kernel_size, *geometry)
     if x.numel() == 0 or grad.numel() == 0:
         return in_layout_of(x, x.new_zeros((grad.shape[1], x.shape[1] // groups, *kernel_size)))
     sizes = Sizes(x.shape[0], *x.shape[2:], *grad.shape[2:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -153,17 +154,26 @@ def test_the_weight_gradient_keeps_its_sums_in_threads(arch):
 
 
 @pytest.mark.parametrize("groups", [1, 3, 12])
-def test_which_convolutions_are_depthwise(groups, monkeypatch):
-    """The ops of all convolutions leave those of as many groups as channels to these kernels."""
+def test_which_convolutions_are_depthwise(groups):
+    """Ops of all convolutions leave those of as many groups as channels to the depthwise ops."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
     from fastseg.kernels.conv import atrous_conv2d, weight_grad
 
-    calls = []
-    names = ("depthwise_conv2d", "depthwise_conv2d_input_grad", "depthwise_conv2d_weight_grad")
-    for name, module in zip(names, (atrous_conv2d, atrous_conv2d, weight_grad), strict=True):
-        monkeypatch.setattr(module, name, lambda *_, name=name: calls.append(name))
+    class Calls(TorchDispatchMode):
+        names: ClassVar[list[str]] = []
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.namespace == "fastseg":
+                self.names.append(func._opname)
+            return func(*args, **(kwargs or {}))
+
     x, weight, one = torch.randn(1, 12, 7, 8), torch.randn(12, 12 // groups, 3, 3), (1, 1)
     geometry = (one, one, one, groups)
-    atrous_conv2d.atrous_conv2d(x, weight, *[None] * 4, *geometry, "")
-    atrous_conv2d.atrous_conv2d_input_grad(x, weight, (7, 8), *geometry)
-    weight_grad.atrous_conv2d_weight_grad(x, x, (3, 3), *geometry)
-    assert calls == (list(names) if groups == 12 else [])
+    with Calls() as calls:
+        calls.names.clear()
+        atrous_conv2d.atrous_conv2d(x, weight, *[None] * 4, *geometry, "")
+        atrous_conv2d.atrous_conv2d_input_grad(x, weight, (7, 8), *geometry)
+        weight_grad.atrous_conv2d_weight_grad(x, x, (3, 3), *geometry)
+    names = ["depthwise_conv2d", "depthwise_conv2d_input_grad", "depthwise_conv2d_weight_grad"]
+    assert calls.names == (names if groups == 12 else [])

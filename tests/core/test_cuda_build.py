@@ -44,6 +44,9 @@ CEILINGS |= {"_argmax": 96, "_factors": 40, "_mixing": 40, "_mix": 40, "_pairs":
 CEILINGS |= {"_affinity": 40, "_step": 48}
 CEILINGS |= {"_pixels": 96, "_classes": 96, "_corners": 96, "_gather": 64, "_total": 40}
 CEILINGS |= {"_counts": 96}
+# Depthwise convolutions keep their weights in registers: two blocks of 192 threads are resident,
+# and of the planes' at least two of 256.
+CEILINGS |= {"_same": 168, "_planes": 128}
 # In double the powers of a softmax, which the library computes, take a third more; packs of a
 # lattice's rows are twice as wide, and still 4 blocks are resident.
 IN_DOUBLE = {"_pixels": 128, "_classes": 128, "_corners": 128, "_blur": 48, "_reduce": 56}
@@ -81,6 +84,21 @@ def test_no_product_of_a_simplex_is_fused_with_a_sum(objects, arch):
     assert re.search(r"\bFMUL\b", sass)
     assert re.search(r"\bDMUL\b", sass)
     assert not re.search(r"\b[FD]FMA", sass)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_depthwise_kernels_of_packs_move_16_bytes_an_instruction(objects, arch):
+    names = ("depthwise_conv2d_channels_last", "depthwise_weight_grad_channels_last")
+    sources = [CSRC / f"cuda/conv/{name}.cu" for name in names]
+    text = dump([compiled(s) for s in sources], "--dump-sass", "--gpu-architecture", f"sm_{arch}")
+    kernels = {name: body for name, body in bodies(text).items() if "Li3E" in name}
+    assert len(kernels) == 3 * 2 + 3
+    for name, body in kernels.items():
+        copies = re.findall(r"\bLDGSTS\.E\S*", body)
+        assert copies, name
+        assert all(".128" in copy for copy in copies), name
+        if "weight_grad" not in name:
+            assert set(re.findall(r"\bSTG\.E\S*", body)) == {"STG.E.128"}, name
 
 
 class Kernel2x2(NamedTuple):

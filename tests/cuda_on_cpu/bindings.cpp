@@ -8,6 +8,7 @@
 #define STABLE_TORCH_LIBRARY_IMPL(ns, key, m) \
   _STABLE_TORCH_LIBRARY_IMPL(CUDA_ON_CPU_OPS, CPU, m, C10_UID)
 
+#include "cuda/conv/depthwise_conv2d.cpp"
 #include "cuda/crf/lattice_mean_field.cpp"
 #include "cuda/crf/permutohedral_filter.cpp"
 #include "cuda/crf/permutohedral_lattice.cpp"

@@ -39,10 +39,17 @@ struct Fiber {
   void* fake_stack = nullptr;  // AddressSanitizer's
 };
 
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes;
+};
+
 struct Thread {
   State state = State::kNew;
   Fiber* fiber = nullptr;
   int exchanges = 0;
+  std::vector<Copy> copies{};  // begun and not waited for
 };
 
 // A lane may begin its next exchange before the others have read the last one's words.
@@ -88,6 +95,8 @@ class Launch {
     wait(State::kAtExchange);
     return words;
   }
+
+  std::vector<Copy>& copies() { return threads_[place.thread].copies; }
 
   size_t shared_bytes() const { return shared_bytes_; }
 
@@ -135,7 +144,7 @@ class Launch {
 
   void begin_thread(Fiber& fiber) {
     move_to(order_[begun_++]);
-    threads_[place.thread] = {State::kRunning, &fiber, 0};
+    threads_[place.thread] = {State::kRunning, &fiber};
   }
 
   // Threads that never wait follow each other on one fiber, without a switch.
@@ -251,6 +260,15 @@ void wait_for_block() {
 const uint64_t* exchange(unsigned mask, uint64_t word) {
   if (mask != ~0u) fail("exchanges among a part of a warp are not supported");
   return current->exchange(word);
+}
+
+void copy_later(void* to, const void* from, size_t bytes) {
+  current->copies().push_back({to, from, bytes});
+}
+
+void finish_copies() {
+  for (const Copy& copy : current->copies()) std::memcpy(copy.to, copy.from, copy.bytes);
+  current->copies().clear();
 }
 
 void fail(const std::string& message) {

@@ -7,6 +7,7 @@
 //   or shuffled. Kernels must not care: a missing barrier shows as a difference between orders.
 // - shared memory starts as NaN bytes and has exactly the launch's size; with AddressSanitizer an
 //   access beyond it, or beyond a tensor, ends the process.
+// - what is copied asynchronously is there when its thread has waited, not before.
 // - vector loads and stores must be aligned, all threads of a block must reach a barrier, and all
 //   lanes of a warp an exchange. Otherwise, and on a failed FASTSEG_DEVICE_CHECK, the launch ends
 //   and cudaGetLastError returns cudaErrorAssert, cudaGetErrorString the reason.
@@ -60,6 +61,10 @@ Stack this_stack();
 
 // The calling thread waits for its block.
 void wait_for_block();
+
+// The calling thread's copies to shared memory, which nobody sees before it has waited for them.
+void copy_later(void* to, const void* from, size_t bytes);
+void finish_copies();
 
 // Ends the launch.
 [[noreturn]] void fail(const std::string& message);
@@ -190,6 +195,28 @@ CUDA_ON_CPU_COUNTED T atomicCAS(T* p, T expected, T value) {
   const T before = *p;
   if (before == expected) *p = value;
   return before;
+}
+
+template <class Word>
+CUDA_ON_CPU_COUNTED void copy_word_later(void* to, const void* from) {
+  auto* const target = static_cast<Word*>(to);
+  const auto* const source = static_cast<const Word*>(from);
+  cuda_on_cpu::check_aligned(target);
+  cuda_on_cpu::check_aligned(source);
+  CUDA_ON_CPU_ACCESS(kLoad, source);
+  CUDA_ON_CPU_ACCESS(kStore, target);
+  cuda_on_cpu::copy_later(target, source, sizeof(Word));
+}
+inline void __pipeline_memcpy_async(void* to, const void* from, size_t bytes) {
+  if (bytes == 16) return copy_word_later<uint4>(to, from);
+  if (bytes == 8) return copy_word_later<uint2>(to, from);
+  if (bytes == 4) return copy_word_later<unsigned>(to, from);
+  cuda_on_cpu::fail("asynchronous copies move 4, 8 or 16 bytes");
+}
+inline void __pipeline_commit() {}
+inline void __pipeline_wait_prior(size_t groups) {
+  if (groups != 0) cuda_on_cpu::fail("all copies are waited for at once");
+  cuda_on_cpu::finish_copies();
 }
 
 template <class T>

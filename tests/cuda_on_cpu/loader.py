@@ -15,6 +15,9 @@ from .build import VARIANTS, library
 SANITIZE = os.environ.get("FASTSEG_TEST_SANITIZE") == "1"
 NAMES = (
     "confusion_matrix",
+    "depthwise_conv2d",
+    "depthwise_conv2d_input_grad",
+    "depthwise_conv2d_weight_grad",
     "distance_transform",
     "lattice_mean_field",
     "max_pool2d",

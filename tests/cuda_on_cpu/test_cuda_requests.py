@@ -26,6 +26,14 @@ BUDGETS = {
     "count_touched_kernel": (0.30, 1.0),
     "cross_entropy_pixels": (0.29, 1.1),
     "cross_entropy_total": (0.70, 1.0),
+    "depthwise_conv2d_gather_pixels": (0.25, 1.0),
+    "depthwise_conv2d_planes": (0.59, 1.0),
+    "depthwise_conv2d_same": (0.55, 1.0),
+    "depthwise_conv2d_staged_planes": (0.80, 1.8),
+    "depthwise_weight_grad_gather_pixels": (0.65, 1.0),
+    "depthwise_weight_grad_planes": (0.92, 1.9),
+    "depthwise_weight_grad_same": (0.98, 1.4),
+    "depthwise_weight_grad_total": (0.22, 1.0),
     "distance_columns_kernel": (0.99, 1.0),
     "distance_envelope_pass": (0.99, 1.1),
     "enclosing_simplex": (0.99, 1.42),
@@ -66,6 +74,21 @@ BUDGETS = {
 }
 
 
+def strided_depthwise(layout, ops):
+    """A convolution that makes an image smaller, and its gradients."""
+    x = torch.randn(1, 64, 32, 64).contiguous(memory_format=layout)
+    weight, geometry = torch.randn(64, 1, 3, 3), ([2, 2], [1, 1], [1, 1])
+    y = ops.depthwise_conv2d(x, weight, *[None] * 4, *geometry, "relu")
+    ops.depthwise_conv2d_input_grad(y, weight, [32, 64], *geometry)
+    ops.depthwise_conv2d_weight_grad(x, y, [3, 3], *geometry)
+
+
+def planes_in_memory(ops):
+    """A convolution of planes in float32 that do not fit shared memory beside their outputs."""
+    x, weight = torch.randn(1, 2, 120, 110), torch.randn(2, 1, 3, 3)
+    ops.depthwise_conv2d(x, weight, *[None] * 4, [1, 1], [2, 2], [2, 2], "relu")
+
+
 def calls() -> Iterator[Callable[[object], object]]:
     """Of every kernel that has a budget, with its usual shapes made small."""
     for dtype in (torch.float32, torch.bfloat16):
@@ -84,6 +107,12 @@ def calls() -> Iterator[Callable[[object], object]]:
     yield lambda ops: ops.distance_transform(torch.rand(1, 64, 256) > 0.01, [1.0, 1.0])
     image, masks = torch.rand(1, 3, 32, 128), torch.rand(1, 21, 32, 128)
     yield lambda ops: ops.pixel_adaptive_refinement(image, masks, [1, 2, 4], 2)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        depthwise = (cases.depthwise_conv2d, cases.depthwise_conv2d_weight_grad)
+        for op in depthwise:
+            yield lambda ops, op=op, layout=layout: op(33, 12, torch.bfloat16, layout, ops, 1)
+        yield lambda ops, layout=layout: strided_depthwise(layout, ops)
+    yield planes_in_memory
     for quality in (cases.COMPAT, cases.HIGH):
         yield lambda ops, q=quality: cases.lattice_mean_field(64, 48, 21, q, ops, 2)
 

@@ -8,7 +8,7 @@
 #include <array>
 #include <cstdint>
 
-#include "common/conv/conv2d_epilogue.h"
+#include "common/conv/activation.h"
 #include "common/host_device.h"
 #include "cpu/simd/simd.h"
 
@@ -75,24 +75,10 @@ template <class F, int L>
   return p * first * bit_cast<V>((integer - half + kBias) << kMantissa);
 }
 
-// silu and hardswish.
 template <class F, int L>
 [[gnu::always_inline]] inline Lanes<F, L> activate_smooth(Activation activation, Lanes<F, L> v) {
   if (activation == Activation::silu) return v / (F(1) + exponential<F, L>(-v));
-  const Lanes<F, L> zero = {}, gate = v + F(3);
-  const Lanes<F, L> clipped = gate < zero ? zero : gate;
-  return v * ((clipped > F(6) ? zero + F(6) : clipped) * F(1.0 / 6));  // v * 6 may overflow
-}
-
-// All others. NaN stays NaN: comparisons are such that it takes the branch that keeps it.
-template <class F, int L>
-[[gnu::always_inline]] inline Lanes<F, L> activate_linear(Activation activation, Lanes<F, L> v) {
-  const Lanes<F, L> zero = {};
-  if (activation == Activation::none) return v;
-  if (activation == Activation::leaky_relu) return v < zero ? v * F(kLeakyReluSlope) : v;
-  v = v < zero ? zero : v;
-  if (activation == Activation::relu) return v;
-  return v > F(6) ? zero + F(6) : v;
+  return hardswish<F>(v);
 }
 
 // The outputs of L sums; `at` is the place of the first one in the output. `smooth` is
@@ -107,7 +93,7 @@ template <class T, int L, bool smooth>
   auto v = sum * terms.scale + terms.shift;
   if (epilogue.residual) v += Simd<T, L>::load(epilogue.residual + at);
   if constexpr (smooth) return activate_smooth<F, L>(epilogue.activation, v);
-  return activate_linear<F, L>(epilogue.activation, v);
+  return activate_linear<F>(epilogue.activation, v);
 }
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD
