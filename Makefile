@@ -36,10 +36,11 @@ run: $(BUILT) $(if $(IMAGE),,$(VENV)/.photo)
 	@$(BIN)/fastseg segment --crf --beside segnet_basic_camvid --compare -o "$(OUTPUT)" \
 	  "$(or $(IMAGE),$(shell cat $(VENV)/.photo 2>/dev/null || true))"
 
-# A file's tests run in one process. Threads of one process that wait for work would keep the
-# processors from the other's.
+# A file's tests run in one process; the longest files begin first (tests/conftest.py). Threads of
+# one process that wait for work would keep the processors from the other's.
 test: $(BUILT) $(VENV)/.test
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile \
+	  --no-loadscope-reorder
 
 bench: $(BUILT)
 	$(BIN)/python -m benchmarks.atrous_conv2d

@@ -13,14 +13,39 @@ from fastseg._core import extension
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 M_PERTURB = -6  # of glibc's mallopt
+LONGEST = (
+    "export/test_export.py",
+    "train/test_own_pictures.py",
+    "crf/test_densecrf_sanitizers.py",
+    "core/test_fork.py",
+    "crf/test_exact_gaussian_filter_triton.py",
+    "cuda_on_cpu/test_cuda_mean_field.py",
+    "train/test_train.py",
+    "packaging/test_hub.py",
+    "core/test_kept_memory.py",
+    "optimize/test_optimize_sharded.py",
+    "cuda_on_cpu/test_cuda_losses.py",
+    "crf/test_mean_field.py",
+    "core/test_memory_layouts_triton.py",
+    "optimize/test_optimize_tools.py",
+    "optimize/test_optimize_packaged.py",
+    "cuda_on_cpu/test_cuda_distance.py",
+    "conv/test_depthwise_conv2d_triton.py",
+)
+"""The files that take 20 seconds or more, the longest first."""
 
 
 def pytest_collection_modifyitems(items):
-    """Refuses names of tests that hold an object's address, even cut short.
+    """Puts the longest files first, and refuses names of tests that hold an object's address.
 
-    Processes that share the tests out among them know these by their names, which must be the same
-    in each.
+    Processes share the tests out file by file: a long one that came last would leave all but one
+    without work. They know tests by their names, which must be the same in each and may not hold an
+    address, even cut short.
     """
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    if missing := [str(path) for path in places if not path.exists()]:
+        raise pytest.UsageError(f"LONGEST names files that are not there: {missing}")
+    items.sort(key=lambda item: places.get(item.path, len(places)))
     of_objects = [item.nodeid for item in items if re.search(r"<function|<\S+ object", item.name)]
     if of_objects:
         raise pytest.UsageError(f"give these tests names that hold no address: {of_objects}")

@@ -14,11 +14,14 @@ A result has the exit status, and what came on both streams.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
 import sys
 import tempfile
+
+import torch.fx.experimental.symbolic_shapes  # noqa: F401  (imports sympy, as commands do late)
 
 from fastseg._core import startup
 from fastseg.cli import main as fastseg
@@ -59,6 +62,9 @@ def main() -> None:
     with open(sys.argv[1]) as file:
         cases = json.load(file)
     results = []
+    # A process that ends looks through all objects several times, of which there are a million. It
+    # does not look through those that were there before it was forked.
+    gc.freeze()
     for case in cases:
         result = run(case)
         if result is None:

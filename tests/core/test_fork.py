@@ -173,7 +173,9 @@ def test_an_object_that_was_in_use_at_the_fork_says_so():
         crf.addPairwiseGaussian(sxy=3, compat=3)
         thread = threading.Thread(target=lambda: crf.inference(10**6))
         thread.start()
-        time.sleep(2)
+        clock = time.pthread_getcpuclockid(thread.ident)
+        while time.clock_gettime(clock) < 0.1:  # then it has begun
+            time.sleep(0.01)
         child = os.fork()
         if child == 0:
             try:

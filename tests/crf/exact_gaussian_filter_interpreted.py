@@ -159,8 +159,8 @@ def check_cells() -> list[int]:
 
 def check_prepared() -> None:
     """Blocks that are given are those that are made, to the last bit; kept lists or not."""
-    features = torch.randn(2, 3, 300) * 2
-    values, grad = torch.randn(2, 2, 4, 300)
+    features = torch.randn(2, 3, 150) * 2
+    values, grad = torch.randn(2, 2, 4, 150)
     arguments = (grad, values, features, 1e-3)
     expected = [kernels.exact_gaussian_filter(*arguments[1:])]
     expected += kernels.exact_gaussian_filter_backward(*arguments)
@@ -233,7 +233,7 @@ def calls_of_a_field(iterations: int) -> dict[str, int]:
 
 def cost(dtype: torch.dtype) -> dict[str, tuple[int, int]]:
     """The bytes and operations that a filter's kernels count, and by the formulas."""
-    d, channels, n = 5, 21, 900
+    d, channels, n = 5, 21, 600
     features, values = torch.randn(1, d, n) * 2, torch.randn(1, channels, n).to(dtype)
     given = blocks.Blocks(*kernels.exact_gaussian_blocks(features, 1e-3))
     with counted() as counts:
@@ -271,7 +271,8 @@ def main() -> None:
     shares = [check_lists(900, 1e-3)]
     blocks.LIST_ENTRIES = 100  # 15 blocks in an image: lists for 6 rows at a time
     shares.append(check_lists(900, 1e-3))
-    several_launches = errors((2, 3, 2, 900), torch.float32, 1e-9)
+    blocks.LIST_ENTRIES = 36  # 6 blocks in an image: the same
+    several_launches = errors((2, 3, 2, 350), torch.float32, 1e-9)
     blocks.LIST_ENTRIES = 1 << 26
     check_prepared()
     kinds = ("far from the origin", "apart", "crowded", "with far ones")

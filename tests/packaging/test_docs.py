@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 
 import pytest
 
+from tests.forked_programs import run_programs
 from tests.packaging.pages import DOCS, OTHERS, README, ROOT, blocks, name, run_examples
 
 PAGES = [README, *OTHERS, *DOCS]
@@ -49,14 +48,20 @@ def command_lines() -> list[list[str]]:
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
+@pytest.fixture(scope="module")
+def help_of_commands() -> dict[str, str]:
+    """What each command prints for --help."""
+    printed = run_programs([[*words, "--help"] for words in COMMANDS.values()])
+    return dict(zip(COMMANDS, printed, strict=True))
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_commands_have_the_options_that_pages_give(command):
+def test_commands_have_the_options_that_pages_give(command, help_of_commands):
     prefix = command.split()
     used = [words for words in command_lines() if words[: len(prefix)] == prefix]
     assert used, f"no page shows {command}"
     options = {word for words in used for word in words if word.startswith("-") and word != "-m"}
-    run = [sys.executable, *COMMANDS[command], "--help"]
-    shown = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    shown = help_of_commands[command]
     missing = {option for option in options if not re.search(rf"{option}(?![\w-])", shown)}
     assert not missing
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
-import subprocess
-import sys
 
 import pytest
 
 from fastseg.compat.old_paths import MOVED
+from tests.forked_programs import run_programs
 
 PACKAGES = (
     "fastseg",
@@ -35,10 +34,11 @@ print(json.dumps({n: isinstance(getattr(package, n), types.ModuleType) for n in 
 """
 
 
-def public_names(package: str) -> dict[str, bool]:
-    """Names in dir() after an import in a new process, and whether they are modules."""
-    command = [sys.executable, "-c", PUBLIC_NAMES, package]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+@pytest.fixture(scope="module")
+def public_names() -> dict[str, dict[str, bool]]:
+    """Names in each package's dir() after its import in a new process, whether they are modules."""
+    printed = run_programs([["-c", PUBLIC_NAMES, package] for package in PACKAGES])
+    return dict(zip(PACKAGES, map(json.loads, printed), strict=True))
 
 
 def submodules(package: str) -> set[str]:
@@ -51,9 +51,9 @@ def submodules(package: str) -> set[str]:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_public_names_are_all_and_submodules(package):
+def test_public_names_are_all_and_submodules(package, public_names):
     exported = {n for n in importlib.import_module(package).__all__ if not n.startswith("_")}
-    found = public_names(package)
+    found = public_names[package]
     assert exported <= found.keys()
     others = found.keys() - exported
     assert others <= submodules(package)
@@ -67,7 +67,7 @@ def test_all_names_each_public_name_once(package):
 
 
 @pytest.mark.parametrize("package", ["fastseg.ops", "fastseg.nn", "fastseg.models"])
-def test_a_module_does_not_hide_the_function_of_its_name(package):
-    found = public_names(package)
+def test_a_module_does_not_hide_the_function_of_its_name(package, public_names):
+    found = public_names[package]
     exported = importlib.import_module(package).__all__
     assert not [name for name in exported if found[name]]

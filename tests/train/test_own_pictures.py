@@ -304,8 +304,17 @@ def wait_for(path, process):
         time.sleep(0.02)
 
 
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """A run of the same pictures that nothing stops."""
+    root = make_pictures(tmp_path_factory.mktemp("whole") / "own", 6)
+    run = root / "run"
+    subprocess.run(command(root, run, "--epochs", "12"), cwd=ROOT, check=True, capture_output=True)
+    return run
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_run_with_workers_goes_on_as_if_nothing_had_been(tmp_path, number):
+def test_a_killed_run_with_workers_goes_on_as_if_nothing_had_been(tmp_path, whole_run, number):
     """Ctrl-C comes to the whole group, the workers too; kill -9 to the run alone."""
     root = make_pictures(tmp_path / "own", 6)
     more = ("--epochs", "12", "--workers", "2")
@@ -326,12 +335,9 @@ def test_a_killed_run_with_workers_goes_on_as_if_nothing_had_been(tmp_path, numb
     assert 1 <= saved["epoch"] < 12
     again = command(root, stopped, "--epochs", "12", "--workers", "1", "--resume")
     subprocess.run(again, cwd=ROOT, check=True, capture_output=True)
-    subprocess.run(
-        command(root, root / "whole", "--epochs", "12"), cwd=ROOT, check=True, capture_output=True
-    )
-    same(weights(stopped), weights(root / "whole"))
+    same(weights(stopped), weights(whole_run))
     for name in ("history.json", "log.csv"):
-        assert (stopped / name).read_text() == (root / "whole" / name).read_text()
+        assert (stopped / name).read_text() == (whole_run / name).read_text()
 
 
 def torchrun(*words):
@@ -359,12 +365,7 @@ def test_two_processes_train_as_one(tmp_path, port, accumulate):
     if accumulate > 1:
         arguments += ["--accumulate", str(accumulate), "--option", "batch_norm=False"]
     one, two = root / "one", root / "two"
-    subprocess.run(
-        [sys.executable, "-m", "fastseg.train", *arguments, "--out", str(one)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
+    assert main(["train", *arguments, "--out", str(one)]) == 0
     both = subprocess.run(
         torchrun(*arguments, "--out", str(two)),
         cwd=ROOT,
