@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +14,7 @@ import fastseg
 from fastseg._core import extension
 from fastseg._core.conv2d import Conv2d
 from fastseg._core.library import CPU_PLANS
-from fastseg.ops.conv.cpu_costs import live_taps
+from fastseg.ops.conv.cpu_costs import COSTS, live_taps
 from fastseg.ops.conv.cpu_plan import plan
 from tests.conv.conv_cases import needs_kernel
 
@@ -168,3 +170,38 @@ def test_weights_that_are_used_few_times_are_not_prepared():
     taps = torch.empty(512, 512, 3, 3)
     assert planned(torch.empty(1, 512, 2, 2), taps, same) == "im2col_conv2d"
     assert planned(torch.empty(1, 512, 16, 16), taps, same) == "winograd_conv2d"
+
+
+@pytest.mark.skipif(extension.simd_level() != "avx512", reason="the choice measured for AVX-512")
+@pytest.mark.parametrize(
+    ("channels", "out_channels", "size", "kernel"),
+    [
+        (184, 80, 17, "im2col_conv2d"),  # MobileNetV3's at 257 x 257: torch's own takes a product
+        (960, 160, 17, "im2col_conv2d"),
+        (160, 960, 17, "im2col_conv2d"),
+        (40, 120, 33, "im2col_conv2d"),
+        (24, 72, 65, "im2col_conv2d"),
+        (112, 672, 8, "im2col_conv2d"),  # at 128 x 128
+        (16, 64, 129, "onednn_conv2d"),  # wide outputs
+        (112, 672, 33, "onednn_conv2d"),
+        (2048, 256, 33, "onednn_conv2d"),
+    ],
+)
+def test_choice_of_pointwise_convolutions(channels, out_channels, size, kernel):
+    """On small maps a call of oneDNN, and the look at what was prepared, cost what it saves."""
+    point = Conv2d((1, 1), (0, 0), (1, 1), 1)
+    x, weight = torch.empty(1, channels, size, size), torch.empty(out_channels, channels, 1, 1)
+    assert planned(x, weight, point) == kernel
+
+
+def test_cost_of_im2col_is_that_of_its_faster_kernel():
+    """Dot products for few pixels, panels for many; neither is ever charged for the other."""
+    point = Conv2d((1, 1), (0, 0), (1, 1), 1)
+    for costs in COSTS.values():
+        dots = costs._replace(panel_output=math.inf)
+        panels = costs._replace(gather_output=math.inf)
+        for size, faster in ((1, dots), (33, panels)):
+            shape, weight = (1, 64, size, size), (64, 64, 1, 1)
+            assert costs.im2col(shape, weight, point) == faster.im2col(shape, weight, point)
+            other = panels if faster is dots else dots
+            assert other.im2col(shape, weight, point) > faster.im2col(shape, weight, point)
