@@ -207,9 +207,9 @@ DEPTHWISE_BYTES = 1 << 25
 """Bytes of x from which our 3x3 depthwise kernel is the faster one again with AVX2, because no
 cache holds x. Below them, down to ``depthwise_outputs``, oneDNN's is 10 to 35 % faster."""
 
-DEPTHWISE_PRODUCTS = 800_000
+DEPTHWISE_PRODUCTS = 2_000_000
 """Number of products below which our depthwise kernel is the faster one for other sizes than 3x3.
-oneDNN's is 10 to 35 % faster, but its call takes longer."""
+oneDNN's is 10 to 35 % faster, but its call takes longer, the more so within a network."""
 
 FUSED_OUTPUTS = 2
 """Number of outputs per element of x from which oneDNN fuses a ReLU: its ReLU turns NaN into 0, so
