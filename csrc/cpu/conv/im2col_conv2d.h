@@ -3,10 +3,12 @@
 //
 // A pixel's row of the matrix is what its taps read, in the order of a filter's weights, zeros
 // where there is padding. Rows are gathered for a task's pixels into memory that stays in the
-// core's second-level cache; an output is the dot product of a row and a filter, both of which lie
-// in one piece: the weights are read as they are. So nothing is prepared from them, which would
-// have to be checked for changes, and a map of few pixels takes the time of reading them once.
-// Bytes: x times the taps a pixel, y once, the weights once for kIm2colFloats of rows.
+// core's second-level cache. Of few pixels an output is the dot product of a row and a filter, both
+// of which lie in one piece: the weights are read as they are. Of many pixels the filters are
+// brought into panels first, anew in each call. So nothing is prepared from them that would have to
+// be checked for changes.
+// Bytes: x times the taps a pixel, y once, and the weights once for kIm2colFloats of rows, or in
+// panels once more for these.
 
 #include <algorithm>
 #include <cstdint>
