@@ -27,6 +27,25 @@ class Conv2d(NamedTuple):
         geometry = zip(size, kernel_size, *self[:3], strict=True)
         return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in geometry]
 
+    def has_one_live_tap(self, size: Sequence[int], kernel_size: Sequence[int]) -> bool:
+        """Whether all taps but the one in the middle read nothing but padding.
+
+        So it is of a "same" convolution whose rate is at least the map's size.
+
+        Args:
+            size: (H, W) of the input.
+            kernel_size: (kh, kw), both odd.
+        """
+        if tuple(kernel_size) == (1, 1):
+            return False
+        for n, k, s, p, d in zip(size, kernel_size, *self[:3], strict=True):
+            last = (n + 2 * p - d * (k - 1) - 1) // s * s  # where the last output's first tap is
+            for tap in range(k):
+                first_read, last_read = tap * d - p, last + tap * d - p
+                if tap != k // 2 and first_read < n and last_read >= 0:
+                    return False
+        return True
+
 
 def resolve_padding(
     op: str, padding: Ints | str, kernel_size: Sequence[int], dilation: Ints

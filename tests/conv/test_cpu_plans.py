@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,8 +14,8 @@ import fastseg
 from fastseg._core import extension
 from fastseg._core.conv2d import Conv2d
 from fastseg._core.library import CPU_PLANS
-from fastseg.ops.conv.cpu_costs import live_taps
-from fastseg.ops.conv.cpu_plan import plan
+from fastseg.ops.conv.cpu_costs import COSTS, live_taps
+from fastseg.ops.conv.cpu_plan import has_one_live_tap, plan
 from tests.conv.conv_cases import needs_kernel
 
 pytestmark = needs_kernel("atrous_conv2d")
@@ -157,6 +159,44 @@ def test_live_taps_are_counted(geometry):
     assert live_taps(*geometry) == taps.sum()
 
 
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (3, 1), (5, 3)], ids=str)
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_one_live_tap(kernel, stride):
+    """It is where the other taps' weights change nothing."""
+    found = set()
+    for size in ((1, 1), (2, 3), (4, 4), (5, 2)):
+        for dilation in range(1, 7):
+            padding = tuple(dilation * (k // 2) for k in kernel)
+            conv = Conv2d((stride, stride), padding, (dilation, dilation), 1)
+            x, weight = torch.empty(1, 1, *size), torch.ones(1, 1, *kernel)
+            others = torch.ones_like(weight)
+            others[..., kernel[0] // 2, kernel[1] // 2] = 0
+            ones = torch.ones_like(x)
+            expected = kernel != (1, 1) and not F.conv2d(ones, others, None, *conv[:3]).any()
+            assert has_one_live_tap(x, weight, conv) == expected
+            found.add(expected)
+    assert found == {kernel != (1, 1), False}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_taps_in_the_padding_are_not_read(layout, dtype):
+    """An ASPP's outer taps on a small map: 8 of 9 weights count for nothing."""
+    x = torch.randn(2, 40, 9, 7, dtype=dtype)
+    weight = torch.randn(24, 40, 3, 3, dtype=dtype).contiguous(memory_format=layout)
+    scale, shift, residual = torch.rand(24), torch.randn(24), torch.randn(2, 24, 9, 7, dtype=dtype)
+    options = {"scale": scale, "shift": shift, "residual": residual, "activation": "relu"}
+    out = fastseg.atrous_conv2d(x, weight, dilation=12, **options)
+    wide = {**options, "residual": residual.double()}
+    expected = fastseg.atrous_conv2d(x.double(), weight.double(), dilation=12, **wide)
+    bound = 0.05 if dtype is torch.bfloat16 else 1e-4
+    torch.testing.assert_close(out.double(), expected, rtol=bound, atol=bound)
+    weight[:, :, 0] = 9.0
+    assert torch.equal(fastseg.atrous_conv2d(x, weight, dilation=12, **options), out)
+    weight[:, :, 1, 1] = 9.0
+    assert not torch.equal(fastseg.atrous_conv2d(x, weight, dilation=12, **options), out)
+
+
 @pytest.mark.skipif(extension.simd_level() != "avx512", reason="the choice measured for AVX-512")
 def test_weights_that_are_used_few_times_are_not_prepared():
     """To compare them with what was prepared would take longer than to multiply by them."""
@@ -168,3 +208,38 @@ def test_weights_that_are_used_few_times_are_not_prepared():
     taps = torch.empty(512, 512, 3, 3)
     assert planned(torch.empty(1, 512, 2, 2), taps, same) == "im2col_conv2d"
     assert planned(torch.empty(1, 512, 16, 16), taps, same) == "winograd_conv2d"
+
+
+@pytest.mark.skipif(extension.simd_level() != "avx512", reason="the choice measured for AVX-512")
+@pytest.mark.parametrize(
+    ("channels", "out_channels", "size", "kernel"),
+    [
+        (184, 80, 17, "im2col_conv2d"),  # MobileNetV3's at 257 x 257: torch's own takes a product
+        (960, 160, 17, "im2col_conv2d"),
+        (160, 960, 17, "im2col_conv2d"),
+        (40, 120, 33, "im2col_conv2d"),
+        (24, 72, 65, "im2col_conv2d"),
+        (112, 672, 8, "im2col_conv2d"),  # at 128 x 128
+        (16, 64, 129, "onednn_conv2d"),  # wide outputs
+        (112, 672, 33, "onednn_conv2d"),
+        (2048, 256, 33, "onednn_conv2d"),
+    ],
+)
+def test_choice_of_pointwise_convolutions(channels, out_channels, size, kernel):
+    """On small maps a call of oneDNN, and the look at what was prepared, cost what it saves."""
+    point = Conv2d((1, 1), (0, 0), (1, 1), 1)
+    x, weight = torch.empty(1, channels, size, size), torch.empty(out_channels, channels, 1, 1)
+    assert planned(x, weight, point) == kernel
+
+
+def test_cost_of_im2col_is_that_of_its_faster_kernel():
+    """Dot products for few pixels, panels for many; neither is ever charged for the other."""
+    point = Conv2d((1, 1), (0, 0), (1, 1), 1)
+    for costs in COSTS.values():
+        dots = costs._replace(panel_output=math.inf)
+        panels = costs._replace(gather_output=math.inf)
+        for size, faster in ((1, dots), (33, panels)):
+            shape, weight = (1, 64, size, size), (64, 64, 1, 1)
+            assert costs.im2col(shape, weight, point) == faster.im2col(shape, weight, point)
+            other = panels if faster is dots else dots
+            assert other.im2col(shape, weight, point) > faster.im2col(shape, weight, point)

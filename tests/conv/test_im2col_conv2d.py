@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,9 @@ CASES = [
     ((1, 5, 7, 9), 1, (5, 3), (2, 1), (4, 0), (1, 3)),
     ((1, 1, 4, 4), 3, (1, 1), 2, 0, 1),
     ((2, 24, 40, 41), 65, (1, 1), 1, 0, 1),  # several tasks
+    ((1, 300, 11, 12), 40, (1, 1), 1, 0, 1),  # panels of several blocks
+    ((2, 40, 12, 13), 33, (3, 3), 1, 2, 2),  # a tap's channels in two blocks
+    ((1, 7, 6, 6), 18, (1, 1), 1, 0, 1),  # panels of fewer steps than a register has lanes
     ((0, 8, 5, 5), 16, (3, 3), 1, 1, 1),
 ]
 
@@ -61,12 +66,29 @@ def test_computes_the_convolution(level, case):
             assert (z - expected).abs().max() <= 1e-6 * expected.abs().max()
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_any_size(seed):
+    """Pixels, depths and channels on both sides of each kernel's ends."""
+    rng = random.Random(seed)
+    for _ in range(8):
+        kernel = (rng.choice((1, 1, 3)), rng.choice((1, 1, 3)))
+        size = (rng.randint(3, 19), rng.randint(3, 19))
+        channels = rng.choice((1, 3, 15, 16, 17, 127, 128, 129, 201, 260))
+        out_channels = rng.choice((1, 4, 15, 16, 17, 31, 32, 33, 48, 65))
+        stride, padding = rng.choice((1, 1, 2)), tuple(rng.choice((0, k // 2)) for k in kernel)
+        case = ((rng.randint(1, 2), channels, *size), out_channels, kernel, stride, padding, 1)
+        x, weight, geometry, expected = problem(*case)
+        y = convolve(x, weight, geometry)
+        assert (y - expected).abs().max() <= 1e-6 * max(1.0, expected.abs().max()), case
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("level", extension.available_simd_levels())
-def test_epilogue(level, activation):
-    x, weight, geometry, y = problem((2, 9, 6, 7), 37, (3, 3), 1, 1, 1)
+@pytest.mark.parametrize("shape", [(2, 9, 6, 7), (2, 9, 3, 4)], ids=["panels", "dots"])
+def test_epilogue(shape, level, activation):
+    x, weight, geometry, y = problem(shape, 37, (3, 3), 1, 1, 1)
     bias, scale, shift = torch.randn(3, 37)
-    residual = torch.randn(2, 37, 6, 7)
+    residual = torch.randn(y.shape)
     epilogue = (bias, scale, shift, residual)
     with extension.use_simd_level(level):
         actual = convolve(x, weight, geometry, epilogue, activation)
@@ -77,7 +99,7 @@ def test_epilogue(level, activation):
 @needs_kernel("im2col_conv2d")
 def test_bits_do_not_depend_on_threads():
     before = torch.get_num_threads()
-    for case in (CASES[2], CASES[7], ((1, 320, 6, 6), 512, (3, 3), 1, 1, 1)):
+    for case in (CASES[2], *CASES[7:10], ((1, 320, 6, 6), 512, (3, 3), 1, 1, 1)):
         x, weight, geometry, _ = problem(*case)
         results = []
         for threads in (1, 2, 3, 7):
@@ -87,8 +109,9 @@ def test_bits_do_not_depend_on_threads():
         assert all(torch.equal(r, results[0]) for r in results)
 
 
-def test_nan_and_infinity():
-    x, weight, geometry, _ = problem((1, 4, 6, 6), 5, (3, 3), 1, 1, 1)
+@pytest.mark.parametrize("shape", [(1, 4, 6, 6), (1, 4, 4, 4)], ids=["panels", "dots"])
+def test_nan_and_infinity(shape):
+    x, weight, geometry, _ = problem(shape, 5, (3, 3), 1, 1, 1)
     x[0, 2, 1, 1] = float("nan")
     y = convolve(x, weight, geometry, activation="relu")
     assert torch.equal(y.isnan()[0, 0], F.max_pool2d(x[:, 2:3].isnan().float(), 3, 1, 1)[0, 0] > 0)

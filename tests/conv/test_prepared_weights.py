@@ -95,6 +95,9 @@ def test_no_byte_goes_unseen(bytes_):
         lambda t: t.transpose(0, 1),
         lambda t: t[:, :, ::2, 1:],
         lambda t: t[:, :1].expand(-1, 4, -1, -1),
+        lambda t: t[:, :, 2:3, 1:2],
+        lambda t: t.contiguous(memory_format=torch.channels_last)[:, :, 2:3, 1:2],
+        lambda t: t[:, 2:4],
     ],
 )
 def test_no_element_of_a_view_goes_unseen(view):
@@ -108,6 +111,19 @@ def test_no_element_of_a_view_goes_unseen(view):
         assert not state.still_of((weight,)), place
         weight.data[place] = before
     assert state.still_of((weight,))
+
+
+def test_gaps_are_not_read():
+    """The middle tap of a weight in channels_last is a ninth of it."""
+    weight = torch.randn(20, 96, 3, 3).contiguous(memory_format=torch.channels_last)
+    pieces = prepared_weights._pieces(weight[:, :, 1:2, 1:2])
+    assert [bytes_ for _, bytes_ in pieces] == [96 * 4] * 20
+    assert pieces[1][0] - pieces[0][0] == 96 * 9 * 4
+    assert len(prepared_weights._pieces(torch.randn(20, 96, 1, 1)[:, 16:48])) == 20
+    assert len(prepared_weights._pieces(weight)) == 1
+    # One number in nine lies in every line of the memory.
+    assert len(prepared_weights._pieces(torch.randn(500, 96, 3, 3)[:, :, 1:2, 1:2])) == 1
+    assert prepared_weights._pieces(weight[:0]) == []
 
 
 def test_writes_of_another_process_are_noticed():

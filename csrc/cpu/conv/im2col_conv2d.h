@@ -3,10 +3,12 @@
 //
 // A pixel's row of the matrix is what its taps read, in the order of a filter's weights, zeros
 // where there is padding. Rows are gathered for a task's pixels into memory that stays in the
-// core's second-level cache; an output is the dot product of a row and a filter, both of which lie
-// in one piece: the weights are read as they are. So nothing is prepared from them, which would
-// have to be checked for changes, and a map of few pixels takes the time of reading them once.
-// Bytes: x times the taps a pixel, y once, the weights once for kIm2colFloats of rows.
+// core's second-level cache. Of few pixels an output is the dot product of a row and a filter, both
+// of which lie in one piece: the weights are read as they are. Of many pixels the filters are
+// brought into panels first, anew in each call. So nothing is prepared from them that would have to
+// be checked for changes.
+// Bytes: x times the taps a pixel, y once, and the weights once for kIm2colFloats of rows, or in
+// panels once more for these.
 
 #include <algorithm>
 #include <cstdint>
@@ -19,6 +21,9 @@ namespace fastseg::cpu {
 inline constexpr int64_t kIm2colDepth = 1024;      // of a sum that starts from zero, for accuracy
 inline constexpr int64_t kIm2colFloats = 1 << 16;  // of a task's rows, about: 256 KB
 inline constexpr int64_t kIm2colChannels = 16;     // of outputs that a task computes at a time
+inline constexpr int64_t kIm2colBlock = 128;       // depth of rows that lie together, by panels
+inline constexpr int kIm2colBlockStep = 144;       // between two of these rows
+inline constexpr int64_t kIm2colSums = 32;         // of a pixel at a time, by panels
 
 // How far apart rows are: whole registers, and no multiple of 4 KB.
 inline int64_t im2col_row(int64_t depth) { return (depth + 15) / 16 * 16 + 16; }
@@ -41,13 +46,37 @@ struct Im2colTask {
   int64_t begin, end, first_channel, last_channel;
 };
 
+// Of a task by dot products.
 inline int64_t im2col_task_memory(const Im2colConv2d& op, int64_t pixels) {
   return pixels * im2col_row(op.depth());
+}
+
+inline int64_t im2col_blocks(int64_t depth) { return (depth + kIm2colBlock - 1) / kIm2colBlock; }
+
+// Of the rows of a task by panels, and one row in one piece.
+inline int64_t im2col_rows_memory(const Im2colConv2d& op, int64_t pixels) {
+  return im2col_blocks(op.depth()) * pixels * kIm2colBlockStep + im2col_row(op.depth());
+}
+
+inline int64_t im2col_panels_memory(const Im2colConv2d& op, int64_t pixels) {
+  return im2col_rows_memory(op, pixels) + pixels * kIm2colSums;
 }
 
 #define FASTSEG_IM2COL_TASK \
   void im2col_task(const Im2colConv2d& op, const Im2colTask& task, float* memory)
 FASTSEG_DECLARE_KERNEL(FASTSEG_IM2COL_TASK)
 #undef FASTSEG_IM2COL_TASK
+
+// The filters of a panel: (depth, 16), zeros for those beyond the last.
+#define FASTSEG_IM2COL_PACK void im2col_pack(const Im2colConv2d& op, int64_t index, float* panel)
+FASTSEG_DECLARE_KERNEL(FASTSEG_IM2COL_PACK)
+#undef FASTSEG_IM2COL_PACK
+
+// The same task with all filters in panels.
+#define FASTSEG_IM2COL_PANELS_TASK                                                             \
+  void im2col_panels_task(const Im2colConv2d& op, const Im2colTask& task, const float* panels, \
+                          float* memory)
+FASTSEG_DECLARE_KERNEL(FASTSEG_IM2COL_PANELS_TASK)
+#undef FASTSEG_IM2COL_PANELS_TASK
 
 }  // namespace fastseg::cpu

@@ -1,4 +1,4 @@
-// A task of convolution by a matrix product: gather rows, multiply, finish.
+// A task of convolution by a matrix product of few pixels: gather rows, multiply, finish.
 //
 // Operations: 2 * depth * Co a pixel. AVX-512: a tile of 4 filters by 6 pixels has 24 sums in 32
 // registers, and a step of 16 products takes 10 loads for 24 multiply-adds, which bound it. AVX2: 4
@@ -9,8 +9,8 @@
 #include <cstring>
 #include <utility>
 
-#include "cpu/conv/conv2d_epilogue.h"
 #include "cpu/conv/im2col_conv2d.h"
+#include "cpu/conv/im2col_tile.h"
 
 namespace fastseg::cpu::FASTSEG_SIMD {
 namespace {
@@ -24,49 +24,6 @@ constexpr int kPixels = 6;
 #else
 constexpr int kPixels = 2;
 #endif
-
-// Where the input that a tap of an output pixel reads begins; null in the padding.
-class TapsOfPixel {
- public:
-  TapsOfPixel(const Im2colConv2d& op, int64_t pixel) : op_(op) {
-    const int64_t plane = op.out_size[0] * op.out_size[1], in_plane = pixel % plane;
-    image_ = op.x + pixel / plane * op.size[0] * op.size[1] * op.in_channels;
-    top_ = in_plane / op.out_size[1] * op.stride[0] - op.padding[0];
-    left_ = in_plane % op.out_size[1] * op.stride[1] - op.padding[1];
-  }
-
-  const float* operator[](int64_t tap) const {
-    const int64_t y = top_ + tap / op_.kernel_size[1] * op_.dilation[0];
-    const int64_t x = left_ + tap % op_.kernel_size[1] * op_.dilation[1];
-    const bool live = y >= 0 && y < op_.size[0] && x >= 0 && x < op_.size[1];
-    return live ? image_ + (y * op_.size[1] + x) * op_.in_channels : nullptr;
-  }
-
- private:
-  const Im2colConv2d& op_;
-  const float* image_;
-  int64_t top_, left_;
-};
-
-void gather_row(const Im2colConv2d& op, int64_t pixel, float* row) {
-  const TapsOfPixel taps(op, pixel);
-  const int64_t count = op.taps(), channels = op.in_channels;
-  for (int64_t t = 0; t < count; ++t) {
-    const float* const from = taps[t];
-    if (op.taps_last && count > 1) {
-      float* const to = row + t;
-      for (int64_t c = 0; c < channels; ++c) to[c * count] = from ? from[c] : 0;
-    } else {
-      // Short rows of a few channels: a call of memcpy would take longer than its copy.
-      for_blocks<L>(0, channels, [&](auto lanes, int64_t c) {
-        using Part = Simd<float, decltype(lanes)::value>;
-        Part::store(row + t * channels + c, from ? Part::load(from + c) : Part::fill(0));
-      });
-    }
-  }
-  const int64_t depth = op.depth();
-  std::fill(row + depth, row + im2col_row(depth), 0.0f);
-}
 
 template <int... K>
 V fold(V a, V b, std::integer_sequence<int, K...>) {
@@ -129,22 +86,6 @@ constexpr std::array<DotTile, kPixels + 1> dot_tiles(std::integer_sequence<int, 
 
 constexpr auto kDotTiles = dot_tiles(std::make_integer_sequence<int, kPixels>{});  // by pixels
 
-// Outputs of `pixels` from `first`, `channels` of them from `channel`.
-template <bool smooth>
-void finish_tile(const Im2colConv2d& op, int64_t first, int64_t pixels, int64_t channel,
-                 int64_t channels, const float* sums) {
-  for_blocks<L>(0, channels, [&](auto lanes, int64_t c) {
-    constexpr int kPart = decltype(lanes)::value;
-    const auto terms = channel_terms<float, kPart>(op.epilogue, channel + c);
-    for (int64_t i = 0; i < pixels; ++i) {
-      const int64_t at = (first + i) * op.out_channels + channel + c;
-      const auto sum = Simd<float, kPart>::load(sums + i * kIm2colChannels + c);
-      Simd<float, kPart>::store(op.y + at,
-                                finish<float, kPart, smooth>(op.epilogue, terms, sum, at));
-    }
-  });
-}
-
 }  // namespace
 
 void im2col_task(const Im2colConv2d& op, const Im2colTask& task, float* memory) {
@@ -167,7 +108,7 @@ void im2col_task(const Im2colConv2d& op, const Im2colTask& task, float* memory) 
                            std::min(kIm2colDepth, depth - k), sums + f, k > 0);
         }
       }
-      finish(op, task.begin + i, width, c, channels, sums);
+      finish(op, task.begin + i, width, c, channels, sums, kIm2colChannels);
     }
   }
 }

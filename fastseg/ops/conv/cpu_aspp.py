@@ -10,7 +10,7 @@ from torch import Tensor
 from fastseg._core.conv2d import Conv2d
 from fastseg._core.float32_precision import reduced_on_cpu
 from fastseg.ops.conv.cpu_kernels import winograd_weight
-from fastseg.ops.conv.cpu_plan import atrous_conv2d, prefers_winograd
+from fastseg.ops.conv.cpu_plan import atrous_conv2d, has_one_live_tap, prefers_winograd
 from fastseg.ops.conv.prepared_weights import prepared
 from fastseg.ops.conv.winograd_conv2d import winograd_branches
 
@@ -45,7 +45,9 @@ def aspp(
     suited = [
         i
         for i, (w, conv) in enumerate(zip(weights, convs, strict=True))
-        if x.dtype == torch.float32 and prefers_winograd(x, w, conv)
+        if x.dtype == torch.float32
+        and not has_one_live_tap(x, w, conv)
+        and prefers_winograd(x, w, conv)
     ]
     if project is None or len(suited) < 2 or suited[-1] - suited[0] != len(suited) - 1:
         return None

@@ -4,7 +4,7 @@ Unless a constant says otherwise, costs are medians on one thread of an AMD Zen 
 and its oneDNN, float32, channels_last, over 3x3 kernels of 3 to 512 channels on maps of 4 x 4 to
 360 x 480. The AVX2 figures are of the same processor with FASTSEG_SIMD and ONEDNN_MAX_CPU_ISA set.
 The costs of im2col and of fingerprints were measured on an Intel Emerald Rapids, with 16 to 2048
-channels on maps of 1 x 1 to 24 x 24, and scaled by the speed of products on both.
+channels on maps of 1 x 1 to 65 x 65, and scaled by the speed of products on both.
 benchmarks/results has what the choice gains and loses on two threads.
 """
 
@@ -25,16 +25,20 @@ class ConvCosts(NamedTuple):
         flops: operations per nanosecond of matrix products that are large enough.
         bytes: bytes per nanosecond of weights that come from memory.
         look_up: nanoseconds to find what was prepared from a weight.
-        fingerprint: bytes per nanosecond of a weight that is compared with what was prepared.
+        fingerprint: bytes per nanosecond of a weight that is compared with what was prepared, and
+            is in no near cache, as in a network.
         transform: nanoseconds of Winograd's transforms per product and channel.
-        overhead: nanoseconds that a call of oneDNN takes longer than a call of our kernel.
+        overhead: nanoseconds that a call of oneDNN takes longer than a call of our kernel: 16,000
+            where it is called again at once, 35,000 after others have used the cache.
         preparing: nanoseconds per number of a weight to bring it into Winograd's form.
         gather_pixel: nanoseconds of im2col per output pixel.
         gather_tap: nanoseconds of im2col per tap of an output pixel.
-        gather_output: nanoseconds of im2col per channel of an output pixel.
+        gather_output: nanoseconds of im2col per output where it is one dot product.
+        panel_output: nanoseconds per output that im2col takes longer than oneDNN where it packs the
+            weight.
         im2col_flops: operations per nanosecond of im2col's product, which reads the weight as it
             is.
-        im2col_depth: depth of that product at which it takes twice as long, out of the cache.
+        im2col_depth: depth of a dot product at which it takes twice as long, out of the cache.
         depthwise_reach: widest padding that oneDNN's depthwise kernel for channels_last takes; for
             wider ones another kernel runs, which takes 10 to 50 times as long.
         depthwise_outputs: number of outputs below which our 3x3 depthwise kernel is faster than
@@ -51,6 +55,7 @@ class ConvCosts(NamedTuple):
     gather_pixel: float
     gather_tap: float
     gather_output: float
+    panel_output: float
     im2col_flops: float
     im2col_depth: float
     depthwise_reach: int
@@ -94,7 +99,10 @@ class ConvCosts(NamedTuple):
         return live * 2 * pairs / (self.flops * rate) + weights * 4 / self.bytes / rate
 
     def im2col(self, shape: Sequence[int], weight_shape: Sequence[int], conv: Conv2d) -> float:
-        """Returns the nanoseconds of one matrix product with the weight as it is.
+        """Returns the nanoseconds of one matrix product with a weight that is not prepared.
+
+        It is the smaller of two costs: of dot products with the weight as it is, for few pixels,
+        and of a product with the weight in panels, into which each call packs it.
 
         Args:
             shape: (N, Ci, H, W) of x.
@@ -103,12 +111,15 @@ class ConvCosts(NamedTuple):
         """
         pixels = shape[0] * math.prod(conv.output_size(shape[2:], weight_shape[2:]))
         taps, weights = math.prod(weight_shape[2:]), math.prod(weight_shape)
-        gathering = pixels * (
-            self.gather_pixel + self.gather_tap * taps + self.gather_output * weight_shape[0]
-        )
+        gathering = pixels * (self.gather_pixel + self.gather_tap * taps)
+        outputs = pixels * weight_shape[0]
+        multiplying = 2 * pixels * weights / self.im2col_flops
+        reading = weights * 4 / self.bytes
         slower = 1 + taps * weight_shape[1] / self.im2col_depth
-        computing = 2 * pixels * weights / self.im2col_flops * slower
-        return gathering + computing + weights * 4 / self.bytes
+        dots = gathering + self.gather_output * outputs + multiplying * slower + reading
+        copying = gathering if taps > 1 else 0  # one tap's row is a piece of x
+        panels = copying + self.panel_output * outputs + multiplying + 2 * reading
+        return min(dots, panels)
 
     def training(
         self, shape: Sequence[int], out_channels: int, dilation: Sequence[int], fast: bool
@@ -151,13 +162,14 @@ COSTS = {
         flops=280,
         bytes=30,
         look_up=4_000,
-        fingerprint=25,
+        fingerprint=15,
         transform=0.12,
-        overhead=16_000,
+        overhead=24_000,
         preparing=1.4,
         gather_pixel=6,
         gather_tap=3,
         gather_output=0.7,
+        panel_output=0.06,
         im2col_flops=260,
         im2col_depth=16_000,
         depthwise_reach=6,
@@ -167,13 +179,14 @@ COSTS = {
         flops=140,
         bytes=30,
         look_up=4_000,
-        fingerprint=25,
+        fingerprint=15,
         transform=0.14,
-        overhead=16_000,
+        overhead=24_000,
         preparing=1.4,
         gather_pixel=6,
         gather_tap=3,
         gather_output=1.4,
+        panel_output=0.12,
         im2col_flops=120,
         im2col_depth=16_000,
         depthwise_reach=4,
@@ -194,9 +207,9 @@ DEPTHWISE_BYTES = 1 << 25
 """Bytes of x from which our 3x3 depthwise kernel is the faster one again with AVX2, because no
 cache holds x. Below them, down to ``depthwise_outputs``, oneDNN's is 10 to 35 % faster."""
 
-DEPTHWISE_PRODUCTS = 800_000
+DEPTHWISE_PRODUCTS = 2_000_000
 """Number of products below which our depthwise kernel is the faster one for other sizes than 3x3.
-oneDNN's is 10 to 35 % faster, but its call takes longer."""
+oneDNN's is 10 to 35 % faster, but its call takes longer, the more so within a network."""
 
 FUSED_OUTPUTS = 2
 """Number of outputs per element of x from which oneDNN fuses a ReLU: its ReLU turns NaN into 0, so

@@ -2,9 +2,11 @@
 
 - Winograd's pieces: 3x3 taps, stride 1, "same" padding and one group.
 - Our depthwise kernel: where oneDNN does not have a fast one.
-- im2col: maps of few pixels. It reads the weight as it is; all others are prepared and compared
-  with what was prepared in each call.
+- im2col: maps of few pixels, and 1x1 kernels on those of some thousand. It takes the weight as it
+  is; all others are prepared and compared with what was prepared in each call.
 - oneDNN with a prepared weight, the batch norm's scale in it, and a fused epilogue: all else.
+
+A kernel whose taps all read padding but one is a 1x1 kernel, and the others' weights are not read.
 
 Float16 and bfloat16 are computed in float32 where the processor does not multiply them faster: that
 is twice as fast as torch's convolution of them, and 7 to 26 times without instructions for them.
@@ -59,6 +61,10 @@ def plan(
         return partial(depthwise_conv2d, conv=conv, activation=activation)
     if x.dtype == torch.float64:
         return partial(_by_reference, conv=conv, activation=activation)
+    if has_one_live_tap(x, weight, conv):
+        point = Conv2d(conv.stride, (0, 0), (1, 1), 1)
+        run = plan(x, _middle_of(weight), point, activation, bare)
+        return partial(_by_live_tap, run=run)
     winograd = prefers_winograd(x, weight, conv)
     if x.dtype != torch.float32:
         # oneDNN pads other depths with zeros, which turn infinities into NaN.
@@ -87,6 +93,16 @@ def atrous_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activat
 def _by_reference(x, weight, bias, scale, shift, residual, conv, activation):
     y = reference.atrous_conv2d(x, weight, bias, scale, shift, residual, *conv, activation)
     return in_layout_of(x, y)
+
+
+def _by_live_tap(x, weight, *epilogue, run):
+    return run(x, _middle_of(weight), *epilogue)
+
+
+def _middle_of(weight: Tensor) -> Tensor:
+    """Returns the weight of the tap in the middle, (Co, Ci, 1, 1)."""
+    v, h = weight.shape[2] // 2, weight.shape[3] // 2
+    return weight[:, :, v : v + 1, h : h + 1]
 
 
 def _by_torch(x, weight, bias, scale, shift, residual, conv):
@@ -121,6 +137,13 @@ def is_native(dtype: torch.dtype) -> bool:
 def is_depthwise(channels: int, weight: Tensor, conv: Conv2d) -> bool:
     """Whether each channel has one filter of its own."""
     return conv.groups > 1 and conv.groups == channels == weight.shape[0]
+
+
+def has_one_live_tap(x: Tensor, weight: Tensor, conv: Conv2d) -> bool:
+    """Whether a convolution of one group is that of the tap in the middle alone."""
+    middle = tuple(d * (k // 2) for k, d in zip(weight.shape[2:], conv.dilation, strict=True))
+    same = conv.groups == 1 and conv.padding == middle
+    return same and conv.has_one_live_tap(x.shape[2:], weight.shape[2:])
 
 
 def owns_depthwise(x: Tensor, kernel_size: Sequence[int], conv: Conv2d, bare: bool) -> bool:

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
+import math
 import weakref
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
@@ -23,6 +25,9 @@ from fastseg._core import extension
 
 MOST_FORMS = 8
 """Number of forms kept per weight, for inputs of several sizes; the oldest goes first."""
+
+MOST_PIECES = 4096
+"""Number of pieces of a weight with gaps that are read one by one."""
 
 MOST_WEIGHTS = 1024
 """Number of weights per storage whose forms are kept; the oldest goes first."""
@@ -97,7 +102,8 @@ class State:
 
     Attributes:
         places: each tensor's place in memory and its version.
-        memory: arguments of the fingerprint: the places and sizes of the tensors on the CPU.
+        memory: arguments of the fingerprint: the places and sizes of the tensors on the CPU, in
+            pieces where there are gaps.
         fingerprint: a hash of the values of the tensors on the CPU.
     """
 
@@ -105,7 +111,7 @@ class State:
 
     def __init__(self, tensors: Sequence[Tensor | None]):
         self.places = _places(tensors)
-        pieces = [(t.data_ptr(), _reach(t)) for t in tensors if t is not None and t.is_cpu]
+        pieces = [p for t in tensors if t is not None and t.is_cpu for p in _pieces(t)]
         count = len(pieces)
         pointers, sizes = zip(*pieces, strict=True) if pieces else ((), ())
         arrays = (ctypes.c_void_p * count)(*pointers), (ctypes.c_int64 * count)(*sizes)
@@ -128,12 +134,23 @@ def _places(tensors: Sequence[Tensor | None]) -> list:
     ]
 
 
-def _reach(t: Tensor) -> int:
-    """Returns the bytes from a tensor's first element to its last, with the gaps between them."""
+def _pieces(t: Tensor) -> list[tuple[int, int]]:
+    """Returns the address and bytes of each piece of memory that a tensor's elements fill.
+
+    A tensor with small or very many gaps is one piece, with the gaps.
+    """
     if t.numel() == 0:
-        return 0
-    last = sum((n - 1) * step for n, step in zip(t.shape, t.stride(), strict=True))
-    return (last + 1) * t.element_size()
+        return []
+    axes = sorted((step, n) for n, step in zip(t.shape, t.stride(), strict=True) if step and n > 1)
+    dense, size = 1, t.element_size()
+    while axes and axes[0][0] == dense:
+        dense *= axes.pop(0)[1]
+    count = math.prod(n for _, n in axes)
+    reach = dense + sum((n - 1) * step for step, n in axes)
+    if count > MOST_PIECES or 2 * count * dense > reach:
+        return [(t.data_ptr(), reach * size)]
+    starts = (sum(at) for at in itertools.product(*(range(0, n * s, s) for s, n in axes)))
+    return [(t.data_ptr() + start * size, dense * size) for start in starts]
 
 
 @functools.cache

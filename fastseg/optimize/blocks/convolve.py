@@ -157,6 +157,8 @@ def convolve(
     residual: Tensor | None = None,
 ) -> Tensor:
     """Convolves by one op in channels_last."""
+    if is_channels_last(x):
+        return apply(conv, x, folded, activation, residual)
     if _is_pointwise(conv) and x.is_cpu and not is_compiling():
         weight, bias = tensors_of(conv)
         arguments = (x, weight, bias, *(folded or (None, None)))
