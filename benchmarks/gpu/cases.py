@@ -13,6 +13,7 @@ from functools import partial
 import torch
 
 from benchmarks import atrous_cases, atrous_conv2d_gpu, dense_crf, pooling
+from benchmarks.gpu.depthwise_cases import depthwise_jobs
 from benchmarks.gpu.figures import OURS, as_on_cpu, job
 from benchmarks.gpu.head_cases import class_map_case, head_jobs
 from benchmarks.gpu.worker import Job
@@ -88,6 +89,7 @@ def pooling_jobs() -> Iterator[Job]:
 
 def conv_jobs() -> Iterator[Job]:
     """Yields ASPP, atrous and depthwise convolutions, their gradients and a step of training."""
+    yield from depthwise_jobs()
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
     no_compiler = atrous_conv2d_gpu.Compiler(0)

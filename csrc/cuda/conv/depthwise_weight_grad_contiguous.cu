@@ -47,6 +47,14 @@ __device__ inline void add_products(const DepthwisePlanes& planes, const PlaneIt
         }
       }
       if (k >= 0 && k < item.length) {
+        F values[Q][K];
+#pragma unroll
+        for (int q = 0; q < Q; ++q) {
+#pragma unroll
+          for (int b = 0; b < K; ++b) {
+            values[q][b] = taps.lives[q][b] ? to_compute(x[taps.begin[q][b] + row]) : F(0);
+          }
+        }
 #pragma unroll
         for (int a = 0; a < K; ++a) {
           const int output = k + R - a;
@@ -57,8 +65,7 @@ __device__ inline void add_products(const DepthwisePlanes& planes, const PlaneIt
             for (int b = 0; b < K; ++b) {
               // Not 0 * grad: that is NaN where grad is infinite.
               if (!taps.exists[q] || !taps.lives[q][b]) continue;
-              const F value = to_compute(x[taps.begin[q][b] + row]);
-              sums[a * K + b] += grads[(u - a + K) % K][q] * value;
+              sums[a * K + b] += grads[(u - a + K) % K][q] * values[q][b];
             }
           }
         }
