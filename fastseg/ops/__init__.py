@@ -3,6 +3,7 @@
 from fastseg._core.when_imported import when_imported as _when_imported
 from fastseg.ops.conv.aspp import ASPPBranch, aspp
 from fastseg.ops.conv.atrous_conv2d import atrous_conv2d
+from fastseg.ops.conv.live_taps import count_live_taps
 from fastseg.ops.conv.separable_atrous_conv2d import separable_atrous_conv2d
 from fastseg.ops.crf.bilateral_filter import bilateral_filter
 from fastseg.ops.crf.dense_crf import MeanField, dense_crf
@@ -37,6 +38,7 @@ __all__ = [
     "bilateral_filter",
     "codes_to_indices",
     "confusion_matrix",
+    "count_live_taps",
     "dense_crf",
     "dense_energy",
     "distance_transform",

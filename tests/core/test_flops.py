@@ -100,6 +100,43 @@ def test_convolution_and_gradients(name, needs):
     assert counted(ours) == counted(theirs) > 0
 
 
+@pytest.mark.parametrize("needs", ["nothing", "x", "weight"])
+@pytest.mark.parametrize("name", [*CONVOLUTIONS, "over the map"])
+def test_live_taps(name, needs):
+    """Their share is the mean of a convolution of ones with ones."""
+    over_the_map = ((1, 16, 9, 8), (16, 16, 3, 3), {"dilation": 7})
+    x_shape, weight_shape, options = CONVOLUTIONS.get(name, over_the_map)
+    x = torch.randn(x_shape, requires_grad=needs == "x")
+    weight = torch.randn(weight_shape, requires_grad=needs == "weight")
+
+    def ours():
+        y = fastseg.atrous_conv2d(x, weight, **options)
+        if needs != "nothing":
+            y.sum().backward()
+
+    rate, stride = options.get("dilation", 1), options.get("stride", 1)
+    kernel = torch.ones(1, 1, *weight_shape[2:])
+    geometry = {"padding": rate * (weight_shape[2] // 2), "dilation": rate, "stride": stride}
+    live = F.conv2d(torch.ones(1, 1, *x_shape[2:]), kernel, **geometry)
+    everything = counted(ours)
+    with fastseg.ops.count_live_taps():
+        counts = counted(ours)
+    assert counts == everything * int(live.sum()) // (live.numel() * kernel.numel())
+    assert counts < everything or weight_shape[2] == 1
+    assert counted(ours) == everything
+
+
+def test_live_taps_of_aspp():
+    x = torch.randn(1, 32, 17, 17)
+    block = fastseg.nn.ASPP(32, (6, 12, 18), 32, image_pooling=False).eval().requires_grad_(False)
+    ones = torch.ones(1, 1, 17, 17)
+    rates = [F.conv2d(ones, torch.ones(1, 1, 3, 3), padding=d, dilation=d) for d in (6, 12, 18)]
+    pairs = 17 * 17 + sum(int(live.sum()) for live in rates)
+    with fastseg.ops.count_live_taps():
+        counts = counted(block, x)
+    assert counts == 2 * (32 * 32 * pairs + 17 * 17 * 4 * 32 * 32)
+
+
 def test_double_backward():
     x, weight = torch.randn(1, 4, 8, 8), torch.randn(4, 4, 3, 3)
 

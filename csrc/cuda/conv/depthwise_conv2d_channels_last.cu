@@ -10,6 +10,7 @@
 #include "cuda/conv/depthwise_conv2d_forms.h"
 #include "cuda/conv/depthwise_tile.h"
 #include "cuda/conv/depthwise_weights.h"
+#include "cuda/conv/rolling_rows.h"
 #include "cuda/launch.h"
 #include "cuda/shared_memory.h"
 
@@ -67,9 +68,9 @@ __global__ void __launch_bounds__(kMostTileThreads, 2) depthwise_conv2d_same(Sam
   for (int a = 0; a < K; ++a) weights.begin(sums[a]);
   const int source_rows = op.tiles.source_rows();
   const int64_t own = at.element(0, column.coordinate);
-  for (int first = 0; first < source_rows; first += K) {
+  for (int first = 0; first < source_rows; first += kSteps<K>) {
 #pragma unroll
-    for (int u = 0; u < K; ++u) {
+    for (int u = 0; u < kSteps<K>; ++u) {
       const int t = first + u;
       if (t >= source_rows) break;
       const unsigned readers = at.rows[t].readers;
@@ -103,6 +104,7 @@ __global__ void __launch_bounds__(kMostTileThreads, 2) depthwise_conv2d_same(Sam
         store_pack(op.y + to, narrow<T>(sum));
       }
       weights.begin(sum);
+      roll(sums);
     }
   }
 }

@@ -11,6 +11,7 @@
 #include "cuda/conv/depthwise_conv2d_forms.h"
 #include "cuda/conv/depthwise_plane.h"
 #include "cuda/conv/depthwise_weights.h"
+#include "cuda/conv/rolling_rows.h"
 #include "cuda/launch.h"
 
 namespace fastseg::cuda {
@@ -40,15 +41,15 @@ __device__ inline void convolve(const PlanesConv2d<T>& op, const PackWeights<T, 
   using F = Compute<T>;
   constexpr int R = K / 2, Q = kColumns<K>;
   const TapColumns<K> taps(op.planes, item.column, zeros);
-  const int step = op.planes.row_step * op.planes.width;  // elements of a plane are ints
+  const int step = op.planes.row_step * op.planes.width;
   int row = (item.phase + (item.first - R) * op.planes.row_step) * op.planes.width;
   // The sums of output k + R - a, which reads row k as its tap a, are sums[(k - a) % K].
   F sums[K][Q];
 #pragma unroll
   for (int i = 0; i < K * Q; ++i) sums[i / Q][i % Q] = weights.start();
-  for (int first = item.first - R; first < item.last + R; first += K) {
+  for (int first = item.first - R; first < item.last + R; first += kSteps<K>) {
 #pragma unroll
-    for (int u = 0; u < K; ++u) {
+    for (int u = 0; u < kSteps<K>; ++u) {
       const int k = first + u;
       if (k >= item.last + R) break;
       if (k >= 0 && k < item.length) {
@@ -85,6 +86,7 @@ __device__ inline void convolve(const PlanesConv2d<T>& op, const PackWeights<T, 
 #pragma unroll
       for (int q = 0; q < Q; ++q) sum[q] = weights.start();
       row += step;
+      roll(sums);
     }
   }
 }
@@ -170,7 +172,7 @@ void launch(const DepthwiseConv2d& op, cudaStream_t stream) {
 }  // namespace
 
 bool depthwise_conv2d_contiguous(const DepthwiseConv2d& op, cudaStream_t stream) {
-  if (op.shape.channels_last) return false;
+  if (!is_of_planes(op.shape)) return false;
   return with_square(op.shape, [&](auto zero, auto kernel) {
     launch<decltype(zero), kernel>(op, stream);
     return true;

@@ -31,7 +31,8 @@ struct GatherConv2d {
 // channels_last: threads are channels, a group is kOutputs pixels that follow each other.
 // Contiguous: threads are pixels, a group is kOutputs runs of 32.
 template <class T, bool kChannelsLast>
-__global__ void __launch_bounds__(kThreads, 4) depthwise_conv2d_gather_pixels(GatherConv2d<T> op) {
+__global__ void __launch_bounds__(kThreads, sizeof(T) < sizeof(double) ? 3 : 2)
+    depthwise_conv2d_gather_pixels(GatherConv2d<T> op) {
   using F = Compute<T>;
   constexpr int kStep = kChannelsLast ? 1 : 32;
   const int index = blockIdx.x * kThreads + threadIdx.x, unit = index / kStep;

@@ -32,6 +32,12 @@ struct PlaneItem {
   int column, phase, first, last, length;
 };
 
+// Whether the shape is one of planes, whose elements and those of a kernel's reach are ints.
+inline bool is_of_planes(const DepthwiseShape& shape) {
+  constexpr int64_t kLimit = int64_t{1} << 27;
+  return !shape.channels_last && shape.rows.size * shape.columns.size < kLimit;
+}
+
 struct DepthwisePlanes {
   int height, width, column_step;
   int apart;             // from column to column of a thread

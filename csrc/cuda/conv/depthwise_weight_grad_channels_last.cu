@@ -9,6 +9,7 @@
 
 #include "cuda/conv/depthwise_conv2d_forms.h"
 #include "cuda/conv/depthwise_tile.h"
+#include "cuda/conv/rolling_rows.h"
 #include "cuda/launch.h"
 #include "cuda/shared_memory.h"
 
@@ -52,20 +53,19 @@ __global__ void __launch_bounds__(kMostTileThreads, 2)
     __syncthreads();
     const TilePlace column = at.columns[at.works ? at.slot + R : 0];
     if (!at.works || column.coordinate < 0) continue;
-    F grad[K][V];  // of output row j in grad[j % K]
-    for (int first = 0; first < source_rows; first += K) {
+    F grad[K][V] = {};  // of output row j in grad[j % K]
+    for (int first = 0; first < source_rows; first += kSteps<K>) {
 #pragma unroll
-      for (int u = 0; u < K; ++u) {
+      for (int u = 0; u < kSteps<K>; ++u) {
         const int t = first + u;
         if (t >= source_rows) break;
         if (t < tile_rows && at.rows[t + R].coordinate >= 0) {
           widen(load_pack<V>(grads + at.own_cell(t)), grad[u]);
         }
         const unsigned readers = at.rows[t].readers;
-        if (readers == 0) continue;
 #pragma unroll
         for (int b = 0; b < K; ++b) {
-          if (!(column.sources >> b & 1)) continue;
+          if (readers == 0 || !(column.sources >> b & 1)) continue;
           F x[V];
           widen(load_pack<V>(cells + at.source_cell(t, b)), x);
           keep(x);
@@ -78,6 +78,7 @@ __global__ void __launch_bounds__(kMostTileThreads, 2)
             }
           }
         }
+        roll(grad);
       }
     }
   }

@@ -9,6 +9,7 @@
 
 #include "cuda/conv/depthwise_conv2d_forms.h"
 #include "cuda/conv/depthwise_plane.h"
+#include "cuda/conv/rolling_rows.h"
 #include "cuda/launch.h"
 
 namespace fastseg::cuda {
@@ -32,9 +33,9 @@ __device__ inline void add_products(const DepthwisePlanes& planes, const PlaneIt
   const int step = planes.row_step * planes.width;
   int row = (item.phase + (item.first - R) * planes.row_step) * planes.width;
   F grads[K][Q] = {};  // of output k + R in grads[k % K]; zero where there is no such column
-  for (int first = item.first - R; first < item.last + R; first += K) {
+  for (int first = item.first - R; first < item.last + R; first += kSteps<K>) {
 #pragma unroll
-    for (int u = 0; u < K; ++u) {
+    for (int u = 0; u < kSteps<K>; ++u) {
       const int k = first + u;
       if (k >= item.last + R) break;
       // Output k + R - a reads row k as its tap a.
@@ -71,6 +72,7 @@ __device__ inline void add_products(const DepthwisePlanes& planes, const PlaneIt
         }
       }
       row += step;
+      roll(grads);
     }
   }
 }
@@ -148,7 +150,7 @@ void launch(const DepthwiseWeightGrad& op, cudaStream_t stream) {
 
 int64_t depthwise_weight_grad_contiguous_runs(const DepthwiseWeightGrad& op) {
   int64_t runs = 0;
-  if (op.shape.channels_last) return runs;
+  if (!is_of_planes(op.shape)) return runs;
   with_square(op.shape, [&](auto, auto kernel) {
     runs = op.shape.images * planes_of<kernel>(op.shape).item_blocks;
     return true;

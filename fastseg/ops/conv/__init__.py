@@ -8,5 +8,6 @@
 - ``cpu_plan``, ``cpu_grad``, ``cpu_aspp`` and ``cpu_pointwise`` choose the CPU's kernel by the
   measured ``cpu_costs``. ``cpu_kernels`` and ``cpu_onednn`` call it. ``prepared_weights`` keeps
   weights in a kernel's form.
-- ``flops`` counts operations for torch's FlopCounterMode.
+- ``flops`` counts operations for torch's FlopCounterMode, on request without padding
+  (``live_taps``).
 """
