@@ -14,6 +14,7 @@ from fastseg._core import extension
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 M_PERTURB = -6  # of glibc's mallopt
 LONGEST = (
+    "core/test_cuda_build.py",
     "export/test_export.py",
     "train/test_own_pictures.py",
     "crf/test_densecrf_sanitizers.py",
@@ -32,7 +33,7 @@ LONGEST = (
     "cuda_on_cpu/test_cuda_distance.py",
     "conv/test_depthwise_conv2d_triton.py",
 )
-"""The files that take 20 seconds or more, the longest first."""
+"""The files that take 20 seconds or more, the longest first: nvcc, where there is one, minutes."""
 
 
 def pytest_collection_modifyitems(items):
