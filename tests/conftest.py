@@ -59,6 +59,9 @@ def _same_start():
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(threads)
+    onednn = torch.backends.mkldnn
+    left = {onednn.conv.fp32_precision, onednn.matmul.fp32_precision}
+    assert left <= {"none", "ieee"}, f"the test leaves float32 computed in {left} for all others"
 
 
 @pytest.fixture

@@ -87,14 +87,19 @@ def pooling_jobs() -> Iterator[Job]:
             yield job(f"{words} {layout}", make, modelled=modelled)
 
 
+def convolution_case(make: Callable[[], Case]) -> Case:
+    """Returns the case, for which TF32 is admitted, and cuDNN measures its algorithms."""
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
+    return make()
+
+
 def conv_jobs() -> Iterator[Job]:
     """Yields ASPP, atrous and depthwise convolutions, their gradients and a step of training."""
     yield from depthwise_jobs()
-    torch.backends.cudnn.benchmark = True
-    torch.set_float32_matmul_precision("high")
     no_compiler = atrous_conv2d_gpu.Compiler(0)
     for name, make in atrous_conv2d_gpu.cases(torch.bfloat16, no_compiler):
-        yield job(name, make, 40)
+        yield job(name, partial(convolution_case, make), 40)
 
 
 def module_case(make, *arguments) -> Case:

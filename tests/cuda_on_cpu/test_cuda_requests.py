@@ -32,7 +32,7 @@ BUDGETS = {
     "depthwise_conv2d_staged_planes": (0.80, 1.8),
     "depthwise_weight_grad_gather_pixels": (0.65, 1.0),
     "depthwise_weight_grad_planes": (0.92, 1.9),
-    "depthwise_weight_grad_same": (0.98, 1.4),
+    "depthwise_weight_grad_same": (0.96, 1.4),
     "depthwise_weight_grad_total": (0.22, 1.0),
     "distance_columns_kernel": (0.99, 1.0),
     "distance_envelope_pass": (0.99, 1.1),
