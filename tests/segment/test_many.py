@@ -83,7 +83,9 @@ def test_probabilities_and_overlays(folder, weights, capsys):
     q = np.load("out/a.npz")["probabilities"]
     assert (q.shape, q.dtype) == ((3, 30, 41), np.float16)
     np.testing.assert_allclose(q.astype(np.float32).sum(0), 1, atol=0.01)
-    np.testing.assert_array_equal(q.argmax(0), np.asarray(Image.open("out/a.png")))
+    mask = np.asarray(Image.open("out/a.png")).astype(int)
+    # Two classes may be the most probable ones when they are rounded.
+    np.testing.assert_array_equal(np.take_along_axis(q, mask[None], 0)[0], q.max(0))
     assert Image.open("out/a_overlay.png").width > 41
     capsys.readouterr()
     arguments = ["crf", "img/a.png", "--unary", "out/a.npz", "--kind", "softmax", "-o", "crf.png"]
