@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastseg
+from fastseg._core.conv2d import live_taps as live_on_axis
 
 LAST = torch.channels_last
 GRADIENTS = ("input", "weight")
@@ -90,13 +91,8 @@ def randomize(module: nn.Module) -> nn.Module:
 
 def live_taps(height: int, width: int, kernel: int, stride: int, dilation: int) -> int:
     """Returns the number of taps that read a pixel, over all outputs of one map."""
-    total = 1
-    for size in (height, width):
-        outs = torch.arange(0, size, stride)
-        taps = (torch.arange(kernel) - kernel // 2) * dilation
-        at = outs[:, None] + taps
-        total *= int(((at >= 0) & (at < size)).sum())
-    return total
+    axis = (kernel, stride, dilation * (kernel // 2), dilation)
+    return live_on_axis(height, *axis) * live_on_axis(width, *axis)
 
 
 def flops_of(module: nn.Module, x: Tensor) -> float:

@@ -27,25 +27,6 @@ class Conv2d(NamedTuple):
         geometry = zip(size, kernel_size, *self[:3], strict=True)
         return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in geometry]
 
-    def has_one_live_tap(self, size: Sequence[int], kernel_size: Sequence[int]) -> bool:
-        """Whether all taps but the one in the middle read nothing but padding.
-
-        So it is of a "same" convolution whose rate is at least the map's size.
-
-        Args:
-            size: (H, W) of the input.
-            kernel_size: (kh, kw), both odd.
-        """
-        if tuple(kernel_size) == (1, 1):
-            return False
-        for n, k, s, p, d in zip(size, kernel_size, *self[:3], strict=True):
-            last = (n + 2 * p - d * (k - 1) - 1) // s * s  # where the last output's first tap is
-            for tap in range(k):
-                first_read, last_read = tap * d - p, last + tap * d - p
-                if tap != k // 2 and first_read < n and last_read >= 0:
-                    return False
-        return True
-
 
 def resolve_padding(
     op: str, padding: Ints | str, kernel_size: Sequence[int], dilation: Ints
@@ -137,3 +118,19 @@ def live_range(
         return slice(0, 0), slice(0, 0)
     read = slice(first * stride + offset, (last - 1) * stride + offset + 1, stride)
     return read, slice(first, last)
+
+
+def live_taps(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    """Returns the number of pairs of an output and a tap along an axis that read a pixel.
+
+    Args:
+        size: number of x's pixels.
+        kernel: number of taps.
+        stride: distance between the first pixels of two neighbouring outputs.
+        padding: number of zeros on both sides of x.
+        dilation: distance between the kernel's taps.
+    """
+    outputs = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+    axis = (size, outputs, stride, padding, dilation)
+    ranges = (live_range(*axis, tap)[1] for tap in range(kernel))
+    return sum(live.stop - live.start for live in ranges)

@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastseg
 from fastseg._core import extension
-from fastseg._core.conv2d import Conv2d
+from fastseg._core.conv2d import Conv2d, live_taps
 from fastseg._core.library import CPU_PLANS
-from fastseg.ops.conv.cpu_costs import COSTS, live_taps
+from fastseg.ops.conv.cpu_costs import COSTS
 from fastseg.ops.conv.cpu_plan import has_one_live_tap, plan
 from tests.conv.conv_cases import needs_kernel
 

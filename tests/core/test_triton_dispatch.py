@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,20 @@ def test_gpus_that_kernels_are_not_compiled_for_take_the_reference(capability, r
     monkeypatch.setattr(torch.cuda, "device_of", lambda tensor: contextlib.nullcontext())
     run = library.on_device_of_first(lambda x, y: ("kernel", y), lambda x, y: ("reference", y))
     assert run(torch.zeros(1), 2) == (runs, 2)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_op_with_compiled_kernels_keeps_them(compiled, monkeypatch):
+    registered = []
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", lambda *_: compiled)
+    monkeypatch.setattr(library, "TRITON_NAMES", [])
+    monkeypatch.setattr(
+        library, "LIBRARY", SimpleNamespace(impl=lambda name, *_: registered.append(name))
+    )
+    library.define_triton("depthwise_conv2d", lambda *_: None)
+    assert registered == library.TRITON_NAMES == ([] if compiled else ["depthwise_conv2d"])
 
 
 @pytest.mark.parametrize(("capability", "named"), [((7, 5), "reference"), ((9, 0), "Triton")])

@@ -80,10 +80,10 @@ def finite_values(shape, dtype: torch.dtype, layout: torch.memory_format, seed: 
     return x.to(dtype).contiguous(memory_format=layout)
 
 
-def misaligned(x: Tensor) -> Tensor:
-    """x in memory that starts one element beyond a 16-byte boundary."""
-    storage = torch.empty(x.numel() + 1, dtype=x.dtype)
-    return torch.as_strided(storage, x.shape, x.stride(), 1).copy_(x)
+def misaligned(x: Tensor, elements: int = 1) -> Tensor:
+    """x in memory that starts some elements beyond a 16-byte boundary."""
+    storage = torch.empty(x.numel() + elements, dtype=x.dtype)
+    return torch.as_strided(storage, x.shape, x.stride(), elements).copy_(x)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from fastseg._core.conv2d import Conv2d
+from fastseg._core.conv2d import Conv2d, live_taps
 from fastseg._core.winograd import winograd_axis
 
 
@@ -144,17 +144,6 @@ class ConvCosts(NamedTuple):
     def comparing(self, weight_shape: Sequence[int]) -> float:
         """Returns the nanoseconds to see that a weight is the one that was prepared."""
         return self.look_up + math.prod(weight_shape) * 4 / self.fingerprint
-
-
-def live_taps(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    """Returns the number of pairs of an output and a tap along an axis that read a pixel."""
-    outputs = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-    live = 0
-    for tap in range(kernel):
-        shift = padding - tap * dilation  # output o reads the pixel o * stride - shift
-        first = max(0, -(-shift // stride))
-        live += max(0, min(outputs, (size - 1 + shift) // stride + 1) - first)
-    return live
 
 
 COSTS = {

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from fastseg._core import extension
 from fastseg import reference
-from fastseg._core.conv2d import Conv2d, in_layout_of, is_bare
+from fastseg._core.conv2d import Conv2d, in_layout_of, is_bare, live_range
 from fastseg._core.float32_precision import reduced_on_cpu
 from fastseg._core.remember import MOST_CALLS
 from fastseg.ops.conv.cpu_costs import (
@@ -140,10 +140,24 @@ def is_depthwise(channels: int, weight: Tensor, conv: Conv2d) -> bool:
 
 
 def has_one_live_tap(x: Tensor, weight: Tensor, conv: Conv2d) -> bool:
-    """Whether a convolution of one group is that of the tap in the middle alone."""
-    middle = tuple(d * (k // 2) for k, d in zip(weight.shape[2:], conv.dilation, strict=True))
-    same = conv.groups == 1 and conv.padding == middle
-    return same and conv.has_one_live_tap(x.shape[2:], weight.shape[2:])
+    """Whether a "same" convolution of one group is that of the tap in the middle alone.
+
+    All others read nothing but padding, as those of a rate of at least the map's size.
+    """
+    return _has_one_live_tap(tuple(x.shape[2:]), tuple(weight.shape[2:]), conv)
+
+
+@functools.lru_cache(MOST_CALLS)
+def _has_one_live_tap(size: tuple[int, ...], kernel: tuple[int, ...], conv: Conv2d) -> bool:
+    middle = tuple(d * (k // 2) for k, d in zip(kernel, conv.dilation, strict=True))
+    if kernel == (1, 1) or conv.groups != 1 or conv.padding != middle:
+        return False
+    outputs = conv.output_size(size, kernel)
+    for k, *axis in zip(kernel, size, outputs, *conv[:3], strict=True):
+        ranges = [live_range(*axis, tap)[1] for tap in range(k) if tap != k // 2]
+        if any(live.start < live.stop for live in ranges):
+            return False
+    return True
 
 
 def owns_depthwise(x: Tensor, kernel_size: Sequence[int], conv: Conv2d, bare: bool) -> bool:

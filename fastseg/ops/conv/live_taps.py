@@ -7,6 +7,8 @@ import contextvars
 import math
 from collections.abc import Iterator, Sequence
 
+from fastseg._core.conv2d import live_taps
+
 _counts = contextvars.ContextVar("counts_live_taps", default=False)
 
 
@@ -48,17 +50,6 @@ def counted_share(
     """
     if not _counts.get() or operations == 0:
         return operations
-    axes = zip(size, out_size, kernel_size, stride, padding, dilation, strict=True)
-    live = math.prod(_live_on_axis(*axis) for axis in axes)
+    axes = zip(size, kernel_size, stride, padding, dilation, strict=True)
+    live = math.prod(live_taps(*axis) for axis in axes)
     return operations * live // (math.prod(out_size) * math.prod(kernel_size))
-
-
-def _live_on_axis(size: int, outputs: int, kernel: int, stride: int, padding: int, rate: int):
-    """Returns the number of pairs of an output and a tap that reads a pixel along an axis."""
-    live = 0
-    for tap in range(kernel):
-        offset = padding - tap * rate  # output o reads o * stride - offset
-        first = max(0, -(-offset // stride))
-        last = min(outputs - 1, (size - 1 + offset) // stride)
-        live += max(0, last - first + 1)
-    return live
