@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "common/ceil_divide.h"
+
 namespace fastseg::cpu {
 namespace {
 
@@ -33,8 +35,6 @@ void add_runs(TapAxis& axis, int64_t kernel, const SourceOf& source_of) {
     }
   }
 }
-
-int64_t ceil_divide(int64_t a, int64_t b) { return a <= 0 ? 0 : (a + b - 1) / b; }
 
 }  // namespace
 

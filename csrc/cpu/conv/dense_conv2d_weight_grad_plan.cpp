@@ -2,6 +2,8 @@
 
 #include "cpu/conv/dense_conv2d_weight_grad_plan.h"
 
+#include "common/ceil_divide.h"
+
 namespace fastseg::cpu {
 namespace {
 
@@ -18,8 +20,6 @@ constexpr int64_t kTaskPanels = 2;
 // Fewer tasks than these are cut further, by taps, which then share less.
 constexpr int64_t kFewTasks = 16;
 constexpr int64_t kTapsOfFew = 3;
-
-int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // The outputs [begin, end) along an axis whose tap reads o * stride + offset inside of x.
 struct LiveRange {

@@ -1,10 +1,12 @@
 // Which kernels compute a depthwise convolution and its gradients, and the last sums of the
 // weight's gradient.
 
+#include "common/ceil_divide.h"
 #include "cuda/conv/depthwise_conv2d.h"
 #include "cuda/conv/depthwise_conv2d_forms.h"
 #include "cuda/fast_divisor.h"
 #include "cuda/launch.h"
+#include "cuda/slot_sum.h"
 
 namespace fastseg::cuda {
 namespace {
@@ -24,11 +26,8 @@ __global__ void __launch_bounds__(kChannels* kSlots)
   for (int64_t run = slot; channel < channels && run < runs; run += kSlots) {
     sum += sums[(run * taps + tap) * channels + channel];
   }
-  partial[threadIdx.x] = sum;
-  __syncthreads();
-  if (slot > 0 || channel >= channels) return;
-  for (int other = 1; other < kSlots; ++other) sum += partial[other * kChannels + lane];
-  out[int64_t{channel} * taps + tap] = from_compute<T>(sum);
+  sum = slot_sum<kSlots, kChannels>(sum, partial);
+  if (slot == 0 && channel < channels) out[int64_t{channel} * taps + tap] = from_compute<T>(sum);
 }
 
 struct Form {
@@ -65,7 +64,7 @@ cudaError_t depthwise_conv2d_weight_grad(const DepthwiseWeightGrad& op, cudaStre
   const int64_t channels = op.shape.channels, taps = op.shape.rows.kernel * op.shape.columns.kernel;
   dispatch(op.shape.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const auto blocks = static_cast<unsigned>((channels + kChannels - 1) / kChannels * taps);
+    const auto blocks = static_cast<unsigned>(ceil_divide(channels, kChannels) * taps);
     FASTSEG_LAUNCH((depthwise_weight_grad_total<T>), blocks, kChannels * kSlots,
                    kChannels * kSlots * sizeof(Compute<T>), stream,
                    static_cast<const Compute<T>*>(op.sums), form.runs, FastDivisor(taps),

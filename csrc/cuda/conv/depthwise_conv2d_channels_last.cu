@@ -20,13 +20,7 @@ namespace {
 constexpr int64_t kMostRows = 16;
 
 template <class T>
-struct SameConv2d {
-  const T* x;
-  const T* weight;
-  const T* residual;
-  T* y;
-  EpilogueVectors vectors;
-  Activation activation;
+struct SameConv2d : DepthwiseTensors<T> {
   bool mirrored;
   int channels;
   DepthwiseTiles tiles;
@@ -112,15 +106,8 @@ __global__ void __launch_bounds__(kMostTileThreads, 2) depthwise_conv2d_same(Sam
 template <class T, int K>
 void launch(const DepthwiseConv2d& op, cudaStream_t stream) {
   const DepthwiseTiles tiles(op.shape, K, kPack<T, K>, kPack<T, K> * sizeof(T), kMostRows);
-  const SameConv2d<T> job{static_cast<const T*>(op.x),
-                          static_cast<const T*>(op.weight),
-                          static_cast<const T*>(op.residual),
-                          static_cast<T*>(op.y),
-                          op.vectors,
-                          op.activation,
-                          op.transposed,
-                          static_cast<int>(op.shape.channels),
-                          tiles};
+  const SameConv2d<T> job{DepthwiseTensors<T>(op), op.transposed,
+                          static_cast<int>(op.shape.channels), tiles};
   const auto blocks = static_cast<unsigned>(tiles.count * tiles.chunks);
   const int bytes = tiles.source_bytes() + tiles.place_bytes();
   with_plain<K>(op.activation, op.residual, [&](auto plain) {

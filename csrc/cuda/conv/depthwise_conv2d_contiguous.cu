@@ -20,13 +20,7 @@ namespace {
 constexpr int64_t kMostPlanes = 8;  // of a block
 
 template <class T>
-struct PlanesConv2d {
-  const T* x;
-  const T* weight;
-  const T* residual;
-  T* y;
-  EpilogueVectors vectors;
-  Activation activation;
+struct PlanesConv2d : DepthwiseTensors<T> {
   bool flip;
   FastDivisor channels;
   DepthwisePlanes planes;
@@ -147,14 +141,7 @@ bool lies_like(const void* residual, const void* y) {
 template <class T, int K>
 void launch(const DepthwiseConv2d& op, cudaStream_t stream) {
   const DepthwisePlanes planes(op.shape, kColumns<K>, lies_like(op.residual, op.y), kMostPlanes);
-  const PlanesConv2d<T> job{static_cast<const T*>(op.x),
-                            static_cast<const T*>(op.weight),
-                            static_cast<const T*>(op.residual),
-                            static_cast<T*>(op.y),
-                            op.vectors,
-                            op.activation,
-                            op.transposed,
-                            FastDivisor(op.shape.channels),
+  const PlanesConv2d<T> job{DepthwiseTensors<T>(op), op.transposed, FastDivisor(op.shape.channels),
                             planes};
   with_plain<K>(op.activation, op.residual, [&](auto plain) {
     if (!planes.staged) {

@@ -9,6 +9,25 @@
 
 namespace fastseg::cuda {
 
+// What every form of the convolution reads and writes, and what follows its sums.
+template <class T>
+struct DepthwiseTensors {
+  const T* x;
+  const T* weight;
+  const T* residual;
+  T* y;
+  EpilogueVectors vectors;
+  Activation activation;
+
+  explicit DepthwiseTensors(const DepthwiseConv2d& op)
+      : x(static_cast<const T*>(op.x)),
+        weight(static_cast<const T*>(op.weight)),
+        residual(static_cast<const T*>(op.residual)),
+        y(static_cast<T*>(op.y)),
+        vectors(op.vectors),
+        activation(op.activation) {}
+};
+
 // Square kernels of 3, 5 and 7 that keep the size, not in float64.
 bool depthwise_conv2d_channels_last(const DepthwiseConv2d& op, cudaStream_t stream);
 bool depthwise_conv2d_contiguous(const DepthwiseConv2d& op, cudaStream_t stream);

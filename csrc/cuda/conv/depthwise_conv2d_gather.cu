@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "common/ceil_divide.h"
 #include "cuda/conv/depthwise_conv2d_forms.h"
 #include "cuda/conv/depthwise_gather.h"
 #include "cuda/launch.h"
@@ -16,13 +17,7 @@ constexpr int kOutputs = 4;              // of a thread
 constexpr unsigned kMostImages = 65535;  // of a launch's grid; blocks take further ones in turns
 
 template <class T>
-struct GatherConv2d {
-  const T* x;
-  const T* weight;
-  const T* residual;
-  T* y;
-  EpilogueVectors vectors;
-  Activation activation;
+struct GatherConv2d : DepthwiseTensors<T> {
   GatherAxis rows, columns;
   FastDivisor channels, width, groups;  // of pixels in a plane
   int images;
@@ -88,13 +83,8 @@ template <class T, bool kChannelsLast>
 void launch(const DepthwiseConv2d& op, cudaStream_t stream) {
   const GatherAxis rows(op.shape.rows, op.transposed), columns(op.shape.columns, op.transposed);
   constexpr int64_t kStep = kChannelsLast ? 1 : 32, kGroup = kOutputs * kStep;
-  const int64_t groups = (int64_t{rows.outputs} * columns.outputs + kGroup - 1) / kGroup;
-  const GatherConv2d<T> job{static_cast<const T*>(op.x),
-                            static_cast<const T*>(op.weight),
-                            static_cast<const T*>(op.residual),
-                            static_cast<T*>(op.y),
-                            op.vectors,
-                            op.activation,
+  const int64_t groups = ceil_divide(int64_t{rows.outputs} * columns.outputs, kGroup);
+  const GatherConv2d<T> job{DepthwiseTensors<T>(op),
                             rows,
                             columns,
                             FastDivisor(op.shape.channels),
@@ -102,7 +92,7 @@ void launch(const DepthwiseConv2d& op, cudaStream_t stream) {
                             FastDivisor(groups),
                             static_cast<int>(op.shape.images)};
   const int64_t threads = groups * op.shape.channels * kStep;
-  const dim3 grid(static_cast<unsigned>((threads + kThreads - 1) / kThreads),
+  const dim3 grid(static_cast<unsigned>(ceil_divide(threads, kThreads)),
                   std::min(static_cast<unsigned>(op.shape.images), kMostImages));
   FASTSEG_LAUNCH((depthwise_conv2d_gather_pixels<T, kChannelsLast>), grid, kThreads, 0, stream,
                  job);

@@ -6,11 +6,12 @@
 
 #include <algorithm>
 
+#include "common/ceil_divide.h"
 #include "cuda/async_copy.h"
 #include "cuda/conv/depthwise_conv2d.h"
 #include "cuda/fast_divisor.h"
+#include "cuda/pack.h"
 #include "cuda/shared_memory.h"
-#include "cuda/vector_access.h"
 
 namespace fastseg::cuda {
 
@@ -55,14 +56,14 @@ struct DepthwisePlanes {
       : height(static_cast<int>(shape.rows.size)),
         width(static_cast<int>(shape.columns.size)),
         column_step(static_cast<int>(shape.columns.dilation)),
-        apart(static_cast<int>((shape.columns.size + of_thread - 1) / of_thread)),
+        apart(static_cast<int>(ceil_divide(shape.columns.size, of_thread))),
         row_step(std::min(shape.rows.size, shape.rows.dilation)),
         columns(apart),
         planes(static_cast<int>(shape.images * shape.channels)) {
-    const int64_t phases = row_step, longest = (shape.rows.size + phases - 1) / phases;
-    const int64_t cuts = (longest + kMostRowsOfThread - 1) / kMostRowsOfThread;
+    const int64_t longest = ceil_divide(shape.rows.size, row_step);
+    const int64_t cuts = ceil_divide(longest, kMostRowsOfThread);
     segments = FastDivisor(cuts);
-    segment_rows = static_cast<int>((longest + cuts - 1) / cuts);
+    segment_rows = static_cast<int>(ceil_divide(longest, cuts));
     const int64_t plane = shape.rows.size * shape.columns.size * size_of(shape.dtype);
     staged = may_stage && 2 * (plane + 2 * kVectorBytes) + kVectorBytes <= kMaxSharedBytes;
     in_block = 1;
@@ -74,12 +75,12 @@ struct DepthwisePlanes {
     for (int t = kPlaneThreads; t >= 64; t -= 32) {
       if (idle(t) < idle(threads)) threads = t;
     }
-    item_blocks = FastDivisor(staged ? 1 : (items() + threads - 1) / threads);
+    item_blocks = FastDivisor(staged ? 1 : ceil_divide(items(), threads));
   }
 
   FASTSEG_HOST_DEVICE int64_t items() const { return int64_t{row_step} * segments * apart; }
   unsigned blocks() const {
-    return static_cast<unsigned>(int64_t{(planes + in_block - 1) / in_block} * item_blocks);
+    return static_cast<unsigned>(ceil_divide(planes, in_block) * item_blocks);
   }
   // Of shared memory for a block's planes of one tensor, wherever these begin.
   FASTSEG_HOST_DEVICE int64_t bytes(int64_t element) const {
@@ -96,7 +97,7 @@ struct DepthwisePlanes {
   }
 
  private:
-  int64_t idle(int t) const { return (items() + t - 1) / t * t - items(); }
+  int64_t idle(int t) const { return ceil_divide(items(), t) * t - items(); }
 };
 
 // Where in shared memory the element at `p` lies, as far from a multiple of 16 bytes as in global.
@@ -139,8 +140,7 @@ __device__ inline void unstage(const T* shared, int count, T* to) {
   const VectorRun run(to, count);
   constexpr int N = kVectorBytes / static_cast<int>(sizeof(T));
   for (int i = threadIdx.x * N; i < run.vectors; i += blockDim.x * N) {
-    *reinterpret_cast<uint4*>(to + run.head + i) =
-        *reinterpret_cast<const uint4*>(shared + run.head + i);
+    store_pack(to + run.head + i, load_pack<N>(shared + run.head + i));
   }
   for (int i = threadIdx.x; i < count - run.vectors; i += blockDim.x) {
     const int at = i < run.head ? i : i + run.vectors;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "common/ceil_divide.h"
 #include "cuda/async_copy.h"
 #include "cuda/conv/depthwise_conv2d.h"
 #include "cuda/conv/phase_order.h"
@@ -20,13 +21,12 @@ inline constexpr int kPack = K == 3 ? 16 / sizeof(T) : 2;
 inline constexpr int kMostTileThreads = 192;
 inline constexpr int64_t kChunkBytes = 128;      // of a pixel's channels in a block, at most
 inline constexpr int64_t kTileBytes = 47 << 10;  // of x in a block: two are resident everywhere
+inline constexpr int64_t kTileChoices = 24;      // of numbers of tiles; more make these too narrow
 inline constexpr int64_t kFewestBlocks = 264;    // two for each multiprocessor of a large GPU
-
-inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // The parts of equal size, `most` at most, that `total` is cut into.
 inline int64_t even_part(int64_t total, int64_t most) {
-  return divide_up(total, divide_up(total, most));
+  return ceil_divide(total, ceil_divide(total, most));
 }
 
 // A position of a tile or of its margins: its coordinate, -1 where no output of the tile reads it;
@@ -52,25 +52,25 @@ struct DepthwiseTiles {
     const int64_t packs = shape.channels / pack;
     const int64_t in_block = even_part(packs, kChunkBytes / bytes);
     lanes = FastDivisor(in_block);
-    chunks = FastDivisor(divide_up(packs, in_block));
+    chunks = FastDivisor(ceil_divide(packs, in_block));
     tile_columns = static_cast<int>(best_columns(shape.columns.size, in_block, kernel));
-    column_tiles = FastDivisor(divide_up(shape.columns.size, tile_columns));
+    column_tiles = FastDivisor(ceil_divide(shape.columns.size, tile_columns));
     const int64_t beside = shape.images * column_tiles * chunks;
     const int64_t row_bytes = (tile_columns + kernel - 1) * in_block * bytes;
     most_rows = std::min(most_rows, kTileBytes / row_bytes - kernel + 1);
     int64_t height = even_part(shape.rows.size, std::max<int64_t>(most_rows, 1));
-    while (height > 2 && beside * divide_up(shape.rows.size, height) < kFewestBlocks) {
+    while (height > 2 && beside * ceil_divide(shape.rows.size, height) < kFewestBlocks) {
       height = (height + 1) / 2;
     }
     tile_rows = static_cast<int>(height);
-    row_tiles = FastDivisor(divide_up(shape.rows.size, height));
+    row_tiles = FastDivisor(ceil_divide(shape.rows.size, height));
     cell_columns = FastDivisor(tile_columns + kernel - 1);
     count = shape.images * row_tiles * column_tiles;
     margin_ = kernel - 1;
   }
 
   int threads() const {
-    return static_cast<int>(divide_up(int64_t{tile_columns} * lanes, 32) * 32);
+    return static_cast<int>(ceil_divide(int64_t{tile_columns} * lanes, 32) * 32);
   }
   FASTSEG_HOST_DEVICE int source_rows() const { return tile_rows + margin_; }
   // Of the tile with its margins, of the tile alone, and of what a block knows of both axes.
@@ -89,9 +89,11 @@ struct DepthwiseTiles {
   static int64_t best_columns(int64_t width, int64_t in_block, int64_t kernel) {
     int64_t best = 1;
     double best_score = 0;
-    for (int64_t most = std::min(width, kMostTileThreads / in_block); most > 0; --most) {
-      const int64_t columns = even_part(width, most);
-      const int64_t threads = divide_up(width, columns) * divide_up(columns * in_block, 32) * 32;
+    const int64_t fewest = ceil_divide(width, kMostTileThreads / in_block);
+    for (int64_t tiles = fewest; tiles < fewest + kTileChoices && tiles <= width; ++tiles) {
+      const int64_t columns = ceil_divide(width, tiles);
+      const int64_t threads =
+          ceil_divide(width, columns) * ceil_divide(columns * in_block, 32) * 32;
       const double busy = static_cast<double>(width * in_block) / threads;
       const double score = busy / (1 + (kernel - 1) / (4.0 * columns));
       if (score > best_score) best = columns, best_score = score;

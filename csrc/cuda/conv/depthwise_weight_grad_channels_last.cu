@@ -113,7 +113,7 @@ DepthwiseTiles tiles_of(const DepthwiseShape& shape) {
 }
 
 int64_t runs_of(const DepthwiseTiles& tiles) {
-  return std::min(tiles.count, divide_up(kMostBlocks, tiles.chunks));
+  return std::min(tiles.count, ceil_divide(kMostBlocks, tiles.chunks));
 }
 
 template <class T, int K>
@@ -135,6 +135,7 @@ void launch(const DepthwiseWeightGrad& op, cudaStream_t stream) {
                  tiles.threads(), bytes, stream, job);
 }
 
+// body(T{}, std::integral_constant<int, K>{}) where these kernels take the op.
 template <class Body>
 void with_packs(const DepthwiseWeightGrad& op, const Body& body) {
   with_square(op.shape, [&](auto zero, auto kernel) {

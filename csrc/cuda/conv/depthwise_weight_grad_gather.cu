@@ -4,9 +4,11 @@
 
 #include <algorithm>
 
+#include "common/ceil_divide.h"
 #include "cuda/conv/depthwise_conv2d_forms.h"
 #include "cuda/conv/depthwise_gather.h"
 #include "cuda/launch.h"
+#include "cuda/slot_sum.h"
 
 namespace fastseg::cuda {
 namespace {
@@ -58,16 +60,14 @@ __global__ void __launch_bounds__(kThreads)
                        : op.grad[(plane + channel) * pixels + pixel];
     sum += to_compute(x) * to_compute(grad);
   }
-  partial[threadIdx.x] = sum;
-  __syncthreads();
+  sum = slot_sum<kSlots, kLanes>(sum, partial);
   if (slot > 0 || channel >= op.channels) return;
-  for (int other = 1; other < kSlots; ++other) sum += partial[other * kLanes + lane];
   op.sums[(int64_t{run} * op.taps + tap) * op.channels + channel] = sum;
 }
 
 int64_t parts_of(const DepthwiseShape& shape) {
   const int64_t pixels = shape.rows.outputs * shape.columns.outputs;
-  const int64_t wanted = (kRuns + shape.images - 1) / shape.images;
+  const int64_t wanted = ceil_divide(kRuns, shape.images);
   return std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, pixels / kFewestPixels));
 }
 
@@ -75,7 +75,7 @@ template <class T, bool kChannelsLast>
 void launch(const DepthwiseWeightGrad& op, cudaStream_t stream) {
   const DepthwiseShape& shape = op.shape;
   const int64_t taps = shape.rows.kernel * shape.columns.kernel, parts = parts_of(shape);
-  const int64_t blocks = kChannelsLast ? (shape.channels + 31) / 32 : shape.channels;
+  const int64_t blocks = kChannelsLast ? ceil_divide(shape.channels, 32) : shape.channels;
   const GatherWeightGrad<T> job{static_cast<const T*>(op.x),
                                 static_cast<const T*>(op.grad),
                                 static_cast<Compute<T>*>(op.sums),
