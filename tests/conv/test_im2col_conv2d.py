@@ -31,6 +31,12 @@ CASES = [
 ]
 
 
+PLANES = [
+    ((1, 700, 4, 4), 500, (1, 1), 1, 0, 1),  # fewer panels than threads
+    ((2, 40, 40, 41), 65, (1, 1), 1, 0, 1),
+]
+
+
 def pairs(*values):
     """Two integers each."""
     return [(v, v) if isinstance(v, int) else v for v in values]
@@ -49,18 +55,26 @@ def convolve(x, weight, geometry, epilogue=(None,) * 4, activation=""):
     return ops.im2col_conv2d(x, weight, *epilogue, *geometry, activation)
 
 
+def kernel_of_planes(weight, geometry):
+    """Whether contiguous maps have a kernel of their own, which adds in another order."""
+    stride, padding, _ = geometry
+    return (*weight.shape[2:], *stride, *padding) == (1, 1, 1, 1, 0, 0)
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("level", extension.available_simd_levels())
 def test_computes_the_convolution(level, case):
     x, weight, geometry, expected = problem(*case)
     with extension.use_simd_level(level):
         y = convolve(x, weight, geometry)
-        assert torch.equal(convolve(x.contiguous(), weight, geometry), y)
+        contiguous = convolve(x.contiguous(), weight, geometry)
         by_taps = weight.contiguous(memory_format=torch.channels_last)
         others = [by_taps, torch.stack([weight, weight], -1)[..., 0], weight.flip(0).flip(0)]
         close = [convolve(x, w, geometry) for w in others]
     assert y.is_contiguous(memory_format=torch.channels_last) or 1 in y.shape
-    for z in (y, *close):
+    assert contiguous.is_contiguous()
+    assert kernel_of_planes(weight, geometry) or torch.equal(contiguous, y)
+    for z in (y, contiguous, *close):
         assert z.shape == expected.shape
         if len(x):
             assert (z - expected).abs().max() <= 1e-6 * expected.abs().max()
@@ -78,15 +92,46 @@ def test_any_size(seed):
         stride, padding = rng.choice((1, 1, 2)), tuple(rng.choice((0, k // 2)) for k in kernel)
         case = ((rng.randint(1, 2), channels, *size), out_channels, kernel, stride, padding, 1)
         x, weight, geometry, expected = problem(*case)
-        y = convolve(x, weight, geometry)
-        assert (y - expected).abs().max() <= 1e-6 * max(1.0, expected.abs().max()), case
+        for y in (convolve(x, weight, geometry), convolve(x.contiguous(), weight, geometry)):
+            assert (y - expected).abs().max() <= 1e-6 * max(1.0, expected.abs().max()), case
+
+
+@pytest.mark.parametrize("level", extension.available_simd_levels())
+def test_planes_of_any_size(level):
+    """Pixels and filters on both sides of a tile's ends, depths beyond a block."""
+    rng = random.Random(0)
+    with extension.use_simd_level(level):
+        for _ in range(60):
+            size = rng.choice(((1, 2), (4, 4), (3, 5), (5, 13), (8, 8), (7, 19), (1, 129)))
+            channels, out_channels = rng.choice((1, 17, 511, 513, 1030)), rng.randint(1, 40)
+            case = ((rng.randint(1, 3), channels, *size), out_channels, (1, 1), 1, 0, 1)
+            x, weight, geometry, expected = problem(*case)
+            y = convolve(x.contiguous(), weight, geometry)
+            assert y.is_contiguous()
+            # The few outputs of a small case may all be smaller than what they are sums of.
+            size = max(channels**0.5, expected.abs().max())
+            assert (y - expected).abs().max() <= 1e-6 * size, case
+
+
+@needs_kernel("im2col_conv2d")
+def test_planes_that_are_not_finite():
+    """A pixel's NaN and infinity stay within its outputs."""
+    x, weight, geometry, _ = problem((1, 30, 5, 7), 20, (1, 1), 1, 0, 1)
+    x = x.contiguous()
+    x[0, 3, 2, 4], x[0, 29, 4, 6] = torch.nan, torch.inf
+    y = convolve(x, weight, geometry)
+    assert y[0, :, 2, 4].isnan().all() and y[0, :, 4, 6].isinf().all()
+    assert y.isfinite().all(1).sum() == 5 * 7 - 2
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("level", extension.available_simd_levels())
-@pytest.mark.parametrize("shape", [(2, 9, 6, 7), (2, 9, 3, 4)], ids=["panels", "dots"])
-def test_epilogue(shape, level, activation):
-    x, weight, geometry, y = problem(shape, 37, (3, 3), 1, 1, 1)
+@pytest.mark.parametrize("kernel", ["panels", "dots", "planes"])
+def test_epilogue(kernel, level, activation):
+    shape = (2, 9, 3, 4) if kernel == "dots" else (2, 9, 6, 7)
+    taps, padding = ((1, 1), 0) if kernel == "planes" else ((3, 3), 1)
+    x, weight, geometry, y = problem(shape, 37, taps, 1, padding, 1)
+    x = x.contiguous() if kernel == "planes" else x
     bias, scale, shift = torch.randn(3, 37)
     residual = torch.randn(y.shape)
     epilogue = (bias, scale, shift, residual)
@@ -99,14 +144,15 @@ def test_epilogue(shape, level, activation):
 @needs_kernel("im2col_conv2d")
 def test_bits_do_not_depend_on_threads():
     before = torch.get_num_threads()
-    for case in (CASES[2], *CASES[7:10], ((1, 320, 6, 6), 512, (3, 3), 1, 1, 1)):
+    for case in (CASES[2], *CASES[7:10], ((1, 320, 6, 6), 512, (3, 3), 1, 1, 1), *PLANES):
         x, weight, geometry, _ = problem(*case)
-        results = []
-        for threads in (1, 2, 3, 7):
-            torch.set_num_threads(threads)
-            results.append(convolve(x, weight, geometry))
-        torch.set_num_threads(before)
-        assert all(torch.equal(r, results[0]) for r in results)
+        for given in (x, x.contiguous()):
+            results = []
+            for threads in (1, 2, 3, 7):
+                torch.set_num_threads(threads)
+                results.append(convolve(given, weight, geometry))
+            torch.set_num_threads(before)
+            assert all(torch.equal(r, results[0]) for r in results)
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 6, 6), (1, 4, 4, 4)], ids=["panels", "dots"])

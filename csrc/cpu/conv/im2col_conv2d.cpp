@@ -4,6 +4,7 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <functional>
 #include <optional>
 
@@ -39,14 +40,39 @@ void run_tasks(int64_t threads, int64_t tasks, const std::function<void(int64_t)
   }
 }
 
+// A thread's least work: some ten microseconds.
+int64_t threads_for(const Im2colConv2d& op, int64_t pixels) {
+  constexpr int64_t kLeastProducts = 1 << 20;
+  const int64_t products = pixels * op.depth() * op.out_channels;
+  return std::clamp<int64_t>(products / kLeastProducts, 1, torch::stable::get_num_threads());
+}
+
+// A 1x1 convolution of contiguous planes, panel by panel; where those are fewer than the threads,
+// by stretches of channels, too.
+void run_planes(const Im2colConv2d& op, int64_t images) {
+  constexpr int64_t kTasks = 4;       // of a thread, so that none waits long for another
+  constexpr int64_t kGroup = 4 * 30;  // channels: whole tiles at every SIMD level
+  const int64_t panels = images * ((op.plane() + kIm2colPixels - 1) / kIm2colPixels);
+  const int64_t threads = threads_for(op, images * op.plane());
+  const int64_t stretches = threads == 1 ? 1 : std::min(panels, threads * kTasks);
+  const int64_t groups = (op.out_channels + kGroup - 1) / kGroup;
+  const int64_t parts = std::min((threads + stretches - 1) / stretches, groups);
+  const auto kernel = FASTSEG_SIMD_DISPATCH(im2col_planes_task);
+  static thread_local Scratch memory;
+  run_tasks(threads, stretches * parts, [&](int64_t i) {
+    const int64_t stretch = i / parts, part = i % parts;
+    const Im2colTask task{panels * stretch / stretches, panels * (stretch + 1) / stretches,
+                          groups * part / parts * kGroup,
+                          std::min(groups * (part + 1) / parts * kGroup, op.out_channels)};
+    kernel(op, task, memory.get(im2col_planes_memory(task.last_channel - task.first_channel)));
+  });
+}
+
 // Stretches of pixels whose rows stay in the cache; where those are fewer than the threads, of
 // channels, too. Sums do not depend on it.
 void run(const Im2colConv2d& op, int64_t pixels) {
-  constexpr int64_t kLeastProducts = 1 << 20;              // of a thread: some ten microseconds
   constexpr int64_t kLeastPixels = 24, kMostPixels = 168;  // of a stretch: the tiles are full
-  const int64_t products = pixels * op.depth() * op.out_channels;
-  const int64_t threads =
-      std::clamp<int64_t>(products / kLeastProducts, 1, torch::stable::get_num_threads());
+  const int64_t threads = threads_for(op, pixels);
   const auto stretches_of = [&](int64_t most) { return (pixels + most - 1) / most; };
   const int64_t most = std::clamp(kIm2colFloats / op.depth(), kLeastPixels, kMostPixels);
   const int64_t stretches =
@@ -96,13 +122,18 @@ Tensor im2col_conv2d(const Tensor& x, const Tensor& weight, Optional bias, Optio
   const auto plane = args.output_size(kOp, "x", x.size(2), x.size(3));
   const Ints size{x.size(0), weight.size(0), plane[0], plane[1]};
   check_epilogue(kOp, x, bias, scale, shift, residual, size);
-  if (residual) residual = in_layout(*residual, true);
+  const auto all = [](const Ints& values, int64_t value) {
+    return std::all_of(values.begin(), values.end(), [&](int64_t v) { return v == value; });
+  };
+  const bool point = weight.size(2) * weight.size(3) == 1 && all(stride, 1) && all(padding, 0);
+  const bool planes = point && !is_channels_last(x);
+  if (residual) residual = in_layout(*residual, !planes);
   const FoldedEpilogue<float> epilogue(bias, scale, shift, residual,
                                        parse_activation(kOp, activation));
-  const Tensor in = in_layout(x, true);
+  const Tensor in = in_layout(x, !planes);
   const bool taps_last = !is_dense(weight, true);
   const Tensor filters = dense(weight, !taps_last);
-  const Tensor out = empty_like_layout(x, size, ScalarType::Float, true);
+  const Tensor out = empty_like_layout(x, size, ScalarType::Float, !planes);
   const Im2colConv2d op{x.size(1),
                         weight.size(0),
                         {x.size(2), x.size(3)},
@@ -116,7 +147,11 @@ Tensor im2col_conv2d(const Tensor& x, const Tensor& weight, Optional bias, Optio
                         static_cast<const float*>(filters.const_data_ptr()),
                         static_cast<float*>(out.mutable_data_ptr()),
                         epilogue.get()};
-  if (x.size(0) > 0) run(op, x.size(0) * plane[0] * plane[1]);
+  if (x.size(0) > 0 && planes) {
+    run_planes(op, x.size(0));
+  } else if (x.size(0) > 0) {
+    run(op, x.size(0) * plane[0] * plane[1]);
+  }
   return in_layout(out, is_channels_last(x));
 }
 

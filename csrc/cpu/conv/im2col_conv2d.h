@@ -7,6 +7,7 @@
 // of which lie in one piece: the weights are read as they are. Of many pixels the filters are
 // brought into panels first, anew in each call. So nothing is prepared from them that would have to
 // be checked for changes.
+// A 1x1 convolution of contiguous planes is the product of the filters and the planes as they lie.
 // Bytes: x times the taps a pixel, y once, and the weights once for kIm2colFloats of rows, or in
 // panels once more for these.
 
@@ -21,9 +22,10 @@ namespace fastseg::cpu {
 inline constexpr int64_t kIm2colDepth = 1024;      // of a sum that starts from zero, for accuracy
 inline constexpr int64_t kIm2colFloats = 1 << 16;  // of a task's rows, about: 256 KB
 inline constexpr int64_t kIm2colChannels = 16;     // of outputs that a task computes at a time
-inline constexpr int64_t kIm2colBlock = 128;       // depth of rows that lie together, by panels
+inline constexpr int64_t kIm2colBlock = 128;       // depth of rows or pixels that lie together
 inline constexpr int kIm2colBlockStep = 144;       // between two of these rows
 inline constexpr int64_t kIm2colSums = 32;         // of a pixel at a time, by panels
+inline constexpr int64_t kIm2colPixels = 64;       // of a plane at a time
 
 // How far apart rows are: whole registers, and no multiple of 4 KB.
 inline int64_t im2col_row(int64_t depth) { return (depth + 15) / 16 * 16 + 16; }
@@ -39,6 +41,7 @@ struct Im2colConv2d {
 
   int64_t taps() const { return kernel_size[0] * kernel_size[1]; }
   int64_t depth() const { return taps() * in_channels; }
+  int64_t plane() const { return out_size[0] * out_size[1]; }
 };
 
 // Output pixels, counted through the batch, and output channels.
@@ -62,6 +65,11 @@ inline int64_t im2col_panels_memory(const Im2colConv2d& op, int64_t pixels) {
   return im2col_rows_memory(op, pixels) + pixels * kIm2colSums;
 }
 
+// Of a task of planes: the pixels, and the sums of its channels.
+inline int64_t im2col_planes_memory(int64_t channels) {
+  return (kIm2colBlock + channels) * kIm2colPixels;
+}
+
 #define FASTSEG_IM2COL_TASK \
   void im2col_task(const Im2colConv2d& op, const Im2colTask& task, float* memory)
 FASTSEG_DECLARE_KERNEL(FASTSEG_IM2COL_TASK)
@@ -78,5 +86,12 @@ FASTSEG_DECLARE_KERNEL(FASTSEG_IM2COL_PACK)
                           float* memory)
 FASTSEG_DECLARE_KERNEL(FASTSEG_IM2COL_PANELS_TASK)
 #undef FASTSEG_IM2COL_PANELS_TASK
+
+// A task of contiguous planes, x (N, in_channels, plane) and y (N, out_channels, plane): panels of
+// kIm2colPixels, the last one of an image with fewer, counted through the batch, and channels.
+#define FASTSEG_IM2COL_PLANES_TASK \
+  void im2col_planes_task(const Im2colConv2d& op, const Im2colTask& task, float* memory)
+FASTSEG_DECLARE_KERNEL(FASTSEG_IM2COL_PLANES_TASK)
+#undef FASTSEG_IM2COL_PLANES_TASK
 
 }  // namespace fastseg::cpu

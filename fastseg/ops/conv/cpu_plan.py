@@ -2,8 +2,9 @@
 
 - Winograd's pieces: 3x3 taps, stride 1, "same" padding and one group.
 - Our depthwise kernel: where oneDNN does not have a fast one.
-- im2col: maps of few pixels, and 1x1 kernels on those of some thousand. It takes the weight as it
-  is; all others are prepared and compared with what was prepared in each call.
+- im2col: maps of few pixels, and 1x1 kernels on those of some thousand and on all that are
+  contiguous. It takes the weight as it is; all others are prepared and compared with what was
+  prepared in each call.
 - oneDNN with a prepared weight, the batch norm's scale in it, and a fused epilogue: all else.
 
 A kernel whose taps all read padding but one is a 1x1 kernel, and the others' weights are not read.
@@ -11,7 +12,7 @@ A kernel whose taps all read padding but one is a 1x1 kernel, and the others' we
 Float16 and bfloat16 are computed in float32 where the processor does not multiply them faster: that
 is twice as fast as torch's convolution of them, and 7 to 26 times without instructions for them.
 
-The choice depends on shapes and dtypes alone, never on what was computed before.
+The choice depends on shapes, dtypes and the layout alone, never on what was computed before.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from fastseg.ops.conv.cpu_costs import (
 )
 from fastseg.ops.conv.cpu_kernels import depthwise_conv2d, im2col_conv2d, winograd_conv2d
 from fastseg.ops.conv.cpu_onednn import onednn_conv2d
+from fastseg.ops.conv.image_layout import is_channels_last
 
 
 def plan(
@@ -76,11 +78,15 @@ def plan(
         if bare:
             return partial(_by_torch, conv=conv)
         return partial(onednn_conv2d, conv=conv, activation=activation, dtype=x.dtype)
+    by_product = partial(im2col_conv2d, conv=conv, activation=activation)
     if prefers_im2col(x, weight, conv):
-        return partial(im2col_conv2d, conv=conv, activation=activation)
+        return by_product
     if winograd:
         return partial(winograd_conv2d, conv=conv, activation=activation)
-    return partial(onednn_conv2d, conv=conv, activation=activation)
+    by_onednn = partial(onednn_conv2d, conv=conv, activation=activation)
+    if suits_planes(weight.shape, conv):
+        return partial(_by_layout, planes=by_product, channels_last=by_onednn)
+    return by_onednn
 
 
 def atrous_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activation) -> Tensor:
@@ -93,6 +99,10 @@ def atrous_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activat
 def _by_reference(x, weight, bias, scale, shift, residual, conv, activation):
     y = reference.atrous_conv2d(x, weight, bias, scale, shift, residual, *conv, activation)
     return in_layout_of(x, y)
+
+
+def _by_layout(x, *others, planes, channels_last):
+    return channels_last(x, *others) if is_channels_last(x) else planes(x, *others)
 
 
 def _by_live_tap(x, weight, *epilogue, run):
@@ -201,6 +211,11 @@ def _im2col_wins(
         winograd = costs.winograd(shape, weight_shape[0], conv.dilation, fast)
         others = min(others, winograd)
     return costs.im2col(shape, weight_shape, conv) < others + costs.comparing(weight_shape)
+
+
+def suits_planes(weight_shape: Sequence[int], conv: Conv2d) -> bool:
+    """Whether contiguous planes as they lie are a factor of the product: a 1x1 convolution."""
+    return (*weight_shape[2:], conv.groups) == (1, 1, 1) and conv[:2] == ((1, 1), (0, 0))
 
 
 def suits_winograd(weight_shape: Sequence[int], conv: Conv2d) -> bool:
