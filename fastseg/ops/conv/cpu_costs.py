@@ -200,6 +200,12 @@ DEPTHWISE_PRODUCTS = 2_000_000
 """Number of products below which our depthwise kernel is the faster one for other sizes than 3x3.
 oneDNN's is 10 to 35 % faster, but its call takes longer, the more so within a network."""
 
+DEPTHWISE_PIXELS = 1024
+"""Number of pixels of a contiguous map from which a 3x3 depthwise convolution of stride 1 is the
+faster one in that layout. On smaller ones, and at other strides, that takes 1.1 to 6 times as long
+as through channels_last: measured on an AMD Zen 3 with AVX2, at rates 1 and 6, on maps of 4 x 4 to
+65 x 65."""
+
 FUSED_OUTPUTS = 2
 """Number of outputs per element of x from which oneDNN fuses a ReLU: its ReLU turns NaN into 0, so
 that x must be searched for NaN first, which costs a pass over x and saves one over the output."""

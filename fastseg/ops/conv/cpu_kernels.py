@@ -14,6 +14,7 @@ from fastseg._core.winograd import winograd_axis
 from fastseg.ops.conv import depthwise_conv2d as depthwise
 from fastseg.ops.conv import im2col_conv2d as im2col
 from fastseg.ops.conv import winograd_conv2d as winograd
+from fastseg.ops.conv.cpu_costs import DEPTHWISE_PIXELS
 from fastseg.ops.conv.image_layout import in_layout, is_channels_last
 from fastseg.ops.conv.prepared_weights import prepared
 
@@ -66,15 +67,19 @@ def im2col_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activat
 def depthwise_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activation) -> Tensor:
     """Convolves each channel by itself.
 
-    Float32 maps with other kernels than 3x3 go through channels_last: in contiguous layout such a
-    kernel has too many taps for the registers.
+    Contiguous float32 maps go through channels_last where that is faster: their kernel has too many
+    taps for the registers if it is not 3x3, and its vectors are not full on small maps.
     """
     arguments = (weight, bias, scale, shift)
     geometry = (*conv[:3], activation)
     if (
         x.dtype != torch.float32
-        or tuple(weight.shape[2:]) == (3, 3)
         or x.is_contiguous(memory_format=torch.channels_last)
+        or (
+            tuple(weight.shape[2:]) == (3, 3)
+            and conv.stride == (1, 1)
+            and x.shape[2] * x.shape[3] >= DEPTHWISE_PIXELS
+        )
     ):
         return run_depthwise(x, *arguments, residual, *geometry)
     residual = None if residual is None else in_layout(residual, True)
