@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch._C import (
     _get_tracing_state,
     _len_torch_dispatch_stack,
     _len_torch_function_stack,
 )
+from torch.compiler import is_compiling
 
 from fastseg._core.formulas import compute_dtype
 from fastseg._core.library import PLAIN, gradient_free
@@ -21,11 +21,24 @@ from fastseg.ops.conv.prepared_weights import State
 
 def can_fold(bn: nn.Module) -> bool:
     """Whether a batch norm normalises by running statistics, not by the batch's."""
-    return (
-        isinstance(bn, nn.modules.batchnorm._BatchNorm)
-        and not bn.training
-        and bn.running_mean is not None
-    )
+    if not isinstance(bn, nn.modules.batchnorm._BatchNorm) or bn.training:
+        return False
+    return _tensors_of(bn)[2] is not None
+
+
+def _tensors_of(bn: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor | None, ...]:
+    """Returns weight, bias, running mean and variance."""
+    held = bn.__dict__
+    parameters, buffers = held["_parameters"], held["_buffers"]
+    try:  # past nn.Module.__getattr__, which takes longer than all that is compared
+        return (
+            parameters["weight"],
+            parameters["bias"],
+            buffers["running_mean"],
+            buffers["running_var"],
+        )
+    except KeyError:  # as of a parametrised module
+        return bn.weight, bn.bias, bn.running_mean, bn.running_var
 
 
 class FoldedBatchNorm:
@@ -48,8 +61,8 @@ class FoldedBatchNorm:
 
     def __call__(self, bn: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
         """Returns scale and shift, (C,), float32 (float64 for a float64 module)."""
-        tensors = (bn.weight, bn.bias, bn.running_mean, bn.running_var)
-        if torch.compiler.is_compiling() or not gradient_free(tensors) or not _can_keep(tensors):
+        tensors = _tensors_of(bn)
+        if is_compiling() or not gradient_free(tensors) or not _can_keep(tensors):
             return fold(tensors, bn.eps)
         entry = self._entry  # read once: replicas in other threads share it
         if entry is None or entry[0] != bn.eps or not entry[1].still_of(tensors):

@@ -57,7 +57,7 @@ def owns(conv: nn.Conv2d, x: Tensor, gradient: bool) -> bool:
 
     On GPUs it is for atrous and depthwise convolutions alone, which cuDNN is known to be slow at.
     On the CPU, as measured, it is for depthwise ones that are atrous, if a gradient is needed, and
-    for those in channels_last, if none is.
+    for those in channels_last or with our own kernel, if none is.
 
     Args:
         conv: the module.
@@ -69,15 +69,31 @@ def owns(conv: nn.Conv2d, x: Tensor, gradient: bool) -> bool:
     atrous = max(conv.dilation) > 1
     if x.device.type != "cpu":
         return atrous or conv.groups > 1
-    if conv.groups > 1:
-        return atrous if gradient else is_channels_last(x)
+    if conv.groups > 1 and (gradient or is_channels_last(x)):
+        return atrous or not gradient
     geometry = same_padding.even(conv, x) if pads_same(conv) else as_geometry(conv)
     if geometry is None:
         return False
+    if conv.groups > 1:
+        compiling = is_compiling()
+        return not compiling and cpu_plan.owns_depthwise(x, conv.kernel_size, geometry, False)
     if is_compiling():
         return True
     faster = cpu_plan.trains_faster if gradient else cpu_plan.prefers_winograd
     return faster(x, conv.weight, geometry)
+
+
+def pays_in_evaluation(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether an op with its epilogue is faster on the CPU than a module that is not prepared.
+
+    A float32 map that is contiguous is brought to channels_last and back for kernels other than
+    1x1. That costs what the epilogue saves, unless ours skips or saves products.
+    """
+    if is_compiling() or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+        return True
+    return (
+        is_channels_last(x) or _is_pointwise(conv) or max(conv.dilation) > 1 or owns(conv, x, False)
+    )
 
 
 def may_own(conv: nn.Conv2d) -> bool:

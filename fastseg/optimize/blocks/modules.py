@@ -144,10 +144,10 @@ class Atrous(Convolving):
         compiling = is_compiling()
         if not compiling and self.training and x.shape in self._left and is_grad_enabled():
             return self._base.forward(self, x)
-        if is_left_to_torch() or not self.is_as_it_was() or x.dim() != 4:
+        if is_left_to_torch() or x.dim() != 4:
             return self._base.forward(self, x)
         gradient = not gradient_free((x, self.weight, self.bias))
-        if owns(self, x, gradient):
+        if owns(self, x, gradient) and self.is_as_it_was():
             return apply(self, x)
         if gradient and self.training and not compiling and len(self._left) < _SHAPES:
             self._left[x.shape] = None

@@ -5,6 +5,8 @@ Where the sum of the padding is odd, the last rows and columns get more of it th
 
 from __future__ import annotations
 
+import functools
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,9 +17,10 @@ _BY_SIZE = ("Conv2dSame", "Conv2dDynamicSamePadding")
 _FIXED = "Conv2dStaticSamePadding"
 
 
-def _kind(conv: nn.Module) -> str:
-    """How a convolution pads: "by size" of the map, "fixed" as a child has it, "" if otherwise."""
-    cls = getattr(type(conv), "_base", type(conv))  # a swapped one has _base
+@functools.cache
+def _kind(cls: type) -> str:
+    """How a class pads: "by size" of the map, "fixed" as a child has it, "" if otherwise."""
+    cls = getattr(cls, "_base", cls)  # a swapped one has _base
     if cls is nn.Conv2d or cls.__module__.partition(".")[0] not in _PACKAGES:
         return ""
     return "fixed" if cls.__name__ == _FIXED else "by size" if cls.__name__ in _BY_SIZE else ""
@@ -25,7 +28,7 @@ def _kind(conv: nn.Module) -> str:
 
 def pads_same(conv: nn.Module) -> bool:
     """Whether a convolution, swapped or not, is of such a class."""
-    return _kind(conv) != ""
+    return _kind(type(conv)) != ""
 
 
 def fixed_padding(conv: nn.Module) -> nn.Module | None:
@@ -35,7 +38,7 @@ def fixed_padding(conv: nn.Module) -> nn.Module | None:
 
 def why_not_same(conv: nn.Conv2d) -> str | None:
     """Why a convolution that pads so is to be left, or None."""
-    fixed = _kind(conv) == "fixed"
+    fixed = _kind(type(conv)) == "fixed"
     if not fixed and own_padding(conv) != (0, 0):
         return "pads twice"
     if fixed and type(fixed_padding(conv)) not in (nn.ZeroPad2d, nn.Identity):
