@@ -86,7 +86,7 @@ TABLE = {
         Config(128, 32, 32, 4, 3),
     ),
     (WEIGHT_GRAD, "sm_80", "16"): (
-        Config(128, 128, 32, 4, 4, 2),
+        Config(128, 128, 64, 8, 4),
         Config(64, 128, 32, 4, 4, 2),
     ),
     (WEIGHT_GRAD, "sm_80", "tf32"): (

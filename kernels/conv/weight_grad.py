@@ -39,6 +39,7 @@ from fastseg.kernels.common import device_of, input_precision, precision_of
 from fastseg.kernels.conv import weight_grad_plan as plans
 from fastseg.kernels.conv.arguments import Channels, Rows
 from fastseg.kernels.conv.configs import weight_grad_config
+from fastseg.kernels.conv.forward import PART
 from fastseg.kernels.conv.geometry import Branch, Sizes
 from fastseg.kernels.conv.plan_cache import cache
 from fastseg.kernels.conv.torch_conv2d import torch_weight_grad
@@ -63,6 +64,24 @@ def divide(n, factor, shift):
     """The quotient n / d of n in [0, 2^31), where factor and shift are `reciprocal(d)`."""
     n = n.to(tl.uint32)
     return ((tl.umulhi(n, factor.to(tl.uint32, bitcast=True)) + n) >> shift).to(tl.int32)
+
+
+@triton.jit
+def store_sums(out, sums, co, first_ci, channels, BM: tl.constexpr, BN: tl.constexpr):
+    """Stores the sums (BM, BN) of the output channels co and of the inputs from first_ci on.
+
+    In parts of PART elements: the pointers of more would take more registers than the main loop.
+    """
+    if BM * BN > PART:
+        HALF: tl.constexpr = BN // 2
+        left, right = sums.reshape(BM, 2, HALF).permute(0, 2, 1).split()
+        store_sums(out, left, co, first_ci, channels, BM, HALF)
+        store_sums(out, right, co, first_ci + HALF, channels, BM, HALF)
+    else:
+        ci = first_ci + tl.arange(0, BN)
+        at = co.to(tl.int64)[:, None] * channels.out_stride + ci[None, :]
+        exists = (co < channels.outputs)[:, None] & (ci < channels.inputs)[None, :]
+        tl.store(out + at, sums.to(out.dtype.element_ty), exists)
 
 
 @triton.jit
@@ -96,7 +115,8 @@ def weight_grad_kernel(
     x_channels, grad_channels = rows.x_vectors * VECTOR, rows.grad_vectors * VECTOR
     in_tiles = tl.cdiv(channels.inputs, BN)
     co = tl.program_id(0) // in_tiles * BM + tl.arange(0, BM)
-    ci = tl.program_id(0) % in_tiles * BN + tl.arange(0, BN)
+    first_ci = tl.program_id(0) % in_tiles * BN
+    ci = first_ci + tl.arange(0, BN)
     sums = tl.zeros((BM, BN), tl.float32)
     for start in range(first, last, BK):
         pixel = start + tl.arange(0, BK)
@@ -120,9 +140,7 @@ def weight_grad_kernel(
         )
         sums = tl.dot(a, b, sums, input_precision=PRECISION)
     out += slot.to(tl.int64) * channels.slot_stride
-    at = co.to(tl.int64)[:, None] * channels.out_stride + ci[None, :]
-    exists = (co < channels.outputs)[:, None] & (ci < channels.inputs)[None, :]
-    tl.store(out + at, sums.to(out.dtype.element_ty), exists)
+    store_sums(out, sums, co, first_ci, channels, BM, BN)
 
 
 @triton.jit

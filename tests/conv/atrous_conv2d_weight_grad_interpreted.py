@@ -24,6 +24,7 @@ CASES = {
     "more padding than half": ((1, 16, 6, 6), 16, (3, 5), (1, 1), (10, 9), (5, 3), SINGLE, LAST),
     "odd channels": ((2, 21, 9, 10), 5, (3, 3), (1, 1), (4, 4), (4, 4), SINGLE, FIRST),
     "several tiles": ((1, 300, 7, 6), 150, (3, 3), (1, 1), (3, 3), (3, 3), SINGLE, LAST),
+    "a large tile": ((1, 250, 5, 4), 120, (3, 3), (1, 1), (2, 2), (2, 2), SINGLE, LAST),
     "several pieces": ((3, 16, 21, 20), 16, (3, 3), (1, 1), (6, 6), (6, 6), SINGLE, LAST),
     "half": ((2, 40, 13, 12), 24, (3, 3), (1, 1), (6, 6), (6, 6), HALF, LAST),
     "half, contiguous": ((2, 17, 13, 12), 24, (3, 3), (1, 1), (6, 6), (6, 6), HALF, FIRST),
