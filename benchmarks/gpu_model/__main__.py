@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.gpu_model.cases import Case, cases
@@ -82,9 +83,8 @@ def rows(case: Case) -> list[dict[str, object]]:
     return [*table, call]
 
 
-def show(table: list[dict[str, object]]) -> None:
-    """Prints rows of one case."""
-    columns = [c for c in COLUMNS if c not in ("op", "shape")]
+def show(table: list[dict[str, object]], columns: Sequence[str]) -> None:
+    """Prints columns of a table."""
     cells = [columns, *([str(row[c]) for c in columns] for row in table)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     for row in cells:
@@ -102,7 +102,7 @@ def main() -> None:
     table = []
     for case in [c for c in chosen if options.case in c.shape]:
         of_case = rows(case)
-        show(of_case)
+        show(of_case, [c for c in COLUMNS if c not in ("op", "shape")])
         table += of_case
     if options.csv:
         with options.csv.open("w", newline="") as file:
