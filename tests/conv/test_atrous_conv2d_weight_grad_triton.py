@@ -20,6 +20,7 @@ from tests.triton_aot import (
     resources,
     run_interpreted,
 )
+from tests.triton_sass import fewest_instructions
 
 LEAST_SHARED_BYTES = 99 << 10  # of sm_86, sm_89 and sm_120, which take the tiles of sm_80
 DTYPES = {
@@ -211,6 +212,25 @@ def test_large_tiles_need_fewer_registers_than_there_are(precision, arch):
         used = resources(compiled(arch, precision, 0, most)[1])
     assert used["REG"] <= most
     assert used["STACK"] == used["LOCAL"] == 0, "spilled"
+
+
+MOST_INSTRUCTIONS = {
+    # For each matrix instruction: a warp's HMMA of 16 x 8 sums, four warps' HGMMA of 64 x 256.
+    (80, "16"): 5.2,
+    (80, "tf32"): 6.0,
+    (80, "tf32x3"): 8.0,
+    (90, "16"): 107,
+    (90, "tf32"): 124,
+}
+
+
+@pytest.mark.parametrize(("arch", "precision"), MOST_INSTRUCTIONS)
+def test_the_main_loop_issues_no_more_than_its_products_take(precision, arch):
+    """The matrix units of sm_80 work 8 cycles on an HMMA, those of sm_90 128 on an HGMMA."""
+    _, kernel = compiled(arch, precision, 0)
+    marked = {80: "HMMA", 90: "HGMMA"}[arch]
+    most = MOST_INSTRUCTIONS[arch, precision]
+    assert 0.9 * most < fewest_instructions(kernel, marked) <= most
 
 
 @each_arch
