@@ -126,7 +126,9 @@ Tensor im2col_conv2d(const Tensor& x, const Tensor& weight, Optional bias, Optio
     return std::all_of(values.begin(), values.end(), [&](int64_t v) { return v == value; });
   };
   const bool point = weight.size(2) * weight.size(3) == 1 && all(stride, 1) && all(padding, 0);
-  const bool planes = point && !is_channels_last(x);
+  // Fewer pixels leave a tile's lanes idle, and are soon in the other layout.
+  constexpr int64_t kLeastPlane = 6;
+  const bool planes = point && !is_channels_last(x) && plane[0] * plane[1] >= kLeastPlane;
   if (residual) residual = in_layout(*residual, !planes);
   const FoldedEpilogue<float> epilogue(bias, scale, shift, residual,
                                        parse_activation(kOp, activation));
