@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from benchmarks.gpu_model.cases import Case, cases
+from benchmarks.gpu_model.cases import Case, cases, long_cases
 from benchmarks.gpu_model.devices import DEVICES
 from benchmarks.gpu_model.model import Work, copied, fits_l2, seconds, work_of
 from tests.cuda_on_cpu.tracing import Trace, traced
@@ -23,11 +24,10 @@ COLUMNS += ("conflicts", "instructions", "registers", "occupancy", "bound")
 COLUMNS += tuple(f"{device.name}_us" for device in DEVICES)
 
 
-def works_at(case: Case, size: int) -> dict[str, Work]:
-    """Each kernel's work at a traced size."""
-    ops = traced()
+def works_at(case: Case, call: Callable[[Any, int], object], size: int) -> dict[str, Work]:
+    """Each kernel's work in a call at a traced size."""
     with Trace() as trace:
-        case.call(ops, size)
+        call(traced(), size)
     totals: dict[str, Work] = {}
     for work in [*map(work_of, trace.launches), *copied(trace)]:
         before = totals.get(work.kernel)
@@ -37,15 +37,26 @@ def works_at(case: Case, size: int) -> dict[str, Work]:
     return totals
 
 
+def further(small: dict[str, Work], large: dict[str, Work], steps: float) -> dict[str, Work]:
+    """The larger works and, for each step, their difference once more."""
+    return {
+        kernel: work.plus(steps, work.less(small[kernel])) if kernel in small else work
+        for kernel, work in large.items()
+    }
+
+
 def works(case: Case) -> list[Work]:
     """Each kernel's work at the wanted size."""
     low, high = case.traced
-    small, large = works_at(case, low), works_at(case, high)
-    steps = (case.wanted - high) / (high - low)
-    return [
-        work.plus(steps, work.less(small[kernel])) if kernel in small else work
-        for kernel, work in large.items()
-    ]
+
+    def at_wanted_size(call: Callable[[Any, int], object]) -> dict[str, Work]:
+        small, large = works_at(case, call, low), works_at(case, call, high)
+        return further(small, large, (case.wanted - high) / (high - low))
+
+    of_one = at_wanted_size(case.call)
+    if case.of_two is None:
+        return list(of_one.values())
+    return list(further(of_one, at_wanted_size(case.of_two), case.images - 2).values())
 
 
 def rows(case: Case) -> list[dict[str, object]]:
@@ -95,10 +106,15 @@ def show(table: list[dict[str, object]], columns: Sequence[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("op", nargs="*", help="names of ops; default: all")
-    parser.add_argument("--case", default="", help="only cases whose shape holds this text")
+    parser.add_argument(
+        "--case",
+        default="",
+        help="only cases whose shape holds this text; the longest ones need it",
+    )
     parser.add_argument("--csv", type=Path, help="writes the rows there too")
     options = parser.parse_args()
-    chosen = [c for c in cases() if not options.op or c.op in options.op]
+    known = [*cases(), *(long_cases() if options.case else [])]
+    chosen = [c for c in known if not options.op or c.op in options.op]
     table = []
     for case in [c for c in chosen if options.case in c.shape]:
         of_case = rows(case)

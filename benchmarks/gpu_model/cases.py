@@ -38,6 +38,8 @@ class Case:
         wanted: the size that is modelled.
         floor_bytes: that any implementation must move, at the wanted size.
         exact: whether counts grow by the same step with each unit of size.
+        images: of the wanted call, where ``call`` has one.
+        of_two: the same call with two images, for what each further one adds.
     """
 
     op: str
@@ -47,6 +49,8 @@ class Case:
     wanted: int
     floor_bytes: float
     exact: bool = True
+    images: int = 1
+    of_two: Callable[[Any, int], object] | None = None
 
 
 def pool_input(images: int, dtype: torch.dtype, layout: torch.memory_format) -> Tensor:
@@ -207,10 +211,10 @@ def depthwise() -> list[Case]:
     return cases
 
 
-def crf_terms(width: int, height: int) -> tuple[list[Tensor], list[Tensor], list[int]]:
+def crf_terms(width: int, height: int, images: int) -> tuple[list[Tensor], list[Tensor], list[int]]:
     """A Gaussian of 3 and a bilateral of 80 and 13, on the documentation's photo."""
     photo = np.array(Image.open(PHOTO).convert("RGB").resize((width, height)))
-    image = torch.from_numpy(photo).permute(2, 0, 1)[None].float()
+    image = torch.from_numpy(photo).permute(2, 0, 1)[None].float().repeat(images, 1, 1, 1)
     kernels = [torch.full((2,), 3.0), bilateral_features("", image, 80.0, 13.0, torch.float32)]
     return kernels, [torch.tensor(3.0), torch.tensor(10.0)], [NORMALIZATION_SYMMETRIC] * 2
 
@@ -220,25 +224,44 @@ def spatial_gaussian_filter(ops, rows):
     ops.spatial_gaussian_filter(values, torch.full((2,), 3.0))
 
 
-def lattice_mean_field(width, height, labels, quality, ops, iterations):
-    unary = torch.randn(1, labels, height, width)
-    ops.lattice_mean_field(unary, *crf_terms(width, height), iterations, *quality)
+def lattice_mean_field(width, height, labels, quality, ops, iterations, images=1):
+    unary = torch.randn(images, labels, height, width)
+    ops.lattice_mean_field(unary, *crf_terms(width, height, images), iterations, *quality)
+
+
+def mean_field_case(width: int, height: int, labels: int, name: str, images: int = 1) -> Case:
+    """A whole call, lattices included."""
+    call = partial(
+        lattice_mean_field, width, height, labels, {"compat": COMPAT, "high": HIGH}[name]
+    )
+    size = f"{width}x{height}x{labels}" if images == 1 else f"{images}x{labels}x{height}x{width}"
+    words = f"{size}, 80/13, {name}, 10 iterations"
+    floor = images * width * height * (11 * 4 * labels + 10 * 8 * 9)
+    of_two = partial(call, images=2) if images > 1 else None
+    batches = {"images": images, "of_two": of_two}
+    return Case("lattice_mean_field", words, call, (1, 2), 10, floor, **batches)
 
 
 def dense_crf() -> list[Case]:
-    """Whole calls with 10 iterations, lattices included, and the mean field's Gaussian alone."""
+    """Mean fields of 10 iterations, and the Gaussian of one alone."""
     words, floor = "1x24x375x500 channels_last, sigma 3", 4 * 24 * 375 * 500 * 4
     gaussian = spatial_gaussian_filter
     cases = [Case("spatial_gaussian_filter", words, gaussian, (75, 150), 375, floor, exact=False)]
-    for width, height, labels in ((125, 94, 21), (500, 375, 21)):
-        for name, quality in (("compat", COMPAT), ("high", HIGH)):
-            call = partial(lattice_mean_field, width, height, labels, quality)
-            words = f"{width}x{height}x{labels}, 80/13, {name}, 10 iterations"
-            floor = width * height * (11 * 4 * labels + 10 * 8 * 9)
-            cases.append(Case("lattice_mean_field", words, call, (1, 2), 10, floor))
+    for width, height in ((125, 94), (500, 375)):
+        cases += [mean_field_case(width, height, 21, name) for name in ("compat", "high")]
     return cases
 
 
 def cases() -> list[Case]:
     """All of them."""
     return [*pooling(), *depthwise(), *heads(), *dense_crf()]
+
+
+def long_cases() -> list[Case]:
+    """Those that take many minutes each."""
+    calls = [(500, 375, 21, 8), (2048, 1024, 19, 1)]
+    return [
+        mean_field_case(width, height, labels, name, images)
+        for width, height, labels, images in calls
+        for name in ("compat", "high")
+    ]

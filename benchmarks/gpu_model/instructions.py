@@ -88,6 +88,12 @@ def _traced(place: Place, requests: dict[Place, float]) -> Place | None:
         end = " > ".join(lines[i:]), place[1]
         if end in requests:
             return end
+    # nvcc may give a load in an inlined function the line that uses what was loaded.
+    for i in range(len(lines) - 1):
+        call = " > ".join(lines[i:-1]) + " > "
+        inside = [p for p in requests if p[0].startswith(call) and p[1] == place[1]]
+        if len(inside) == 1:
+            return inside[0]
     return None
 
 
