@@ -97,6 +97,15 @@ def test_other_sets_of_terms(quality):
         check(unary, kernels, mu[:count], norms[:count], 2, *quality)
 
 
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_gaussians_with_more_axes_than_the_blur_has_launches(count):
+    """Each launch of a blur takes one axis along; what is left over goes alone."""
+    unary, (sigma, features), mu, _ = problem(2, 5, (3, 4, 5))
+    kernels = [sigma, sigma / 2, sigma * 2, *[features[:, i : i + 1] for i in range(count)]]
+    mu = [potts(0.3), torch.randn(5, 5), potts(1), *[potts(0.5)] * count]
+    check(unary, kernels, mu, [SYMMETRIC, AFTER, BEFORE] + [SYMMETRIC] * count, 2, *HIGH)
+
+
 @pytest.mark.parametrize(
     "quality",
     [(0, 1.3, 0, 2, False), (1, 0.8, 1, 1, True), (0, 1.0, 2, 2, True)],

@@ -233,10 +233,13 @@ class SeparableTerm {
             before_ ? floats(factors_) : nullptr, floats(in_)};
   }
 
-  // From `in` to the messages at the points. scratch: as many rows.
-  const float* filter(float* scratch) const {
-    check_cuda(spatial_gaussian_filter<float>(grid_, axis_taps(), floats(in_), floats(out_),
-                                              scratch, field_.stream));
+  // From `in` to the messages at the points, but for their mixing. scratch: as many rows.
+  PixelFilter filter(float* scratch) const {
+    return {grid_, axis_taps(), floats(in_), floats(out_), scratch};
+  }
+
+  // The messages, from where the filter has left them.
+  const float* mixed() const {
     return mixing_.mix(field_, field_.call.batch * field_.call.points, floats(out_), floats(in_));
   }
 
@@ -316,12 +319,15 @@ void run_field(const LatticeMeanFieldCall& call, cudaStream_t stream) {
     check_cuda(mean_field_pass(pass, stream));
     std::vector<VertexJob<float>> jobs;
     for (const auto& term : lattices) jobs.push_back(term->vertex_job());
-    check_cuda((reduce_and_blur<float, 4>(jobs.data(), static_cast<int>(jobs.size()), stream)));
+    std::vector<PixelFilter> filters;
+    for (const auto& term : separables) filters.push_back(term->filter(floats(scratch)));
+    check_cuda(reduce_and_blur_beside(jobs.data(), static_cast<int>(jobs.size()), filters.data(),
+                                      static_cast<int>(filters.size()), stream));
     for (size_t m = 0; m < lattices.size(); ++m) {
       pass.lattice[m].vertices = lattices[m]->messages_of(jobs[m]);
     }
     for (size_t m = 0; m < separables.size(); ++m) {
-      pass.separable[m].out = separables[m]->filter(floats(scratch));
+      pass.separable[m].out = separables[m]->mixed();
     }
     pass.has_messages = true;
   }

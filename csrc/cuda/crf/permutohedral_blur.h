@@ -9,6 +9,7 @@
 
 #include "common/crf/permutohedral_blur.h"
 #include "cuda/crf/permutohedral_view.h"
+#include "cuda/crf/spatial_gaussian_filter.h"
 
 namespace fastseg::cuda {
 
@@ -46,5 +47,19 @@ inline int device_blur_buffers(const BlurOptions& options) { return options.symm
 // kMaxVertexJobs. Bad vertex_rows, vertex_starts or neighbors fail the stream.
 template <class T, int V>
 cudaError_t reduce_and_blur(VertexJob<T>* jobs, int count, cudaStream_t stream);
+
+// A convolution of pixels, as of spatial_gaussian_filter. grid.lanes: a multiple of four.
+struct PixelFilter {
+  PixelGrid grid;
+  AxisTaps<float> taps;
+  const float* in;
+  float* out;
+  float* scratch;
+};
+
+// The same, and in its launches the filters, which may share their scratch. Either count may be
+// zero, neither is above kMaxVertexJobs.
+cudaError_t reduce_and_blur_beside(VertexJob<float>* jobs, int count, const PixelFilter* filters,
+                                   int filter_count, cudaStream_t stream);
 
 }  // namespace fastseg::cuda
