@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kTapThreads)
 }
 
 template <class T, int V, bool kLines>
-__global__ void __launch_bounds__(GaussianPass<T, V>::kThreads)
+__global__ void __launch_bounds__(GaussianPass<T, V>::kThreads, V * sizeof(T) == 16 ? 3 : 5)
     spatial_gaussian_pass(GaussianPass<T, V> op) {
   FASTSEG_DYNAMIC_SHARED(unsigned char, shared);
   gaussian_tile<T, V, kLines>(op, blockIdx.x, shared);
