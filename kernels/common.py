@@ -18,10 +18,12 @@ class Device(NamedTuple):
         architecture: the name of the oldest GPU with the same matrix instructions and no more
             shared memory: "sm_80", "sm_90" or "sm_100". Consumer GPUs are "sm_80".
         multiprocessors: the number of the GPU's multiprocessors.
+        name: the product's name, or "" of none.
     """
 
     architecture: str
     multiprocessors: int
+    name: str = ""
 
 
 NO_GPU = Device("sm_80", 8)
@@ -37,8 +39,8 @@ def device_of(device: torch.device) -> Device:
 def _gpu(device: torch.device) -> Device:
     """A device of CUDA."""
     properties = torch.cuda.get_device_properties(device)
-    name = {9: "sm_90", 10: "sm_100", 11: "sm_100"}.get(properties.major, "sm_80")
-    return Device(name, properties.multi_processor_count)
+    architecture = {9: "sm_90", 10: "sm_100", 11: "sm_100"}.get(properties.major, "sm_80")
+    return Device(architecture, properties.multi_processor_count, properties.name)
 
 
 def precision_of(dtype: torch.dtype, allows_tf32: Callable[[], bool] = tf32_in_convolutions) -> str:

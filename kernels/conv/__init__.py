@@ -10,6 +10,7 @@ What the ops call:
 Kernels:
 
 - `forward`: dense convolution over live taps, and the sum of split tiles.
+- `tap_products`: dense convolution with few outputs, as one product for all taps and their shifts.
 - `depthwise_forward`, `depthwise_weight_grad`: depthwise convolution, one kernel for each layout.
 - `epilogue`: bias, batch norm, residual and activation, within a kernel or after torch's.
 - `arguments`: the groups of parameters that kernels take.
@@ -18,12 +19,15 @@ What a launch is planned with:
 
 - `geometry`: sizes of the maps, branches, live taps along an axis.
 - `configs`: the table of block shapes, of all kernels that multiply matrices.
-- `makespan`: the model of the time that programs take on a GPU.
-- `tiles`, `plan`: which program of `forward` takes which pixels, taps and channels.
+- `rates`: what a GPU can do: estimates, and a place for what is measured.
+- `cost`, `makespan`: the model of the time that programs take on a GPU, and of cuDNN's.
+- `choice`: which form computes a convolution, torch's included, by that model.
+- `tiles`, `cuts`, `plan`: which program of `forward` takes which pixels, taps and channels.
 - `weight_grad_plan`: which program of `weight_grad` sums which pixels of which tap.
 - `plan_cache`: the plans of both, kept on the device.
 - `depthwise_tiles`: how depthwise convolutions are cut into programs.
 - `launch`: one launch of `forward`, from the estimate of block shapes to the kernels.
+- `few_outputs`: one launch of `tap_products`, in the same way.
 - `layouts`: memory layouts and alignment.
 - `torch_conv2d`: torch's own gradients, where these kernels gain nothing.
 """

@@ -32,13 +32,16 @@ from torch import Tensor
 from fastseg import reference
 from fastseg._core.conv2d import in_layout_of
 from fastseg.kernels.common import device_of, input_precision, precision_of
-from fastseg.kernels.conv import configs
+from fastseg.kernels.conv import configs, few_outputs
 from fastseg.kernels.conv.arguments import Product
 from fastseg.kernels.conv.atrous_conv2d import atrous_conv2d
+from fastseg.kernels.conv.choice import FEW_OUTPUTS, TORCH, choose_form
+from fastseg.kernels.conv.cost import step_time
 from fastseg.kernels.conv.epilogue import Operands, epilogue
 from fastseg.kernels.conv.geometry import Branch
 from fastseg.kernels.conv.launch import Epilogue, launch_of, run, with_descriptor_memory
 from fastseg.kernels.conv.layouts import channels_last, empty_channels_last, rows_aligned
+from fastseg.kernels.conv.rates import rates_of
 
 
 @triton.jit
@@ -109,12 +112,12 @@ def project_config(
     rows: int, channels: int, outputs: int, device: torch.device, precision: str
 ) -> configs.Config:
     """The table's entry whose programs should be done first."""
-    processors = device_of(device).multiprocessors
+    processors, rates = device_of(device).multiprocessors, rates_of(device)
 
     def time(config: configs.Config) -> float:
         programs = triton.cdiv(rows, config.BM) * triton.cdiv(outputs, config.BN)
         steps = triton.cdiv(programs, processors) * triton.cdiv(channels, config.BK)
-        return steps * config.step(precision)
+        return steps * step_time(config, precision, rates)
 
     return min(configs.candidates(device, precision, outputs, wide=False), key=time)
 
@@ -205,23 +208,29 @@ def _branches(x, weights, scales, shifts, dilations, summed, activation):
     outputs = weights[0].shape[0]
     x = channels_last(x)
     if any(w.shape[0] != outputs for w in weights):
-        each = zip(weights, scales, shifts, branches, strict=True)
+        form = TORCH  # or what each branch of its own chooses
+    else:
+        launch = launch_of(x, outputs, branches, summed=summed)
+        followed = activation != "" or any(v is not None for v in (*scales, *shifts))
+        form = choose_form(launch, followed)
+    each = zip(weights, scales, shifts, branches, strict=True)
+    if summed and (form == TORCH or any(scale is not None for scale in scales)):
+        total = None
+        for w, scale, shift, branch in each:
+            total = atrous_conv2d(x, w, None, scale, shift, total, *branch[1:], 1, activation)
+        return total
+    if form == TORCH:
         parts = [
             atrous_conv2d(x, w, None, scale, shift, None, *branch[1:], 1, activation)
             for w, scale, shift, branch in each
         ]
         return channels_last(torch.cat(parts, 1))
-    if summed and any(scale is not None for scale in scales):
-        total = None
-        for w, scale, shift, branch in zip(weights, scales, shifts, branches, strict=True):
-            total = atrous_conv2d(x, w, None, scale, shift, total, *branch[1:], 1, activation)
-        return total
     width = outputs if summed else outputs * len(branches)
     z = empty_channels_last(x, (x.shape[0], width, *x.shape[2:]))
     vectors = {"scales": _alike(scales, 1.0), "shifts": _alike(shifts, 0.0)}
     ending = Epilogue(**vectors, activation=activation)
-    launch = launch_of(x, outputs, branches, summed=summed)
-    return run(launch, x, [channels_last(w) for w in weights], z, ending)
+    compute = few_outputs.run if form == FEW_OUTPUTS else run
+    return compute(launch, x, [channels_last(w) for w in weights], z, ending)
 
 
 def _alike(vectors: Sequence[Tensor | None], neutral: float) -> list[Tensor] | None:

@@ -6,9 +6,9 @@ that must not be is copied back.
 
 Depthwise convolutions have ops of their own, in CUDA C++ or, where that is not built, in Triton
 (:mod:`fastseg.kernels.conv.depthwise_conv2d`).
-torch's convolution comes first where skipping gains nothing: where a tile would multiply nearly
-all that a dense convolution does (rate 1, small rates on large maps, 1x1 kernels), in other grouped
-convolutions, and in strided gradients. The epilogue is then one more kernel, over a convolution
+torch's convolution comes first where :mod:`fastseg.kernels.conv.choice` finds it faster: where
+skipping gains little (rate 1, small rates on large maps, 1x1 kernels); and in other grouped
+convolutions and in strided gradients. The epilogue is then one more kernel, over a convolution
 rounded to x's dtype. float64 takes the reference: GPUs have few float64 units.
 """
 
@@ -21,23 +21,15 @@ from torch import Tensor
 
 from fastseg import reference
 from fastseg._core.conv2d import in_layout_of
+from fastseg.kernels.conv import few_outputs
+from fastseg.kernels.conv.choice import FEW_OUTPUTS, TORCH, choose_form
 from fastseg.kernels.conv.epilogue import Operands, apply_epilogue
 from fastseg.kernels.conv.geometry import Branch
-from fastseg.kernels.conv.launch import Epilogue, Launch, estimate, launch_of, run
+from fastseg.kernels.conv.launch import Epilogue, launch_of, run
 from fastseg.kernels.conv.layouts import channels_last, empty_channels_last
 from fastseg.kernels.conv.torch_conv2d import torch_input_grad
 
 ops = torch.ops.fastseg
-
-DENSE_SHARE = 0.95
-"""From this share of a dense convolution's multiplications on, torch's convolution is called."""
-
-
-def _pays(launch: Launch, groups: int) -> bool:
-    """Whether skipping dead taps saves more than torch's convolution is ahead."""
-    if groups != 1 or launch.channels == 0 or launch.outputs == 0 or 0 in launch.sizes:
-        return False
-    return estimate(launch)[1] <= DENSE_SHARE
 
 
 def atrous_conv2d(
@@ -62,14 +54,18 @@ def atrous_conv2d(
         vectors = (bias, scale, shift)
         return ops.depthwise_conv2d(x, weight, *vectors, residual, *geometry, activation)
     launch = launch_of(x, weight.shape[0], [Branch(tuple(weight.shape[2:]), *geometry)])
-    if not _pays(launch, groups):
+    tensors = (bias, scale, shift, residual)
+    followed = activation != "" or any(t is not None for t in tensors)
+    form = choose_form(launch, followed) if groups == 1 else TORCH
+    if form == TORCH:
         out = in_layout_of(x, torch.conv2d(x, weight, None, *geometry, groups))
-        return apply_epilogue(out, Operands(bias, scale, shift, residual), activation)
+        return apply_epilogue(out, Operands(*tensors), activation)
     out = empty_channels_last(x, (x.shape[0], weight.shape[0], *launch.sizes[3:]))
     vectors = (None if t is None else (t,) for t in (bias, scale, shift))
     residual = None if residual is None else channels_last(residual)
     ending = Epilogue(*vectors, residual, activation)
-    return in_layout_of(x, run(launch, channels_last(x), [channels_last(weight)], out, ending))
+    compute = few_outputs.run if form == FEW_OUTPUTS else run
+    return in_layout_of(x, compute(launch, channels_last(x), [channels_last(weight)], out, ending))
 
 
 def atrous_conv2d_input_grad(
@@ -96,7 +92,7 @@ def atrous_conv2d_input_grad(
     reach = tuple(d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True))
     branch = Branch(kernel, (1, 1), reach, tuple(dilation))
     launch = launch_of(grad, weight.shape[1], [branch], transposed=True)
-    if tuple(stride) != (1, 1) or not _pays(launch, groups):
+    if tuple(stride) != (1, 1) or groups != 1 or choose_form(launch, followed=False) == TORCH:
         return torch_input_grad(grad, weight, input_size, geometry, groups)
     out = empty_channels_last(grad, (grad.shape[0], weight.shape[1], *input_size))
     run(launch, channels_last(grad), [channels_last(weight)], out, Epilogue())

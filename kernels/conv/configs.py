@@ -35,18 +35,11 @@ class Config(NamedTuple):
     num_stages: int
     programs: int = 1
 
-    def step(self, precision: str) -> float:
-        """A step's time, where 128 x 256 x 64 of 16 bits take 1.
-
-        That shape reads what L2 delivers while the matrix units work; smaller ones wait for L2.
-        """
-        passes = {"16": 1, "tf32": 2, "tf32x3": 6}[precision]
-        product = self.BM * self.BN * self.BK * passes / (128 * 256 * 64)
-        wide = 1 if precision == "16" else 2
-        return max(product, (self.BM + self.BN) * self.BK * wide / ((128 + 256) * 64))
-
 
 FORWARD, WEIGHT_GRAD = "forward", "weight_grad"
+
+WIDE = 192
+"""Number of pixels of :mod:`fastseg.kernels.conv.forward_wide`, a kernel of its own."""
 
 # (kernel, architecture, precision): the widest first; two of each for the weight's gradient.
 # sm_80's rows fit the 99 KB of shared memory that sm_86, sm_89 and sm_120 have.
@@ -68,6 +61,7 @@ TABLE = {
         Config(64, 32, 32, 4, 3),
     ),
     (FORWARD, "sm_90", "16"): (
+        Config(WIDE, 256, 64, 8, 4),
         Config(128, 256, 64, 8, 4),
         Config(128, 128, 64, 8, 4),
         Config(64, 256, 64, 8, 4),
@@ -111,7 +105,7 @@ TABLE = {
     ),
 }
 TABLE |= {
-    (kernel, "sm_100", precision): row
+    (kernel, "sm_100", precision): tuple(config for config in row if config.BM != WIDE)
     for (kernel, architecture, precision), row in TABLE.items()
     if architecture == "sm_90"
 }
@@ -134,11 +128,14 @@ def candidates(
     """The table's entries for an output of so many channels.
 
     One that is more than twice as wide as need be is left out, unless nothing else is left; if not
-    `wide`, also those of more than 128 x 128 sums, which leave few registers for anything else.
+    `wide`, also those of more than 128 x 128 sums or of several blocks of them, which leave few
+    registers for anything else.
     """
     row = TABLE[FORWARD, device_of(device).architecture, precision]
-    fitting = [c for c in row if 2 * outputs > c.BN and (wide or c.BM * c.BN <= 128 * 128)]
-    return tuple(fitting) or row[-1:]
+    if not wide:
+        row = [c for c in row if c.BM != WIDE and c.BM * c.BN <= 128 * 128]
+    fitting = [c for c in row if 2 * outputs > c.BN]
+    return tuple(fitting or row[-1:])
 
 
 def weight_grad_config(

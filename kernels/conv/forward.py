@@ -69,6 +69,30 @@ def make_descriptor(
 
 
 @triton.jit
+def load_weight(source, tap, column, chunk, weight_taps, outputs, channels, FORM: tl.constexpr):
+    """A tap's weight, (BK, BN): a chunk of channels by outputs from `column` on; zeros beyond them.
+
+    source: the descriptor of the weight, or the weight where rows are not ALIGNED.
+    """
+    BN: tl.constexpr = FORM.BN
+    BK: tl.constexpr = FORM.BK
+    if FORM.ALIGNED and FORM.TRANSPOSED:
+        b = source.load([chunk * BK, tap, column]).reshape(BK, BN)
+    elif FORM.ALIGNED:
+        b = source.load([column, tap, chunk * BK]).reshape(BN, BK).T
+    else:
+        channel, n = chunk * BK + tl.arange(0, BK), column + tl.arange(0, BN)
+        exists = (channel < channels)[:, None] & (n < outputs)[None, :]
+        if FORM.TRANSPOSED:
+            rows = (channel.to(tl.int64) * weight_taps + tap) * outputs
+            b = tl.load(source + rows[:, None] + n[None, :], exists, 0.0)
+        else:
+            rows = (n.to(tl.int64) * weight_taps + tap) * channels
+            b = tl.load(source + rows[None, :] + channel[:, None], exists, 0.0)
+    return b
+
+
+@triton.jit
 def accumulate(
     sums,
     x,
@@ -93,12 +117,13 @@ def accumulate(
     BN: tl.constexpr = FORM.BN
     BK: tl.constexpr = FORM.BK
     channels, height, width = image.channels, image.height, image.width
-    k, n = tl.arange(0, BK), column + tl.arange(0, BN)
-    if FORM.ALIGNED:
-        if FORM.TRANSPOSED:
-            descriptor = make_descriptor(weight, channels, weight_taps, outputs, BN, BK, True)
-        else:
-            descriptor = make_descriptor(weight, outputs, weight_taps, channels, BN, BK, False)
+    k = tl.arange(0, BK)
+    if FORM.ALIGNED and FORM.TRANSPOSED:
+        source = make_descriptor(weight, channels, weight_taps, outputs, BN, BK, True)
+    elif FORM.ALIGNED:
+        source = make_descriptor(weight, outputs, weight_taps, channels, BN, BK, False)
+    else:
+        source = weight
     # Flattened, so that the next tap's copies are under way when a tap's last products are.
     for t in tl.range(walked[0], walked[1], flatten=True):
         tap, dy, dx = tl.load(taps + 4 * t), tl.load(taps + 4 * t + 1), tl.load(taps + 4 * t + 2)
@@ -119,18 +144,7 @@ def accumulate(
                 a = tl.load(pointers)
             else:
                 a = tl.load(pointers, (channel < channels)[None, :], 0.0)
-            if FORM.ALIGNED and FORM.TRANSPOSED:
-                b = descriptor.load([chunk * BK, tap, column]).reshape(BK, BN)
-            elif FORM.ALIGNED:
-                b = descriptor.load([column, tap, chunk * BK]).reshape(BN, BK).T
-            else:
-                exists = (channel < channels)[:, None] & (n < outputs)[None, :]
-                if FORM.TRANSPOSED:
-                    rows = (channel.to(tl.int64) * weight_taps + tap) * outputs
-                    b = tl.load(weight + rows[:, None] + n[None, :], exists, 0.0)
-                else:
-                    rows = (n.to(tl.int64) * weight_taps + tap) * channels
-                    b = tl.load(weight + rows[None, :] + channel[:, None], exists, 0.0)
+            b = load_weight(source, tap, column, chunk, weight_taps, outputs, channels, FORM)
             sums = tl.dot(a, b, sums, input_precision=FORM.PRECISION)
     return sums
 

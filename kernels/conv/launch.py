@@ -19,10 +19,13 @@ from fastseg.kernels.common import device_of, input_precision, precision_of
 from fastseg.kernels.conv import configs
 from fastseg.kernels.conv import plan as plans
 from fastseg.kernels.conv.arguments import Columns, Form, Image, Tables
+from fastseg.kernels.conv.cost import bytes_time, times_of
 from fastseg.kernels.conv.forward import atrous_conv2d_kernel, reduce_kernel
+from fastseg.kernels.conv.forward_wide import atrous_conv2d_wide_kernel
 from fastseg.kernels.conv.geometry import Branch, Sizes
 from fastseg.kernels.conv.layouts import rows_aligned
 from fastseg.kernels.conv.plan_cache import cache
+from fastseg.kernels.conv.rates import rates_of
 
 REDUCED_ROWS = 16
 """Number of rows of a tile that one program of reduce_kernel adds up."""
@@ -76,8 +79,8 @@ class Launch(NamedTuple):
             config.BM,
             triton.cdiv(self.outputs, config.BN),
             triton.cdiv(self.channels, config.BK),
-            config.step(self.precision),
             device_of(self.device).multiprocessors,
+            times_of(config, self.precision, self.device),
         )
         return self.sizes, self.branches, cut, self.summed, self.transposed
 
@@ -95,20 +98,29 @@ def candidates(launch: Launch) -> tuple[configs.Config, ...]:
 
 @functools.lru_cache(maxsize=1024)
 def estimate(launch: Launch) -> tuple[configs.Config, float]:
-    """The block shape that is estimated to be fastest, and its share of dense multiplications."""
-    best = None
-    for config in candidates(launch):
-        time, share = plans.estimate(*launch.problem(config))
-        # Channels that fill up a chunk are multiplied as well.
-        share *= triton.cdiv(launch.channels, config.BK) * config.BK / launch.channels
-        if best is None or time < best[0]:
-            best = time, config, share
-    return best[1:]
+    """The block shape that is estimated to be fastest, and the microseconds that it should take."""
+    moved = bytes_time(
+        launch.sizes,
+        launch.branches,
+        launch.channels,
+        launch.outputs,
+        launch.precision,
+        rates_of(launch.device),
+        launch.summed,
+    )
+    times = {c: plans.estimate(*launch.problem(c)) for c in candidates(launch)}
+    config = min(times, key=times.__getitem__)
+    return config, max(times[config], moved)
 
 
 def choose(launch: Launch) -> configs.Config:
     """The block shape of a launch: measured by `autotune`, else estimated."""
     return configs.tuned.get(launch) or estimate(launch)[0]
+
+
+def kernel_of(config: configs.Config):
+    """The kernel of a block shape; both take the same arguments."""
+    return atrous_conv2d_wide_kernel if config.BM == configs.WIDE else atrous_conv2d_kernel
 
 
 def run(
@@ -156,7 +168,7 @@ def run(
     sizes, stride = launch.sizes, launch.branches[0].stride
 
     def kernels():
-        atrous_conv2d_kernel[(plan.items.shape[0] * columns.blocks,)](
+        kernel_of(config)[(plan.items.shape[0] * columns.blocks,)](
             x,
             tuple(weights),
             tuple(branch.taps for branch in launch.branches),

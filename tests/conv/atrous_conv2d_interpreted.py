@@ -14,9 +14,8 @@ from fastseg import reference
 from fastseg.kernels import common
 from fastseg.kernels.conv import aspp as pyramid
 from fastseg.kernels.conv import atrous_conv2d as kernels
-from fastseg.kernels.conv import configs
+from fastseg.kernels.conv import choice, configs, few_outputs, rates
 from fastseg.kernels.conv import launch as launches
-from fastseg.kernels.conv import plan as plans
 from fastseg.kernels.conv.epilogue import Operands, apply_epilogue
 from fastseg.kernels.conv.geometry import Branch
 
@@ -35,7 +34,10 @@ CASES = (  # (N, Ci, H, W), Co, kernel, stride, padding, dilation, activation, d
     ((1, 21, 6, 8), 19, (3, 5), ONE, (2, 8), (2, 4), "silu", F16),
 )
 SPLIT = (1, 4, 7, 9)
+WIDE = (0, 2, 4, 6, 8)
 SMALL = configs.Config(32, 32, 16, 4, 2)  # many tiles, columns and chunks of small images
+
+WIDE_TILES = configs.Config(configs.WIDE, 32, 16, 4, 2)
 
 
 def wide(t):
@@ -137,13 +139,15 @@ def epilogues():
 def plan_for(multiprocessors):
     """Launches are planned for a GPU of so many, from now on."""
     common.NO_GPU = common.NO_GPU._replace(multiprocessors=multiprocessors)
-    launches.estimate.cache_clear()
+    for estimated in (launches.estimate, few_outputs.estimate, choice.times):
+        estimated.cache_clear()
 
 
 def main() -> None:
     """Prints one JSON line."""
     torch.manual_seed(0)
-    kernels.DENSE_SHARE = math.inf
+    choice.MARGIN = math.inf
+    few_outputs.MOST_OUTPUTS = 0  # they have a program of their own
     report = {"default": [conv(CASES[i], torch.channels_last, False) for i in (0, 8)]}
     configs.TABLE.update(dict.fromkeys(configs.TABLE, (SMALL,)))
     plan_for(1)
@@ -160,8 +164,15 @@ def main() -> None:
         aspp((1, 32, 5, 6), [21] * 2, 0, [3] * 2, [1, 2], F32, "", plain=[1]),
         aspp((1, 16, 5, 6), [16] * 2, 16, [1, 3], [1, 3], F16),
     ]
+    configs.TABLE.update(dict.fromkeys(configs.TABLE, (WIDE_TILES,)))
+    plan_for(1)
+    report["wide slots"] = [slots(CASES[i]) for i in WIDE]
+    report["wide errors"] = [conv(CASES[i], torch.channels_last, False) for i in WIDE]
+    report["wide aspp"] = [aspp((2, 20, 9, 11), [24] * 3, 20, [1, 3, 3], [1, 2, 6], F32)]
+    configs.TABLE.update(dict.fromkeys(configs.TABLE, (SMALL,)))
     # As if a program and its sums cost nothing beside its products.
-    plans.START = plans.STORE = plans.LAUNCH = 0
+    free = {"start": 0.0, "launch": 0.0, "l2": math.inf}
+    rates.ESTIMATED["A100"] = rates.ESTIMATED["A100"]._replace(**free)
     plan_for(24)
     report["split slots"] = [slots(CASES[i]) for i in SPLIT]
     report["split errors"] = [conv(CASES[i], torch.channels_last, False) for i in SPLIT]
@@ -169,9 +180,15 @@ def main() -> None:
         aspp((1, 32, 5, 6), [24] * 3, 20, [1, 3, 3], [1, 2, 6], F32),
         aspp((1, 32, 6, 6), [21] * 4, 0, [3] * 4, [1, 2, 4, 9], F32, "", plain=range(4)),
     ]
+    configs.TABLE.update(dict.fromkeys(configs.TABLE, (WIDE_TILES,)))
+    plan_for(24)
+    report["split wide slots"] = [slots(CASES[i]) for i in WIDE]
+    report["split wide errors"] = [conv(CASES[i], torch.channels_last, False) for i in WIDE[:2]]
+    configs.TABLE.update(dict.fromkeys(configs.TABLE, (SMALL,)))
+    plan_for(24)
     report["nan"] = nans_stay_where_they_are_read()
     report["epilogue"] = epilogues()
-    kernels.DENSE_SHARE = 0.95
+    choice.MARGIN = 0.0
     report["torch"] = [conv(CASES[i], torch.channels_last, False) for i in (5, 8)]
     print(json.dumps(report))
 

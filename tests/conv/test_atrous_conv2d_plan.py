@@ -11,9 +11,10 @@ import pytest
 import torch
 
 pytest.importorskip("triton")
+from fastseg.kernels.conv import cuts, weight_grad_plan
 from fastseg.kernels.conv import plan as plans
-from fastseg.kernels.conv import weight_grad_plan
 from fastseg.kernels.conv.geometry import Branch, Sizes
+from fastseg.kernels.conv.plan import tiles_of
 from fastseg.kernels.conv.plan_cache import PlanCache, moved
 from fastseg.kernels.conv.tiles import make_tiles
 
@@ -35,10 +36,17 @@ CASES = (  # batch, (H, W), branches, summed
     (2, (8, 9), [atrous(1, 1), atrous(2), atrous(4), atrous(2, 5)], False),
     (2, (8, 9), [atrous(1), atrous(2), atrous(4), atrous(12)], True),
 )
+
+
+def times(step):
+    return cuts.Times(step=step, start=4.0, store=2.0, slot=4.0, read=0.1, launch=8.0)
+
+
 CUTS = (
-    plans.Cut(tile=16, columns=1, chunks=3, step=1.0, processors=1),  # whole tiles
-    plans.Cut(tile=16, columns=2, chunks=5, step=30.0, processors=200),  # split tiles
-    plans.Cut(tile=32, columns=1, chunks=1, step=30.0, processors=500),  # by taps alone
+    plans.Cut(tile=16, columns=1, chunks=3, processors=1, times=times(1.0)),  # whole tiles
+    plans.Cut(tile=16, columns=2, chunks=5, processors=200, times=times(30.0)),  # split tiles
+    plans.Cut(tile=32, columns=1, chunks=1, processors=500, times=times(30.0)),  # by taps alone
+    plans.Cut(tile=16, columns=1, chunks=50, processors=7, times=times(1.0)),  # uneven parts
 )
 
 
@@ -69,7 +77,7 @@ def expected(sizes, branches):
     return found
 
 
-@pytest.mark.parametrize("cut", CUTS, ids=("whole", "split", "by taps"))
+@pytest.mark.parametrize("cut", CUTS, ids=("whole", "split", "by taps", "stream"))
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_every_live_tap_of_every_pixel_once(case, cut):
     batch, size, branches, summed = case
@@ -111,7 +119,53 @@ def test_cuts_split_as_they_are_meant_to():
     sizes, branches = Sizes(1, 9, 11, 9, 11), (atrous(2),)
     slots = [plans.build(sizes, branches, cut, False, False).slots for cut in CUTS]
     assert slots[0] == 0
-    assert min(slots[1:]) > 7
+    assert min(slots[1:3]) > 7
+
+
+def test_stream_k_cuts_where_a_round_of_whole_tiles_is_not_full():
+    """In parts of different lengths, and only so many tiles as a run's border falls into."""
+    sizes, branches, cut = Sizes(1, 9, 11, 9, 11), (atrous(2),), CUTS[3]
+    plan = plans.build(sizes, branches, cut, False, False)
+    assert 0 < plan.slots < 2 * cut.processors
+    parts = plan.items[plan.items[:, 2] >= 0]
+    assert len(set((parts[:, 4] - parts[:, 3]).tolist())) > 1
+    whole = plans.build(sizes, branches, cut._replace(processors=1), False, False)
+    assert whole.slots == 0
+    assert plans.estimate(sizes, branches, cut, False, False) < cuts.time_of(
+        tiles_of(sizes, branches, 16, False, False).taps, cut, {}
+    )
+
+
+@pytest.mark.parametrize("chunks", [1, 4, 32])
+@pytest.mark.parametrize("whole", [0, 5])
+def test_runs_are_of_one_length(chunks, whole):
+    """But for a chunk of all taps, or a tap of all chunks, at either end."""
+    taps = np.array([9, 9, 9, 9, 6, 6, 6, 4, 4, 1, 0])
+    runs = 6
+    found = cuts.stream_cuts(taps, chunks, whole, runs, 0.0)
+    assert found
+    assert min(found) >= whole
+    length, ends, end = taps[whole:].sum() * chunks / runs, [], 0
+    for i, t in enumerate(taps.tolist()):
+        parts = found.get(i, ((0, t, 0, chunks),))
+        pieces = {
+            (tap, c) for a, b, low, high in parts for tap in range(a, b) for c in range(low, high)
+        }
+        steps = [(b - a) * (high - low) for a, b, low, high in parts]
+        assert len(pieces) == sum(steps) == t * chunks
+        for n in steps if i >= whole else []:
+            end += n
+            ends.append(end)
+    for k in range(1, runs):
+        assert min(abs(end - k * length) for end in ends) <= min(9, chunks) / 2
+
+
+def test_a_part_is_worth_its_store():
+    taps = np.array([9] * 8)
+    few, many = (cuts.stream_cuts(taps, 32, 0, 7, least) for least in (60.0, 0.0))
+    assert len(few) < len(many)
+    for parts in few.values():
+        assert min((b - a) * (high - low) for a, b, low, high in parts) > 60
 
 
 def test_pixels_without_a_live_tap_have_a_tile():

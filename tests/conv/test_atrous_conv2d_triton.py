@@ -22,6 +22,7 @@ from fastseg.kernels.conv import launch as launches
 from fastseg.kernels.conv.epilogue import Operands
 from fastseg.kernels.conv.geometry import Branch
 from tests.triton_aot import (
+    ARCHS,
     SHARED_BYTES,
     compile_kernel,
     each_arch,
@@ -43,8 +44,14 @@ def interpreted():
 
 @pytest.mark.parametrize(
     ("name", "halves"),
-    [("default", {1}), ("errors", {8, 9}), ("split errors", {3})],
-    ids=("table", "whole tiles", "split tiles"),
+    [
+        ("default", {1}),
+        ("errors", {8, 9}),
+        ("split errors", {3}),
+        ("wide errors", {4}),
+        ("split wide errors", set()),
+    ],
+    ids=("table", "whole tiles", "split tiles", "wide tiles", "split wide tiles"),
 )
 def test_convolution_and_the_gradient_of_its_input(interpreted, name, halves):
     for number, errors in enumerate(interpreted[name]):
@@ -54,11 +61,13 @@ def test_convolution_and_the_gradient_of_its_input(interpreted, name, halves):
 def test_tiles_are_split_where_the_tests_mean_them_to_be(interpreted):
     assert interpreted["slots"] == [0] * 10
     assert min(interpreted["split slots"]) > 1
+    assert interpreted["wide slots"] == [0] * 5
+    assert min(interpreted["split wide slots"]) > 1
 
 
 def test_aspp(interpreted):
     *single, half = interpreted["aspp"]
-    assert max(single + interpreted["split aspp"]) < 3e-7
+    assert max(single + interpreted["split aspp"] + interpreted["wide aspp"]) < 3e-7
     assert half < 5e-4  # rounded twice
 
 
@@ -117,7 +126,7 @@ def convolution(arch, precision, config, *, branches=1, residual=True, split=Tru
         "columns": integers(arguments.Columns),
     }
     constants = {"FORM": form._replace(**constants)}
-    return compiled(kernels.atrous_conv2d_kernel, arch, config, constants, kinds)
+    return compiled(launches.kernel_of(config), arch, config, constants, kinds)
 
 
 def check_budget(kernel, arch):
@@ -139,10 +148,15 @@ def check_weights_by_tma(kernel, arch):
     assert ("cp.async.bulk.tensor.3d" in kernel.asm["ptx"]) == (arch >= 90)
 
 
-@each_arch
-@pytest.mark.parametrize("precision", ["16", "tf32", "tf32x3"])
-def test_widest_block_fits(arch, precision):
-    config = configs.TABLE["forward", f"sm_{arch}", precision][0]
+@pytest.mark.parametrize(
+    ("arch", "precision", "entry"),
+    [
+        *((arch, precision, 0) for arch in ARCHS for precision in ("16", "tf32", "tf32x3")),
+        (90, "16", 1),  # the widest whose sums are one block
+    ],
+)
+def test_widest_block_fits(arch, precision, entry):
+    config = configs.TABLE["forward", f"sm_{arch}", precision][entry]
     kernel = convolution(arch, precision, config, branches=4)
     check_budget(kernel, arch)
     check_matrix_units(kernel, arch)
@@ -160,7 +174,7 @@ def test_gradient_of_the_input_reads_the_weight_in_place(arch):
     check_weights_by_tma(kernel, arch)
 
 
-@pytest.mark.parametrize(("arch", "entry"), [(80, 0), (90, 1), (90, -1)])
+@pytest.mark.parametrize(("arch", "entry"), [(80, 0), (90, 2), (90, -1)])
 def test_summed_branches_fit(arch, entry):
     """A loop for each; the widest block that `candidates` admits, and the narrowest."""
     config = configs.TABLE["forward", f"sm_{arch}", "16"][entry]
