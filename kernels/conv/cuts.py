@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -96,18 +96,42 @@ def bounds(total: int, parts: int) -> list[tuple[int, int]]:
     return [(i * total // parts, (i + 1) * total // parts) for i in range(parts)]
 
 
-def even_cuts(taps: np.ndarray, chunks: int, least: int, most: int) -> Cuts:
+class Candidate(NamedTuple):
+    """A way to cut, of which the parts are made only if it is the best.
+
+    Attributes:
+        is_cut: whether a tile is cut, (tiles,).
+        steps: number of steps of each part of the tiles that are.
+        build: what makes the `Cuts`.
+    """
+
+    is_cut: np.ndarray
+    steps: np.ndarray
+    build: Callable[[], Cuts]
+
+
+def even_cuts(taps: np.ndarray, chunks: int, least: int, most: int) -> Candidate:
     """Parts of no more than `most` steps, as even as can be, of tiles of `least` taps or more."""
-    parts = {}
+    parts, steps, is_cut = {}, [], np.zeros(len(taps), bool)
     for t in np.unique(taps[taps >= least]).tolist():
         by_tap, by_chunk = parts_of(t, chunks, most)
         if by_tap * by_chunk > 1:
             pairs = itertools.product(bounds(t, by_tap), bounds(chunks, by_chunk))
             parts[t] = tuple((*a, *b) for a, b in pairs)
-    return {i: parts[t] for i, t in enumerate(taps.tolist()) if t in parts}
+            of_tile = [(end - first) * (high - low) for first, end, low, high in parts[t]]
+            is_cut |= taps == t
+            steps += [of_tile] * np.count_nonzero(taps == t)
+    steps = np.array(list(itertools.chain(*steps)), np.int64)
+
+    def build() -> Cuts:
+        return {i: parts[int(taps[i])] for i in np.flatnonzero(is_cut).tolist()}
+
+    return Candidate(is_cut, steps, build)
 
 
-def stream_cuts(taps: np.ndarray, chunks: int, line: range, length: float, least: float) -> Cuts:
+def stream_cuts(
+    taps: np.ndarray, chunks: int, line: range, length: float, least: float
+) -> Candidate:
     """Cuts of a line of steps into runs of equal length.
 
     Args:
@@ -117,42 +141,58 @@ def stream_cuts(taps: np.ndarray, chunks: int, line: range, length: float, least
         length: number of steps of a run.
         least: number of steps that a part must have to be worth its store.
     """
-    cuts, begin = {}, 0
-    for i in line:
-        t = int(taps[i])
-        steps, units = t * chunks, max(t, chunks)
-        unit = steps / units
-        borders = range(int(begin / length) + 1, math.ceil((begin + steps) / length))
-        marks = {round((k * length - begin) / unit) for k in borders}
-        marks = [m for m in sorted(marks) if least < m * unit < steps - least]
-        begin += steps
-        if marks:
-            ranges = itertools.pairwise([0, *marks, units])
-            by_chunk = units == chunks
-            cuts[i] = tuple((0, t, *r) if by_chunk else (*r, 0, chunks) for r in ranges)
-    return cuts
+    walked = taps[line.start : line.stop].astype(np.int64)
+    ends = np.cumsum(walked) * chunks
+    borders = np.arange(1, math.ceil(ends[-1] / length)) * length
+    tile = np.minimum(np.searchsorted(ends, borders, "right"), len(walked) - 1)
+    unit = np.minimum(walked, chunks)  # the steps between two places that may be cut
+    mark = np.rint((borders - (ends - walked * chunks)[tile]) / np.maximum(unit, 1)[tile])
+    inside = mark.astype(np.int64) * unit[tile]
+    kept = (inside > least) & (inside < walked[tile] * chunks - least)
+    tile, inside = np.unique(np.stack([tile[kept], inside[kept]]), axis=1)
+    is_cut = np.zeros(len(taps), bool)
+    is_cut[tile + line.start] = True
+    # Each cut tile's places, its ends among them, one tile after the other.
+    ended = np.unique(tile)
+    tiles = np.concatenate([tile, ended, ended])
+    places = np.concatenate([inside, np.zeros_like(ended), walked[ended] * chunks])
+    order = np.lexsort([places, tiles])
+    tiles, places = tiles[order], places[order]
+    steps = np.diff(places)[np.diff(tiles) == 0]
+
+    def build() -> Cuts:
+        cuts = {}
+        for i in ended.tolist():
+            t = int(walked[i])
+            ranges = itertools.pairwise((places[tiles == i] // unit[i]).tolist())
+            cuts[i + line.start] = tuple(
+                (0, t, *r) if chunks >= t else (*r, 0, chunks) for r in ranges
+            )
+        return cuts
+
+    return Candidate(is_cut, steps, build)
 
 
-def time_of(taps: np.ndarray, cut: Cut, cuts: Cuts, most: float = math.inf) -> float:
-    """The time of a launch whose tiles are cut so; infinity if it is seen to be over `most`."""
+def time_of(taps: np.ndarray, cut: Cut, way: Candidate | None, most: float = math.inf) -> float:
+    """The time of a launch whose tiles are cut in a way, or not at all if it is None.
+
+    It is infinity if it is seen to be over `most`.
+    """
     times, time = cut.times, cut.times.launch
-    whole = np.ones(len(taps), bool)
-    whole[list(cuts)] = False
-    parts = np.array([(d - c) * (b - a) for p in cuts.values() for a, b, c, d in p])
-    lengths = np.concatenate(
-        [taps[whole] * (cut.chunks * times.step) + times.store, parts * times.step + times.slot]
-    )
-    lengths += times.start
-    if cuts:
-        time += times.launch + len(parts) * cut.columns * times.read
+    whole = taps if way is None else taps[~way.is_cut]
+    lengths = whole * (cut.chunks * times.step) + times.store
+    if way is not None and way.is_cut.any():
+        lengths = np.concatenate([lengths, way.steps * times.step + times.slot])
+        time += times.launch + len(way.steps) * cut.columns * times.read
+    lengths = lengths + times.start
     if time + max(lengths.max(), lengths.sum() * cut.columns / cut.processors) >= most:
         return math.inf
     lengths = np.repeat(np.sort(lengths)[::-1], cut.columns)
     return time + makespan(lengths.tolist(), cut.processors)
 
 
-def candidates(taps: np.ndarray, cut: Cut) -> Iterator[Cuts]:
-    """Cuts that may be the best."""
+def candidates(taps: np.ndarray, cut: Cut) -> Iterator[Candidate]:
+    """Ways to cut that may be the best."""
     longest, at_once = int(taps.max()) * cut.chunks, max(1, cut.processors // cut.columns)
     kinds = np.unique(taps[taps > 0]).tolist()
     for most in sorted({-(-longest // divisor) for divisor in DIVISORS}):
@@ -168,13 +208,18 @@ def candidates(taps: np.ndarray, cut: Cut) -> Iterator[Cuts]:
         yield stream_cuts(taps, cut.chunks, line, total / (runs * at_once), worth)
 
 
-def choose_cuts(taps: np.ndarray, cut: Cut) -> tuple[Cuts, float]:
-    """The cuts for tiles of so many taps, the longest first, and the time they should take."""
-    best = {}, time_of(taps, cut, {})
-    if not taps.any() or len(taps) * cut.columns > MOST_TILES * cut.processors:
-        return best
-    for cuts in candidates(taps, cut):
-        time = time_of(taps, cut, cuts, best[1])
-        if time < best[1]:
-            best = cuts, time
-    return best
+def choose_cuts(taps: np.ndarray, cut: Cut, most: float = math.inf) -> tuple[Cuts, float]:
+    """The cuts for tiles of so many taps, the longest first, and the time they should take.
+
+    The time is infinity if all multiprocessors at work all the time would take over `most`.
+    """
+    steps = int(taps.sum()) * cut.chunks * cut.columns
+    if cut.times.launch + steps * cut.times.step / cut.processors > most:
+        return {}, math.inf
+    best, least = None, time_of(taps, cut, None)
+    if taps.any() and len(taps) * cut.columns <= MOST_TILES * cut.processors:
+        for way in candidates(taps, cut):
+            time = time_of(taps, cut, way, least)
+            if time < least:
+                best, least = way, time
+    return ({} if best is None else best.build()), least

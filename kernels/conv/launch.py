@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -108,9 +109,12 @@ def estimate(launch: Launch) -> tuple[configs.Config, float]:
         rates_of(launch.device),
         launch.summed,
     )
-    times = {c: plans.estimate(*launch.problem(c)) for c in candidates(launch)}
-    config = min(times, key=times.__getitem__)
-    return config, max(times[config], moved)
+    best, least = None, math.inf
+    for config in candidates(launch):
+        time = plans.estimate(*launch.problem(config), least)
+        if time < least:
+            best, least = config, time
+    return best, max(least, moved)
 
 
 def choose(launch: Launch) -> configs.Config:

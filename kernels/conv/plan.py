@@ -11,6 +11,7 @@ A plan depends on sizes alone, and is kept in :mod:`fastseg.kernels.conv.plan_ca
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -107,7 +108,12 @@ def tiles_of(
 
 
 def estimate(
-    sizes: Sizes, branches: tuple[Branch, ...], cut: Cut, summed: bool, flipped: bool
+    sizes: Sizes,
+    branches: tuple[Branch, ...],
+    cut: Cut,
+    summed: bool,
+    flipped: bool,
+    most: float = math.inf,
 ) -> float:
     """The microseconds that a launch should take.
 
@@ -117,8 +123,9 @@ def estimate(
         cut: how tiles are cut into products.
         summed: whether the branches add up into one output.
         flipped: whether taps are counted from the last one of the weight.
+        most: a time beyond which the result may be infinity.
     """
-    return choose_cuts(tiles_of(sizes, branches, cut.tile, summed, flipped).taps, cut)[1]
+    return choose_cuts(tiles_of(sizes, branches, cut.tile, summed, flipped).taps, cut, most)[1]
 
 
 def build(

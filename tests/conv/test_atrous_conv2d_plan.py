@@ -132,40 +132,69 @@ def test_stream_k_cuts_where_a_round_of_whole_tiles_is_not_full():
     whole = plans.build(sizes, branches, cut._replace(processors=1), False, False)
     assert whole.slots == 0
     assert plans.estimate(sizes, branches, cut, False, False) < cuts.time_of(
-        tiles_of(sizes, branches, 16, False, False).taps, cut, {}
+        tiles_of(sizes, branches, 16, False, False).taps, cut, None
     )
 
 
+TAPS = np.array([9, 9, 9, 9, 6, 6, 6, 4, 4, 1, 0])
+
+
+def steps_of(parts):
+    return [(end - first) * (high - low) for first, end, low, high in parts]
+
+
 @pytest.mark.parametrize("chunks", [1, 4, 32])
-@pytest.mark.parametrize("whole", [0, 5])
-def test_runs_are_of_one_length(chunks, whole):
+@pytest.mark.parametrize("line", [range(10), range(4), range(5, 10)], ids=str)
+def test_runs_are_of_one_length(chunks, line):
     """But for a chunk of all taps, or a tap of all chunks, at either end."""
-    taps = np.array([9, 9, 9, 9, 6, 6, 6, 4, 4, 1, 0])
-    runs = 6
-    found = cuts.stream_cuts(taps, chunks, whole, runs, 0.0)
+    length = TAPS[line.start : line.stop].sum() * chunks / 6
+    way = cuts.stream_cuts(TAPS, chunks, line, length, 0.0)
+    found, ends, end = way.build(), [], 0
     assert found
-    assert min(found) >= whole
-    length, ends, end = taps[whole:].sum() * chunks / runs, [], 0
-    for i, t in enumerate(taps.tolist()):
+    assert set(found) == set(np.flatnonzero(way.is_cut).tolist()) <= set(line)
+    for i in line:
+        t = int(TAPS[i])
         parts = found.get(i, ((0, t, 0, chunks),))
-        pieces = {
-            (tap, c) for a, b, low, high in parts for tap in range(a, b) for c in range(low, high)
-        }
-        steps = [(b - a) * (high - low) for a, b, low, high in parts]
-        assert len(pieces) == sum(steps) == t * chunks
-        for n in steps if i >= whole else []:
+        pieces = set()
+        for first, last, low, high in parts:
+            pieces |= set(itertools.product(range(first, last), range(low, high)))
+        assert len(pieces) == sum(steps_of(parts)) == t * chunks
+        for n in steps_of(parts):
             end += n
             ends.append(end)
-    for k in range(1, runs):
-        assert min(abs(end - k * length) for end in ends) <= min(9, chunks) / 2
+    for k in range(1, 6):
+        assert min(abs(e - k * length) for e in ends) <= min(9, chunks) / 2
+
+
+@pytest.mark.parametrize("chunks", [1, 5, 32])
+def test_what_is_timed_is_what_is_cut(chunks):
+    cut = plans.Cut(tile=16, columns=2, chunks=chunks, processors=7, times=times(1.0))
+    ways = list(cuts.candidates(TAPS, cut))
+    assert len(ways) > 50
+    for way in ways:
+        found = way.build()
+        assert set(found) == set(np.flatnonzero(way.is_cut).tolist())
+        assert all(len(parts) > 1 for parts in found.values())
+        parts = [n for i in sorted(found) for n in steps_of(found[i])]
+        assert sorted(parts) == sorted(way.steps.tolist())
+
+
+def test_the_best_way_is_chosen():
+    cut = plans.Cut(tile=16, columns=2, chunks=32, processors=7, times=times(1.0))
+    least = min(cuts.time_of(TAPS, cut, way) for way in (None, *cuts.candidates(TAPS, cut)))
+    found, time = cuts.choose_cuts(TAPS, cut)
+    assert time == least < cuts.time_of(TAPS, cut, None)
+    assert found
+    assert cuts.choose_cuts(TAPS, cut, 0.8 * time) == ({}, np.inf)
 
 
 def test_a_part_is_worth_its_store():
     taps = np.array([9] * 8)
-    few, many = (cuts.stream_cuts(taps, 32, 0, 7, least) for least in (60.0, 0.0))
+    few, many = (
+        cuts.stream_cuts(taps, 32, range(8), 8 * 288 / 7, least).build() for least in (60.0, 0.0)
+    )
     assert len(few) < len(many)
-    for parts in few.values():
-        assert min((b - a) * (high - low) for a, b, low, high in parts) > 60
+    assert min(n for parts in few.values() for n in steps_of(parts)) > 60
 
 
 def test_pixels_without_a_live_tap_have_a_tile():

@@ -52,16 +52,34 @@ def test_few_outputs_are_one_product():
     times = choice.times(of, True)
     assert choice.choose_form(of, True) == choice.FEW_OUTPUTS
     assert times[choice.FEW_OUTPUTS] < 0.6 * times[choice.LIVE_TAPS]
-    assert times[choice.FEW_OUTPUTS] < model.full_cudnn(of)
+    assert times[choice.FEW_OUTPUTS] < 0.7 * times[choice.TORCH]
 
 
 def test_no_case_of_the_benchmark_loses_to_cudnn():
-    """At three quarters of a large product's speed."""
+    """At three quarters of a large product's speed, were its tiles always full."""
     cases = list(model.of_the_benchmark())
-    assert len(cases) == 15
+    assert len(cases) == 13
     for name, of in cases:
         times = choice.times(of, True)
-        assert times[choice.choose_form(of, True)] <= times[choice.TORCH], name
+        form = choice.choose_form(of, True)
+        assert times[form] <= times[choice.TORCH], name
+        assert form == choice.TORCH or times[form] < model.full_cudnn(of), name
+
+
+@pytest.mark.parametrize(
+    ("shape", "branches", "most"),
+    [
+        ((1, 2048, 33, 33), model.ATROUS, 2.1),
+        ((8, 2048, 33, 33), model.ATROUS, 1.3),
+        ((16, 2048, 33, 33), model.ATROUS, 1.22),
+        ((8, 2048, 65, 65), ((1, 1), (3, 12), (3, 24), (3, 36)), 1.2),
+    ],
+    ids=str,
+)
+def test_how_far_an_aspp_is_from_its_floor(shape, branches, most):
+    """Its live products at a large product's speed."""
+    of = model.launch(shape, 256, branches)
+    assert choice.times(of, True)[choice.LIVE_TAPS] < most * model.floor(of)
 
 
 def test_cudnn_s_time_is_no_less_than_its_products_or_its_bytes():
