@@ -62,8 +62,9 @@ class Problem(NamedTuple):
         x = gpu_randn(self.shape, dtype)
         return (out, weights, x) if self.transposed else (x, weights, out)
 
-    def launch(self, x: Tensor):
-        """For the input of `tensors`."""
+    def launch(self, x: Tensor, weights: list[Tensor]):
+        """For the input of `tensors`, with the weights that it takes."""
+        from fastseg.kernels.conv import choice
         from fastseg.kernels.conv.geometry import Branch
         from fastseg.kernels.conv.launch import launch_of
 
@@ -72,7 +73,10 @@ class Problem(NamedTuple):
             for k, rate in self.kernels_and_rates
         ]
         outputs = self.shape[1] if self.transposed else self.out_channels
-        return launch_of(x, outputs, branches, summed=self.summed, transposed=self.transposed)
+        launch = launch_of(x, outputs, branches, summed=self.summed, transposed=self.transposed)
+        if choice.choose_form(launch, followed=True) == choice.JOINED:
+            return choice.joined(launch), [choice.join_weights(weights)]
+        return launch, weights
 
 
 def problems() -> Iterator[Problem]:
@@ -94,7 +98,8 @@ def try_out(problem: Problem, dtype: torch.dtype, entry: tuple[int, ...]) -> str
 
     x, weights, out = problem.tensors(dtype)
     try:
-        run(problem.launch(x), x, weights, out, Epilogue(), Config(*entry))
+        launch, weights = problem.launch(x, weights)
+        run(launch, x, weights, out, Epilogue(), Config(*entry))
         torch.cuda.synchronize()
     except Exception as error:
         return f"{type(error).__name__}: {error}".partition("\n")[0]
@@ -129,7 +134,7 @@ def autotune(dtype: torch.dtype, only: str = "") -> None:
     with ProcessPoolExecutor(PROCESSES, multiprocessing.get_context("spawn")) as pool:
         for problem in (p for p in problems() if only in p.title):
             x, weights, out = problem.tensors(dtype)
-            launch = problem.launch(x)
+            launch, weights = problem.launch(x, weights)
             estimated = launches.estimate(launch)[0]
             with row(key, entries):
                 fitting = [tuple(entry) for entry in launches.candidates(launch)]

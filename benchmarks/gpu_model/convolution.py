@@ -11,6 +11,7 @@ full; and which form is chosen. Microseconds, bfloat16. Nothing here was measure
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator
 
 import torch
@@ -30,6 +31,8 @@ GPUS = {
     "A100": common.Device("sm_80", 108, "NVIDIA A100-SXM4-80GB"),
     "B200": common.Device("sm_100", 148, "NVIDIA B200"),
 }
+
+FORMS = (choice.LIVE_TAPS, choice.JOINED, choice.FEW_OUTPUTS, choice.TORCH)
 
 ATROUS = ((1, 1), (3, 6), (3, 12), (3, 18))
 HARD = (  # shape, outputs, kernels and rates, whether they are summed
@@ -106,17 +109,18 @@ def row(name: str, of: Launch) -> str:
     """Returns a line of the table."""
     times, least = choice.times(of, True), floor(of)
     form = choice.choose_form(of, True)
-    config, _ = launches.estimate(of)
-    plan = of.plan(config)
-    few = times.get(choice.FEW_OUTPUTS)
-    way = few_outputs.estimate(of)[0] if few else None
-    notes = f"{config[:3]}, {plan.slots} slots"
+    cells = [least, *(times.get(f, math.nan) for f in FORMS), full_cudnn(of)]
     if form == choice.FEW_OUTPUTS:
+        way = few_outputs.estimate(of)[0]
         notes = f"{way.config[:3]}, {way.parts} parts"
+    else:
+        launched = choice.joined(of) if form == choice.JOINED else of
+        config = launches.choose(launched)
+        notes = f"{config[:3]}, {launched.plan(config).slots} slots"
     return (
-        f"{name:<60} {least:7.1f} {times[choice.LIVE_TAPS]:7.1f} {few or float('nan'):7.1f}"
-        f" {times[choice.TORCH]:7.1f} {full_cudnn(of):7.1f}  {form:<12}"
-        f" {times[form] / least:5.2f} {full_cudnn(of) / times[form]:5.2f}  {notes}"
+        f"{name:<60} {' '.join(f'{cell:7.1f}' for cell in cells)}  {form:<14}"
+        f" {times[form] / least:5.2f} {full_cudnn(of) / times[form]:5.2f}"
+        f"  {notes if form != choice.TORCH else ''}"
     )
 
 
@@ -127,8 +131,8 @@ def main() -> None:
     options = parser.parse_args()
     common.NO_GPU = GPUS[options.device]
     print(f"{options.device}, modelled, microseconds")
-    heads = ("floor", "live", "few", "torch", "cudnn")
-    print(" " * 60, *(f"{head:>7}" for head in heads), " chosen       /floor  cudnn/")
+    heads = ("floor", "live", "joined", "few", "torch", "cudnn")
+    print(" " * 60, *(f"{head:>7}" for head in heads), " chosen         /floor cudnn/")
     for name, of in (*of_the_benchmark(), *hard()):
         print(row(name, of), flush=True)
 

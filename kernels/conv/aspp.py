@@ -35,7 +35,14 @@ from fastseg.kernels.common import device_of, input_precision, precision_of
 from fastseg.kernels.conv import configs, few_outputs
 from fastseg.kernels.conv.arguments import Product
 from fastseg.kernels.conv.atrous_conv2d import atrous_conv2d
-from fastseg.kernels.conv.choice import FEW_OUTPUTS, TORCH, choose_form
+from fastseg.kernels.conv.choice import (
+    FEW_OUTPUTS,
+    JOINED,
+    TORCH,
+    choose_form,
+    join_weights,
+    joined,
+)
 from fastseg.kernels.conv.cost import step_time
 from fastseg.kernels.conv.epilogue import Operands, epilogue
 from fastseg.kernels.conv.geometry import Branch
@@ -229,6 +236,11 @@ def _branches(x, weights, scales, shifts, dilations, summed, activation):
     z = empty_channels_last(x, (x.shape[0], width, *x.shape[2:]))
     vectors = {"scales": _alike(scales, 1.0), "shifts": _alike(shifts, 0.0)}
     ending = Epilogue(**vectors, activation=activation)
+    if form == JOINED:
+        if ending.shifts is not None:
+            total = torch.stack([shift.float() for shift in ending.shifts]).sum(0)
+            ending = ending._replace(shifts=[total])
+        return run(joined(launch), x, [join_weights(weights)], z, ending)
     compute = few_outputs.run if form == FEW_OUTPUTS else run
     return compute(launch, x, [channels_last(w) for w in weights], z, ending)
 

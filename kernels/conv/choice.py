@@ -1,6 +1,8 @@
 """Which form computes a launch: the one whose modelled time is the shortest.
 
 - LIVE_TAPS: the implicit product over live taps of :mod:`fastseg.kernels.conv.forward`;
+- JOINED: the same of branches that add up, whose weights are copied into one: a kernel that walks
+  one weight after the other has registers for smaller blocks alone;
 - FEW_OUTPUTS: one product for all taps, then shifts (:mod:`fastseg.kernels.conv.few_outputs`);
 - TORCH: torch's convolution, cuDNN's, one for each branch, which multiplies the dead taps too, and
   kernels for what follows.
@@ -13,14 +15,24 @@ for granted.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
 
 from fastseg.kernels.conv import configs, few_outputs
 from fastseg.kernels.conv import launch as launches
 from fastseg.kernels.conv.cost import ITEM_BYTES, cudnn_time, moved_time
+from fastseg.kernels.conv.geometry import Joined
 from fastseg.kernels.conv.launch import Launch
+from fastseg.kernels.conv.layouts import channels_last
 from fastseg.kernels.conv.rates import rates_of
 
-LIVE_TAPS, FEW_OUTPUTS, TORCH = "live taps", "few outputs", "torch"
+LIVE_TAPS, JOINED = "live taps", "joined weights"
+FEW_OUTPUTS, TORCH = "few outputs", "torch"
+
+JOINING = 3
+"""Launches that put weights into one and add up vectors."""
 
 MARGIN = 0.9
 """How many times torch's modelled time ours may be for ours to run: below 1 as long as the model is
@@ -49,12 +61,33 @@ def torch_time(launch: Launch, followed: bool) -> float:
     return time
 
 
+def joined(launch: Launch) -> Launch:
+    """A summed launch as that of one convolution, which takes one weight."""
+    return launch._replace(branches=(Joined(launch.branches),), summed=False)
+
+
+def join_weights(weights: Sequence[Tensor]) -> Tensor:
+    """The weight (Co, Ci, taps, 1), channels_last, of a `joined` launch of (Co, Ci, kh, kw)."""
+    rows = [channels_last(w).permute(0, 2, 3, 1).flatten(1, 2) for w in weights]
+    return torch.cat(rows, 1).permute(0, 2, 1)[..., None]
+
+
+def joined_time(launch: Launch) -> float:
+    """The microseconds of a summed launch by `joined`, with the copies of weights and vectors."""
+    rates = rates_of(launch.device)
+    weights = launch.outputs * launch.channels * sum(b.taps for b in launch.branches)
+    copied = 2 * weights * ITEM_BYTES[launch.precision] / rates.memory
+    return launches.estimate(joined(launch))[1] + copied + JOINING * rates.launch
+
+
 @functools.lru_cache(maxsize=1024)
 def times(launch: Launch, followed: bool) -> dict[str, float]:
     """The modelled microseconds of each form that can compute a launch; see `torch_time`."""
     found = {LIVE_TAPS: launches.estimate(launch)[1]}
     if few_outputs.is_possible(launch):
         found[FEW_OUTPUTS] = few_outputs.estimate(launch)[1]
+    if launch.summed and len(launch.branches) > 1:
+        found[JOINED] = joined_time(launch)
     return found | {TORCH: torch_time(launch, followed)}
 
 
@@ -64,6 +97,8 @@ def choose_form(launch: Launch, followed: bool) -> str:
         return TORCH
     if launch in configs.tuned:
         return LIVE_TAPS
+    if launch.summed and joined(launch) in configs.tuned:
+        return JOINED
     found = times(launch, followed)
     ours = min((form for form in found if form != TORCH), key=found.__getitem__)
     return ours if found[ours] <= MARGIN * found[TORCH] else TORCH

@@ -32,6 +32,30 @@ class Branch(NamedTuple):
         return Sizes(x.shape[0], *x.shape[2:], *out)
 
 
+class Joined(NamedTuple):
+    """Convolutions of one stride that add up, as one whose weight is all of theirs, tap by tap.
+
+    Attributes:
+        branches: the convolutions, in the order of their taps in the weight.
+    """
+
+    branches: tuple[Branch, ...]
+
+    @property
+    def taps(self) -> int:
+        """Number of taps of all of them."""
+        return sum(branch.taps for branch in self.branches)
+
+    @property
+    def stride(self) -> Pair:
+        """The stride."""
+        return self.branches[0].stride
+
+    def sizes(self, x: Tensor) -> Sizes:
+        """Sizes of x (N, C, H, W) and of the output."""
+        return self.branches[0].sizes(x)
+
+
 class Sizes(NamedTuple):
     """Sizes of the input and of the output, which all branches of a launch share."""
 

@@ -23,7 +23,7 @@ from fastseg.kernels.conv.arguments import Columns, Form, Image, Tables
 from fastseg.kernels.conv.cost import bytes_time, times_of
 from fastseg.kernels.conv.forward import atrous_conv2d_kernel, reduce_kernel
 from fastseg.kernels.conv.forward_wide import atrous_conv2d_wide_kernel
-from fastseg.kernels.conv.geometry import Branch, Sizes
+from fastseg.kernels.conv.geometry import Branch, Joined, Sizes
 from fastseg.kernels.conv.layouts import rows_aligned
 from fastseg.kernels.conv.plan_cache import cache
 from fastseg.kernels.conv.rates import rates_of
@@ -66,7 +66,7 @@ class Launch(NamedTuple):
     """
 
     sizes: Sizes
-    branches: tuple[Branch, ...]
+    branches: tuple[Branch | Joined, ...]
     channels: int
     outputs: int
     precision: str

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastseg.kernels.conv.geometry import Branch, Sizes, live_taps
+from fastseg.kernels.conv.geometry import Branch, Joined, Sizes, live_taps
 
 
 class Tiles(NamedTuple):
@@ -46,19 +46,29 @@ class Tiles(NamedTuple):
 
 
 def make_tiles(
-    sizes: Sizes, branches: Sequence[Branch], tile: int, summed: bool = False, flipped: bool = False
+    sizes: Sizes,
+    branches: Sequence[Branch | Joined],
+    tile: int,
+    summed: bool = False,
+    flipped: bool = False,
 ) -> Tiles:
     """Tiles of `tile` pixels.
 
     Args:
         sizes: sizes of the input and of the output.
-        branches: convolutions of one stride and output size.
+        branches: convolutions of one stride and output size; joined ones are neither summed with
+            others nor flipped.
         tile: BM, the number of pixels of a tile.
         summed: whether branches add up into one output: a tile then walks the taps of all of them.
         flipped: whether a tap's number in the weight counts from the last tap.
     """
-    groups = [range(len(branches))] if summed else [[b] for b in range(len(branches))]
-    tiles = [_group_tiles(sizes, [(b, branches[b]) for b in g], tile, flipped) for g in groups]
+    groups = [list(enumerate(branches))] if summed else [[pair] for pair in enumerate(branches)]
+    tiles = [
+        _joined_tiles(sizes, group[0], tile)
+        if isinstance(group[0][1], Joined)
+        else _group_tiles(sizes, group, tile, flipped)
+        for group in groups
+    ]
     tap_lists = list(dict.fromkeys(taps for _, lists, _ in tiles for taps in lists))
     number = {taps: i for i, taps in enumerate(tap_lists)}
     pixels = np.concatenate([pixels for pixels, _, _ in tiles])
@@ -67,6 +77,18 @@ def make_tiles(
     order = np.argsort([-len(tap_lists[i]) for i in lists], kind="stable")
     mixed = any(m for _, _, m in tiles)
     return Tiles(pixels[order], branch[order], lists[order], tap_lists, mixed)
+
+
+def _joined_tiles(sizes, numbered, tile):
+    """What `_group_tiles` returns, of a `Joined` with its number: its taps are counted through."""
+    number, joined = numbered
+    pixels, lists, mixed = _group_tiles(sizes, list(enumerate(joined.branches)), tile, False)
+    first = np.cumsum([0] + [branch.taps for branch in joined.branches]).tolist()
+    renamed = {
+        walked: tuple((number, first[b] + tap, dy, dx) for b, tap, dy, dx in walked)
+        for walked in set(lists)
+    }
+    return pixels, [renamed[walked] for walked in lists], mixed
 
 
 def _group_tiles(sizes, group, tile, flipped):

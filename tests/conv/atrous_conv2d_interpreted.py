@@ -113,6 +113,18 @@ def aspp(shape, widths, projected, sizes, dilations, dtype, activation="relu", p
     return error(actual, reference.aspp(*doubled, activation))
 
 
+def joined_sums():
+    """The errors of sums whose weights are joined into one."""
+    kept, pyramid.choose_form = pyramid.choose_form, lambda *_, **__: choice.JOINED
+    try:
+        return [
+            aspp((1, 32, 8, 8), [21] * 4, 0, [3] * 4, [1, 2, 4, 9], F32, "", plain=range(4)),
+            aspp((2, 20, 7, 6), [17] * 3, 0, [1, 3, 5], [1, 2, 3], F32, "", plain=range(3)),
+        ]
+    finally:
+        pyramid.choose_form = kept
+
+
 def nans_stay_where_they_are_read():
     """At every output that reads one by a live tap, and nowhere else."""
     x = torch.randn(2, 20, 9, 11)
@@ -164,10 +176,12 @@ def main() -> None:
         aspp((1, 32, 5, 6), [21] * 2, 0, [3] * 2, [1, 2], F32, "", plain=[1]),
         aspp((1, 16, 5, 6), [16] * 2, 16, [1, 3], [1, 3], F16),
     ]
+    report["joined"] = joined_sums()
     configs.TABLE.update(dict.fromkeys(configs.TABLE, (WIDE_TILES,)))
     plan_for(1)
     report["wide slots"] = [slots(CASES[i]) for i in WIDE]
     report["wide errors"] = [conv(CASES[i], torch.channels_last, False) for i in WIDE]
+    report["joined"] += joined_sums()
     report["wide aspp"] = [aspp((2, 20, 9, 11), [24] * 3, 20, [1, 3, 3], [1, 2, 6], F32)]
     configs.TABLE.update(dict.fromkeys(configs.TABLE, (SMALL,)))
     # As if a program and its sums cost nothing beside its products.

@@ -13,7 +13,7 @@ import torch
 pytest.importorskip("triton")
 from fastseg.kernels.conv import cuts, weight_grad_plan
 from fastseg.kernels.conv import plan as plans
-from fastseg.kernels.conv.geometry import Branch, Sizes
+from fastseg.kernels.conv.geometry import Branch, Joined, Sizes
 from fastseg.kernels.conv.plan import tiles_of
 from fastseg.kernels.conv.plan_cache import PlanCache, moved
 from fastseg.kernels.conv.tiles import make_tiles
@@ -195,6 +195,18 @@ def test_a_part_is_worth_its_store():
     )
     assert len(few) < len(many)
     assert min(n for parts in few.values() for n in steps_of(parts)) > 60
+
+
+def test_joined_branches_walk_the_taps_of_summed_ones():
+    """Which are counted through in the weight."""
+    sizes, branches = Sizes(2, 8, 9, 8, 9), (atrous(1), atrous(2, 1), atrous(4, 5), atrous(12))
+    summed = make_tiles(sizes, branches, 16, summed=True)
+    joined = make_tiles(sizes, [Joined(branches)], 16)
+    assert np.array_equal(summed.pixels, joined.pixels)
+    assert np.array_equal(summed.lists, joined.lists)
+    first = (0, 9, 10, 35)
+    for ours, theirs in zip(joined.tap_lists, summed.tap_lists, strict=True):
+        assert ours == tuple((0, first[b] + tap, dy, dx) for b, tap, dy, dx in theirs)
 
 
 def test_pixels_without_a_live_tap_have_a_tile():

@@ -71,6 +71,10 @@ def test_aspp(interpreted):
     assert half < 5e-4  # rounded twice
 
 
+def test_sums_of_joined_weights(interpreted):
+    assert max(interpreted["joined"]) < 3e-7
+
+
 def test_nans_reach_the_outputs_that_read_them(interpreted):
     assert interpreted["nan"]
 

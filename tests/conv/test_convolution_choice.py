@@ -55,6 +55,18 @@ def test_few_outputs_are_one_product():
     assert times[choice.FEW_OUTPUTS] < 0.7 * times[choice.TORCH]
 
 
+def test_weights_of_a_sum_are_joined():
+    """DeepLab v2 on VGG: a block of 192 x 256 sums is worth a copy of the weights."""
+    of = model.launch((8, 512, 41, 41), 1024, [(3, r) for r in (6, 12, 18, 24)], summed=True)
+    times = choice.times(of, True)
+    assert choice.choose_form(of, True) == choice.JOINED
+    assert times[choice.JOINED] < 0.7 * times[choice.LIVE_TAPS]
+    assert choice.join_weights([torch.empty(5, 3, 3, 3), torch.empty(5, 3, 1, 1)]).shape == (
+        *(5, 3, 10),
+        1,
+    )
+
+
 def test_no_case_of_the_benchmark_loses_to_cudnn():
     """At three quarters of a large product's speed, were its tiles always full."""
     cases = list(model.of_the_benchmark())
@@ -110,6 +122,10 @@ def test_what_is_tuned_runs(monkeypatch):
     of = model.launch((8, 256, 33, 33), 256, [(3, 2)])
     monkeypatch.setitem(configs.tuned, of, configs.TABLE["forward", "sm_90", "16"][0])
     assert choice.choose_form(of, False) == choice.LIVE_TAPS
+    of = model.launch((8, 2048, 41, 41), 21, [(3, 6), (3, 12)], summed=True)
+    config = configs.TABLE["forward", "sm_90", "16"][-1]
+    monkeypatch.setitem(configs.tuned, choice.joined(of), config)
+    assert choice.choose_form(of, False) == choice.JOINED
 
 
 def test_few_outputs_are_possible_for_one_output_of_stride_1():
