@@ -25,6 +25,13 @@ CASES = (  # (N, Ci, H, W), Co, kernel, stride, padding, dilation
 each_dtype = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_left_to_torch(monkeypatch):
+    from fastseg.kernels.conv import choice
+
+    monkeypatch.setattr(choice, "MARGIN", float("inf"))
+
+
 def inputs(case, dtype):
     shape, outputs, kernel, *geometry = case
     x = torch.randn(shape, device="cuda").to(dtype, memory_format=torch.channels_last)
@@ -45,11 +52,9 @@ def error(actual, expected):
 
 @each_dtype
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_values_and_determinism(case, dtype, monkeypatch):
+def test_values_and_determinism(case, dtype):
     from fastseg.kernels.conv import atrous_conv2d as kernels
-    from fastseg.kernels.conv import choice
 
-    monkeypatch.setattr(choice, "MARGIN", float("inf"))
     x, weight, bias, scale, shift, geometry = inputs(case, dtype)
     vectors = (bias, scale, shift)
     wide = [t.double() for t in (x, weight, *vectors)]
@@ -85,6 +90,34 @@ def test_aspp(dtype, batch, summed):
     out = aspp.aspp(*arguments, activation)
     expected = reference.aspp(*map(doubled, arguments), activation)
     assert error(out, expected) < 2 * TOLERANCE[dtype]  # the branches are rounded as well
+
+
+@each_dtype
+def test_every_block_shape(dtype):
+    """Those of the table, whole tiles and split ones, and all ways to compute a few outputs."""
+    from fastseg.kernels.conv import few_outputs
+    from fastseg.kernels.conv import launch as launches
+    from fastseg.kernels.conv.geometry import Branch
+
+    for batch, outputs in ((1, 256), (16, 256), (2, 21)):
+        case = ((batch, 320, 33, 33), outputs, (3, 3), ONE, (6, 6), (6, 6))
+        x, weight, *_, geometry = inputs(case, dtype)
+        weight = weight.contiguous(memory_format=torch.channels_last)
+        launch = launches.launch_of(x, outputs, [Branch((3, 3), *geometry[:3])])
+        expected = torch.conv2d(x.double(), weight.double(), None, *geometry)
+        runs = [(launches.run, c) for c in launches.candidates(launch)]
+        if outputs == 21:
+            runs += [
+                (few_outputs.run, few_outputs.Way(config, parts))
+                for config in few_outputs.candidates(x.device, launch.precision)
+                for parts in few_outputs.PARTS
+            ]
+        for run, way in runs:
+            outs = [torch.empty_like(expected, dtype=dtype) for _ in range(2)]
+            for out in outs:
+                run(launch, x, [weight], out, launches.Epilogue(), way)
+            assert torch.equal(*outs), way
+            assert error(outs[0], expected) < TOLERANCE[dtype], way
 
 
 @pytest.mark.parametrize("warm", [True, False])
