@@ -208,14 +208,14 @@ def candidates(taps: np.ndarray, cut: Cut) -> Iterator[Candidate]:
         yield stream_cuts(taps, cut.chunks, line, total / (runs * at_once), worth)
 
 
-def choose_cuts(taps: np.ndarray, cut: Cut, most: float = math.inf) -> tuple[Cuts, float]:
-    """The cuts for tiles of so many taps, the longest first, and the time they should take.
-
-    The time is infinity if all multiprocessors at work all the time would take over `most`.
-    """
+def least_time(taps: np.ndarray, cut: Cut) -> float:
+    """The time of a launch whose programs did nothing but their steps, on all multiprocessors."""
     steps = int(taps.sum()) * cut.chunks * cut.columns
-    if cut.times.launch + steps * cut.times.step / cut.processors > most:
-        return {}, math.inf
+    return cut.times.launch + steps * cut.times.step / cut.processors
+
+
+def choose_cuts(taps: np.ndarray, cut: Cut) -> tuple[Cuts, float]:
+    """The cuts for tiles of so many taps, the longest first, and the time they should take."""
     best, least = None, time_of(taps, cut, None)
     if taps.any() and len(taps) * cut.columns <= MOST_TILES * cut.processors:
         for way in candidates(taps, cut):

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from fastseg.kernels.conv.cuts import Cut, Cuts, choose_cuts
+from fastseg.kernels.conv.cuts import Cut, Cuts, choose_cuts, least_time
 from fastseg.kernels.conv.geometry import Branch, Sizes
 from fastseg.kernels.conv.plan_cache import pack
 from fastseg.kernels.conv.tiles import Tiles, make_tiles
@@ -107,6 +107,14 @@ def tiles_of(
     return make_tiles(sizes, branches, tile, summed, flipped)
 
 
+@functools.lru_cache(maxsize=64)
+def cuts_of(
+    sizes: Sizes, branches: tuple[Branch, ...], cut: Cut, summed: bool, flipped: bool
+) -> tuple[Cuts, float]:
+    """The result of `choose_cuts`, which a plan takes after its estimate."""
+    return choose_cuts(tiles_of(sizes, branches, cut.tile, summed, flipped).taps, cut)
+
+
 def estimate(
     sizes: Sizes,
     branches: tuple[Branch, ...],
@@ -123,9 +131,12 @@ def estimate(
         cut: how tiles are cut into products.
         summed: whether the branches add up into one output.
         flipped: whether taps are counted from the last one of the weight.
-        most: a time beyond which the result may be infinity.
+        most: a time; if the launch is seen to take longer the result is infinity.
     """
-    return choose_cuts(tiles_of(sizes, branches, cut.tile, summed, flipped).taps, cut, most)[1]
+    taps = tiles_of(sizes, branches, cut.tile, summed, flipped).taps
+    if least_time(taps, cut) > most:
+        return math.inf
+    return cuts_of(sizes, branches, cut, summed, flipped)[1]
 
 
 def build(
@@ -133,7 +144,7 @@ def build(
 ) -> Plan:
     """A plan on the host; its arguments are those of `estimate`."""
     tiles = tiles_of(sizes, branches, cut.tile, summed, flipped)
-    cuts, _ = choose_cuts(tiles.taps, cut)
+    cuts, _ = cuts_of(sizes, branches, cut, summed, flipped)
     width = len(branches) if summed else 1
     items, taps, reductions, slots = make_items(tiles, cuts, cut.chunks, width)
     arrays = (items, tiles.pixels, taps, reductions)

@@ -185,7 +185,15 @@ def test_the_best_way_is_chosen():
     found, time = cuts.choose_cuts(TAPS, cut)
     assert time == least < cuts.time_of(TAPS, cut, None)
     assert found
-    assert cuts.choose_cuts(TAPS, cut, 0.8 * time) == ({}, np.inf)
+    assert cuts.least_time(TAPS, cut) < time
+
+
+def test_no_cuts_are_tried_where_the_time_is_over_the_most():
+    problem = (Sizes(1, 9, 11, 9, 11), (atrous(2),), CUTS[3], False, False)
+    time = plans.estimate(*problem)
+    least = cuts.least_time(tiles_of(*problem[:2], 16, False, False).taps, CUTS[3])
+    assert plans.estimate(*problem, time) == time
+    assert plans.estimate(*problem, 0.9 * least) == np.inf
 
 
 def test_a_part_is_worth_its_store():
