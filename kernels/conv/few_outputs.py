@@ -1,10 +1,10 @@
 """Launches of convolutions with few outputs: plan, block shape, modelled time, kernels.
 
-:mod:`fastseg.kernels.conv.tap_products` says what the kernels compute. The products are a kernel of
-its own, not torch.mm, which gives float32 for 16-bit factors too: it would take the weights of
-several branches side by side, a copy in each call, and multiply what falls into padding, for
-DeepLab v2's head 1.7 times the products. Where nearly nothing does, cuBLAS would be ahead by
-what its main loop is faster; by the model the implicit product is not far then either.
+:mod:`fastseg.kernels.conv.tap_products` says what the kernels compute. The product is a kernel of
+its own, not torch.mm, which can give float32 for 16-bit factors too: that would take the weights of
+several branches side by side, a copy in each call, and multiply what falls into padding. DeepLab
+v2's head, 2048 -> 21 on 41 x 41 in a batch of 8, would have 1.6 times the products and by the model
+take some 95 microseconds on an H200 where this takes 83.
 """
 
 from __future__ import annotations
