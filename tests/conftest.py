@@ -32,6 +32,8 @@ LONGEST = (
     "optimize/test_optimize_packaged.py",
     "cuda_on_cpu/test_cuda_distance.py",
     "conv/test_depthwise_conv2d_triton.py",
+    "conv/test_atrous_conv2d_triton.py",
+    "conv/test_few_outputs_triton.py",
 )
 """The files that take 20 seconds or more, the longest first: nvcc, where there is one, minutes."""
 

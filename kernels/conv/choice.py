@@ -95,10 +95,11 @@ def choose_form(launch: Launch, followed: bool) -> str:
     """The form of a launch; see `torch_time`. A launch that is tuned runs as it was tuned."""
     if launch.channels == 0 or launch.outputs == 0 or 0 in launch.sizes:
         return TORCH
-    if launch in configs.tuned:
-        return LIVE_TAPS
-    if launch.summed and joined(launch) in configs.tuned:
-        return JOINED
+    if configs.tuned:
+        if launch in configs.tuned:
+            return LIVE_TAPS
+        if launch.summed and joined(launch) in configs.tuned:
+            return JOINED
     found = times(launch, followed)
     ours = min((form for form in found if form != TORCH), key=found.__getitem__)
     return ours if found[ours] <= MARGIN * found[TORCH] else TORCH

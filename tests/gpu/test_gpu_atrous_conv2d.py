@@ -93,6 +93,23 @@ def test_aspp(dtype, batch, summed):
 
 
 @each_dtype
+@pytest.mark.parametrize("form", ["live taps", "joined weights", "few outputs", "torch"])
+def test_forms_of_a_sum(form, dtype, monkeypatch):
+    from fastseg.kernels.conv import aspp
+
+    monkeypatch.setattr(aspp, "choose_form", lambda *_, **__: form)
+    x = torch.randn(2, 192, 33, 33, device="cuda").to(dtype, memory_format=torch.channels_last)
+    weights = [(torch.randn(21, 192, k, k, device="cuda") / (14 * k)).to(dtype) for k in (1, 3, 3)]
+    shifts = list(torch.randn(3, 21, device="cuda"))
+    arguments = (x, weights, [None] * 3, shifts, [1, 6, 12], *[None] * 4)
+    out = aspp.aspp(*arguments, "")
+    assert torch.equal(out, aspp.aspp(*arguments, ""))
+    # Partial sums are rounded too where each branch is a convolution of its own.
+    most = TOLERANCE[dtype] * (3 if form == "torch" else 1)
+    assert error(out, reference.aspp(*map(doubled, arguments), "")) < most
+
+
+@each_dtype
 def test_every_block_shape(dtype):
     """Those of the table, whole tiles and split ones, and all ways to compute a few outputs."""
     from fastseg.kernels.conv import few_outputs
