@@ -34,6 +34,7 @@ from fastseg._core.autograd import (
     refuse_tangents,
     required_tensors,
 )
+from fastseg._core.onnx_export import is_exporting, refuse
 from fastseg._core.remember import MOST_CALLS
 from fastseg._core.vmap import Rule, by_slices
 
@@ -57,6 +58,9 @@ extension.WHEN_SIMD_LEVEL_CHANGES.append(CPU_PLANS.clear)
 REFERENCES: dict[str, Callable] = {}
 """References by the names of their ops."""
 
+STANDARD: dict[torch._ops.OpOverload, Callable] = {}
+"""What ``torch.onnx.export`` records in place of ops: compositions of torch's own operators."""
+
 LEAST_CAPABILITY = (8, 0)
 """Compute capability of a GPU from which on kernels are compiled; older ones spill."""
 
@@ -73,6 +77,7 @@ def define(
     backward: Backward | None = None,
     autograd: Callable | None = None,
     vmap: Rule = by_slices,
+    standard: Callable | None = None,
 ) -> torch._ops.OpOverload:
     """Defines ``torch.ops.fastseg.<name>`` and returns it.
 
@@ -84,13 +89,24 @@ def define(
         backward: computes the gradient; None makes asking for one an error.
         autograd: computes the op by differentiable ones, in place of the two above.
         vmap: the rule for torch.vmap.
+        standard: computes the op by operators that ONNX has, of sizes that may be symbols; None
+            makes ``torch.onnx.export`` refuse it.
     """
     name = schema.partition("(")[0]
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
     REFERENCES[name] = reference
-    torch.library.register_fake(f"fastseg::{name}", fake, lib=LIBRARY)
+
+    @functools.wraps(fake)
+    def checked_fake(*arguments, **options):
+        if is_exporting():
+            refuse(name)
+        return fake(*arguments, **options)
+
+    torch.library.register_fake(f"fastseg::{name}", checked_fake, lib=LIBRARY)
     op = getattr(torch.ops.fastseg, name).default
+    if standard is not None:
+        STANDARD[op] = standard
     if autograd is None:
         DERIVATIVES[op] = Derivative(op, setup_context, backward)
         LIBRARY.impl(name, DERIVATIVES[op].kernel, "Autograd", with_keyset=True)
@@ -223,12 +239,20 @@ def call(op: torch._ops.OpOverload, tensors: Sequence[Tensor | None], *arguments
                 if forward_ad._current_level >= 0:
                     refuse_tangents(op.name(), tensors)
                 with _AutoDispatchBelowAutograd():
-                    return op(*tensors, *arguments)
+                    return dispatch(op, *tensors, *arguments)
         elif plain_on_cpu(tensors):
             return DERIVATIVES[op](
                 (*tensors, *arguments), functools.partial(_below_autograd, op, tensors, arguments)
             )
+        return dispatch(op, *tensors, *arguments)
     return op(*tensors, *arguments)
+
+
+def dispatch(op: torch._ops.OpOverload, *arguments) -> Any:
+    """Returns ``op(*arguments)``; while torch exports to ONNX, computed by what stands for it."""
+    if is_exporting() and op in STANDARD:
+        return STANDARD[op](*arguments)
+    return op(*arguments)
 
 
 def _below_autograd(op, tensors, arguments):

@@ -1,5 +1,7 @@
 """The ops. Each has a schema, a fake, a gradient and a vmap rule, and a public function."""
 
+from fastseg._core.library import NAMES as _NAMES
+from fastseg._core.onnx_export import refuse_in_torchscript as _refuse_in_torchscript
 from fastseg._core.when_imported import when_imported as _when_imported
 from fastseg.ops.conv.aspp import ASPPBranch, aspp
 from fastseg.ops.conv.atrous_conv2d import atrous_conv2d
@@ -68,3 +70,4 @@ def _register_flops() -> None:
 
 
 _when_imported("torch.utils.flop_counter", _register_flops)
+_refuse_in_torchscript(_NAMES)

@@ -11,7 +11,7 @@ from torch.compiler import is_dynamo_compiling
 from fastseg._core.autocast import autocast_dtype, cast
 from fastseg._core.conv2d import empty_output
 from fastseg._core.conv2d_checks import check_conv2d, check_epilogue, check_image_and_weight
-from fastseg._core.library import define, define_cpu, define_triton, gradient_free
+from fastseg._core.library import define, define_cpu, define_triton, dispatch, gradient_free
 from fastseg._core.remember import remember
 from fastseg._core.tensor_checks import check_alike, check_float
 from fastseg._core.vmap import by_batch
@@ -91,7 +91,8 @@ def aspp(
     lower = autocast_dtype(x)
     if lower is not None:
         x, project_weight, *weights = cast(lower, x, project_weight, *weights)
-    return torch.ops.fastseg.aspp(
+    return dispatch(
+        torch.ops.fastseg.aspp.default,
         x,
         weights,
         [b.scale for b in branches],
@@ -247,6 +248,7 @@ define(
     " Tensor? project_weight, Tensor? project_scale, Tensor? project_shift, Tensor? pool_bias,"
     " str activation) -> Tensor",
     reference=_reference,
+    standard=_composition,
     fake=_fake,
     autograd=_autograd,
     vmap=by_batch(0, 8),

@@ -256,6 +256,7 @@ define(
     " Tensor? residual, int[2] stride, int[2] padding, int[2] dilation, int groups,"
     " str activation) -> Tensor",
     reference=_reference,
+    standard=_reference,
     fake=_fake,
     setup_context=setup_context,
     backward=backward,

@@ -27,6 +27,7 @@ def _reference(x: Tensor, channels_last: bool) -> Tensor:
 image_layout = define(
     "image_layout(Tensor x, bool channels_last) -> Tensor",
     reference=_reference,
+    standard=_reference,
     fake=_fake,
     vmap=by_batch(0),
 )

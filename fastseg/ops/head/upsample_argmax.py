@@ -111,6 +111,7 @@ _upsample_argmax = define(
     "upsample_argmax(Tensor logits, SymInt[2] size, bool align_corners, ScalarType dtype)"
     " -> Tensor",
     reference=_reference,
+    standard=_reference,
     fake=_fake,
     vmap=by_planes(1),
 )
@@ -119,6 +120,7 @@ _upsample_argmax_confidence = define(
     "upsample_argmax_confidence(Tensor logits, SymInt[2] size, bool align_corners,"
     " ScalarType dtype) -> (Tensor, Tensor)",
     reference=_reference_confidence,
+    standard=_reference_confidence,
     fake=_fake_confidence,
     vmap=by_planes(1),
 )

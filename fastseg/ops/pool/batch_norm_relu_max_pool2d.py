@@ -13,6 +13,7 @@ from fastseg._core.tensor_checks import FLOATS, STRIDED, check_device, check_flo
 from fastseg._core.vmap import by_planes, in_front
 from fastseg._core.window import Ints
 from fastseg.ops.pool.max_pool2d import codes_to_save, fake_pooled
+from fastseg.reference.pool.batch_norm_relu_max_pool2d import batch_norm_relu
 
 ops = torch.ops.fastseg
 OP = "fastseg::batch_norm_relu_max_pool2d"
@@ -135,6 +136,12 @@ def _fake(x, scale, shift, kernel_size, stride=(), padding=0, dilation=1, ceil_m
     return outputs
 
 
+def _standard(x, scale, shift, *window):
+    """Computes the op by torch's pooling, which ONNX has."""
+    y = batch_norm_relu(x, scale, shift)
+    return call(ops.max_pool2d.default, (y,), *window)
+
+
 def _reference(x, scale, shift, *window):
     _fake(x, scale, shift, *window)
     return reference.batch_norm_relu_max_pool2d(x, scale, shift, *window)
@@ -191,6 +198,7 @@ define(
     " int[2] stride=[], int[2] padding=0, int[2] dilation=1, bool ceil_mode=False)"
     " -> (Tensor values, Tensor codes)",
     reference=_reference,
+    standard=_standard,
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastseg import reference
@@ -20,6 +21,7 @@ from fastseg._core.pool2d import (
 from fastseg._core.tensor_checks import FLOATS, STRIDED, check_float, check_tensors
 from fastseg._core.vmap import by_planes
 from fastseg._core.window import Ints
+from fastseg.reference.pool.pool_codes import window_starts
 
 ops = torch.ops.fastseg
 
@@ -91,6 +93,19 @@ def _fake(x, kernel_size, stride=(), padding=0, dilation=1, ceil_mode=False):
     return fake_pooled("fastseg::max_pool2d", x, pool, ceil_mode)
 
 
+def _standard(x, kernel_size, stride=(), padding=0, dilation=1, ceil_mode=False):
+    """Computes the op by torch's pooling, which ONNX has."""
+    pool = pool2d("fastseg::max_pool2d", kernel_size, stride, padding, dilation)
+    values, indices = F.max_pool2d(x, *pool, ceil_mode, return_indices=True)
+    rows, columns = window_starts(pool, values.shape[-2:], x.device)
+    # A width that is a symbol divides as a tensor alone.
+    width = indices.new_full((), x.shape[-1])
+    row = indices // width
+    down, right = row - rows, indices - row * width - columns
+    (_, kernel_width), (dh, dw) = pool.kernel_size, pool.dilation
+    return values, (down // dh * kernel_width + right // dw).to(torch.uint8)
+
+
 def _setup_context(ctx, inputs, output):
     x, kernel_size, stride, padding, dilation, _ = inputs
     ctx.pool = windows("fastseg::max_pool2d", kernel_size, stride, padding, dilation)
@@ -109,6 +124,7 @@ define(
     "max_pool2d(Tensor x, int[2] kernel_size, int[2] stride=[], int[2] padding=0,"
     " int[2] dilation=1, bool ceil_mode=False) -> (Tensor values, Tensor codes)",
     reference=reference.max_pool2d,
+    standard=_standard,
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,

@@ -140,6 +140,15 @@ def _check(values, indices, kernel_size, stride, padding):
     check_device(op, "indices", indices, "values", values)
 
 
+def _standard(values, indices, output_size, kernel_size, stride=(), padding=0):
+    """Computes the op by a scatter, which ONNX has."""
+    if indices.dtype == torch.uint8:
+        indices = reference.codes_to_indices(
+            indices, output_size, kernel_size, stride or None, padding
+        )
+    return _reference(values, indices, output_size, kernel_size, stride, padding)
+
+
 def _reference(values, indices, output_size, kernel_size, stride=(), padding=0):
     _check(values, indices, kernel_size, stride, padding)
     return reference.max_unpool2d(values, indices, output_size, kernel_size, stride, padding)
@@ -164,6 +173,7 @@ define(
     "max_unpool2d(Tensor values, Tensor indices, SymInt[2] output_size, int[2] kernel_size,"
     " int[2] stride=[], int[2] padding=0) -> Tensor",
     reference=_reference,
+    standard=_standard,
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,

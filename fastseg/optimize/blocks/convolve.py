@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch._C import _get_tracing_state
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
-from torch.compiler import is_compiling, is_dynamo_compiling, is_exporting
+from torch.compiler import is_compiling, is_dynamo_compiling
 
 from fastseg._core.conv2d import Conv2d
 from fastseg._core.library import call, gradient_free
+from fastseg._core.onnx_export import is_exporting
 from fastseg.nn.atrous_conv_bn_act import geometry
 from fastseg.ops import atrous_conv2d
 from fastseg.ops.conv import cpu_plan, cpu_pointwise
@@ -23,11 +23,7 @@ def is_left_to_torch() -> bool:
     """Whether torch's modules run, for ONNX, which has no ops of fastseg, or forward-mode AD."""
     if is_dynamo_compiling():
         return False
-    if forward_ad._current_level >= 0:
-        return True
-    if _get_tracing_state() is None and not is_exporting():
-        return False
-    return torch.onnx.is_in_onnx_export()
+    return forward_ad._current_level >= 0 or is_exporting()
 
 
 def is_map(x: Tensor) -> bool:

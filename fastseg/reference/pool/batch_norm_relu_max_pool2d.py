@@ -9,6 +9,14 @@ from fastseg._core.window import Ints
 from fastseg.reference.pool.max_pool2d import max_pool2d
 
 
+def batch_norm_relu(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Returns ``relu(x * scale + shift)``, in x's dtype, of one scale and shift a channel."""
+    wide = compute_dtype(x.dtype)
+    per_channel = (-1, 1, 1)
+    y = x.to(wide) * scale.to(wide).view(per_channel) + shift.to(wide).view(per_channel)
+    return y.to(x.dtype).relu()
+
+
 def batch_norm_relu_max_pool2d(
     x: Tensor,
     scale: Tensor,
@@ -20,7 +28,5 @@ def batch_norm_relu_max_pool2d(
     ceil_mode: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Computes :func:`fastseg.batch_norm_relu_max_pool2d`, which explains the arguments."""
-    wide = compute_dtype(x.dtype)
-    per_channel = (-1, 1, 1)
-    y = x.to(wide) * scale.to(wide).view(per_channel) + shift.to(wide).view(per_channel)
-    return max_pool2d(y.to(x.dtype).relu(), kernel_size, stride, padding, dilation, ceil_mode)
+    y = batch_norm_relu(x, scale, shift)
+    return max_pool2d(y, kernel_size, stride, padding, dilation, ceil_mode)
