@@ -13,10 +13,14 @@ from fastseg.ops import (
     upsample_focal_loss,
     upsample_ohem_cross_entropy,
 )
-from fastseg.train.processes import global_sum, world_size
+from fastseg.train.processes import global_sum, is_distributed, world_size
+from fastseg.train.selection import raised_threshold
 
 NAMES = ("ce", "dice", "focal", "jaccard", "ohem")
 """Names of losses."""
+
+HARD, LEAST_KEPT = 0.7, 100_000
+"""OHEM's threshold of the target's probability, and its least number of pixels a picture."""
 
 TERM = re.compile(rf"(?:(?P<factor>\d+(?:\.\d+)?)\*)?(?P<name>{'|'.join(NAMES)})")
 
@@ -45,7 +49,8 @@ class Loss(nn.Module):
     Means are over all pixels, or pictures, of a batch, which may be computed in several parts and
     by several processes: the losses of the parts add up to the batch's, and the gradients that
     DistributedDataParallel averages are those of one process with the whole batch. OHEM alone
-    chooses its pixels in each part. A batch whose pixels are all ignored has the loss 0.
+    chooses its pixels in each part, among those of all processes. A batch whose pixels are all
+    ignored has the loss 0.
 
     Args:
         text: the sum, see :func:`parse_loss`.
@@ -105,10 +110,40 @@ class Loss(nn.Module):
         return summed, "pixels"
 
     def _ohem(self, logits: Tensor, target: Tensor) -> tuple[Tensor, str]:
+        if is_distributed():
+            return self._ohem_of_all(logits, target)
         if not (target != self.ignore_index).any():
             return logits.sum() * 0, "pictures"
-        mean = upsample_ohem_cross_entropy(logits, target, weight=self.class_weights, **self.common)
+        mean = upsample_ohem_cross_entropy(
+            logits,
+            target,
+            threshold=HARD,
+            min_kept=LEAST_KEPT,
+            weight=self.class_weights,
+            **self.common,
+        )
         return mean * len(target), "pictures"
+
+    def _ohem_of_all(self, logits: Tensor, target: Tensor) -> tuple[Tensor, str]:
+        """Computes this process's share of OHEM over the pixels of all processes."""
+        with torch.no_grad():
+            losses = upsample_cross_entropy(logits, target, reduction="none", **self.common)
+            counted = target != self.ignore_index
+            p = torch.where(counted, (-losses.float()).exp(), torch.inf)
+        pictures = int(global_sum(counted.new_tensor(len(target), dtype=torch.int64)))
+        least = LEAST_KEPT * pictures
+        threshold = raised_threshold(p, counted, HARD, least)
+        kept = global_sum((p < threshold).sum()).clamp_min(1)
+        summed = upsample_ohem_cross_entropy(
+            logits,
+            target,
+            threshold=threshold,
+            min_kept=0,
+            weight=self.class_weights,
+            reduction="sum",
+            **self.common,
+        )
+        return summed / kept * pictures, "pictures"
 
     def _dice(self, logits: Tensor, target: Tensor) -> tuple[Tensor, str]:
         return upsample_dice_loss(logits, target, **self.common) * len(target), "pictures"
