@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,15 +21,12 @@ from fastseg.cli.options import (
     add_config_option,
     add_data_options,
     add_machine_options,
-    data_options,
     use_threads,
 )
+from fastseg.cli.scored_data import add_split_option, scored_data
 from fastseg.cli.weights import add_network_options, load_segmenter
-from fastseg.data.classes import Classes
 from fastseg.data.folder import PictureFolder
-from fastseg.data.layouts import layout_of
-from fastseg.data.source import DataOptions, DataSource, open_data
-from fastseg.data.splits import PARTS, read_split
+from fastseg.data.source import DataSource
 from fastseg.data.transforms import EvalTransform
 from fastseg.models import finish
 from fastseg.segment.predictor import DEFAULT_TILE, Predictor
@@ -66,12 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="masks of class ids that `fastseg segment` wrote, with the pictures' names",
     )
     add_data_options(parser)
-    parser.add_argument(
-        "--split",
-        default="",
-        help="val (default of --data), train or test of --data; a file, whose validation pictures "
-        "are scored, such as run/split.json, or FILE:test (default: all pictures)",
-    )
+    add_split_option(parser)
     add_network_options(parser)
     parser.add_argument("--short-side", type=int, help="pixels (default: what the weights say)")
     parser.add_argument(
@@ -103,13 +94,7 @@ def run(options: argparse.Namespace) -> int:
     files = _output_files(options)
     predictor = None if options.predictions else _predictor(options, device)
     known = None if predictor is None else predictor.segmenter.mask_classes()
-    source, part = _opened(options, known)
-    if known is not None and list(source.classes.names) != list(known.names):
-        raise ValueError(
-            f"{options.weights} knows {len(known)} classes, {', '.join(known.names[:3])}, ...: "
-            f"other ones than the {len(source.classes)} of the data, "
-            f"{', '.join(source.classes.names[:3])}, ..."
-        )
+    source, part = scored_data(options, known)
     dataset = PictureFolder(source.parts[part], source.classes, EvalTransform(1))
     if predictor is None:
         if not options.predictions.is_dir():
@@ -152,25 +137,6 @@ def _predictor(options: argparse.Namespace, device: torch.device) -> Predictor:
         finish(segmenter.model, crf=crf, backend=options.backend)
     segmenter.model.to(device, memory_format=torch.channels_last)
     return Predictor(segmenter, device, options.scales, options.flip, tile=options.tile)
-
-
-def _opened(options: argparse.Namespace, known: Classes | None) -> tuple[DataSource, str]:
-    """Returns the data, and the part of them that is scored."""
-    told: DataOptions = data_options(options)
-    split, part = options.split, "all"
-    if split in PARTS:
-        if not told.data:
-            raise ValueError(f"--split {split} needs --data with such a part, or a file of names")
-        told, part = replace(told, split=""), split
-    elif split:
-        name, _, last = split.rpartition(":")
-        split, part = (name, last) if name and last in PARTS else (split, "val")
-        if split.endswith((".txt", ".json")):
-            read_split(split)
-        told = replace(told, split=split)
-    elif told.data and "all" not in layout_of(told.data).parts(Path(told.data)):
-        part = "val"
-    return open_data(told, (part,), known=known), part
 
 
 def _print(scores: Scores) -> None:

@@ -9,16 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from fastseg._core.atomic import atomic_write
+from fastseg.data.charts import SIZE, draw_curve
 
-SIZE = (480, 280)
-MARGIN = (64, 28)
 CURVES = {"loss": ("loss", (200, 60, 40)), "miou": ("validation mIoU", (40, 90, 200))}
 """Titles and colours of the curves, by their names in the history."""
-
-FONT = 12
 
 History = Sequence[dict[str, float]]
 
@@ -85,39 +82,5 @@ def draw_curves(history: History) -> Image.Image:
         points = [
             (r["epoch"], r[name]) for r in history if r.get(name, float("nan")) == r.get(name)
         ]
-        canvas.paste(_curve(points, title, colour), (k * SIZE[0], 0))
+        canvas.paste(draw_curve(points, title, colour), (k * SIZE[0], 0))
     return canvas
-
-
-def _curve(
-    points: Sequence[tuple[float, float]], title: str, colour: tuple[int, int, int]
-) -> Image.Image:
-    font = ImageFont.load_default(FONT)
-    panel = Image.new("RGB", SIZE, "white")
-    draw = ImageDraw.Draw(panel)
-    (left, top), right, bottom = MARGIN, SIZE[0] - 16, SIZE[1] - MARGIN[1]
-    draw.text((left, 6), title, "black", font)
-    draw.line((left, top, left, bottom, right, bottom), "black")
-    if not points:
-        return panel
-    xs, ys = zip(*points, strict=True)
-    low, high = min(0.0, *ys), max(*ys, 1e-9)
-    first, last = xs[0], max(xs[-1], xs[0] + 1)
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = left + (x - first) / (last - first) * (right - left)
-        return across, bottom - (y - low) / (high - low) * (bottom - top)
-
-    for share in (0.0, 0.5, 1.0):
-        value = low + share * (high - low)
-        _, height = place(first, value)
-        draw.line((left, height, right, height), (225, 225, 225))
-        draw.text((left - 6, height), f"{value:.3g}", "black", font, anchor="rm")
-    for x in (first, last):
-        draw.text((place(x, low)[0], bottom + 5), f"{x:g}", "black", font, anchor="ma")
-    line = [place(x, y) for x, y in points]
-    if len(line) > 1:
-        draw.line(line, colour, width=2)
-    for x, y in line if len(line) < 60 else line[-1:]:
-        draw.ellipse((x - 3, y - 3, x + 3, y + 3), colour)
-    return panel
