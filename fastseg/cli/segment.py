@@ -2,8 +2,9 @@
 
 One picture is written beside its classes' names. Of several pictures, a folder or a pattern, the
 masks go into the folder --out as palette PNGs of class ids, which ``fastseg crf --labels`` and
-``fastseg evaluate --predictions`` take. A picture that cannot be read is reported and left out, and
-the exit status is 1. Pictures whose results are there already are skipped.
+``fastseg evaluate --predictions`` take. The frames of a video are pictures, too. A picture that
+cannot be read is reported and left out, and the exit status is 1. Pictures whose results are there
+already are skipped.
 """
 
 from __future__ import annotations
@@ -37,14 +38,16 @@ from fastseg.data.image import (
     read_image,
     write_png,
 )
-from fastseg.segment.many import Job, Outputs, find_jobs, is_many, segment_many
+from fastseg.segment.jobs import Job, find_jobs, is_many
+from fastseg.segment.many import Outputs, segment_many, write_coco
 from fastseg.segment.predictor import DEFAULT_TILE, Predictor
 from fastseg.segment.segmenter import Segmenter, highest_class, refine, weights_file
 
 EXAMPLES = """examples:
   fastseg segment photo.jpg --crf
   fastseg segment pictures --weights run/best.pt -o masks --overlay
-  fastseg segment 'video/*.png' --weights run/best.pt -o masks --batch-size 4 --probabilities
+  fastseg segment drive.mp4 --weights run/best.pt -o masks --coco masks.json
+  fastseg segment 'frames/*.png' --weights run/best.pt -o masks --batch-size 4 --probabilities
 """
 
 ONE, MANY = Path("segmented.png"), Path("segmented")
@@ -54,7 +57,9 @@ ONE, MANY = Path("segmented.png"), Path("segmented")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `fastseg segment`."""
     parser.add_argument(
-        "image", nargs="+", help="any picture that Pillow can read; or several, folders, patterns"
+        "image",
+        nargs="+",
+        help="any picture that Pillow can read; or several, folders, patterns, videos",
     )
     add_output_option(
         parser,
@@ -82,6 +87,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     many.add_argument(
         "--overlay", action="store_true", help="also NAME_overlay.png, the classes over the picture"
+    )
+    many.add_argument(
+        "--coco", type=Path, metavar="FILE", help="also all masks as run-length codes, COCO's JSON"
     )
     many.add_argument("--batch-size", type=int, default=1, help="pictures of one size at once")
     many.add_argument(
@@ -112,7 +120,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _writes_masks(options: argparse.Namespace) -> bool:
     """Whether masks are written into a folder, rather than one picture."""
-    if is_many(options.image) or options.probabilities or options.overlay:
+    if is_many(options.image) or options.probabilities or options.overlay or options.coco:
         return True
     output = options.output
     return output is not None and (output.is_dir() or not output.suffix)
@@ -126,6 +134,10 @@ def _run_many(options: argparse.Namespace, device: torch.device) -> int:
     outputs = Outputs(options.output or MANY, options.probabilities, options.overlay)
     if outputs.folder.exists() and not outputs.folder.is_dir():
         raise ValueError(f"{outputs.folder}: many masks need a folder, this is a file")
+    if options.coco and not options.coco.parent.is_dir():
+        raise FileNotFoundError(
+            f"{options.coco}: cannot be written (there is no folder {options.coco.parent})"
+        )
     jobs = find_jobs(options.image)
     predictor = Predictor(
         _load(options, device), device, options.scales, options.flip, options.crf, options.tile
@@ -152,6 +164,9 @@ def _run_many(options: argparse.Namespace, device: torch.device) -> int:
     shown = ", ".join(f"{number} {what}" for what, number in count.items() if number)
     print(f"{len(jobs)} pictures, {predictor.segmenter.name} on {device}: {shown}")
     print(f"masks in {outputs.folder}")
+    if options.coco:
+        count = write_coco(options.coco, jobs, outputs.folder, predictor.segmenter.classes)
+        print(f"{count} of them in {options.coco}")
     return UNFINISHED if broken else 0
 
 

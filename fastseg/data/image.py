@@ -13,6 +13,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from fastseg._core.atomic import atomic_write
+from fastseg.data.tiff import TiffError, is_tiff
+from fastseg.data.to_rgb import Stored, stored_values, tiff_to_rgb, to_rgb
 
 ORIENTATION = 0x0112
 """Number of EXIF's tag for the orientation."""
@@ -23,6 +25,10 @@ LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "JPEG2000")
 
 class ImageError(ValueError):
     """An error, in one line, for a picture that cannot be read or written."""
+
+
+class UnknownImageError(ImageError):
+    """An error for a file of a kind that Pillow does not know."""
 
 
 class ImageWarning(UserWarning):
@@ -38,16 +44,28 @@ def read_image(path: str | Path) -> Image.Image:
     an ImageWarning says so. The range of floats, and of integers below zero, is stretched to 0 to
     255.
 
+    A TIFF that Pillow does not know, of many channels or floats in colours, is read by tifffile if
+    it is installed: the first three channels are red, green and blue, which an ImageWarning says of
+    more than three, and the first of one or two is grey.
+
     Raises:
         ImageError: there is no such file, it is empty, truncated, not an image, of a mode that
             cannot be converted, or larger than Pillow's limit against decompression bombs (twice
             ``PIL.Image.MAX_IMAGE_PIXELS``).
     """
-    with opened(path) as (image, stored):
+    try:
+        with opened(path) as (image, stored):
+            try:
+                rgb, guess = to_rgb(upright(image), stored)
+            except ValueError:
+                raise ImageError(f"{path}: cannot be converted to RGB from {image.mode}") from None
+    except UnknownImageError:
+        if not is_tiff(Path(path)):
+            raise
         try:
-            rgb, guess = _to_rgb(upright(image), stored)
-        except ValueError:
-            raise ImageError(f"{path}: cannot be converted to RGB from {image.mode}") from None
+            rgb, guess = tiff_to_rgb(Path(path))
+        except TiffError as error:
+            raise ImageError(f"{path}: {error}") from None
     if guess:
         warnings.warn(f"{path}: {guess}", ImageWarning, stacklevel=2)
     return rgb
@@ -126,25 +144,6 @@ def is_turned(path: str | Path) -> bool:
                 return False
 
 
-class Stored(NamedTuple):
-    """The values of a file as they are stored, where Pillow gives others."""
-
-    mode: str
-    """Pillow's "raw mode", such as "L;4", or "" without one."""
-    highest: int | None
-    """Grey value that Pillow gives as 255, or as 65535 in mode "I"; None if it gives the value."""
-
-
-def _stored(image: Image.Image) -> Stored:
-    """Returns how the file of a picture that is not loaded yet stores its values."""
-    codec, *_, options = image.tile[0] if image.tile else ("", "")
-    options = options if isinstance(options, tuple) else (options,)
-    if codec.startswith("ppm") and len(options) == 2:
-        return Stored(*options)
-    mode = options[0] if options and isinstance(options[0], str) else ""
-    return Stored(mode, {"L;2": 3, "L;4": 15}.get(mode[:3]))
-
-
 @contextmanager
 def opened(path: str | Path) -> Iterator[tuple[Image.Image, Stored]]:
     """Loads a picture; yields it and how its file stores it. All errors become ImageErrors."""
@@ -163,13 +162,13 @@ def opened(path: str | Path) -> Iterator[tuple[Image.Image, Stored]]:
             with path.open("rb") as file, Image.open(file) as image:
                 if 0 in image.size:
                     raise ImageError(f"{path}: has no pixels")
-                stored = _stored(image)
+                stored = stored_values(image)
                 image.load()
                 yield image, stored
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError(
+        raise UnknownImageError(
             f"{path}: not an image, or not a picture of a kind that Pillow knows"
         ) from None
     except PermissionError:
@@ -188,43 +187,6 @@ def upright(image: Image.Image) -> Image.Image:
         return ImageOps.exif_transpose(image)
     except Exception:  # Pillow raises nearly anything at malformed tags; the pixels are there
         return image
-
-
-def _to_rgb(image: Image.Image, stored: Stored) -> tuple[Image.Image, str]:
-    """Returns a picture as RGB, and the text of a guess."""
-    guess, colours_of_16_bits = "", ";16" in stored.mode and image.mode.startswith("RGB")
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        pixels, guess = _to_8_bit(np.asarray(image, dtype=np.float64), image.mode, stored)
-        image = Image.fromarray(pixels)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    rgb = image.convert("RGB")
-    if colours_of_16_bits and max(high for _, high in rgb.getextrema()) < 64:
-        guess = (
-            "its colours of 16 bits end below a quarter of their range; of data of fewer bits the "
-            "lowest are lost here: scale it to 16 bits before"
-        )
-    return rgb, guess
-
-
-def _to_8_bit(pixels: np.ndarray, mode: str, stored: Stored) -> tuple[np.ndarray, str]:
-    """Returns grey values of 0 to 255, and the text of a guess."""
-    guess, low, high = "", 0.0, 65535.0
-    finite = pixels[np.isfinite(pixels)]
-    if finite.size and (mode == "F" or finite.min() < 0):
-        low, high = finite.min(), finite.max()
-    elif finite.size and stored.highest is None:
-        largest = int(finite.max())
-        bits = next(b for b in (8, 10, 12, 14, 16, 24, 32) if largest < 1 << b)
-        high = (1 << bits) - 1
-        if bits < 16 and largest > 0:
-            guess = f"its grey values end at {largest} and are taken to be of {bits} bits"
-    scaled = (np.nan_to_num(pixels, nan=low, posinf=high, neginf=low) - low) / max(
-        high - low, 1e-12
-    )
-    return (scaled * 255).round().clip(0, 255).astype(np.uint8), guess
 
 
 def overlay(
@@ -255,15 +217,18 @@ def overlay(
     """
     colours = np.asarray(palette, dtype=np.uint8)
     parts = {
-        title: _painted(image, labels, colours, opacity, outlines)
+        title: paint(image, labels, colours, opacity, outlines)
         for title, labels in labelings.items()
     }
     if len(parts) > 1:
-        parts = {"picture": image, **{title: _titled(part, title) for title, part in parts.items()}}
+        parts = {
+            "picture": image,
+            **{title: with_title(part, title) for title, part in parts.items()},
+        }
     columns = 2 if len(parts) == 4 else len(parts)
     rows = -(-len(parts) // columns)
 
-    legend = _legend(image, list(labelings.values())[-1], classes, palette, least_share)
+    legend = legend_of(image, list(labelings.values())[-1], classes, palette, least_share)
     width, height = columns * image.width, rows * image.height
     canvas = Image.new("RGB", (width + legend.width, max(height, legend.height)), "white")
     for k, part in enumerate(parts.values()):
@@ -272,9 +237,18 @@ def overlay(
     return canvas
 
 
-def _painted(
+def paint(
     image: Image.Image, labels: np.ndarray, colours: np.ndarray, opacity: float, outlines: bool
 ) -> Image.Image:
+    """Returns a picture under its classes in colour.
+
+    Args:
+        image: an RGB picture.
+        labels: class ids, integers (H, W) of its size.
+        colours: RGB colours by id, uint8 (classes, 3).
+        opacity: opacity of the colours, 0 to 1.
+        outlines: whether the borders between classes are drawn in full colour.
+    """
     full = colours[labels]
     painted = Image.blend(image, Image.fromarray(full), opacity)
     if not outlines:
@@ -290,13 +264,17 @@ def _painted(
     return Image.fromarray(np.where(border[..., None], full, np.asarray(painted)))
 
 
-def _legend(
+def legend_of(
     image: Image.Image,
     labels: np.ndarray,
     classes: Sequence[str],
     palette: Sequence[Sequence[int]],
     least_share: float,
 ) -> Image.Image:
+    """Returns the names, colours and shares of the classes in a picture, as a picture.
+
+    The arguments are those of :func:`overlay`, of one labelling.
+    """
     shares = class_shares(labels, len(classes))
     present = present_classes(shares, least_share) or [int(shares.argmax())]
     names = [f"{classes[k]} {shares[k]:.1%}" for k in present]
@@ -312,7 +290,8 @@ def _legend(
     return legend
 
 
-def _titled(part: Image.Image, title: str) -> Image.Image:
+def with_title(part: Image.Image, title: str) -> Image.Image:
+    """Writes a title into a picture's corner; returns the picture."""
     size = _text_size(part)
     font = ImageFont.load_default(size)
     draw = ImageDraw.Draw(part)

@@ -1,12 +1,9 @@
-"""Segmentation of many pictures into a folder, several at once, read ahead, and gone on with."""
+"""Segmentation of many pictures into a folder, several at once, and gone on with."""
 
 from __future__ import annotations
 
-import glob
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,31 +14,17 @@ import torch.nn.functional as F
 from PIL import Image
 
 from fastseg._core.atomic import atomic_write
-from fastseg.data.image import ImageError, overlay, read_image, write_png
-from fastseg.data.pairs import pictures
+from fastseg.data.coco import coco_dataset
+from fastseg.data.image import overlay, read_labels, write_png
+from fastseg.segment.jobs import Job, Read, read_ahead
 from fastseg.segment.predictor import Predictor
 from fastseg.segment.segmenter import Segmenter, highest_class
 
 SETTINGS = "segment.json"
 """File in the folder of results with what they were made by; others are made anew."""
 
-READ_AHEAD = 4
-"""Number of pictures that are read before they are needed."""
-
 OVERLAY_OPACITY, OVERLAY_SHARE = 0.4, 0.005
 """Opacity of the classes over a picture, and the least share of a class in the legend."""
-
-
-class Job(NamedTuple):
-    """A picture and the name of its results.
-
-    Attributes:
-        image: the file.
-        name: path in the folder of results, without a suffix.
-    """
-
-    image: Path
-    name: str
 
 
 class Result(NamedTuple):
@@ -81,53 +64,6 @@ class Outputs:
         return found + [self.folder / f"{name}_overlay.png"] * self.overlays
 
 
-def find_jobs(inputs: Sequence[str]) -> list[Job]:
-    """Returns the pictures of files, folders and patterns such as ``img/*.jpg``.
-
-    The results of a folder's pictures have their paths in it; those of two files of one name keep
-    their suffixes.
-
-    Raises:
-        FileNotFoundError: an input is not there, or a folder has no pictures.
-    """
-    found: list[Job] = []
-    for text in inputs:
-        path = Path(text)
-        if path.is_dir():
-            inside = pictures(path)
-            if not inside:
-                raise FileNotFoundError(f"{path}: has no pictures")
-            found += [Job(p, p.relative_to(path).with_suffix("").as_posix()) for p in inside]
-        elif path.exists() or not glob.has_magic(text):
-            found.append(Job(path, path.stem))
-        else:
-            matching = sorted(p for p in map(Path, glob.glob(text, recursive=True)) if p.is_file())
-            if not matching:
-                raise FileNotFoundError(f"{text}: no file has such a name")
-            found += [Job(p, p.stem) for p in matching]
-    jobs = list({job.image.absolute(): job for job in found}.values())
-    names = [job.name for job in jobs]
-    jobs = [
-        job._replace(name=f"{job.name}{job.image.suffix}") if names.count(job.name) > 1 else job
-        for job in jobs
-    ]
-    seen: dict[str, Path] = {}
-    for job in jobs:
-        if job.name in seen:
-            raise ValueError(f"{job.image} and {seen[job.name]} would have results of one name")
-        seen[job.name] = job.image
-    return jobs
-
-
-def is_many(inputs: Sequence[str]) -> bool:
-    """Whether inputs are several pictures, a folder or a pattern, rather than one picture."""
-    return (
-        len(inputs) > 1
-        or Path(inputs[0]).is_dir()
-        or (glob.has_magic(inputs[0]) and not Path(inputs[0]).exists())
-    )
-
-
 def segment_many(
     predictor: Predictor,
     jobs: Sequence[Job],
@@ -161,7 +97,7 @@ def segment_many(
         if job not in missing:
             on_done(job, "")
     broken = 0
-    for batch in _batches(_read_ahead(missing), predictor, batch_size):
+    for batch in _batches(read_ahead(missing), predictor, batch_size):
         good = [(job, picture) for job, picture in batch if isinstance(picture, Image.Image)]
         for job, problem in ((j, p) for j, p in batch if not isinstance(p, Image.Image)):
             broken += 1
@@ -203,28 +139,6 @@ def _read_settings(path: Path) -> Any:
         return json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-
-
-Read = tuple[Job, Image.Image | str]
-"""A picture, or why it cannot be read."""
-
-
-def _read_ahead(jobs: Sequence[Job]) -> Iterator[Read]:
-    with ThreadPoolExecutor(min(READ_AHEAD, len(os.sched_getaffinity(0)))) as pool:
-        waiting: list[Future[Read]] = []
-        for job in jobs:
-            waiting.append(pool.submit(_read, job))
-            if len(waiting) > READ_AHEAD:
-                yield waiting.pop(0).result()
-        for future in waiting:
-            yield future.result()
-
-
-def _read(job: Job) -> Read:
-    try:
-        return job, read_image(job.image)
-    except ImageError as error:
-        return job, str(error)
 
 
 def _batches(read: Iterator[Read], predictor: Predictor, batch_size: int) -> Iterator[list[Read]]:
@@ -281,3 +195,26 @@ def _write(segmenter: Segmenter, outputs: Outputs, result: Result) -> None:
     image = Image.fromarray(result.labels)
     image.putpalette([channel for colour in segmenter.palette for channel in colour])
     write_png(image, mask)  # the last one: a picture with a mask is done
+
+
+def write_coco(path: Path, jobs: Sequence[Job], folder: Path, classes: Sequence[str]) -> int:
+    """Writes the masks in a folder as one data set of COCO.
+
+    Args:
+        path: the JSON file.
+        jobs: the pictures; one without a mask is left out.
+        folder: where :func:`segment_many` wrote the masks.
+        classes: the classes' names by id.
+
+    Returns:
+        The number of pictures in it.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    masks = ((job.file_name, folder / f"{job.name}.png") for job in jobs)
+    found = ((name, read_labels(mask).ids) for name, mask in masks if mask.exists())
+    dataset = coco_dataset(found, classes)
+    with atomic_write(path) as file:
+        file.write(json.dumps(dataset, ensure_ascii=False).encode())
+    return len(dataset["images"])

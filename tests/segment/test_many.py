@@ -11,7 +11,7 @@ from PIL import Image
 
 from fastseg.cli import main
 from fastseg.models import build_model
-from fastseg.segment.many import find_jobs
+from fastseg.segment.jobs import find_jobs
 from fastseg.zoo.checkpoint import save_model
 
 CLASSES = ["sky", "road", "tree"]
