@@ -19,6 +19,7 @@ TESTED = {
     "own_segnet.py",
     "replace_pydensecrf.py",
     "segment_folder.py",
+    "segment_with_ray.py",
     "tour.ipynb",
     "train_crf_layer.py",
 }
@@ -75,6 +76,57 @@ def test_segment_folder(tmp_path, crf):
     written = load("segment_folder.py")["main"]([str(pictures), str(output), *weights, *crf])
     assert written == [output / "a.png", output / "b.png"]
     assert Image.open(written[1]).height >= 64
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of pictures, one of them broken, in folders."""
+    folder = tmp_path / "pictures"
+    (folder / "sub").mkdir(parents=True)
+    photo = Image.open(ROOT / "docs" / "pictures" / "photo.jpg")
+    photo.resize((96, 64)).save(folder / "b.jpg")
+    photo.resize((64, 96)).save(folder / "sub" / "a.png")
+    (folder / "broken.png").write_text("no picture")
+    return folder
+
+
+def check_masks(output, problems):
+    assert sorted(p.relative_to(output).as_posix() for p in output.rglob("*.png")) == [
+        "b.png",
+        "sub/a.png",
+    ]
+    mask = Image.open(output / "sub/a.png")
+    assert (mask.mode, mask.size) == ("P", (64, 96))
+    assert len(problems) == 1
+    assert "broken.png: not an image" in problems[0]
+
+
+def test_worker_of_segment_with_ray(pictures, tmp_path):
+    """What Ray gives a worker, without Ray."""
+    worker = load("segment_with_ray.py")["SegmentPictures"](
+        str(tmp_path / "out"), "segnet_basic_camvid", threads=torch.get_num_threads()
+    )
+    names = ("b.jpg", "broken.png", "sub/a.png")
+    batch = {
+        "image": np.array([str(pictures / name) for name in names]),
+        "name": np.array([name.partition(".")[0] for name in names]),
+    }
+    result = worker(batch)
+    assert list(result["name"]) == ["b", "broken", "sub/a"]
+    check_masks(tmp_path / "out", [problem for problem in result["problem"] if problem])
+
+
+def test_segment_with_ray(pictures, tmp_path):
+    ray = pytest.importorskip("ray")
+    pytest.importorskip("ray.data")
+    ray.init(num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)
+    try:
+        arguments = ["--weights", "segnet_basic_camvid", "--workers", "1", "--batch-size", "2"]
+        main = load("segment_with_ray.py")["main"]
+        problems = main([str(pictures), str(tmp_path / "out"), *arguments])
+    finally:
+        ray.shutdown()
+    check_masks(tmp_path / "out", problems)
 
 
 def test_tour_runs_and_holds_its_outputs():
