@@ -431,7 +431,15 @@ setup(
         ),
     ],
     package_dir={"": "."},
-    package_data={"fastseg": ["py.typed", "_build_info.json", "weights/*.pt", "weights/README.md"]},
+    package_data={
+        "fastseg": [
+            "py.typed",
+            "_build_info.json",
+            "weights/*.pt",
+            "weights/photo.jpg",
+            "weights/README.md",
+        ]
+    },
     ext_modules=extensions,
     cmdclass={"build_ext": NinjaBuild},
     setup_requires=further_requirements(),

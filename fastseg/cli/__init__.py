@@ -6,13 +6,13 @@ import argparse
 import sys
 
 from fastseg._core.version import __version__
-from fastseg.cli import bench, crf, data, evaluate, export, info, optimize, segment, train
+from fastseg.cli import bench, crf, data, demo, evaluate, export, info, optimize, segment, train
 from fastseg.cli.options import with_config
 from fastseg.cli.running import run_command
 from fastseg.cli.single import describe
 from fastseg.cli.warned import image_warnings_in_one_line
 
-COMMANDS = (segment, crf, train, evaluate, optimize, export, bench, data, info)
+COMMANDS = (segment, crf, train, evaluate, optimize, export, bench, data, demo, info)
 
 EXAMPLES = """from pictures and masks to a network that segments:
   fastseg data check --images img --masks mask --classes names.txt

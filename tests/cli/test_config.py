@@ -165,6 +165,7 @@ def test_every_command_has_the_common_flags(command, capsys):
         "optimize": ["--device", "--threads", "--config"],
         "export": ["--weights", "--threads", "-o", "--out", "--config"],
         "bench": ["--device", "--threads", "--config"],
+        "demo": ["--threads", "-o", "--out", "--config"],
         "info": [],
     }[name]
     assert all(flag in shown for flag in flags)

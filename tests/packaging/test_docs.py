@@ -19,6 +19,7 @@ COMMANDS = {
     "fastseg export": ["-m", "fastseg", "export"],
     "fastseg info": ["-m", "fastseg", "info"],
     "fastseg optimize": ["-m", "fastseg", "optimize"],
+    "fastseg demo": ["-m", "fastseg", "demo"],
     "fastseg data": ["-m", "fastseg", "data"],
     "fastseg train": ["-m", "fastseg", "train"],
     "fastseg evaluate": ["-m", "fastseg", "evaluate"],
@@ -26,6 +27,7 @@ COMMANDS = {
     "python -m fastseg.train.evaluate": ["-m", "fastseg.train.evaluate"],
     "python -m benchmarks.optimize": ["-m", "benchmarks.optimize"],
     "python examples/segment_folder.py": ["examples/segment_folder.py"],
+    "python examples/segment_with_ray.py": ["examples/segment_with_ray.py"],
 }
 """The commands whose options are tested, and what Python is given for them."""
 
