@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -164,3 +166,46 @@ def test_what_cannot_be_used(folder, weights, capsys, arguments, said):
     out, err = capsys.readouterr()
     assert err.splitlines()[-1] == f"fastseg: {said}" or said in err
     assert out == ""
+
+
+def test_coco_of_all_masks(folder, weights, capsys):
+    (folder / "img/broken.png").write_text("no picture")
+    assert segment(weights, "img", "-o", "out", "--coco", "all.json") == 1
+    assert "3 of them in all.json" in capsys.readouterr().out
+    found = json.loads((folder / "all.json").read_text())
+    names = [image["file_name"] for image in found["images"]]
+    assert names == ["a.png", "b.jpg", "sub/c.png"]
+    assert [c["name"] for c in found["categories"]] == CLASSES
+    areas = {(a["image_id"], a["category_id"]): a["area"] for a in found["annotations"]}
+    for number, name in enumerate(("a", "b", "sub/c"), 1):
+        mask = np.asarray(Image.open(folder / f"out/{name}.png"))
+        for k, count in zip(*np.unique(mask, return_counts=True), strict=True):
+            assert areas[number, k] == count
+
+    before = (folder / "all.json").read_bytes()
+    (folder / "out/a.png").unlink()
+    assert segment(weights, "img", "-o", "out", "--coco", "all.json") == 1
+    assert (folder / "all.json").read_bytes() == before, "also of what was there already"
+    assert segment(weights, "img", "-o", "out", "--coco", "none/all.json") == 2
+    assert "there is no folder none" in capsys.readouterr().err
+
+
+def test_frames_of_a_video_get_masks(folder, weights, monkeypatch):
+    package = ModuleType("imageio_ffmpeg")
+    package.count_frames_and_secs = lambda path: (3, 1.0)
+
+    def frames(path):
+        yield {"size": (41, 30)}
+        for k in range(3):
+            yield bytes([60 * k]) * (3 * 41 * 30)
+
+    package.read_frames = frames
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", package)
+    (folder / "drive.mp4").write_text("frames")
+    assert segment(weights, "drive.mp4", "-o", "out", "--batch-size", "2") == 0
+    assert written(folder / "out") == [
+        "drive/000001.png",
+        "drive/000002.png",
+        "drive/000003.png",
+        "segment.json",
+    ]
