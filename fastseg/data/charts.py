@@ -67,7 +67,7 @@ def draw_curve(
     if mark is not None:
         across, _ = place(mark, low)
         draw.line((across, top, across, bottom), (160, 160, 160))
-        draw.text((across, top - 14), f"{mark:g}", "black", font, anchor="ma")
+        draw.text((across + 4, bottom - 4), f"{mark:g}", "black", font, anchor="ls")
     for x in dict.fromkeys((xs[0], xs[-1])):
         draw.text((place(x, low)[0], bottom + 5), f"{x:g}", "black", font, anchor="ma")
     line = [place(x, y) for x, y in points]
