@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fastseg._core.pairwise import bilateral_features
 
-PHOTO = Path(__file__).parents[2] / "docs/pictures/photo.jpg"
+PHOTO = Path(__file__).parents[2] / "fastseg/weights/photo.jpg"
 NORMALIZATION_SYMMETRIC = 3
 COMPAT = (0, 1.0, 0, 1, False)
 HIGH = (1, 1.0, 2, 1, True, 0.45)

@@ -96,6 +96,11 @@ UNUSABLE = {
         "crf photo.png --unary text.txt": "text.txt: not an .npy",
         "crf photo.png --unary none.npy": "none.npy: No such file or directory",
         f"{CRF} --quality best": "invalid choice: 'best'",
+        "crf --tune": "one of the arguments --unary --labels --weights is required",
+        "crf --tune --weights none.pt --images folder --masks folder": "no checkpoint at none.pt",
+        "demo none.png": "fastseg: none.png: no such file",
+        "demo text.txt": "text.txt: not an image",
+        "demo -o none/demo.png": "there is no folder none",
     },
     "fastseg.train": {
         "--out run": "give either --data DIR, or --images DIR and --masks DIR",

@@ -68,7 +68,7 @@ def test_own_segnet_takes_sizes_that_no_pooling_divides():
 def test_segment_folder(tmp_path, crf):
     pictures, output = tmp_path / "pictures", tmp_path / "new" / "output"
     pictures.mkdir()
-    photo = Image.open(ROOT / "docs" / "pictures" / "photo.jpg")
+    photo = Image.open(ROOT / "fastseg" / "weights" / "photo.jpg")
     photo.resize((96, 64)).save(pictures / "b.jpg")
     photo.resize((64, 96)).save(pictures / "a.PNG")
     (pictures / "notes.txt").write_text("no picture")
@@ -83,7 +83,7 @@ def pictures(tmp_path):
     """A folder of pictures, one of them broken, in folders."""
     folder = tmp_path / "pictures"
     (folder / "sub").mkdir(parents=True)
-    photo = Image.open(ROOT / "docs" / "pictures" / "photo.jpg")
+    photo = Image.open(ROOT / "fastseg" / "weights" / "photo.jpg")
     photo.resize((96, 64)).save(folder / "b.jpg")
     photo.resize((64, 96)).save(folder / "sub" / "a.png")
     (folder / "broken.png").write_text("no picture")

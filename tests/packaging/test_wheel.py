@@ -144,6 +144,7 @@ def test_a_wheel_has_every_module_and_no_source_of_the_libraries(wheel):
     assert modules <= names
     assert {"fastseg/py.typed", "fastseg/_build_info.json"} <= names
     assert any(re.fullmatch(r"fastseg/weights/\w+\.pt", name) for name in names)
+    assert "fastseg/weights/photo.jpg" in names, "fastseg demo shows it"
     others = {n for n in names if not n.startswith(("fastseg/", "fastseg_kernels-"))}
     assert not others
 
