@@ -93,8 +93,9 @@ def segment_many(
         OSError: the folder cannot be written to.
     """
     missing = _begin(jobs, outputs, settings, overwrite)
+    left = set(missing)  # a video has many frames
     for job in jobs:
-        if job not in missing:
+        if job not in left:
             on_done(job, "")
     broken = 0
     for batch in _batches(read_ahead(missing), predictor, batch_size):
