@@ -239,7 +239,9 @@ def call(op: torch._ops.OpOverload, tensors: Sequence[Tensor | None], *arguments
                 if forward_ad._current_level >= 0:
                     refuse_tangents(op.name(), tensors)
                 with _AutoDispatchBelowAutograd():
-                    return dispatch(op, *tensors, *arguments)
+                    if _len_torch_dispatch_stack() or _get_tracing_state() is not None:
+                        return dispatch(op, *tensors, *arguments)
+                    return op(*tensors, *arguments)
         elif plain_on_cpu(tensors):
             return DERIVATIVES[op](
                 (*tensors, *arguments), functools.partial(_below_autograd, op, tensors, arguments)
