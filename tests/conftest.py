@@ -16,6 +16,7 @@ M_PERTURB = -6  # of glibc's mallopt
 LONGEST = (
     "core/test_cuda_build.py",
     "export/test_export.py",
+    "export/test_onnx_export.py",
     "train/test_own_pictures.py",
     "crf/test_densecrf_sanitizers.py",
     "core/test_fork.py",
