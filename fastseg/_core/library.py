@@ -271,13 +271,9 @@ PLAIN_KEYS = _plain_keys()
 have those of a transform and views that negate or conjugate another tensor's values."""
 
 
-def plain_on_cpu(tensors: Sequence[Tensor | None]) -> bool:
-    """Whether an op on these tensors would only call its CPU kernel, which may then be called.
-
-    On small maps the way through torch.library, with Python on both sides, takes longer than the
-    kernel.
-    """
-    if (
+def outside_modes() -> bool:
+    """Whether nothing looks at ops on plain tensors but autograd: no mode, transform or tracing."""
+    return not (
         is_dynamo_compiling()
         or _len_torch_dispatch_stack()
         or _len_torch_function_stack()
@@ -286,8 +282,20 @@ def plain_on_cpu(tensors: Sequence[Tensor | None]) -> bool:
         or _profiler_enabled()  # the profiler shows the op by its name
         or peek_interpreter_stack() is not None
         or forward_ad._current_level >= 0
-    ):
-        return False
+    )
+
+
+def plain_on_cpu(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether an op on these tensors would only call its CPU kernel, which may then be called.
+
+    On small maps the way through torch.library, with Python on both sides, takes longer than the
+    kernel.
+    """
+    return outside_modes() and are_plain_on_cpu(tensors)
+
+
+def are_plain_on_cpu(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether these tensors are torch's own dense ones on the CPU."""
     for t in tensors:
         if t is None:
             continue

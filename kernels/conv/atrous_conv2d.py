@@ -25,6 +25,7 @@ from fastseg.kernels.conv.epilogue import Operands, apply_epilogue
 from fastseg.kernels.conv.geometry import Branch
 from fastseg.kernels.conv.launch import Epilogue, Launch, estimate, launch_of, run
 from fastseg.kernels.conv.layouts import channels_last, empty_channels_last
+from fastseg.kernels.conv.recording import Recording
 from fastseg.kernels.conv.torch_conv2d import torch_input_grad
 
 ops = torch.ops.fastseg
@@ -65,11 +66,16 @@ def atrous_conv2d(
     if not _pays(launch, groups):
         out = in_layout_of(x, torch.conv2d(x, weight, None, *geometry, groups))
         return apply_epilogue(out, Operands(bias, scale, shift, residual), activation)
+    recording = Recording((x, weight, bias, scale, shift, residual))
     out = empty_channels_last(x, (x.shape[0], weight.shape[0], *launch.sizes[3:]))
+    out = recording.output(out)
     vectors = (None if t is None else (t,) for t in (bias, scale, shift))
-    residual = None if residual is None else channels_last(residual)
+    residual = None if residual is None else recording.derive(channels_last, residual)
     ending = Epilogue(*vectors, residual, activation)
-    return in_layout_of(x, run(launch, channels_last(x), [channels_last(weight)], out, ending))
+    weights = [recording.derive(channels_last, weight)]
+    run(launch, recording.derive(channels_last, x), weights, out, ending, recording=recording)
+    result = recording.derive(in_layout_of, x, out)
+    return recording.keep("atrous_conv2d", (*geometry, groups, activation), result)
 
 
 def atrous_conv2d_input_grad(
@@ -98,6 +104,12 @@ def atrous_conv2d_input_grad(
     launch = launch_of(grad, weight.shape[1], [branch], transposed=True)
     if tuple(stride) != (1, 1) or not _pays(launch, groups):
         return torch_input_grad(grad, weight, input_size, geometry, groups)
+    recording = Recording((grad, weight))
     out = empty_channels_last(grad, (grad.shape[0], weight.shape[1], *input_size))
-    run(launch, channels_last(grad), [channels_last(weight)], out, Epilogue())
-    return in_layout_of(grad, out)
+    out = recording.output(out)
+    weights = [recording.derive(channels_last, weight)]
+    factor = recording.derive(channels_last, grad)
+    run(launch, factor, weights, out, Epilogue(), recording=recording)
+    result = recording.derive(in_layout_of, grad, out)
+    options = (tuple(input_size), *geometry, groups)
+    return recording.keep("atrous_conv2d_input_grad", options, result)
