@@ -6,7 +6,7 @@ The calls run to the driver, which a stand-in replaces (benchmarks.driver_stand_
 return at once, so that what is left is the time of Python, torch's dispatcher and allocator, and
 the launchers. The allocator is the CPU's. "ordinary" is a call that nothing was prepared for:
 checks, choices and Triton's own binding and launcher, all of whose caches are warm. "prepared" is
-the same call the next time. Times are microseconds, the median of rounds. Nothing is computed: this
+the same call the next time. Times are microseconds of the thread, the least of rounds. Nothing is computed: this
 says nothing about a GPU's time. It needs gcc, Triton and a torch without CUDA.
 """
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -77,14 +76,14 @@ def cases() -> dict[str, Callable[[], torch.Tensor]]:
 
 
 def microseconds(run: Callable[[], object], calls: int) -> float:
-    """The time of a call, the median of rounds of so many."""
+    """The time of a call, the least of rounds of so many."""
     rounds = []
     for _ in range(ROUNDS):
         start = time.thread_time()
         for _ in range(calls):
             run()
         rounds.append((time.thread_time() - start) / calls * 1e6)
-    return statistics.median(rounds)
+    return min(rounds)
 
 
 def measure(driver: driver_stand_in.Driver, calls: int) -> list[Result]:

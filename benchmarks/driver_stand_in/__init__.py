@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -180,7 +181,9 @@ def _replace_fastseg(capability: int, processors: int) -> None:
     library.PLAIN_KEYS = frozenset()
     library.DIRECT.clear()
     prepared_calls.DEVICE = "cpu"
+    warnings.filterwarnings("ignore", "Warning only once for all operators")
     for op in ("atrous_conv2d", "aspp"):
         module = sys.modules[f"fastseg.ops.conv.{op}"]
         run = library.on_device_of_first(module._triton, library.REFERENCES[op])
         library.LIBRARY.impl(op, run, "CPU", allow_override=True)
+        library.TRITON_NAMES.append(op)

@@ -272,14 +272,13 @@ have those of a transform and views that negate or conjugate another tensor's va
 
 
 def outside_modes() -> bool:
-    """Whether nothing looks at ops on plain tensors but autograd: no mode, transform or tracing."""
+    """Whether no mode, transform or tracing looks at ops on plain tensors; a profiler may."""
     return not (
         is_dynamo_compiling()
         or _len_torch_dispatch_stack()
         or _len_torch_function_stack()
         or _is_any_autocast_enabled()
         or _get_tracing_state() is not None
-        or _profiler_enabled()  # the profiler shows the op by its name
         or peek_interpreter_stack() is not None
         or forward_ad._current_level >= 0
     )
@@ -295,7 +294,9 @@ def plain_on_cpu(tensors: Sequence[Tensor | None]) -> bool:
 
 
 def are_plain_on_cpu(tensors: Sequence[Tensor | None]) -> bool:
-    """Whether these tensors are torch's own dense ones on the CPU."""
+    """Whether these tensors are torch's own dense ones on the CPU, and no profiler is at work."""
+    if _profiler_enabled():  # it shows the op by its name
+        return False
     for t in tensors:
         if t is None:
             continue

@@ -12,10 +12,13 @@ takes the ordinary way.
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Hashable, Sequence
 
 from torch import Tensor
+from torch._C._autograd import _profiler_enabled
+from torch.autograd.profiler import record_function
 from torch.nn import Parameter
 
 from fastseg._core.float32_precision import tf32_in_convolutions
@@ -33,12 +36,11 @@ os.register_at_fork(after_in_child=CALLS.clear)
 def _load():
     """The compiled module, or None."""
     try:
-        from fastseg import _launch
-
-        _launch.set_up(Tensor.__dlpack_c_exchange_api__, (Tensor, Parameter), Tensor.is_neg)
+        module = importlib.import_module("fastseg._launch")
+        module.set_up(Tensor.__dlpack_c_exchange_api__, (Tensor, Parameter), Tensor.is_neg)
     except (ImportError, AttributeError, RuntimeError):
         return None
-    return _launch
+    return module
 
 
 launcher = _load()
@@ -50,8 +52,9 @@ DEVICE = "cuda"
 
 
 def are_on_gpu(tensors: Sequence[Tensor | None]) -> bool:
-    """Whether these are plain tensors, the first of which is on a GPU."""
-    return launcher.describe(*tensors) is not None and tensors[0].device.type == DEVICE
+    """Whether kernels may read these tensors where they lie: plain ones, the first on a GPU."""
+    on_gpu = launcher is not None and tensors[0].device.type == DEVICE
+    return on_gpu and launcher.describe(*tensors) is not None
 
 
 def key_of(
@@ -83,7 +86,12 @@ def find(op: str, tensors: Sequence[Tensor | None], options: tuple[Hashable, ...
 def run(op: str, tensors: Sequence[Tensor | None], options: tuple[Hashable, ...]) -> Tensor | None:
     """The result of the prepared call for these arguments, or None if there is none."""
     call = find(op, tensors, options)
-    return None if call is None else call(tensors)
+    if call is None:
+        return None
+    if _profiler_enabled():
+        with record_function(f"fastseg::{op}"):
+            return call(tensors)
+    return call(tensors)
 
 
 def keep(op: str, tensors: Sequence[Tensor | None], options: tuple, call: Callable) -> None:

@@ -16,6 +16,7 @@ import traceback
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from triton import knobs
 
 import fastseg
@@ -106,11 +107,9 @@ def described(given, result):
     )
 
 
-def compare(run, given, launched, calls_before=0):
+def compare(run, given, launched):
     """That the second call launches what the first does, and not through Triton."""
     prepared_calls.forget()
-    for _ in range(calls_before):
-        run(given)
     driver.launches()
     first, by_triton = described(given, run(given))
     assert len(by_triton) == launched, by_triton
@@ -526,14 +525,46 @@ def test_branches_that_are_launched_one_by_one():
 
 @check
 def test_aspp_with_pooling():
-    """The first call of a program prepares its convolutions one by one."""
     for pool_first in (False, True):
         x, branches = randn(2, 64, 13, 13), pyramid()
         project, pool = branch(160, 1, 1, 48), branch(64, 1, 1)
         given = all_tensors(x, *branches, project, pool)
         options = {"pool": pool, "pool_first": pool_first}
         run = functools.partial(fastseg.aspp, x, branches, project, **options)
-        compare(lambda _, run=run: run(), given, 5, calls_before=1)
+        compare(lambda _, run=run: run(), given, 5)
+
+
+@check
+def test_a_profiler_shows_the_op():
+    x, branches = randn(1, 64, 13, 13), pyramid()
+    project, pool = branch(160, 1, 1, 48), branch(64, 1, 1)
+    given = tensors()
+    for _ in range(2):
+        driver.launches()
+        fastseg.aspp(x, branches, project, pool=pool)
+        convolve(given)
+    with torch.profiler.profile() as profile:
+        fastseg.aspp(x, branches, project, pool=pool)
+        convolve(given)
+    names = [event.name for event in profile.events()]
+    assert "fastseg::aspp" in names
+    assert "fastseg::atrous_conv2d" in names
+    assert [one.by_triton for one in driver.launches()] == [False] * 12
+
+
+@check
+def test_modes_see_the_ops():
+    x, branches = randn(1, 64, 13, 13), pyramid()
+    project, pool = branch(160, 1, 1, 48), branch(64, 1, 1)
+    given = tensors()
+    fastseg.aspp(x, branches, project, pool=pool)
+    convolve(given)
+    with FlopCounterMode(display=False) as counter:
+        fastseg.aspp(x, branches, project, pool=pool)
+        convolve(given)
+    assert {torch.ops.fastseg.aspp, torch.ops.fastseg.atrous_conv2d} <= {
+        *counter.get_flop_counts()["Global"]
+    }
 
 
 @check

@@ -13,6 +13,8 @@ from fastseg._core.autocast import autocast_dtype, cast
 from fastseg._core.conv2d import empty_output
 from fastseg._core.conv2d_checks import check_conv2d, check_epilogue, check_image_and_weight
 from fastseg._core.library import (
+    PLAIN,
+    TRITON_NAMES,
     define,
     define_cpu,
     define_triton,
@@ -96,7 +98,8 @@ def aspp(
     if separable or (project is not None and tuple(project.weight.shape[2:]) != (1, 1)):
         return _by_branch(x, branches, project, pool, pool_first, activation)
     weights = [b.weight for b in branches]
-    if found and pool is not None and prepared_calls.are_on_gpu(found[0]):
+    triton = found and "aspp" in TRITON_NAMES and prepared_calls.are_on_gpu(found[0])
+    if triton and pool is not None:
         out = _triton_with_pooling(
             x,
             weights,
@@ -136,10 +139,10 @@ def aspp(
 def _preparable(x, branches, project, pool, pool_first, activation):
     """What a call may be prepared for: its tensors and options, as the kernels keep them.
 
-    The arguments may be anything. It is None where no call is prepared, and where autograd, a mode
-    or a separable branch asks for ops one by one.
+    The arguments may be anything. It is None without a GPU, and where autograd, a mode or a
+    separable branch asks for ops one by one.
     """
-    if not prepared_calls.CALLS or not outside_modes():
+    if type(x) not in PLAIN or x.device.type != prepared_calls.DEVICE or not outside_modes():
         return None
     if not isinstance(branches, (list, tuple)):
         return None
