@@ -6,8 +6,8 @@ The calls run to the driver, which a stand-in replaces (benchmarks.driver_stand_
 return at once, so that what is left is the time of Python, torch's dispatcher and allocator, and
 the launchers. The allocator is the CPU's. "ordinary" is a call that nothing was prepared for:
 checks, choices and Triton's own binding and launcher, all of whose caches are warm. "prepared" is
-the same call the next time. Times are microseconds of the thread, the least of rounds. Nothing is computed: this
-says nothing about a GPU's time. It needs gcc, Triton and a torch without CUDA.
+the same call the next time. Times are microseconds of the thread, the least of rounds. Nothing is
+computed: this says nothing about a GPU's time. It needs gcc, Triton and a torch without CUDA.
 """
 
 from __future__ import annotations

@@ -64,8 +64,8 @@ def atrous_conv2d(
         return ops.depthwise_conv2d(x, weight, *vectors, residual, *geometry, activation)
     launch = launch_of(x, weight.shape[0], [Branch(tuple(weight.shape[2:]), *geometry)])
     if not _pays(launch, groups):
-        out = in_layout_of(x, torch.conv2d(x, weight, None, *geometry, groups))
-        return apply_epilogue(out, Operands(bias, scale, shift, residual), activation)
+        operands = Operands(bias, scale, shift, residual)
+        return _by_torch(x, weight, operands, geometry, groups, activation)
     recording = Recording((x, weight, bias, scale, shift, residual))
     out = empty_channels_last(x, (x.shape[0], weight.shape[0], *launch.sizes[3:]))
     out = recording.output(out)
@@ -76,6 +76,18 @@ def atrous_conv2d(
     run(launch, recording.derive(channels_last, x), weights, out, ending, recording=recording)
     result = recording.derive(in_layout_of, x, out)
     return recording.keep("atrous_conv2d", (*geometry, groups, activation), result)
+
+
+def _by_torch(x, weight, operands, geometry, groups, activation):
+    """`atrous_conv2d` by torch's convolution and the kernel that follows it."""
+    recording = Recording((x, weight, *operands))
+
+    def convolve(x: Tensor, weight: Tensor) -> Tensor:
+        return in_layout_of(x, torch.conv2d(x, weight, None, *geometry, groups))
+
+    out = recording.derive(convolve, x, weight)
+    apply_epilogue(out, operands, activation, recording)
+    return recording.keep("atrous_conv2d", (*geometry, groups, activation), out)
 
 
 def atrous_conv2d_input_grad(

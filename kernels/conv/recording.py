@@ -13,6 +13,7 @@ than the compiled kernel reads, leaves the call to Triton. So does the interpret
 
 from __future__ import annotations
 
+import collections
 import functools
 import math
 import re
@@ -66,7 +67,8 @@ class Recording:
         self.alive: list[Any] = []  # an id is a tensor's as long as the tensor lives
         given = [id(t) for t in tensors if t is not None]
         # Of a tensor that is two arguments nobody knows which of them a kernel reads.
-        self.unknown = prepared_calls.launcher is None or len(set(given)) < len(given)
+        twice = len(set(given)) < len(given)
+        self.unknown = prepared_calls.launcher is None or not given or twice
         self.derived: list[tuple[Callable, list[Place]]] = []
         self.made: list[Memory] = []
         self.scratch = 0
@@ -188,7 +190,7 @@ class Recording:
             options: its arguments that are no tensors.
             result: what the call returns.
         """
-        if not self.unknown and self.kernels and not torch.cuda.is_current_stream_capturing():
+        if not self.unknown and not torch.cuda.is_current_stream_capturing():
             try:
                 call = self._prepared(result)
             except (Unknown, RuntimeError, ValueError):
@@ -197,6 +199,7 @@ class Recording:
         return result
 
     def _prepared(self, result: Tensor) -> PreparedCall:
+        self._check_uses()
         derived = len(self.tensors)
         made = derived + len(self.derived)
         scratch = made + len(self.made)
@@ -219,7 +222,7 @@ class Recording:
                 at.append((parameter, number(place), inside + place.offset, aligned))
             kernels.append(Kernel(compiled, grid, tuple(parameters), tuple(at)))
         place = self._place(result)
-        if place.kind not in ("made", "after") or place.offset:
+        if place.kind not in ("derived", "made", "after") or place.offset:
             raise Unknown("a result that is none of the call's outputs")
         return PreparedCall(
             steps(self.derived),
@@ -231,6 +234,21 @@ class Recording:
             tuple(self.plans),
             scratch + 1,
         )
+
+    def _check_uses(self) -> None:
+        """Raises Unknown if kernels outside of the recording must have used its memory.
+
+        What is temporary is written by one kernel and read by another, an output is written by one.
+        """
+        uses = collections.Counter(
+            (place.kind, place.number)
+            for *_, addresses in self.kernels
+            for place in {place for _, place, _ in addresses}
+        )
+        for place in self.places.values():
+            least = {"scratch": 2, "made": 1}.get(place.kind, 0)
+            if uses[place.kind, place.number] < least:
+                raise Unknown("a kernel that was not recorded")
 
 
 def flat(kinds: Any, values: Any) -> Iterator[tuple[str, Any]]:

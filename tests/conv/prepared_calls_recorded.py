@@ -203,6 +203,61 @@ def test_layouts():
     assert not launch.by_triton
 
 
+@contextlib.contextmanager
+def torch_s_convolution():
+    kernels.DENSE_SHARE = 0
+    try:
+        yield
+    finally:
+        kernels.DENSE_SHARE = float("inf")
+
+
+@check
+def test_torch_s_convolution_and_the_kernel_that_follows_it():
+    for layout in (LAST, torch.contiguous_format):
+        given = tensors(layout=layout)
+        with torch_s_convolution():
+            compare(convolve, given, 1)
+            y = convolve(given)
+            driver.launches()
+        assert y.is_contiguous(memory_format=layout)
+        assert not prepared_calls.find("atrous_conv2d", given, (1, "same", 5, 1, "relu"))
+
+
+@check
+def test_torch_s_convolution_alone():
+    given = tensors(bare=True)
+    prepared_calls.forget()
+    with torch_s_convolution():
+        first = convolve(given, activation="")
+        assert len(prepared_calls.CALLS) == 2
+        second = convolve(given, activation="")
+    assert torch.equal(first, second)
+    assert torch.equal(first, torch.conv2d(*given[:2], None, 1, 4, 4))
+    assert not driver.launches()
+
+
+@check
+def test_kernels_outside_of_the_recording():
+    """Whatever the call did with its memory besides is not known."""
+    given, launch = tensors(**SPLIT), Recording.launch
+    for missing in ("atrous_conv2d_kernel", "reduce_kernel"):
+
+        def launch_unseen(self, kernel, grid, *arguments, missing=missing, **options):
+            if kernel.__name__ == missing:
+                kernel[grid](*arguments, **options)
+            else:
+                launch(self, kernel, grid, *arguments, **options)
+
+        prepared_calls.forget()
+        Recording.launch = launch_unseen
+        try:
+            convolve(given)
+        finally:
+            Recording.launch = launch
+        assert not prepared_calls.CALLS
+
+
 @check
 def test_every_call_reads_the_tensors_that_it_is_given():
     given, others = tensors(), tensors()
