@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastseg._core import prepared_calls
 from fastseg import reference
 from fastseg._core.conv2d import in_layout_of
 from fastseg.kernels.conv.epilogue import Operands, apply_epilogue
@@ -56,17 +57,19 @@ def atrous_conv2d(
 ) -> Tensor:
     """See :func:`fastseg.ops.atrous_conv2d`; its arguments are checked."""
     geometry = (tuple(stride), tuple(padding), tuple(dilation))
+    tensors = (x, weight, bias, scale, shift, residual)
+    out = prepared_calls.run("atrous_conv2d", tensors, (*geometry, groups, activation))
+    if out is not None:  # as of a branch of an ASPP that is launched by itself
+        return out
     if x.dtype == torch.float64:
-        arguments = (x, weight, bias, scale, shift, residual, *geometry, groups, activation)
-        return in_layout_of(x, reference.atrous_conv2d(*arguments))
+        return in_layout_of(x, reference.atrous_conv2d(*tensors, *geometry, groups, activation))
     if groups == x.shape[1] == weight.shape[0]:
         vectors = (bias, scale, shift)
         return ops.depthwise_conv2d(x, weight, *vectors, residual, *geometry, activation)
     launch = launch_of(x, weight.shape[0], [Branch(tuple(weight.shape[2:]), *geometry)])
     if not _pays(launch, groups):
-        operands = Operands(bias, scale, shift, residual)
-        return _by_torch(x, weight, operands, geometry, groups, activation)
-    recording = Recording((x, weight, bias, scale, shift, residual))
+        return _by_torch(x, weight, Operands(*tensors[2:]), geometry, groups, activation)
+    recording = Recording(tensors)
     out = empty_channels_last(x, (x.shape[0], weight.shape[0], *launch.sizes[3:]))
     out = recording.output(out)
     vectors = (None if t is None else (t,) for t in (bias, scale, shift))

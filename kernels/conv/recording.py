@@ -68,7 +68,8 @@ class Recording:
         given = [id(t) for t in tensors if t is not None]
         # Of a tensor that is two arguments nobody knows which of them a kernel reads.
         twice = len(set(given)) < len(given)
-        self.unknown = prepared_calls.launcher is None or not given or twice
+        on_gpu = given and tensors[0].device.type == prepared_calls.DEVICE
+        self.unknown = prepared_calls.launcher is None or not on_gpu or twice
         self.derived: list[tuple[Callable, list[Place]]] = []
         self.made: list[Memory] = []
         self.scratch = 0
