@@ -35,8 +35,14 @@ class Operands(NamedTuple):
     shift: Tensor | None = None
     residual: Tensor | None = None
 
-    def in_layout(self, layout: torch.memory_format, recording: Recording) -> Operands:
-        """The operands with contiguous vectors and the residual in that layout."""
+    def in_layout(
+        self, layout: torch.memory_format, recording: Recording | None = None
+    ) -> Operands:
+        """The operands with contiguous vectors and the residual in that layout.
+
+        `recording`: the recording that they belong to.
+        """
+        recording = recording or Recording(())
 
         def residual_in_layout(t: Tensor) -> Tensor:
             return t.contiguous(memory_format=layout)
