@@ -11,6 +11,7 @@ Kernels:
 
 - `forward`: dense convolution over live taps, and the sum of split tiles.
 - `depthwise_forward`, `depthwise_weight_grad`: depthwise convolution, one kernel for each layout.
+- `image_pooling`: the pooled branch of an ASPP.
 - `epilogue`: bias, batch norm, residual and activation, within a kernel or after torch's.
 - `arguments`: the groups of parameters that kernels take.
 
@@ -24,6 +25,7 @@ What a launch is planned with:
 - `plan_cache`: the plans of both, kept on the device.
 - `depthwise_tiles`: how depthwise convolutions are cut into programs.
 - `launch`: one launch of `forward`, from the estimate of block shapes to the kernels.
+- `recording`, `prepared_call`: what a call launches, for the next calls of its kind.
 - `layouts`: memory layouts and alignment.
 - `torch_conv2d`: torch's own gradients, where these kernels gain nothing.
 """
