@@ -47,11 +47,13 @@ class Place(NamedTuple):
         kind: "argument", "derived", "made" (an output), "scratch", "after" or "plan".
         number: which of that kind; in scratch the first byte; of a plan the address.
         offset: number of bytes from the beginning of that tensor.
+        is_view: whether it is another tensor in the same memory, of any sizes and strides.
     """
 
     kind: str
     number: int
     offset: int = 0
+    is_view: bool = False
 
 
 class Recording:
@@ -101,8 +103,8 @@ class Recording:
             alias = self._alias(result, tensors)
             if alias is not None:
                 return self._put(result, alias)
-            if any(p.offset or p.kind in ("scratch", "plan") for p in places):
-                raise Unknown("a tensor derived from a part of one")
+            if any(p.is_view or p.kind in ("scratch", "plan") for p in places):
+                raise Unknown("a tensor derived from one that later calls do not have")
         except Unknown:
             self.unknown = True
             return result
@@ -118,8 +120,8 @@ class Recording:
             offset = result.data_ptr() - t.data_ptr()
             same = result.untyped_storage().data_ptr() == t.untyped_storage().data_ptr()
             if same and offset >= 0:
-                kind, number, first = self._place(t)
-                return Place(kind, number, first + offset)
+                kind, number, first, _ = self._place(t)
+                return Place(kind, number, first + offset, is_view=True)
         return None
 
     def output(self, t: Tensor) -> Tensor:
@@ -223,7 +225,7 @@ class Recording:
                 at.append((parameter, number(place), inside + place.offset, aligned))
             kernels.append(Kernel(compiled, grid, tuple(parameters), tuple(at)))
         place = self._place(result)
-        if place.kind not in ("derived", "made", "after") or place.offset:
+        if place.kind not in ("derived", "made", "after") or place.is_view:
             raise Unknown("a result that is none of the call's outputs")
         return PreparedCall(
             steps(self.derived),

@@ -619,6 +619,24 @@ def test_aspp_with_pooling():
 
 
 @check
+def test_a_projection_whose_columns_are_copied():
+    """What is copied is a view, which a later call does not have."""
+    x, branches, pool = randn(1, 64, 13, 13), pyramid(), branch(64, 1, 1)
+    strided = randn(160, 48).t()[..., None, None]
+    project = ASPPBranch(strided, randn(48), randn(48))
+    plain = ASPPBranch(strided[:, :128], *project[1:3])
+    for run in (
+        lambda: fastseg.aspp(x, branches, project, pool=pool),
+        lambda: fastseg.aspp(x, branches, plain),
+    ):
+        prepared_calls.forget()
+        for _ in range(2):
+            driver.launches()
+            run()
+            assert all(one.by_triton for one in driver.launches())
+
+
+@check
 def test_a_profiler_shows_the_op():
     x, branches = randn(1, 64, 13, 13), pyramid()
     project, pool = branch(160, 1, 1, 48), branch(64, 1, 1)
