@@ -1,8 +1,9 @@
-"""The build of fastseg's three shared objects by one ninja graph, without importing torch.
+"""The build of fastseg's four shared objects by one ninja graph, without importing torch.
 
 ``_C``       the CPU ops, on LibTorch's stable ABI; kernels once for each SIMD level
 ``_C_cuda``  the CUDA ops, where nvcc is found and torch is a build with CUDA
 ``_host``    numpy functions by pybind11, without torch; of the CPU kernels what they call
+``_launch``  launches of Triton's kernels, on Python's limited API; needs neither nvcc nor torch
 
 Settings, all environment variables:
   FASTSEG_CUDA        auto (default): build _C_cuda if nvcc is there and torch can use it; 0: never;
@@ -37,6 +38,7 @@ ROOT = Path(__file__).parent.resolve()
 STABLE_ABI = "2.11"  # the oldest torch whose stable ABI has all that csrc/ uses
 OLDEST_TORCH = "2.11"  # pyproject.toml has the same
 OLDEST_CUDA = "12.0"  # the first with C++20
+LIMITED_API = "0x030A0000"  # Python 3.10, as pyproject.toml has it
 CUDA = os.environ.get("FASTSEG_CUDA", "auto")
 CUDA_ARCHS = ("80", "86", "89", "90", "100", "120")
 CXX = os.environ.get("CXX", "g++")
@@ -206,6 +208,10 @@ class OpLibrary(Extension):
     """A shared object that registers torch ops as it is loaded, without a Python symbol."""
 
 
+class LimitedModule(Extension):
+    """A module on Python's limited API, which serves every Python."""
+
+
 class Graph:
     """The lines of one build.ninja."""
 
@@ -268,7 +274,7 @@ class Graph:
         """Compiles one source, once for each tag, after a precompiled header that it includes."""
         target = self.folder / (source.replace("/", "_") + tag + ".o")
         rule = "nvcc" if source.endswith(".cu") else "cxx"
-        if source.startswith("csrc/host/"):
+        if source.startswith(("csrc/host/", "csrc/launch/")):
             rule = "host"
         line = f"build {escaped(target)}: {rule} {escaped(ROOT / source)}"
         if first:
@@ -352,14 +358,23 @@ class Graph:
         self.lines.append(f"build {escaped(core)}: archive {archived} || {waits_for}")
         self.link([*objects, core], target, "-pthread")
 
+    def launch(self, target: Path):
+        """Links _launch, for the limited API of the oldest Python that fastseg supports."""
+        flags = f"-isystem {quote(sysconfig.get_path('include'))} -DPy_LIMITED_API={LIMITED_API}"
+        objects = [self.compile(s, flags) for s in sources("csrc/launch/**/*.cpp")]
+        self.link(objects, target, "-ldl")
+
 
 class NinjaBuild(build_ext):
     """A build_ext that writes a ninja graph and runs it."""
 
     def get_ext_filename(self, fullname):
-        """Returns a file name without an ABI tag for op libraries, which serve every Python."""
-        if isinstance(self.ext_map.get(fullname), OpLibrary):
+        """Returns a file name without the Python's tag for what serves every Python."""
+        extension = self.ext_map.get(fullname)
+        if isinstance(extension, OpLibrary):
             return os.path.join(*fullname.split(".")) + ".so"
+        if isinstance(extension, LimitedModule):
+            return os.path.join(*fullname.split(".")) + ".abi3.so"
         return super().get_ext_filename(fullname)
 
     def build_extensions(self):
@@ -377,6 +392,7 @@ class NinjaBuild(build_ext):
         host_objects = graph.host_objects()
         cpu_objects = graph.cpu_ops(targets["fastseg._C"])
         graph.host(targets["fastseg._host"], host_objects, cpu_objects)
+        graph.launch(targets["fastseg._launch"])
         if BUILDS_CUDA:
             graph.cuda_ops(targets["fastseg._C_cuda"])
         (folder / "build.ninja").write_text("\n".join(graph.lines) + "\n")
@@ -413,6 +429,7 @@ if "dist_info" in sys.argv:  # the front end has not yet downloaded the dependen
 extensions = [
     OpLibrary("fastseg._C", sources("csrc/cpu/**/*.cpp")),
     Extension("fastseg._host", sources("csrc/host/**/*.cpp")),
+    LimitedModule("fastseg._launch", sources("csrc/launch/**/*.cpp")),
     *([OpLibrary("fastseg._C_cuda", sources("csrc/cuda/**/*.c*"))] if BUILDS_CUDA else []),
 ]
 

@@ -20,9 +20,9 @@
 #
 #   CUDA_ARCHS=90 benchmarks/gpu.sh prepare
 #
-# and carry, beside the source tree, what git ignores: fastseg/_C.so, fastseg/_C_cuda.so and
-# build/gpu_model.csv, the modelled times. They hold no Python's version; the machine's torch must
-# be 2.11 or later. fastseg/_host*.so does, and is not needed.
+# and carry, beside the source tree, what git ignores: fastseg/_C.so, fastseg/_C_cuda.so,
+# fastseg/_launch.abi3.so and build/gpu_model.csv, the modelled times. They hold no Python's
+# version; the machine's torch must be 2.11 or later. fastseg/_host*.so does, and is not needed.
 
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -252,7 +252,7 @@ def call(op: torch._ops.OpOverload, tensors: Sequence[Tensor | None], *arguments
 
 def dispatch(op: torch._ops.OpOverload, *arguments) -> Any:
     """Returns ``op(*arguments)``; while torch exports to ONNX, computed by what stands for it."""
-    if is_exporting() and op in STANDARD:
+    if not is_dynamo_compiling() and is_exporting() and op in STANDARD:
         return STANDARD[op](*arguments)
     return op(*arguments)
 
@@ -297,22 +297,31 @@ PLAIN_KEYS = _plain_keys()
 have those of a transform and views that negate or conjugate another tensor's values."""
 
 
+def outside_modes() -> bool:
+    """Whether no mode, transform or tracing looks at ops on plain tensors; a profiler may."""
+    return not (
+        is_dynamo_compiling()
+        or _len_torch_dispatch_stack()
+        or _len_torch_function_stack()
+        or _is_any_autocast_enabled()
+        or _get_tracing_state() is not None
+        or peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+    )
+
+
 def plain_on_cpu(tensors: Sequence[Tensor | None]) -> bool:
     """Whether an op on these tensors would only call its CPU kernel, which may then be called.
 
     On small maps the way through torch.library, with Python on both sides, takes longer than the
     kernel.
     """
-    if (
-        is_dynamo_compiling()
-        or _len_torch_dispatch_stack()
-        or _len_torch_function_stack()
-        or _is_any_autocast_enabled()
-        or _get_tracing_state() is not None
-        or _profiler_enabled()  # the profiler shows the op by its name
-        or peek_interpreter_stack() is not None
-        or forward_ad._current_level >= 0
-    ):
+    return outside_modes() and are_plain_on_cpu(tensors)
+
+
+def are_plain_on_cpu(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether these tensors are torch's own dense ones on the CPU, and no profiler is at work."""
+    if _profiler_enabled():  # it shows the op by its name
         return False
     for t in tensors:
         if t is None:

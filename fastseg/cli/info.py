@@ -8,7 +8,7 @@ import platform
 
 import torch
 
-from fastseg._core import extension
+from fastseg._core import extension, prepared_calls
 from fastseg._core.library import NAMES, backend
 from fastseg._core.version import __version__
 
@@ -91,4 +91,6 @@ def _triton() -> str:
         import triton
     except Exception as error:  # it is built for another Python, or lacks a library
         return f"cannot be imported ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
+    if prepared_calls.launcher is None:
+        return f"{triton.__version__}, which launches every kernel: there is no fastseg._launch"
     return triton.__version__

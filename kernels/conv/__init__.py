@@ -12,6 +12,7 @@ Kernels:
 - `forward`: dense convolution over live taps, and the sum of split tiles.
 - `tap_products`: dense convolution with few outputs, as one product for all taps and their shifts.
 - `depthwise_forward`, `depthwise_weight_grad`: depthwise convolution, one kernel for each layout.
+- `image_pooling`: the pooled branch of an ASPP.
 - `epilogue`: bias, batch norm, residual and activation, within a kernel or after torch's.
 - `arguments`: the groups of parameters that kernels take.
 
@@ -28,6 +29,7 @@ What a launch is planned with:
 - `depthwise_tiles`: how depthwise convolutions are cut into programs.
 - `launch`: one launch of `forward`, from the estimate of block shapes to the kernels.
 - `few_outputs`: one launch of `tap_products`, in the same way.
+- `recording`, `prepared_call`: what a call launches, for the next calls of its kind.
 - `layouts`: memory layouts and alignment.
 - `torch_conv2d`: torch's own gradients, where these kernels gain nothing.
 """

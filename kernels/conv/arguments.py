@@ -198,3 +198,17 @@ class Product(NamedTuple):
     outputs: int
     weight_stride: int
     blocks: int
+
+
+class Vector(NamedTuple):
+    """Integers: the sizes of a product of a vector, one for each image.
+
+    Attributes:
+        channels: number of the vector's elements.
+        outputs: number of the product's.
+        weight_stride: number of elements from one row of the weight to the next.
+    """
+
+    channels: int
+    outputs: int
+    weight_stride: int

@@ -46,9 +46,11 @@ from fastseg.kernels.conv.choice import (
 from fastseg.kernels.conv.cost import step_time
 from fastseg.kernels.conv.epilogue import Operands, epilogue
 from fastseg.kernels.conv.geometry import Branch
+from fastseg.kernels.conv.image_pooling import pool_bias
 from fastseg.kernels.conv.launch import Epilogue, launch_of, run, with_descriptor_memory
 from fastseg.kernels.conv.layouts import channels_last, empty_channels_last, rows_aligned
 from fastseg.kernels.conv.rates import rates_of
+from fastseg.kernels.conv.recording import Recording
 
 
 @triton.jit
@@ -136,6 +138,7 @@ def project(
     scale: Tensor | None,
     shift: Tensor | None,
     activation: str,
+    recording: Recording,
 ) -> Tensor:
     """``act((z weight^T + pool_bias) * scale + shift)`` for each pixel.
 
@@ -146,6 +149,7 @@ def project(
         scale: (Co,) or None.
         shift: (Co,) or None.
         activation: its name, or "".
+        recording: the recording that the tensors belong to.
 
     Returns:
         (N, Co, H, W), z's dtype, channels_last.
@@ -154,19 +158,24 @@ def project(
     outputs, rows = weight.shape[0], n * height * width
     precision = precision_of(z.dtype)
     config = project_config(rows, channels, outputs, z.device, precision)
-    out = empty_channels_last(z, (n, outputs, height, width))
+    out = recording.output(empty_channels_last(z, (n, outputs, height, width)))
     if weight.stride(1) != 1 or weight.stride(0) < channels:  # as of an expanded one
-        weight = weight.contiguous()
-    operands = Operands(scale=scale, shift=shift).in_layout(torch.channels_last)
+        weight = recording.derive(Tensor.contiguous, weight)
+    pool_bias, scale, shift = (
+        None if t is None else recording.derive(Tensor.contiguous, t)
+        for t in (pool_bias, scale, shift)
+    )
     columns = triton.cdiv(outputs, config.BN)
     with_descriptor_memory(
         z,
-        lambda: project_kernel[(triton.cdiv(rows, config.BM) * columns,)](
+        lambda: recording.launch(
+            project_kernel,
+            (triton.cdiv(rows, config.BM) * columns,),
             z,
             weight,
             out,
-            None if pool_bias is None else pool_bias.contiguous(),
-            operands,
+            pool_bias,
+            Operands(scale=scale, shift=shift),
             Product(rows, height * width, channels, outputs, weight.stride(0), columns),
             *config[:3],
             ALIGNED=rows_aligned(z, channels) and rows_aligned(weight, weight.stride(0)),
@@ -201,19 +210,89 @@ def aspp(
     if x.dtype == torch.float64 or x.numel() == 0:
         out = reference.aspp(x, weights, scales, shifts, dilations, *ending)
         return in_layout_of(x, out)
-    z = _branches(x, weights, scales, shifts, dilations, project_weight is None, activation)
-    if project_weight is None:
-        return in_layout_of(x, z)
-    return in_layout_of(
-        x, project(z, project_weight.flatten(1), pool_bias, *ending[1:3], activation)
-    )
+    recording = Recording((x, *weights, *scales, *shifts, *ending[:4]))
+    out = _aspp(x, weights, scales, shifts, dilations, *ending, recording)
+    return recording.keep("aspp", (len(weights), tuple(dilations), activation), out)
 
 
-def _branches(x, weights, scales, shifts, dilations, summed, activation):
+def aspp_with_pooling(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    scales: Sequence[Tensor | None],
+    shifts: Sequence[Tensor | None],
+    dilations: Sequence[int],
+    project: Sequence[Tensor | None],
+    pool: Sequence[Tensor | None],
+    pool_first: bool,
+    activation: str,
+) -> Tensor:
+    """An ASPP with its pooled branch, see :func:`fastseg.aspp`; its arguments are checked.
+
+    Args:
+        x: (N, Ci, H, W), not empty, not float64.
+        weights: the weights of the branches.
+        scales: their scales.
+        shifts: their shifts.
+        dilations: their rates.
+        project: the projection's weight (Co, K, 1, 1), scale and shift.
+        pool: the pooled branch's weight (C, Ci, 1, 1), scale and shift.
+        pool_first: whether the pooled branch's channels are the first of the projection's weight.
+        activation: its name, or "".
+    """
+    recording = Recording((x, *weights, *scales, *shifts, *project, *pool))
+    x_last = recording.derive(channels_last, x)
+    weight, scale, shift = pool
+    split = weight.shape[0] if pool_first else project[0].shape[1] - weight.shape[0]
+
+    def first(w: Tensor) -> Tensor:
+        return w[:, :split]
+
+    def second(w: Tensor) -> Tensor:
+        return w[:, split:]
+
+    parts = recording.derive(first, project[0]), recording.derive(second, project[0])
+    by_pool, by_maps = parts if pool_first else parts[::-1]
+    rows = recording.derive(_as_rows, weight), recording.derive(_as_rows, by_pool)
+    bias = pool_bias(x_last, rows[0], scale, shift, rows[1], activation, recording)
+    ending = (by_maps, *project[1:], bias, activation, recording)
+    out = _aspp(x_last, weights, scales, shifts, dilations, *ending)
+    out = recording.derive(in_layout_of, x, out)
+    return recording.keep("aspp", (len(weights), tuple(dilations), activation, pool_first), out)
+
+
+def _aspp(
+    x,
+    weights,
+    scales,
+    shifts,
+    dilations,
+    project_weight,
+    project_scale,
+    project_shift,
+    pool_bias,
+    activation,
+    recording,
+):
+    """`aspp`, in a recording."""
+    summed = project_weight is None
+    z = _branches(x, weights, scales, shifts, dilations, summed, activation, recording)
+    if not summed:
+        rows = recording.derive(_as_rows, project_weight)
+        vectors = (pool_bias, project_scale, project_shift)
+        z = project(z, rows, *vectors, activation, recording)
+    return recording.derive(in_layout_of, x, z)
+
+
+def _as_rows(weight: Tensor) -> Tensor:
+    """A weight (Co, K, 1, 1) as (Co, K)."""
+    return weight.flatten(1)
+
+
+def _branches(x, weights, scales, shifts, dilations, summed, activation, recording):
     """The branches side by side, (N, sum of C, H, W), or their sum, (N, C, H, W); channels_last."""
     branches = [same_branch(w, d) for w, d in zip(weights, dilations, strict=True)]
     outputs = weights[0].shape[0]
-    x = channels_last(x)
+    x = recording.derive(channels_last, x)
     if any(w.shape[0] != outputs for w in weights):
         form = TORCH  # or what each branch of its own chooses
     else:
@@ -234,27 +313,47 @@ def _branches(x, weights, scales, shifts, dilations, summed, activation):
         return channels_last(torch.cat(parts, 1))
     width = outputs if summed else outputs * len(branches)
     z = empty_channels_last(x, (x.shape[0], width, *x.shape[2:]))
-    vectors = {"scales": _alike(scales, 1.0), "shifts": _alike(shifts, 0.0)}
+    z = recording.output(z) if summed else recording.temporary(z)
+    vectors = {
+        "scales": _alike(scales, 1.0, recording),
+        "shifts": _alike(shifts, 0.0, recording),
+    }
     ending = Epilogue(**vectors, activation=activation)
     if form == JOINED:
         if ending.shifts is not None:
-            total = torch.stack([shift.float() for shift in ending.shifts]).sum(0)
-            ending = ending._replace(shifts=[total])
-        return run(joined(launch), x, [join_weights(weights)], z, ending)
+            ending = ending._replace(shifts=[recording.derive(_sum, *ending.shifts)])
+        weights = [recording.derive(_join, *weights)]
+        return run(joined(launch), x, weights, z, ending, recording=recording)
     compute = few_outputs.run if form == FEW_OUTPUTS else run
-    return compute(launch, x, [channels_last(w) for w in weights], z, ending)
+    weights = [recording.derive(channels_last, w) for w in weights]
+    return compute(launch, x, weights, z, ending, recording=recording)
 
 
-def _alike(vectors: Sequence[Tensor | None], neutral: float) -> list[Tensor] | None:
+def _sum(*vectors: Tensor) -> Tensor:
+    return torch.stack([v.float() for v in vectors]).sum(0)
+
+
+def _join(*weights: Tensor) -> Tensor:
+    return join_weights(weights)
+
+
+def _alike(
+    vectors: Sequence[Tensor | None], neutral: float, recording: Recording
+) -> list[Tensor] | None:
     """The vectors in one dtype, the neutral element for each that is None; None if all are."""
     given = [v for v in vectors if v is not None]
     if not given:
         return None
     dtype = given[0].dtype if len({v.dtype for v in given}) == 1 else torch.float32
-    if len(given) < len(vectors):
-        other = torch.full_like(given[0], neutral, dtype=dtype)
-        vectors = [other if v is None else v for v in vectors]
-    return [v.to(dtype) for v in vectors]
+
+    def fill(like: Tensor) -> Tensor:
+        return torch.full_like(like, neutral, dtype=dtype)
+
+    def cast(v: Tensor) -> Tensor:
+        return v.to(dtype)
+
+    other = recording.derive(fill, given[0]) if len(given) < len(vectors) else None
+    return [other if v is None else recording.derive(cast, v) for v in vectors]
 
 
 def same_branch(weight: Tensor, dilation: int) -> Branch:

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastseg._core import prepared_calls
 from fastseg import reference
 from fastseg._core.conv2d import in_layout_of
 from fastseg.kernels.conv import few_outputs
@@ -27,6 +28,7 @@ from fastseg.kernels.conv.epilogue import Operands, apply_epilogue
 from fastseg.kernels.conv.geometry import Branch
 from fastseg.kernels.conv.launch import Epilogue, launch_of, run
 from fastseg.kernels.conv.layouts import channels_last, empty_channels_last
+from fastseg.kernels.conv.recording import Recording
 from fastseg.kernels.conv.torch_conv2d import torch_input_grad
 
 ops = torch.ops.fastseg
@@ -47,25 +49,43 @@ def atrous_conv2d(
 ) -> Tensor:
     """See :func:`fastseg.ops.atrous_conv2d`; its arguments are checked."""
     geometry = (tuple(stride), tuple(padding), tuple(dilation))
+    tensors = (x, weight, bias, scale, shift, residual)
+    out = prepared_calls.run("atrous_conv2d", tensors, (*geometry, groups, activation))
+    if out is not None:  # as of a branch of an ASPP that is launched by itself
+        return out
     if x.dtype == torch.float64:
-        arguments = (x, weight, bias, scale, shift, residual, *geometry, groups, activation)
-        return in_layout_of(x, reference.atrous_conv2d(*arguments))
+        return in_layout_of(x, reference.atrous_conv2d(*tensors, *geometry, groups, activation))
     if groups == x.shape[1] == weight.shape[0]:
         vectors = (bias, scale, shift)
         return ops.depthwise_conv2d(x, weight, *vectors, residual, *geometry, activation)
     launch = launch_of(x, weight.shape[0], [Branch(tuple(weight.shape[2:]), *geometry)])
-    tensors = (bias, scale, shift, residual)
-    followed = activation != "" or any(t is not None for t in tensors)
+    followed = activation != "" or any(t is not None for t in tensors[2:])
     form = choose_form(launch, followed) if groups == 1 else TORCH
     if form == TORCH:
-        out = in_layout_of(x, torch.conv2d(x, weight, None, *geometry, groups))
-        return apply_epilogue(out, Operands(*tensors), activation)
+        return _by_torch(x, weight, Operands(*tensors[2:]), geometry, groups, activation)
+    recording = Recording(tensors)
     out = empty_channels_last(x, (x.shape[0], weight.shape[0], *launch.sizes[3:]))
+    out = recording.output(out)
     vectors = (None if t is None else (t,) for t in (bias, scale, shift))
-    residual = None if residual is None else channels_last(residual)
+    residual = None if residual is None else recording.derive(channels_last, residual)
     ending = Epilogue(*vectors, residual, activation)
+    weights = [recording.derive(channels_last, weight)]
     compute = few_outputs.run if form == FEW_OUTPUTS else run
-    return in_layout_of(x, compute(launch, channels_last(x), [channels_last(weight)], out, ending))
+    compute(launch, recording.derive(channels_last, x), weights, out, ending, recording=recording)
+    result = recording.derive(in_layout_of, x, out)
+    return recording.keep("atrous_conv2d", (*geometry, groups, activation), result)
+
+
+def _by_torch(x, weight, operands, geometry, groups, activation):
+    """`atrous_conv2d` by torch's convolution and the kernel that follows it."""
+    recording = Recording((x, weight, *operands))
+
+    def convolve(x: Tensor, weight: Tensor) -> Tensor:
+        return in_layout_of(x, torch.conv2d(x, weight, None, *geometry, groups))
+
+    out = recording.derive(convolve, x, weight)
+    apply_epilogue(out, operands, activation, recording)
+    return recording.keep("atrous_conv2d", (*geometry, groups, activation), out)
 
 
 def atrous_conv2d_input_grad(
@@ -94,6 +114,12 @@ def atrous_conv2d_input_grad(
     launch = launch_of(grad, weight.shape[1], [branch], transposed=True)
     if tuple(stride) != (1, 1) or groups != 1 or choose_form(launch, followed=False) == TORCH:
         return torch_input_grad(grad, weight, input_size, geometry, groups)
+    recording = Recording((grad, weight))
     out = empty_channels_last(grad, (grad.shape[0], weight.shape[1], *input_size))
-    run(launch, channels_last(grad), [channels_last(weight)], out, Epilogue())
-    return in_layout_of(grad, out)
+    out = recording.output(out)
+    weights = [recording.derive(channels_last, weight)]
+    factor = recording.derive(channels_last, grad)
+    run(launch, factor, weights, out, Epilogue(), recording=recording)
+    result = recording.derive(in_layout_of, grad, out)
+    options = (tuple(input_size), *geometry, groups)
+    return recording.keep("atrous_conv2d_input_grad", options, result)

@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastseg.kernels.conv.recording import Recording
+
 BLOCK = 1024
 """Number of elements that one program of apply_epilogue_kernel takes."""
 
@@ -33,13 +35,25 @@ class Operands(NamedTuple):
     shift: Tensor | None = None
     residual: Tensor | None = None
 
-    def in_layout(self, layout: torch.memory_format) -> Operands:
-        """The operands with contiguous vectors and the residual in that layout."""
-        vectors = (None if t is None else t.contiguous() for t in self[:3])
-        residual = self.residual
-        if residual is not None:
-            residual = residual.contiguous(memory_format=layout)
-        return Operands(*vectors, residual)
+    def in_layout(
+        self, layout: torch.memory_format, recording: Recording | None = None
+    ) -> Operands:
+        """The operands with contiguous vectors and the residual in that layout.
+
+        `recording`: the recording that they belong to.
+        """
+        recording = recording or Recording(())
+
+        def residual_in_layout(t: Tensor) -> Tensor:
+            return t.contiguous(memory_format=layout)
+
+        functions = (*[Tensor.contiguous] * 3, residual_in_layout)
+        return Operands(
+            *(
+                None if t is None else recording.derive(function, t)
+                for function, t in zip(functions, self, strict=True)
+            )
+        )
 
 
 @triton.jit
@@ -107,19 +121,24 @@ def apply_epilogue_kernel(
     tl.store(y + at, out.to(y.dtype.element_ty), exists)
 
 
-def apply_epilogue(y: Tensor, operands: Operands, activation: str) -> Tensor:
+def apply_epilogue(
+    y: Tensor, operands: Operands, activation: str, recording: Recording | None = None
+) -> Tensor:
     """Overwrites y, (N, C, H, W), contiguous or channels_last, with its epilogue; returns y.
 
-    The operands may be of any layout.
+    The operands may be of any layout. `recording`: the recording that the tensors belong to.
     """
     if y.numel() == 0 or (all(t is None for t in operands) and activation == ""):
         return y
     contiguous = y.is_contiguous()
     layout = torch.contiguous_format if contiguous else torch.channels_last
     plane = y.shape[2] * y.shape[3] if contiguous else 1
-    apply_epilogue_kernel[(triton.cdiv(y.numel(), BLOCK),)](
+    recording = recording or Recording(())
+    recording.launch(
+        apply_epilogue_kernel,
+        (triton.cdiv(y.numel(), BLOCK),),
         y,
-        operands.in_layout(layout),
+        operands.in_layout(layout, recording),
         y.numel(),
         y.shape[1],
         plane,

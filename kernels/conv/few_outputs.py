@@ -29,6 +29,7 @@ from fastseg.kernels.conv.makespan import makespan
 from fastseg.kernels.conv.plan import tiles_of
 from fastseg.kernels.conv.plan_cache import cache, pack
 from fastseg.kernels.conv.rates import rates_of
+from fastseg.kernels.conv.recording import Recording
 from fastseg.kernels.conv.tap_products import (
     UNROLL,
     VECTOR,
@@ -208,6 +209,7 @@ def run(
     out: Tensor,
     epilogue: Epilogue,
     way: Way | None = None,
+    recording: Recording | None = None,
 ) -> Tensor:
     """Fills out; for the arguments see :func:`fastseg.kernels.conv.launch.run`.
 
@@ -216,16 +218,20 @@ def run(
     config, parts = way = way or estimate(launch)[0]
     sizes, branches, outputs = launch.sizes, launch.branches, launch.outputs
     chunks = triton.cdiv(launch.channels, config.BK)
+    recording = recording or Recording(())
     plan = cache.get(launch.device, build, sizes, branches, outputs, chunks, way)
+    plan = recording.plan(plan)
     pixels = sizes.batch * sizes.height * sizes.width
     out_pixels = sizes.batch * sizes.out_pixels
     stride = stride_of(branches, outputs)
     products = x.new_empty((parts, pixels, stride), dtype=torch.float32)
+    products = recording.temporary(products)
     maps = Maps(
         *sizes[1:3], launch.channels, *sizes[3:], outputs, pixels, out_pixels, stride, parts
     )
     biases, scales, shifts = (
-        None if v is None else [t.contiguous() for t in v] for v in epilogue[:3]
+        None if v is None else [recording.derive(Tensor.contiguous, t) for t in v]
+        for v in epilogue[:3]
     )
     operands = Operands(
         biases and biases[0], scales and scales[0], shifts and shifts[0], epilogue.residual
@@ -238,7 +244,9 @@ def run(
     )
     with torch.cuda.device_of(x):
         if plan.items.shape[0]:
-            tap_products_kernel[(plan.items.shape[0],)](
+            recording.launch(
+                tap_products_kernel,
+                (plan.items.shape[0],),
                 x,
                 tuple(weights),
                 products,
@@ -251,7 +259,9 @@ def run(
                 num_stages=config.num_stages,
                 enable_fp_fusion=True,
             )
-        add_taps_kernel[(triton.cdiv(out_pixels, PIXELS),)](
+        recording.launch(
+            add_taps_kernel,
+            (triton.cdiv(out_pixels, PIXELS),),
             products,
             out,
             operands,

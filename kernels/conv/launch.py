@@ -16,6 +16,7 @@ import torch
 import triton
 from torch import Tensor
 
+from fastseg._core import prepared_calls
 from fastseg.kernels.common import device_of, input_precision, precision_of
 from fastseg.kernels.conv import configs
 from fastseg.kernels.conv import plan as plans
@@ -27,6 +28,7 @@ from fastseg.kernels.conv.geometry import Branch, Joined, Sizes
 from fastseg.kernels.conv.layouts import rows_aligned
 from fastseg.kernels.conv.plan_cache import cache
 from fastseg.kernels.conv.rates import rates_of
+from fastseg.kernels.conv.recording import Recording
 
 REDUCED_ROWS = 16
 """Number of rows of a tile that one program of reduce_kernel adds up."""
@@ -134,6 +136,7 @@ def run(
     out: Tensor,
     epilogue: Epilogue,
     config: configs.Config | None = None,
+    recording: Recording | None = None,
 ) -> Tensor:
     """Fills out, one column of `outputs` channels a branch.
 
@@ -145,18 +148,23 @@ def run(
         out: (N, C, h, w), channels_last, C = Co * branches, or Co where they are summed.
         epilogue: what follows the sums, the residual channels_last.
         config: a block shape, or None for the one that `choose` finds.
+        recording: the recording that the tensors belong to, or None.
 
     Returns:
         out.
     """
     config = config or choose(launch)
-    plan = launch.plan(config)
+    recording = recording or Recording(())
+    plan = recording.plan(launch.plan(config))
     columns = Columns(launch.outputs, out.shape[1], triton.cdiv(launch.outputs, config.BN))
     workspace = None
     if plan.slots:
         shape = (plan.slots * columns.blocks, config.BM, config.BN)
-        workspace = x.new_empty(shape, dtype=torch.float32)
-    vectors = [None if v is None else tuple(t.contiguous() for t in v) for v in epilogue[:3]]
+        workspace = recording.temporary(x.new_empty(shape, dtype=torch.float32))
+    vectors = [
+        None if v is None else tuple(recording.derive(Tensor.contiguous, t) for t in v)
+        for v in epilogue[:3]
+    ]
     ending = (*vectors, epilogue.residual)
     form = Form(
         *config[:3],
@@ -172,7 +180,9 @@ def run(
     sizes, stride = launch.sizes, launch.branches[0].stride
 
     def kernels():
-        kernel_of(config)[(plan.items.shape[0] * columns.blocks,)](
+        recording.launch(
+            kernel_of(config),
+            (plan.items.shape[0] * columns.blocks,),
             x,
             tuple(weights),
             tuple(branch.taps for branch in launch.branches),
@@ -189,7 +199,9 @@ def run(
         )
         if plan.slots:
             grid = (plan.reductions.shape[0] * columns.blocks, config.BM // REDUCED_ROWS)
-            reduce_kernel[grid](
+            recording.launch(
+                reduce_kernel,
+                grid,
                 workspace,
                 out,
                 *ending,
@@ -212,18 +224,17 @@ def run(
 def with_descriptor_memory(x: Tensor, launch_kernels: Callable[[], None]) -> None:
     """Launches kernels that make tensor descriptors, on x's device."""
 
+    def memory(size: int, alignment: int, stream: int | None) -> Tensor:
+        """The memory of all descriptors, 128 bytes for each of a program."""
+        return torch.empty(size, dtype=torch.int8, device=x.device)
+
     def launch():
-        triton.set_allocator(_descriptor_memory)
+        triton.set_allocator(memory)
         launch_kernels()
 
     with torch.cuda.device_of(x):
         # In a context of its own: the allocator of the program around is the user's.
         contextvars.copy_context().run(launch)
-
-
-def _descriptor_memory(size: int, alignment: int, stream: int | None) -> Tensor:
-    """The memory of all descriptors, 128 bytes for each of a program."""
-    return torch.empty(size, dtype=torch.int8, device="cuda")
 
 
 def launch_of(x: Tensor, outputs: int, branches: Sequence[Branch], **options) -> Launch:
@@ -252,4 +263,5 @@ def autotune(launch: Launch, x: Tensor, weights: Sequence[Tensor], out: Tensor) 
         for c in candidates(launch)
     }
     configs.tuned[launch] = min(times, key=times.__getitem__)
+    prepared_calls.forget()
     return configs.tuned[launch]

@@ -87,15 +87,23 @@ class PlanCache:
                 if len(self.plans) > self.most:
                     self.plans.popitem(last=False)
             self.plans.move_to_end(key)
-            if capturing:
-                # A plan that was dropped and built again since is another one.
-                kept = self.captured.setdefault(key, [])
-                if not any(other is plan for other in kept):
-                    kept.append(plan)
-        if on_gpu and not capturing:
-            # A plan that is dropped may still be read by a stream that it was not made on.
-            plan.buffer.record_stream(torch.cuda.current_stream(device))
+        if on_gpu:
+            self.protect(plan, capturing)
         return plan
+
+    def protect(self, plan, capturing: bool) -> None:
+        """Makes a plan outlive what the current stream of its device does with it.
+
+        Args:
+            plan: a result of `get`.
+            capturing: whether that stream is being captured.
+        """
+        if capturing:
+            # A plan that was dropped and built again since is another one.
+            self.captured[id(plan)] = plan
+        else:
+            # A plan that is dropped may still be read by a stream that it was not made on.
+            plan.buffer.record_stream(torch.cuda.current_stream(plan.buffer.device))
 
 
 cache = PlanCache()

@@ -10,6 +10,7 @@ import math
 
 import torch
 
+import fastseg
 from fastseg import reference
 from fastseg.kernels import common
 from fastseg.kernels.conv import aspp as pyramid
@@ -113,6 +114,30 @@ def aspp(shape, widths, projected, sizes, dilations, dtype, activation="relu", p
     return error(actual, reference.aspp(*doubled, activation))
 
 
+def aspp_with_pooling(shape, width, projected, pooled, pool_first, dtype, activation="relu"):
+    """The error of one of two branches whose pooled branch has kernels of its own."""
+    x = torch.randn(shape).to(dtype)
+    weights = [random_weight(width, shape[1], (k, k), dtype) for k in (1, 3)]
+    scales, shifts = torch.randn(2, width), [None, torch.randn(width)]
+    project = (random_weight(projected, 2 * width + pooled, ONE, dtype), *torch.randn(2, projected))
+    pool = (random_weight(pooled, shape[1], ONE, dtype), torch.randn(pooled), None)
+    branches = [*zip(weights, scales, shifts, (1, 2), strict=True)]
+    actual = pyramid.aspp_with_pooling(
+        x, weights, [*scales], shifts, (1, 2), project, pool, pool_first, activation
+    )
+    assert actual.dtype == dtype
+    assert actual.is_contiguous()
+    expected = fastseg.aspp(
+        x.double(),
+        [fastseg.ASPPBranch(*map(wide, b)) for b in branches],
+        fastseg.ASPPBranch(*map(wide, project)),
+        pool=fastseg.ASPPBranch(*map(wide, pool)),
+        pool_first=pool_first,
+        activation=activation,
+    )
+    return error(actual, expected)
+
+
 def joined_sums():
     """The errors of sums whose weights are joined into one."""
     kept, pyramid.choose_form = pyramid.choose_form, lambda *_, **__: choice.JOINED
@@ -175,6 +200,11 @@ def main() -> None:
         aspp((1, 32, 8, 8), [21] * 4, 0, [3] * 4, [1, 2, 4, 9], F32, "", plain=range(4)),
         aspp((1, 32, 5, 6), [21] * 2, 0, [3] * 2, [1, 2], F32, "", plain=[1]),
         aspp((1, 16, 5, 6), [16] * 2, 16, [1, 3], [1, 3], F16),
+    ]
+    report["pooling"] = [
+        aspp_with_pooling((2, 40, 9, 11), 24, 20, 13, False, F32),
+        aspp_with_pooling((1, 300, 5, 5), 16, 16, 16, True, F32, "silu"),
+        aspp_with_pooling((3, 16, 5, 6), 16, 24, 8, True, F16),
     ]
     report["joined"] = joined_sums()
     configs.TABLE.update(dict.fromkeys(configs.TABLE, (WIDE_TILES,)))

@@ -56,7 +56,7 @@ def launched(monkeypatch):
 
     launches = []
 
-    def run(launch, x, weights, out, *_):
+    def run(launch, x, weights, out, *_, **options):
         launches.append(launch)
         return out
 

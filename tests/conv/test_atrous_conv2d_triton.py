@@ -16,7 +16,7 @@ import torch
 
 pytest.importorskip("triton")
 from fastseg.kernels import common
-from fastseg.kernels.conv import arguments, aspp, configs
+from fastseg.kernels.conv import arguments, aspp, configs, image_pooling
 from fastseg.kernels.conv import forward as kernels
 from fastseg.kernels.conv import launch as launches
 from fastseg.kernels.conv.epilogue import Operands
@@ -69,6 +69,12 @@ def test_aspp(interpreted):
     *single, half = interpreted["aspp"]
     assert max(single + interpreted["split aspp"] + interpreted["wide aspp"]) < 3e-7
     assert half < 5e-4  # rounded twice
+
+
+def test_pooled_branch(interpreted):
+    *single, half = interpreted["pooling"]
+    assert max(single) < 3e-7
+    assert half < 5e-4
 
 
 def test_sums_of_joined_weights(interpreted):
@@ -247,6 +253,28 @@ def test_projection_fits(arch, precision, monkeypatch):
     kernel = compiled(aspp.project_kernel, arch, config, constants, kinds)
     check_budget(kernel, arch)
     assert ("cp.async.bulk.tensor.2d" in kernel.asm["ptx"]) == (arch >= 90)
+
+
+@each_arch
+@pytest.mark.parametrize("dtype", ["*bf16", "*fp32"])
+def test_pooled_branch_fits(arch, dtype):
+    small = configs.Config(0, 0, 0, num_warps=4, num_stages=3)
+    kinds = {"x": dtype, "out": dtype, "pixels": "i32", "channels": "i32"}
+    constants = {"BP": image_pooling.PIXELS, "BC": image_pooling.CHANNELS}
+    check_budget(compiled(image_pooling.mean_kernel, arch, small, constants, kinds), arch)
+    kinds = {
+        "x": dtype,
+        "weight": dtype,
+        "out": dtype,
+        "operands": Operands(scale="*fp32", shift="*fp32"),
+        "sizes": integers(arguments.Vector),
+    }
+    constants = {
+        "BN": image_pooling.OUTPUTS,
+        "BK": image_pooling.INPUTS,
+        "ACTIVATION": "silu",
+    }
+    check_budget(compiled(image_pooling.vector_kernel, arch, small, constants, kinds), arch)
 
 
 def test_fields_of_a_group_are_specialized_as_single_arguments():

@@ -241,7 +241,8 @@ def test_no_nvcc(setup, monkeypatch, capsys):
     module = setup()
     module["check_nvcc"](module["NVCC"])
     assert "no nvcc found, building for the CPU only" in capsys.readouterr().out
-    assert [e.name for e in module["extensions"]] == ["fastseg._C", "fastseg._host"]
+    names = [e.name for e in module["extensions"]]
+    assert names == ["fastseg._C", "fastseg._host", "fastseg._launch"]
     with pytest.raises(SystemExit, match="FASTSEG_CUDA=maybe is not one of"):
         setup(FASTSEG_CUDA="maybe")
 
@@ -311,6 +312,18 @@ def test_the_module_for_numpy_is_compiled_without_the_headers_of_torch(setup, tm
     (command,) = re.findall(r"^rule host\n  command = (.+)", text, re.MULTILINE)
     assert str(tmp_path / "torch") not in command
     assert "TORCH_TARGET_VERSION" not in command
+
+
+def test_the_launcher_is_compiled_for_every_python_without_the_headers_of_torch(setup, tmp_path):
+    module = setup(FASTSEG_CUDA=0)
+    lines = module["Graph"](tmp_path, fake_torch(tmp_path), None)
+    lines.launch(tmp_path / "_launch.abi3.so")
+    text = "\n".join(lines.lines)
+    pairs = re.findall(r"^build .*\.o: (\w+) .+\n  flags =(.*)", text, re.MULTILINE)
+    assert pairs
+    assert {rule for rule, _ in pairs} == {"host"}
+    assert all("-DPy_LIMITED_API=0x030A0000" in flags for _, flags in pairs)
+    assert ">=3.10" in (ROOT / "pyproject.toml").read_text()
 
 
 def test_compiler_and_flags_of_links_are_those_asked_for(setup, tmp_path):

@@ -85,7 +85,7 @@ def run(*command, **options) -> str:
 def wheel(tmp_path_factory):
     """A wheel that setup.py packs of the sources and the libraries of this source folder."""
     built = sorted(ROOT.glob("fastseg/*.so"))
-    if not {"_C", "_host"} <= {library.name.partition(".")[0] for library in built}:
+    if not {"_C", "_host", "_launch"} <= {library.name.partition(".")[0] for library in built}:
         pytest.skip("needs the built libraries in the source folder")
     source = tmp_path_factory.mktemp("source")
     unwanted = shutil.ignore_patterns("*.so", "_build_info.json", "__pycache__")
@@ -129,8 +129,9 @@ def test_a_wheel_has_one_set_of_op_libraries_and_one_module_for_its_python(wheel
         names = archive.namelist()
     libraries = {name for name in names if name.endswith(".so")}
     of_this_python = {name for name in libraries if "cpython" in name}
-    assert libraries - of_this_python <= {"fastseg/_C.so", "fastseg/_C_cuda.so"}
-    assert "fastseg/_C.so" in libraries
+    of_every_python = {"fastseg/_C.so", "fastseg/_launch.abi3.so"}
+    assert of_every_python <= libraries
+    assert libraries - of_this_python <= {*of_every_python, "fastseg/_C_cuda.so"}
     (host,) = of_this_python
     assert host.startswith(f"fastseg/_host.{sys.implementation.cache_tag}"[: len(host)])
     assert f"-cp{sys.version_info[0]}{sys.version_info[1]}-" in wheel.name

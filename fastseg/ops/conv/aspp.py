@@ -8,10 +8,22 @@ import torch
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
+from fastseg._core import prepared_calls
 from fastseg._core.autocast import autocast_dtype, cast
 from fastseg._core.conv2d import empty_output
 from fastseg._core.conv2d_checks import check_conv2d, check_epilogue, check_image_and_weight
-from fastseg._core.library import define, define_cpu, define_triton, dispatch, gradient_free
+from fastseg._core.library import (
+    PLAIN,
+    TRITON_NAMES,
+    define,
+    define_cpu,
+    define_triton,
+    dispatch,
+    gradient_free,
+    needs_gradient,
+    on_device_of_first,
+    outside_modes,
+)
 from fastseg._core.remember import remember
 from fastseg._core.tensor_checks import check_alike, check_float
 from fastseg._core.vmap import by_batch
@@ -73,7 +85,12 @@ def aspp(
         TypeError: an argument that is no tensor or no ASPPBranch.
         RuntimeError: an argument that does not fit; the error names it.
     """
+    found = None
     if not is_dynamo_compiling():
+        found = _preparable(x, branches, project, pool, pool_first, activation)
+        out = found and prepared_calls.run("aspp", *found)
+        if out is not None:
+            return out
         check_aspp(x, branches, project, pool, activation)
     if x.dim() == 3:
         options = {"pool": pool, "pool_first": pool_first, "activation": activation}
@@ -82,6 +99,21 @@ def aspp(
     if separable or (project is not None and tuple(project.weight.shape[2:]) != (1, 1)):
         return _by_branch(x, branches, project, pool, pool_first, activation)
     weights = [b.weight for b in branches]
+    triton = found and "aspp" in TRITON_NAMES and prepared_calls.are_on_gpu(found[0])
+    if triton and pool is not None:
+        out = _triton_with_pooling(
+            x,
+            weights,
+            [b.scale for b in branches],
+            [b.shift for b in branches],
+            [b.dilation for b in branches],
+            project[:3],
+            pool[:3],
+            pool_first,
+            activation or "",
+        )
+        if out is not None:
+            return out
     project_weight = bias = None
     if project is not None:
         project_weight = project.weight
@@ -104,6 +136,41 @@ def aspp(
         bias,
         activation or "",
     )
+
+
+def _preparable(x, branches, project, pool, pool_first, activation):
+    """What a call may be prepared for: its tensors and options, as the kernels keep them.
+
+    The arguments may be anything. It is None without a GPU, and where autograd, a mode or a
+    separable branch asks for ops one by one.
+    """
+    if type(x) not in PLAIN or x.device.type != prepared_calls.DEVICE or not outside_modes():
+        return None
+    if not isinstance(branches, (list, tuple)):
+        return None
+    weights, scales, shifts, dilations = [], [], [], []
+    for branch in branches:
+        if type(branch) is not ASPPBranch or branch.depthwise_weight is not None:
+            return None
+        weights.append(branch.weight)
+        scales.append(branch.scale)
+        shifts.append(branch.shift)
+        dilations.append(branch.dilation)
+    options, ending = (len(weights), tuple(dilations), activation or ""), (None,) * 4
+    if type(project) is ASPPBranch:
+        ending = (*project[:3], None)
+        if type(pool) is ASPPBranch:
+            ending = (*project[:3], *pool[:3])
+            options = (*options, bool(pool_first))
+        elif pool is not None:
+            return None
+    elif project is not None or pool is not None:
+        return None
+    tensors = (x, *weights, *scales, *shifts, *ending)
+    try:
+        return None if needs_gradient(tensors) else (tensors, options)
+    except AttributeError:  # something that is no tensor
+        return None
 
 
 def _by_branch(x, branches, project, pool, pool_first, activation):
@@ -228,10 +295,28 @@ def _cpu(x, *others):
 
 
 def _triton(x, *others):
+    weights, scales, shifts, dilations, *ending, activation = others
+    options = (len(weights), tuple(dilations), activation)
+    tensors = (x, *weights, *scales, *shifts, *ending)
+    out = prepared_calls.run("aspp", tensors, options)
+    if out is not None:
+        return out
     from fastseg.kernels.conv import aspp as kernels
 
     _check_once(x, *others)
     return kernels.aspp(x, *others)
+
+
+def _launch_with_pooling(x, *others):
+    if x.dtype == torch.float64 or x.numel() == 0:
+        return None
+    from fastseg.kernels.conv import aspp as kernels
+
+    return kernels.aspp_with_pooling(x, *others)
+
+
+# None where the branch is computed by ops of its own.
+_triton_with_pooling = on_device_of_first(_launch_with_pooling, lambda *_: None)
 
 
 def _autograd(*arguments):

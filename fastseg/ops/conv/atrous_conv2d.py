@@ -9,7 +9,7 @@ from typing import NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
-from fastseg._core import extension
+from fastseg._core import extension, prepared_calls
 from fastseg import reference
 from fastseg._core.autocast import autocast_dtype, cast
 from fastseg._core.conv2d import Conv2d, empty_output, in_layout_of, is_bare, resolve_padding
@@ -25,6 +25,7 @@ from fastseg._core.formulas import ACTIVATION
 from fastseg._core.library import (
     CPU_PLANS,
     DERIVATIVES,
+    are_plain_on_cpu,
     call,
     define,
     define_cpu,
@@ -32,7 +33,7 @@ from fastseg._core.library import (
     gradient_free,
     keep_plan,
     needs_gradient,
-    plain_on_cpu,
+    outside_modes,
 )
 from fastseg._core.remember import remember
 from fastseg._core.tensor_checks import FLOATS, check_optional_tensors, check_tensors
@@ -101,7 +102,9 @@ def atrous_conv2d(
     """
     tensors = (x, weight, bias, scale, shift, residual)
     activation = activation or ""
-    if plain_on_cpu(tensors):
+    options = (stride, padding, dilation, groups, activation)
+    plain = outside_modes()
+    if plain and are_plain_on_cpu(tensors):
         plan = cpu_plan(tensors, stride, padding, dilation, groups, activation)
         if plan is not None:
             if not needs_gradient(tensors):
@@ -110,6 +113,10 @@ def atrous_conv2d(
                 arguments = (*tensors, *plan.conv, activation)
                 run = functools.partial(plan.run, *tensors)
                 return DERIVATIVES[_atrous_conv2d](arguments, run)
+    elif plain and prepared_calls.CALLS and not needs_gradient(tensors):
+        out = prepared_calls.run("atrous_conv2d", tensors, options)
+        if out is not None:
+            return out
     check_tensors(OP, x=x, weight=weight)
     check_optional_tensors(OP, bias=bias, scale=scale, shift=shift, residual=residual)
     if x.dim() == 3:
@@ -155,7 +162,11 @@ def atrous_conv2d(
     if activation in RECOMPUTED and not gradient_free(tensors):
         # Their derivatives need their input: it is kept here, so that it is computed only once.
         return ACTIVATION[activation](call(_atrous_conv2d, tensors, *geometry, ""))
-    return call(_atrous_conv2d, tensors, *geometry, activation)
+    out = call(_atrous_conv2d, tensors, *geometry, activation)
+    if plain and prepared_calls.CALLS:
+        same = (*geometry, activation)
+        prepared_calls.keep_as_well("atrous_conv2d", tensors, options, same)
+    return out
 
 
 def refuse_residual_of_image(op: str, residual: Tensor) -> NoReturn:
@@ -244,10 +255,14 @@ def _cpu(*arguments):
 
 
 def _triton(*arguments):
+    *tensors, stride, padding, dilation, groups, activation = arguments
+    options = (tuple(stride), tuple(padding), tuple(dilation), groups, activation)
+    out = prepared_calls.run("atrous_conv2d", tensors, options)
+    if out is not None:
+        return out
     from fastseg.kernels.conv import atrous_conv2d as kernels
 
     conv, _ = _check_once(*arguments)
-    *tensors, _, _, _, _, activation = arguments
     return kernels.atrous_conv2d(*tensors, *conv, activation)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastseg._core import prepared_calls
 from fastseg import reference
 from fastseg._core.conv2d import empty_output, empty_weight, in_layout_of
 from fastseg._core.conv2d_checks import check_conv2d
@@ -138,6 +139,11 @@ def _cpu_input_grad(grad, weight, input_size, stride, padding, dilation, groups,
 
 
 def _triton_input_grad(grad, weight, input_size, *geometry):
+    *pairs, groups = geometry
+    options = (tuple(input_size), *map(tuple, pairs), groups)
+    out = prepared_calls.run("atrous_conv2d_input_grad", (grad, weight), options)
+    if out is not None:
+        return out
     from fastseg.kernels.conv import atrous_conv2d as kernels
 
     conv = _check_input_grad(grad, weight, input_size, *geometry)
