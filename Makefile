@@ -30,11 +30,10 @@ endif
 
 .PHONY: run test bench lint docs wheel hub clean
 
-run: $(BUILT) $(if $(IMAGE),,$(VENV)/.photo)
+run: $(BUILT)
 	@$(BIN)/fastseg info
 	@echo
-	@$(BIN)/fastseg segment --crf --beside segnet_basic_camvid --compare -o "$(OUTPUT)" \
-	  "$(or $(IMAGE),$(shell cat $(VENV)/.photo 2>/dev/null || true))"
+	@$(BIN)/fastseg $(if $(IMAGE),segment --crf --compare "$(IMAGE)",demo) -o "$(OUTPUT)"
 
 # A file's tests run in one process; the longest files begin first (tests/conftest.py). Threads of
 # one process that wait for work would keep the processors from the other's.
@@ -97,10 +96,3 @@ $(VENV)/.wheel: $(VENV)/.torch
 $(VENV)/.docs: $(VENV)/.torch pyproject.toml
 	$(PIP) sphinx furo myst-parser latex2mathml matplotlib
 	@touch $@
-
-# A photo under a free licence (CC BY 2.0, by valse): china.jpg of scikit-learn.
-$(VENV)/.photo: $(VENV)/.torch
-	@mkdir -p $(VENV)/photo
-	$(BIN)/python -m pip download --disable-pip-version-check -q --no-deps --only-binary :all: -d $(VENV)/photo scikit-learn
-	@cd $(VENV)/photo && ../bin/python -m zipfile -e scikit_learn-*.whl .
-	@ls $(VENV)/photo/sklearn/datasets/images/china.jpg > $@

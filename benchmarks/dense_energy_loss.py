@@ -121,7 +121,7 @@ def make_case(row: tuple, image: Path, rival: Callable | None) -> Case:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    photo = Path(fastseg.__file__).parent / "weights" / "segmented.jpg"
+    photo = Path(fastseg.__file__).parent / "weights" / "photo.jpg"
     parser.add_argument("--image", type=Path, default=photo)
     parser.add_argument("--published", help="the library of the published C++")
     parser.add_argument("--csv", type=Path)
