@@ -48,6 +48,8 @@ def _key(arguments: Sequence) -> tuple:
     for a in arguments:  # a generator would take longer
         if isinstance(a, Tensor):
             key += (a.shape, a.dtype, a.device)
+        elif isinstance(a, (list, tuple)):
+            key += (type(a), _key(a))  # a plain tuple equals a named one
         else:
-            key.append(_key(a) if isinstance(a, (list, tuple)) else a)
+            key.append(a)
     return tuple(key)

@@ -323,3 +323,14 @@ def test_bad_input(fake, name):
             run()
     else:
         run()
+
+
+def test_a_plain_tuple_is_no_branch():
+    """Even after a call with a branch of the same fields, to which it is equal."""
+    x, branch = torch.zeros(2, 3, 6, 6), ASPPBranch(torch.zeros(4, 3, 3, 3))
+    project = ASPPBranch(torch.zeros(6, 4, 1, 1))
+    fastseg.aspp(x, [branch], project)
+    with pytest.raises(TypeError, match=r"branches\[0\]"):
+        fastseg.aspp(x, [tuple(branch)], project)
+    with pytest.raises(TypeError, match="project"):
+        fastseg.aspp(x, [branch], tuple(project))
