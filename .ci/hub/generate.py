@@ -49,7 +49,9 @@ def cpp_sources(levels: dict[str, str]) -> dict[str, str]:
         levels: flags of the compiler by their SIMD level. A kernel has one source for each: a
             source cannot be compiled twice there.
     """
-    paths = [p for p in ROOT.glob("csrc/**/*.*") if "host" not in p.relative_to(ROOT).parts]
+    # Modules of Python are no part of the Hub's one library.
+    modules = {"host", "launch"}
+    paths = [p for p in ROOT.glob("csrc/**/*.*") if not modules & {*p.relative_to(ROOT).parts}]
     namespace = REGISTRATION.replace("fastseg", "TORCH_EXTENSION_NAME")
     files = {
         str(p.relative_to(ROOT)): p.read_text().replace(REGISTRATION, namespace)

@@ -12,7 +12,6 @@ takes the ordinary way.
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable, Hashable, Sequence
 
@@ -35,12 +34,13 @@ os.register_at_fork(after_in_child=CALLS.clear)
 
 def _load():
     """The compiled module, or None."""
-    try:
-        module = importlib.import_module("fastseg._launch")
-        module.set_up(Tensor.__dlpack_c_exchange_api__, (Tensor, Parameter), Tensor.is_neg)
+    try:  # the import stands here because it may fail
+        from fastseg import _launch
+
+        _launch.set_up(Tensor.__dlpack_c_exchange_api__, (Tensor, Parameter), Tensor.is_neg)
     except (ImportError, AttributeError, RuntimeError):
         return None
-    return module
+    return _launch
 
 
 launcher = _load()
