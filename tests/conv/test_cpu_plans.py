@@ -32,8 +32,23 @@ def operands(channels=16, out_channels=24, kernel=3):
 
 
 def planned(x, weight, conv, bare=False):
-    """The name of the kernel that is chosen."""
-    return plan(x, weight, conv, "", bare).func.__name__
+    """The name of the kernel that is chosen for a map in channels_last."""
+    chosen = plan(x, weight, conv, "", bare)
+    return chosen.keywords.get("channels_last", chosen).func.__name__
+
+
+@pytest.mark.parametrize("channels", [24, 640])
+def test_contiguous_planes_are_multiplied_as_they_lie(channels):
+    """Whatever is chosen for channels_last, where oneDNN would have to turn the map twice."""
+    x, weight = torch.randn(1, channels, 97, 98), torch.randn(40, channels, 1, 1)
+    by_planes = torch.ops.fastseg.im2col_conv2d(x, weight, *(None,) * 4, (1, 1), (0, 0), (1, 1), "")
+    y = fastseg.atrous_conv2d(x, weight, padding=0)
+    assert y.is_contiguous()
+    assert torch.equal(y, by_planes)
+    wide = x.contiguous(memory_format=torch.channels_last)
+    assert fastseg.atrous_conv2d(wide, weight, padding=0).is_contiguous(
+        memory_format=torch.channels_last
+    )
 
 
 def test_the_plan_computes_what_the_op_does():
