@@ -12,6 +12,7 @@ takes the ordinary way.
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Hashable, Sequence
 
@@ -34,13 +35,13 @@ os.register_at_fork(after_in_child=CALLS.clear)
 
 def _load():
     """The compiled module, or None."""
-    try:  # the import stands here because it may fail
-        from fastseg import _launch
-
-        _launch.set_up(Tensor.__dlpack_c_exchange_api__, (Tensor, Parameter), Tensor.is_neg)
+    package = __package__.rpartition(".")[0]  # a copy of another name must not load fastseg itself
+    try:
+        module = importlib.import_module(f"{package}._launch")
+        module.set_up(Tensor.__dlpack_c_exchange_api__, (Tensor, Parameter), Tensor.is_neg)
     except (ImportError, AttributeError, RuntimeError):
         return None
-    return _launch
+    return module
 
 
 launcher = _load()
