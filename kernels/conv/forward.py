@@ -46,6 +46,17 @@ def pick(pointers, branch):
 
 
 @triton.jit
+def operands_of(biases, scales, shifts, residual, branch):
+    """The `Operands` of a branch, of tuples of a vector for each branch, or None."""
+    return Operands(
+        pick(biases, branch) if biases is not None else None,
+        pick(scales, branch) if scales is not None else None,
+        pick(shifts, branch) if shifts is not None else None,
+        residual,
+    )
+
+
+@triton.jit
 def windows_of(pixel, image):
     """The `Windows` of pixels of the output, counted over (N, out_height, out_width)."""
     row = pixel // image.out_width
@@ -93,6 +104,48 @@ def load_weight(source, tap, column, chunk, weight_taps, outputs, channels, FORM
 
 
 @triton.jit
+def source_of(weight, weight_taps, channels, outputs, FORM: tl.constexpr):
+    """What `load_weight` reads: a descriptor of the weight, or if not ALIGNED its pointer."""
+    if FORM.ALIGNED and FORM.TRANSPOSED:
+        source = make_descriptor(weight, channels, weight_taps, outputs, FORM.BN, FORM.BK, True)
+    elif FORM.ALIGNED:
+        source = make_descriptor(weight, outputs, weight_taps, channels, FORM.BN, FORM.BK, False)
+    else:
+        source = weight
+    return source
+
+
+@triton.jit
+def reads_of(windows, dy, dx, image, FORM: tl.constexpr):
+    """Where a tap reads the first channel for some pixels, and whether that is within the map."""
+    at = (windows.origin + (dy * image.width + dx)).to(tl.int64) * image.channels
+    if FORM.MIXED:
+        y, column = windows.top + dy, windows.left + dx
+        live = (y >= 0) & (y < image.height) & (column >= 0) & (column < image.width)
+    else:
+        live = tl.full(at.shape, True, tl.int1)
+    return at, live
+
+
+@triton.jit
+def load_pixels(x, at, live, chunk, channels, FORM: tl.constexpr):
+    """A chunk of BK channels of what a tap reads, see `reads_of`; zeros in the padding."""
+    channel = chunk * FORM.BK + tl.arange(0, FORM.BK)
+    pointers = x + at[:, None] + channel[None, :]
+    if FORM.ALIGNED:  # which the compiler loses sight of in the flattened loop
+        pointers = tl.multiple_of(pointers, (16, 16))
+    if FORM.MIXED and FORM.WHOLE:
+        a = tl.load(pointers, live[:, None], 0.0)
+    elif FORM.MIXED:
+        a = tl.load(pointers, live[:, None] & (channel < channels)[None, :], 0.0)
+    elif FORM.WHOLE:
+        a = tl.load(pointers)
+    else:
+        a = tl.load(pointers, (channel < channels)[None, :], 0.0)
+    return a
+
+
+@triton.jit
 def accumulate(
     sums,
     x,
@@ -114,36 +167,14 @@ def accumulate(
     the weight, dy, dx, unused). walked: the first tap and the end of the taps. chunks: of each tap
     the first chunk of BK channels and the end of the chunks.
     """
-    BN: tl.constexpr = FORM.BN
-    BK: tl.constexpr = FORM.BK
-    channels, height, width = image.channels, image.height, image.width
-    k = tl.arange(0, BK)
-    if FORM.ALIGNED and FORM.TRANSPOSED:
-        source = make_descriptor(weight, channels, weight_taps, outputs, BN, BK, True)
-    elif FORM.ALIGNED:
-        source = make_descriptor(weight, outputs, weight_taps, channels, BN, BK, False)
-    else:
-        source = weight
+    channels = image.channels
+    source = source_of(weight, weight_taps, channels, outputs, FORM)
     # Flattened, so that the next tap's copies are under way when a tap's last products are.
     for t in tl.range(walked[0], walked[1], flatten=True):
         tap, dy, dx = tl.load(taps + 4 * t), tl.load(taps + 4 * t + 1), tl.load(taps + 4 * t + 2)
-        at = (windows.origin + (dy * width + dx)).to(tl.int64) * channels
-        if FORM.MIXED:
-            y, column_of_x = windows.top + dy, windows.left + dx
-            live = (y >= 0) & (y < height) & (column_of_x >= 0) & (column_of_x < width)
+        at, live = reads_of(windows, dy, dx, image, FORM)
         for chunk in range(chunks[0], chunks[1]):
-            channel = chunk * BK + k
-            pointers = x + at[:, None] + channel[None, :]
-            if FORM.ALIGNED:  # which the compiler loses sight of in the flattened loop
-                pointers = tl.multiple_of(pointers, (16, 16))
-            if FORM.MIXED and FORM.WHOLE:
-                a = tl.load(pointers, live[:, None], 0.0)
-            elif FORM.MIXED:
-                a = tl.load(pointers, live[:, None] & (channel < channels)[None, :], 0.0)
-            elif FORM.WHOLE:
-                a = tl.load(pointers)
-            else:
-                a = tl.load(pointers, (channel < channels)[None, :], 0.0)
+            a = load_pixels(x, at, live, chunk, channels, FORM)
             b = load_weight(source, tap, column, chunk, weight_taps, outputs, channels, FORM)
             sums = tl.dot(a, b, sums, input_precision=FORM.PRECISION)
     return sums
@@ -268,12 +299,7 @@ def atrous_conv2d_kernel(
         at = (slot * columns.blocks + part).to(tl.int64) * BM * BN
         tl.store(workspace + (at + (row * BN + n)), sums)
     else:
-        operands = Operands(
-            pick(biases, branch) if biases is not None else None,
-            pick(scales, branch) if scales is not None else None,
-            pick(shifts, branch) if shifts is not None else None,
-            residual,
-        )
+        operands = operands_of(biases, scales, shifts, residual, branch)
         pixel = tl.load(pixels)  # anew, so that it takes no registers in the loop
         finish(
             sums, out, operands, shifts, branch, pixel, column, columns, BM, BN, SUMMED, ACTIVATION
@@ -314,12 +340,7 @@ def reduce_kernel(
         sums += tl.load(workspace + at)
         at += columns.blocks * BM * BN
     pixel = tl.load(pixels + tile.to(tl.int64) * BM + row)
-    operands = Operands(
-        pick(biases, branch) if biases is not None else None,
-        pick(scales, branch) if scales is not None else None,
-        pick(shifts, branch) if shifts is not None else None,
-        residual,
-    )
+    operands = operands_of(biases, scales, shifts, residual, branch)
     finish(
         sums, out, operands, shifts, branch, pixel, column, columns, ROWS, BN, SUMMED, ACTIVATION
     )

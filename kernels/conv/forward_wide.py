@@ -12,8 +12,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastseg.kernels.conv.epilogue import Operands
-from fastseg.kernels.conv.forward import finish, load_weight, make_descriptor, pick, windows_of
+from fastseg.kernels.conv.forward import (
+    finish,
+    load_pixels,
+    load_weight,
+    operands_of,
+    pick,
+    reads_of,
+    source_of,
+    windows_of,
+)
 
 ROWS = tl.constexpr(64)
 """Number of pixels of a block of sums."""
@@ -22,29 +30,6 @@ ROWS = tl.constexpr(64)
 NARROW = tl.constexpr(32)
 """Number of outputs whose epilogue is computed at once: beside the sums of three blocks there are
 few registers for pointers."""
-
-
-@triton.jit
-def load_pixels(x, windows, dy, dx, chunk, image, FORM: tl.constexpr):
-    """A chunk of BK channels of the pixels that a tap reads, (ROWS, BK); zeros in the padding."""
-    BK: tl.constexpr = FORM.BK
-    channel = chunk * BK + tl.arange(0, BK)
-    at = (windows.origin + (dy * image.width + dx)).to(tl.int64) * image.channels
-    pointers = x + at[:, None] + channel[None, :]
-    if FORM.ALIGNED:
-        pointers = tl.multiple_of(pointers, (16, 16))
-    if FORM.MIXED:
-        y, column = windows.top + dy, windows.left + dx
-        live = (y >= 0) & (y < image.height) & (column >= 0) & (column < image.width)
-    else:
-        live = tl.full((ROWS,), True, tl.int1)
-    if FORM.WHOLE and not FORM.MIXED:
-        a = tl.load(pointers)
-    elif FORM.WHOLE:
-        a = tl.load(pointers, live[:, None], 0.0)
-    else:
-        a = tl.load(pointers, live[:, None] & (channel < image.channels)[None, :], 0.0)
-    return a
 
 
 @triton.jit
@@ -92,7 +77,6 @@ def atrous_conv2d_wide_kernel(
     The arguments are those of `atrous_conv2d_kernel`, FORM.BM is 192, FORM.SUMMED is 1.
     """
     BN: tl.constexpr = FORM.BN
-    BK: tl.constexpr = FORM.BK
     ACTIVATION: tl.constexpr = FORM.ACTIVATION
     part = tl.program_id(0) % columns.blocks
     column = part * BN
@@ -107,20 +91,18 @@ def atrous_conv2d_wide_kernel(
     sums2 = tl.zeros((ROWS, BN), tl.float32)
     weight, branch_taps = pick(weights, branch), pick(weight_taps, branch)
     outputs, channels = columns.outputs, image.channels
-    if FORM.ALIGNED and FORM.TRANSPOSED:
-        source = make_descriptor(weight, channels, branch_taps, outputs, BN, BK, True)
-    elif FORM.ALIGNED:
-        source = make_descriptor(weight, outputs, branch_taps, channels, BN, BK, False)
-    else:
-        source = weight
+    source = source_of(weight, branch_taps, channels, outputs, FORM)
     first, end = tl.load(item + 3), tl.load(item + 4)
     for t in tl.range(tl.load(item + 5), tl.load(item + 6), flatten=True):
         tap = tables.taps + 4 * t
         number, dy, dx = tl.load(tap), tl.load(tap + 1), tl.load(tap + 2)
         for chunk in range(first, end):
-            a0 = load_pixels(x, windows0, dy, dx, chunk, image, FORM)
-            a1 = load_pixels(x, windows1, dy, dx, chunk, image, FORM)
-            a2 = load_pixels(x, windows2, dy, dx, chunk, image, FORM)
+            at0, live0 = reads_of(windows0, dy, dx, image, FORM)
+            a0 = load_pixels(x, at0, live0, chunk, channels, FORM)
+            at1, live1 = reads_of(windows1, dy, dx, image, FORM)
+            a1 = load_pixels(x, at1, live1, chunk, channels, FORM)
+            at2, live2 = reads_of(windows2, dy, dx, image, FORM)
+            a2 = load_pixels(x, at2, live2, chunk, channels, FORM)
             b = load_weight(source, number, column, chunk, branch_taps, outputs, channels, FORM)
             sums0 = tl.dot(a0, b, sums0, input_precision=FORM.PRECISION)
             sums1 = tl.dot(a1, b, sums1, input_precision=FORM.PRECISION)
@@ -132,12 +114,7 @@ def atrous_conv2d_wide_kernel(
         tl.store(workspace + at + ROWS * BN, sums1)
         tl.store(workspace + at + 2 * ROWS * BN, sums2)
     else:
-        operands = Operands(
-            pick(biases, branch) if biases is not None else None,
-            pick(scales, branch) if scales is not None else None,
-            pick(shifts, branch) if shifts is not None else None,
-            residual,
-        )
+        operands = operands_of(biases, scales, shifts, residual, branch)
         # The pixels anew, so that they take no registers in the loop.
         pixel = tl.load(pixels)
         finish_block(sums0, out, operands, shifts, branch, pixel, column, columns, BN, ACTIVATION)
