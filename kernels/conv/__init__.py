@@ -12,7 +12,7 @@ Kernels:
 - `forward`: dense convolution over live taps, and the sum of split tiles.
 - `tap_products`: dense convolution with few outputs, as one product for all taps and their shifts.
 - `depthwise_forward`, `depthwise_weight_grad`: depthwise convolution, one kernel for each layout.
-- `image_pooling`: the pooled branch of an ASPP.
+- `image_pooling`, `aspp_projection`: the pooled branch of an ASPP; what follows its branches.
 - `epilogue`: bias, batch norm, residual and activation, within a kernel or after torch's.
 - `arguments`: the groups of parameters that kernels take.
 

@@ -15,7 +15,6 @@ for granted.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -66,7 +65,7 @@ def joined(launch: Launch) -> Launch:
     return launch._replace(branches=(Joined(launch.branches),), summed=False)
 
 
-def join_weights(weights: Sequence[Tensor]) -> Tensor:
+def join_weights(*weights: Tensor) -> Tensor:
     """The weight (Co, Ci, taps, 1), channels_last, of a `joined` launch of (Co, Ci, kh, kw)."""
     rows = [channels_last(w).permute(0, 2, 3, 1).flatten(1, 2) for w in weights]
     return torch.cat(rows, 1).permute(0, 2, 1)[..., None]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fastseg.kernels.common import device_of, input_precision
 from fastseg.kernels.conv import configs
-from fastseg.kernels.conv.cost import bytes_time, moved_time, times_of
+from fastseg.kernels.conv.cost import moved_time, times_of
 from fastseg.kernels.conv.epilogue import Operands
 from fastseg.kernels.conv.geometry import Branch, Sizes
 from fastseg.kernels.conv.launch import Epilogue, Launch
@@ -190,16 +190,7 @@ def estimate(launch: Launch) -> tuple[Way, float]:
             time += 2 * rates.launch + max(read, rounds * WAIT)
             if best is None or time < best[1]:
                 best = Way(config, parts), time
-    moved = bytes_time(
-        launch.sizes,
-        launch.branches,
-        launch.channels,
-        launch.outputs,
-        launch.precision,
-        rates,
-        True,
-    )
-    return best[0], max(best[1], moved)
+    return best[0], max(best[1], launch.bytes_time())
 
 
 def run(

@@ -91,6 +91,11 @@ class Launch(NamedTuple):
         """The plan for a block shape, on the device."""
         return cache.get(self.device, plans.build, *self.problem(config))
 
+    def bytes_time(self) -> float:
+        """The microseconds that its tensors take from and to memory, if each moves once."""
+        sizes = (self.channels, self.outputs, self.precision)
+        return bytes_time(self.sizes, self.branches, *sizes, rates_of(self.device), self.summed)
+
 
 def candidates(launch: Launch) -> tuple[configs.Config, ...]:
     """The table's entries for a launch; a loop for each summed branch takes registers."""
@@ -102,21 +107,12 @@ def candidates(launch: Launch) -> tuple[configs.Config, ...]:
 @functools.lru_cache(maxsize=1024)
 def estimate(launch: Launch) -> tuple[configs.Config, float]:
     """The block shape that is estimated to be fastest, and the microseconds that it should take."""
-    moved = bytes_time(
-        launch.sizes,
-        launch.branches,
-        launch.channels,
-        launch.outputs,
-        launch.precision,
-        rates_of(launch.device),
-        launch.summed,
-    )
     best, least = None, math.inf
     for config in candidates(launch):
         time = plans.estimate(*launch.problem(config), least)
         if time < least:
             best, least = config, time
-    return best, max(least, moved)
+    return best, max(least, launch.bytes_time())
 
 
 def choose(launch: Launch) -> configs.Config:

@@ -61,7 +61,7 @@ def test_weights_of_a_sum_are_joined():
     times = choice.times(of, True)
     assert choice.choose_form(of, True) == choice.JOINED
     assert times[choice.JOINED] < 0.7 * times[choice.LIVE_TAPS]
-    assert choice.join_weights([torch.empty(5, 3, 3, 3), torch.empty(5, 3, 1, 1)]).shape == (
+    assert choice.join_weights(torch.empty(5, 3, 3, 3), torch.empty(5, 3, 1, 1)).shape == (
         *(5, 3, 10),
         1,
     )
