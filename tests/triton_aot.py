@@ -24,6 +24,9 @@ ARCHS = (80, 90, 100)
 SHARED_BYTES = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
 """What a block may have of each architecture's shared memory."""
 
+LEAST_SHARED = SHARED_BYTES | {80: 99 << 10}
+"""The same where sm_80's kernels serve sm_86, sm_89 and sm_120, which have less."""
+
 NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 """Triton's names of the dtypes."""
 

@@ -16,14 +16,14 @@ import torch
 
 pytest.importorskip("triton")
 from fastseg.kernels import common
-from fastseg.kernels.conv import arguments, aspp, configs, image_pooling
+from fastseg.kernels.conv import arguments, aspp_projection, configs, image_pooling
 from fastseg.kernels.conv import forward as kernels
 from fastseg.kernels.conv import launch as launches
 from fastseg.kernels.conv.epilogue import Operands
 from fastseg.kernels.conv.geometry import Branch
 from tests.triton_aot import (
     ARCHS,
-    SHARED_BYTES,
+    LEAST_SHARED,
     compile_kernel,
     each_arch,
     integers,
@@ -33,8 +33,6 @@ from tests.triton_aot import (
 )
 
 INTERPRETED = Path(__file__).parent / "atrous_conv2d_interpreted.py"
-LEAST_SHARED = SHARED_BYTES | {80: 99 << 10}
-"""What sm_80's row of the table serves has less: sm_86, sm_89 and sm_120."""
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +230,7 @@ def test_reduction_fits(arch):
 @pytest.mark.parametrize(("arch", "precision"), [(80, "tf32x3"), (90, "16"), (100, "16")])
 def test_projection_fits(arch, precision, monkeypatch):
     monkeypatch.setattr(common, "NO_GPU", common.Device(f"sm_{arch}", 1))
-    config = aspp.project_config(1 << 16, 1024, 256, torch.device("cpu"), precision)
+    config = aspp_projection.project_config(1 << 16, 1024, 256, torch.device("cpu"), precision)
     dtype = "*bf16" if precision == "16" else "*fp32"
     constants = {
         "BM": config.BM,
@@ -250,7 +248,7 @@ def test_projection_fits(arch, precision, monkeypatch):
         "operands": Operands(scale="*fp32", shift="*fp32"),
         "sizes": integers(arguments.Product),
     }
-    kernel = compiled(aspp.project_kernel, arch, config, constants, kinds)
+    kernel = compiled(aspp_projection.project_kernel, arch, config, constants, kinds)
     check_budget(kernel, arch)
     assert ("cp.async.bulk.tensor.2d" in kernel.asm["ptx"]) == (arch >= 90)
 
@@ -283,7 +281,7 @@ def test_fields_of_a_group_are_specialized_as_single_arguments():
     from triton.backends.nvidia.compiler import CUDABackend
     from triton.runtime.jit import create_function_from_signature
 
-    kernel, backend = aspp.project_kernel, CUDABackend(GPUTarget("cuda", 90, 32))
+    kernel, backend = aspp_projection.project_kernel, CUDABackend(GPUTarget("cuda", 90, 32))
     bind = create_function_from_signature(kernel.signature, kernel.params, backend)
     t = torch.empty(64)
     sizes = arguments.Product(33, 1, 32, 21, 1040, 2)

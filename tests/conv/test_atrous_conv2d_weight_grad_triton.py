@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.triton_aot import (
+    LEAST_SHARED,
     NAMES,
     SHARED_BYTES,
     compile_kernel,
@@ -22,7 +23,6 @@ from tests.triton_aot import (
 )
 from tests.triton_sass import fewest_instructions
 
-LEAST_SHARED_BYTES = 99 << 10  # of sm_86, sm_89 and sm_120, which take the tiles of sm_80
 DTYPES = {
     # Of the large tile and of the small one.
     "16": (torch.bfloat16, torch.float16),
@@ -197,7 +197,7 @@ def test_tiles_fit_registers_and_shared_memory(precision, size, arch):
     used = resources(kernel)
     assert used["REG"] * tile.num_warps * 32 * tile.programs <= 1 << 16
     assert used["STACK"] == used["LOCAL"] == 0, "spilled"
-    most = LEAST_SHARED_BYTES if arch == 80 else SHARED_BYTES[arch] // tile.programs
+    most = LEAST_SHARED[arch] if arch == 80 else SHARED_BYTES[arch] // tile.programs
     assert kernel.metadata.shared <= most
     assert matrix_products(kernel, arch) > 0
 

@@ -16,7 +16,7 @@ from fastseg.kernels.conv import configs, few_outputs, tap_products
 from fastseg.kernels.conv.epilogue import Operands
 from fastseg.kernels.conv.geometry import Branch, Sizes
 from tests.triton_aot import (
-    SHARED_BYTES,
+    LEAST_SHARED,
     compile_kernel,
     each_arch,
     integers,
@@ -25,7 +25,6 @@ from tests.triton_aot import (
     run_interpreted,
 )
 
-LEAST_SHARED = SHARED_BYTES | {80: 99 << 10}
 ONE = (1, 1)
 
 
