@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, fx, is_grad_enabled, nn
-from torch.compiler import is_compiling
 
 from fastseg._core.formulas import ACTIVATION, ACTIVATION_IN_PLACE
-from fastseg._core.library import gradient_free, plain_on_cpu
+from fastseg._core.library import gradient_free
 from fastseg.ops import (
     batch_norm_relu_max_pool2d,
     max_pool2d,
     max_unpool2d,
 )
-from fastseg.ops.conv.atrous_conv2d import cpu_plan
 from fastseg.optimize.blocks.convolve import (
     apply,
     convolve,
@@ -28,7 +26,6 @@ from fastseg.optimize.blocks.convolve import (
 )
 from fastseg.optimize.blocks.modules import Codes, Foldable, Frozen
 from fastseg.optimize.classify.eligible import own_activation
-from fastseg.optimize.classify.same_padding import pads_same
 
 
 def conv_bn_act(
@@ -52,36 +49,14 @@ def conv_bn_act(
     if fuses(conv, bn, x, *added):
         folded = None if bn is None else folded_of(bn)
         if bn is None or folded is not None:
-            act, residual = activation or own_activation(bn), added[0] if added else None
-            y = None if is_compiling() else _at_once(conv, x, folded, act, residual)
-            if y is not None:
-                return y
             by = convolve if isinstance(conv, Frozen) else apply
-            return by(conv, x, folded, act, residual)
+            residual = added[0] if added else None
+            return by(conv, x, folded, activation or own_activation(bn), residual)
     y = conv(x) if bn is None else bn(conv(x))
     y = y + added[0] if added else y
     if activation and (bn is not None or added) and not is_grad_enabled():
         return ACTIVATION_IN_PLACE[activation](y)  # nobody else has this sum or batch norm's map
     return ACTIVATION[activation](y)
-
-
-def _at_once(conv, x: Tensor, folded, activation: str, residual: Tensor | None) -> Tensor | None:
-    """What `convolve` and `apply` return, from the kernel itself, or None if that is not enough.
-
-    It is for maps on the CPU, in channels_last or in the layout that torch's forward would take.
-    Their other questions take as long as a small convolution.
-    """
-    held = conv.__dict__
-    parameters = held["_parameters"]
-    weight, bias = parameters.get("weight"), parameters.get("bias")
-    tensors = (x, weight, bias, *(folded or (None, None)), residual)
-    if weight is None or is_grad_enabled() or pads_same(conv) or not plain_on_cpu(tensors):
-        return None
-    if isinstance(conv, Frozen) and not x.is_contiguous(memory_format=torch.channels_last):
-        return None
-    geometry = held["stride"], held["padding"], held["dilation"], held["groups"]
-    plan = cpu_plan(tensors, *geometry, activation)
-    return None if plan is None else plan.run(*tensors)
 
 
 def folded_of(bn: nn.Module) -> tuple[Tensor, Tensor] | None:

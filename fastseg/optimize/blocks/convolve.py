@@ -65,14 +65,15 @@ def owns(conv: nn.Conv2d, x: Tensor, gradient: bool) -> bool:
     atrous = max(conv.dilation) > 1
     if x.device.type != "cpu":
         return atrous or conv.groups > 1
-    if conv.groups > 1 and (gradient or is_channels_last(x)):
-        return atrous or not gradient
+    if conv.groups > 1 and gradient:
+        return atrous
+    if conv.groups > 1 and is_channels_last(x):
+        return True
     geometry = same_padding.even(conv, x) if pads_same(conv) else as_geometry(conv)
     if geometry is None:
         return False
     if conv.groups > 1:
-        compiling = is_compiling()
-        return not compiling and cpu_plan.owns_depthwise(x, conv.kernel_size, geometry, False)
+        return not is_compiling() and cpu_plan.owns_depthwise(x, conv.kernel_size, geometry, False)
     if is_compiling():
         return True
     faster = cpu_plan.trains_faster if gradient else cpu_plan.prefers_winograd
