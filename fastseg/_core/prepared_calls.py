@@ -2,9 +2,9 @@
 
 A kernel of a small batch takes tens of microseconds, and Python that checks, chooses, plans and
 binds arguments takes longer. So the first call for tensors of one kind, of the same shapes,
-strides, dtypes, device and alignment, is recorded (:mod:`fastseg.kernels.recording`), and later
-ones only put new addresses into what was recorded. Values and addresses of tensors are no part of
-the kind: a weight is read where it lies at each call, so that whatever changes it is seen.
+strides, dtypes, device and alignment, is recorded (:mod:`fastseg.kernels.conv.recording`), and
+later ones only put new addresses into what was recorded. Values and addresses of tensors are no
+part of the kind: a weight is read where it lies at each call, so that whatever changes it is seen.
 
 Where the compiled module is missing, or anything is unknown, nothing is recorded, and every call
 takes the ordinary way.

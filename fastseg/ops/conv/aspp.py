@@ -13,22 +13,19 @@ from fastseg._core.autocast import autocast_dtype, cast
 from fastseg._core.conv2d import empty_output
 from fastseg._core.conv2d_checks import check_conv2d, check_epilogue, check_image_and_weight
 from fastseg._core.library import (
-    PLAIN,
     TRITON_NAMES,
     define,
     define_cpu,
     define_triton,
     dispatch,
     gradient_free,
-    needs_gradient,
     on_device_of_first,
-    outside_modes,
 )
 from fastseg._core.remember import remember
 from fastseg._core.tensor_checks import check_alike, check_float
 from fastseg._core.vmap import by_batch
 from fastseg.ops.conv import cpu_aspp
-from fastseg.ops.conv.aspp_branch import ASPPBranch, check_aspp
+from fastseg.ops.conv.aspp_branch import ASPPBranch, check_aspp, preparable
 from fastseg.ops.conv.aspp_projection import (
     image_pooling,
     pooled_share,
@@ -87,7 +84,7 @@ def aspp(
     """
     found = None
     if not is_dynamo_compiling():
-        found = _preparable(x, branches, project, pool, pool_first, activation)
+        found = preparable(x, branches, project, pool, pool_first, activation)
         out = found and prepared_calls.run("aspp", *found)
         if out is not None:
             return out
@@ -136,41 +133,6 @@ def aspp(
         bias,
         activation or "",
     )
-
-
-def _preparable(x, branches, project, pool, pool_first, activation):
-    """What a call may be prepared for: its tensors and options, as the kernels keep them.
-
-    The arguments may be anything. It is None without a GPU, and where autograd, a mode or a
-    separable branch asks for ops one by one.
-    """
-    if type(x) not in PLAIN or x.device.type != prepared_calls.DEVICE or not outside_modes():
-        return None
-    if not isinstance(branches, (list, tuple)):
-        return None
-    weights, scales, shifts, dilations = [], [], [], []
-    for branch in branches:
-        if type(branch) is not ASPPBranch or branch.depthwise_weight is not None:
-            return None
-        weights.append(branch.weight)
-        scales.append(branch.scale)
-        shifts.append(branch.shift)
-        dilations.append(branch.dilation)
-    options, ending = (len(weights), tuple(dilations), activation or ""), (None,) * 4
-    if type(project) is ASPPBranch:
-        ending = (*project[:3], None)
-        if type(pool) is ASPPBranch:
-            ending = (*project[:3], *pool[:3])
-            options = (*options, bool(pool_first))
-        elif pool is not None:
-            return None
-    elif project is not None or pool is not None:
-        return None
-    tensors = (x, *weights, *scales, *shifts, *ending)
-    try:
-        return None if needs_gradient(tensors) else (tensors, options)
-    except AttributeError:  # something that is no tensor
-        return None
 
 
 def _by_branch(x, branches, project, pool, pool_first, activation):

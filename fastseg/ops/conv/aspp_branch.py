@@ -1,4 +1,4 @@
-"""The branches of an ASPP, and checks of its arguments."""
+"""The branches of an ASPP, checks of its arguments, and what its calls are prepared for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fastseg._core import prepared_calls
 from fastseg._core.autocast import autocast_dtype, cast
 from fastseg._core.conv2d_checks import (
     check_activation,
@@ -15,6 +16,7 @@ from fastseg._core.conv2d_checks import (
     check_epilogue,
     check_image_and_weight,
 )
+from fastseg._core.library import PLAIN, needs_gradient, outside_modes
 from fastseg._core.remember import remember
 from fastseg._core.tensor_checks import check_alike, check_optional_tensors, check_tensors
 
@@ -170,3 +172,38 @@ def _check_branch(op: str, x: Tensor, branch: ASPPBranch, activation: str, lower
     check_conv2d(op, weight.shape[2:], 1, 0, branch.dilation, 1)
     vectors = {"scale": branch.scale, "shift": branch.shift}
     check_epilogue(op, x, (x.shape[0], weight.shape[0]), vectors, None, activation)
+
+
+def preparable(x, branches, project, pool, pool_first, activation):
+    """What a call may be prepared for: its tensors and options, as the kernels keep them.
+
+    The arguments may be anything. It is None without a GPU, and where autograd, a mode or a
+    separable branch asks for ops one by one.
+    """
+    if type(x) not in PLAIN or x.device.type != prepared_calls.DEVICE or not outside_modes():
+        return None
+    if not isinstance(branches, (list, tuple)):
+        return None
+    weights, scales, shifts, dilations = [], [], [], []
+    for branch in branches:
+        if type(branch) is not ASPPBranch or branch.depthwise_weight is not None:
+            return None
+        weights.append(branch.weight)
+        scales.append(branch.scale)
+        shifts.append(branch.shift)
+        dilations.append(branch.dilation)
+    options, ending = (len(weights), tuple(dilations), activation or ""), (None,) * 4
+    if type(project) is ASPPBranch:
+        ending = (*project[:3], None)
+        if type(pool) is ASPPBranch:
+            ending = (*project[:3], *pool[:3])
+            options = (*options, bool(pool_first))
+        elif pool is not None:
+            return None
+    elif project is not None or pool is not None:
+        return None
+    tensors = (x, *weights, *scales, *shifts, *ending)
+    try:
+        return None if needs_gradient(tensors) else (tensors, options)
+    except AttributeError:  # something that is no tensor
+        return None
