@@ -10,6 +10,7 @@ What the ops call:
 Kernels:
 
 - `forward`: dense convolution over live taps, and the sum of split tiles.
+- `forward_wide`, `loads`: the same with its widest block; how both read pixels and weights.
 - `tap_products`: dense convolution with few outputs, as one product for all taps and their shifts.
 - `depthwise_forward`, `depthwise_weight_grad`: depthwise convolution, one kernel for each layout.
 - `image_pooling`, `aspp_projection`: the pooled branch of an ASPP; what follows its branches.

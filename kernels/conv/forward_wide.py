@@ -12,8 +12,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastseg.kernels.conv.forward import (
-    finish,
+from fastseg.kernels.conv.forward import finish
+from fastseg.kernels.conv.loads import (
     load_pixels,
     load_weight,
     operands_of,
