@@ -173,12 +173,12 @@ def _replace_torch(driver: Driver, capability: tuple[int, int], processors: int)
 
 def _replace_fastseg(capability: int, processors: int) -> None:
     """What fastseg assumes of tensors that are not on a GPU, and which kernels its ops have."""
-    from fastseg._core import library, prepared_calls
+    from fastseg._core import library, plain_tensors, prepared_calls
     from fastseg.kernels import common
 
     name = {9: "sm_90", 10: "sm_100"}.get(capability // 10, "sm_80")
     common.NO_GPU = common.Device(name, processors)
-    library.PLAIN_KEYS = frozenset()
+    plain_tensors.PLAIN_KEYS = frozenset()
     library.DIRECT.clear()
     prepared_calls.DEVICE = "cpu"
     warnings.filterwarnings("ignore", "Warning only once for all operators")

@@ -13,8 +13,8 @@ from torch._C import (
 from torch.compiler import is_compiling
 
 from fastseg._core.formulas import compute_dtype
-from fastseg._core.library import PLAIN, gradient_free
 from fastseg._core.ordinary_tensors import ordinary_tensors
+from fastseg._core.plain_tensors import PLAIN, gradient_free
 from fastseg.ops import fold_batch_norm
 from fastseg.ops.conv.prepared_weights import State
 

@@ -18,9 +18,9 @@ from fastseg._core.library import (
     define_cpu,
     define_triton,
     dispatch,
-    gradient_free,
     on_device_of_first,
 )
+from fastseg._core.plain_tensors import gradient_free
 from fastseg._core.remember import remember
 from fastseg._core.tensor_checks import check_alike, check_float
 from fastseg._core.vmap import by_batch

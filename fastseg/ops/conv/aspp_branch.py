@@ -16,7 +16,7 @@ from fastseg._core.conv2d_checks import (
     check_epilogue,
     check_image_and_weight,
 )
-from fastseg._core.library import PLAIN, needs_gradient, outside_modes
+from fastseg._core.plain_tensors import PLAIN, needs_gradient, outside_modes
 from fastseg._core.remember import remember
 from fastseg._core.tensor_checks import check_alike, check_optional_tensors, check_tensors
 

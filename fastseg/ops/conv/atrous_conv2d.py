@@ -25,13 +25,15 @@ from fastseg._core.formulas import ACTIVATION
 from fastseg._core.library import (
     CPU_PLANS,
     DERIVATIVES,
-    are_plain_on_cpu,
     call,
     define,
     define_cpu,
     define_triton,
-    gradient_free,
     keep_plan,
+)
+from fastseg._core.plain_tensors import (
+    are_plain_on_cpu,
+    gradient_free,
     needs_gradient,
     outside_modes,
 )

@@ -24,9 +24,8 @@ from fastseg._core.library import (
     define_cpu,
     define_triton,
     keep_plan,
-    needs_gradient,
-    plain_on_cpu,
 )
+from fastseg._core.plain_tensors import needs_gradient, plain_on_cpu
 from fastseg._core.tensor_checks import check_alike, check_float
 from fastseg._core.vmap import by_batch
 from fastseg.ops.conv import cpu_grad

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastseg._core.formulas import ACTIVATION_IN_PLACE
-from fastseg._core.library import plain_on_cpu
+from fastseg._core.plain_tensors import plain_on_cpu
 from fastseg.ops.conv.cpu_costs import POINTWISE_CHANNELS, POINTWISE_PIXELS
 from fastseg.ops.conv.cpu_onednn import fold, is_finite
 from fastseg.ops.conv.prepared_weights import prepared

@@ -16,7 +16,8 @@ from fastseg._core.conv2d_checks import (
     check_output_size,
 )
 from fastseg._core.float32_precision import reduced_on_cpu
-from fastseg._core.library import CPU_PLANS, keep_plan, needs_gradient, plain_on_cpu
+from fastseg._core.library import CPU_PLANS, keep_plan
+from fastseg._core.plain_tensors import needs_gradient, plain_on_cpu
 from fastseg._core.remember import remember
 from fastseg._core.tensor_checks import FLOATS, check_alike, check_optional_tensors, check_tensors
 from fastseg._core.window import Ints

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from fastseg._core.lattice_quality import LATTICE_QUALITY, QUALITIES
-from fastseg._core.library import define, gradient_free, plain_on_cpu
+from fastseg._core.library import define
 from fastseg._core.mean_field_terms import Term, lists_of, terms_of
+from fastseg._core.plain_tensors import gradient_free, plain_on_cpu
 from fastseg._core.readable import readable
 from fastseg.ops.crf.checkpoints import reversed_states
 from fastseg.ops.crf.checks import check_terms

@@ -8,10 +8,11 @@ from torch._C import _len_torch_dispatch_stack
 
 from fastseg import reference
 from fastseg._core.lattice_quality import LATTICE_QUALITY
-from fastseg._core.library import call, define, gradient_free
+from fastseg._core.library import call, define
 from fastseg._core.ordinary_tensors import ordinary_tensors
 from fastseg._core.pairwise import NORMALIZATIONS
 from fastseg._core.permutohedral import MAX_DIMENSIONS, PermutohedralTensors, barycentric_backward
+from fastseg._core.plain_tensors import gradient_free
 from fastseg._core.readable import readable
 from fastseg._core.tensor_checks import check_dense, check_tensors
 from fastseg._core.vmap import by_slices, slice_of

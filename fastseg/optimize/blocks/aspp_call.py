@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch._C import _get_tracing_state
 
-from fastseg._core.library import gradient_free
+from fastseg._core.plain_tensors import gradient_free
 from fastseg.ops import ASPPBranch, aspp
 from fastseg.optimize.blocks.calls import conv_bn_act, folded_of, must_be_called, traced
 from fastseg.optimize.blocks.convolve import in_channels_last

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx, is_grad_enabled, nn
 
 from fastseg._core.formulas import ACTIVATION, ACTIVATION_IN_PLACE
-from fastseg._core.library import gradient_free
+from fastseg._core.plain_tensors import gradient_free
 from fastseg.ops import (
     batch_norm_relu_max_pool2d,
     max_pool2d,

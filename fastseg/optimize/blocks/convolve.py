@@ -9,8 +9,9 @@ from torch.autograd import forward_ad
 from torch.compiler import is_compiling, is_dynamo_compiling
 
 from fastseg._core.conv2d import Conv2d
-from fastseg._core.library import call, gradient_free
+from fastseg._core.library import call
 from fastseg._core.onnx_export import is_exporting
+from fastseg._core.plain_tensors import gradient_free
 from fastseg.nn.atrous_conv_bn_act import geometry
 from fastseg.ops import atrous_conv2d
 from fastseg.ops.conv import cpu_plan, cpu_pointwise

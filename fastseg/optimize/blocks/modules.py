@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, is_grad_enabled, nn
 from torch.compiler import is_compiling
 
-from fastseg._core.library import gradient_free
 from fastseg._core.ordinary_tensors import ordinary_tensors
+from fastseg._core.plain_tensors import gradient_free
 from fastseg.nn import MaxPool2d, MaxUnpool2d
 from fastseg.nn._batch_norm import FoldedBatchNorm, can_fold, fold
 from fastseg.optimize.blocks.convolve import (
