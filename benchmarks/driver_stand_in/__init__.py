@@ -179,7 +179,7 @@ def _replace_fastseg(capability: int, processors: int) -> None:
     name = {9: "sm_90", 10: "sm_100"}.get(capability // 10, "sm_80")
     common.NO_GPU = common.Device(name, processors)
     plain_tensors.PLAIN_KEYS = frozenset()
-    library.DIRECT.clear()
+    library.ON_CPU.clear()
     prepared_calls.DEVICE = "cpu"
     warnings.filterwarnings("ignore", "Warning only once for all operators")
     for op in ("atrous_conv2d", "aspp"):

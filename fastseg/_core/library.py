@@ -44,8 +44,8 @@ NAMES: list[str] = []
 DERIVATIVES: dict[torch._ops.OpOverload, Derivative] = {}
 """Derivatives by their ops."""
 
-DIRECT: dict[torch._ops.OpOverload, Callable] = {}
-"""Functions of :func:`define_cpu` by their ops."""
+ON_CPU: dict[torch._ops.OpOverload, Callable] = {}
+"""What computes ops on plain CPU tensors: functions of :func:`define_cpu`, or kernels."""
 
 CPU_PLANS: dict[tuple, Any] = {}
 """Plans of calls at the current SIMD level, by the shapes and options of the calls."""
@@ -102,6 +102,7 @@ def define(
 
     torch.library.register_fake(f"fastseg::{name}", checked_fake, lib=LIBRARY)
     op = getattr(torch.ops.fastseg, name).default
+    ON_CPU[op] = cpu_kernel(op)
     if standard is not None:
         STANDARD[op] = standard
     if autograd is None:
@@ -138,7 +139,7 @@ def define_cpu(name: str, function: Callable) -> None:
     if extension.CPU_MISSING:
         return
     LIBRARY.impl(name, function, "CPU")
-    DIRECT[getattr(torch.ops.fastseg, name).default] = function
+    ON_CPU[getattr(torch.ops.fastseg, name).default] = function
 
 
 def keep_plan(key: tuple, plan: Any) -> None:
@@ -229,9 +230,8 @@ def call(op: torch._ops.OpOverload, tensors: Sequence[Tensor | None], *arguments
     """
     if not is_dynamo_compiling():
         if not needs_gradient(tensors):
-            direct = DIRECT.get(op)
-            if direct is not None and plain_on_cpu(tensors):
-                return direct(*tensors, *arguments)
+            if plain_on_cpu(tensors):
+                return ON_CPU[op](*tensors, *arguments)
             if peek_interpreter_stack() is None:
                 if forward_ad._current_level >= 0:
                     refuse_tangents(op.name(), tensors)
@@ -240,9 +240,8 @@ def call(op: torch._ops.OpOverload, tensors: Sequence[Tensor | None], *arguments
                         return dispatch(op, *tensors, *arguments)
                     return op(*tensors, *arguments)
         elif plain_on_cpu(tensors):
-            return DERIVATIVES[op](
-                (*tensors, *arguments), functools.partial(_below_autograd, op, tensors, arguments)
-            )
+            arguments = (*tensors, *arguments)
+            return DERIVATIVES[op](arguments, functools.partial(ON_CPU[op], *arguments))
         return dispatch(op, *tensors, *arguments)
     return op(*tensors, *arguments)
 
@@ -252,11 +251,3 @@ def dispatch(op: torch._ops.OpOverload, *arguments) -> Any:
     if not is_dynamo_compiling() and is_exporting() and op in STANDARD:
         return STANDARD[op](*arguments)
     return op(*arguments)
-
-
-def _below_autograd(op, tensors, arguments):
-    direct = DIRECT.get(op)
-    if direct is not None:
-        return direct(*tensors, *arguments)
-    with _AutoDispatchBelowAutograd():
-        return op(*tensors, *arguments)

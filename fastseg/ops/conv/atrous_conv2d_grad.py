@@ -18,7 +18,7 @@ from fastseg._core.conv2d_checks import check_conv2d
 from fastseg._core.float32_precision import reduced_on_cpu
 from fastseg._core.library import (
     CPU_PLANS,
-    DIRECT,
+    ON_CPU,
     call,
     define,
     define_cpu,
@@ -56,7 +56,12 @@ def input_grad(
             CPU need not be kept.
     """
     op, tensors = ops.atrous_conv2d_input_grad.default, (grad, weight)
-    if temporary and op in DIRECT and plain_on_cpu(tensors) and not needs_gradient(tensors):
+    if (
+        temporary
+        and ON_CPU[op] is _cpu_input_grad
+        and plain_on_cpu(tensors)
+        and not needs_gradient(tensors)
+    ):
         return _cpu_input_grad(*tensors, input_size, *geometry, keeps_weight=False)
     return call(op, tensors, input_size, *geometry)
 
