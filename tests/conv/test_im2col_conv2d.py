@@ -113,6 +113,23 @@ def test_planes_of_any_size(level):
             assert (y - expected).abs().max() <= 1e-6 * size, case
 
 
+@pytest.mark.parametrize("level", extension.available_simd_levels())
+def test_few_pixels(level):
+    """Pixels and filters on both sides of a register's and a tile's ends, depths beyond a block."""
+    rng = random.Random(0)
+    with extension.use_simd_level(level):
+        for pixels in (1, 2, 3, 5, 6, 7, 8, 9, 15, 16, 17, 23, 24, 25, 31, 32, 33, 49, 99, 100):
+            for channels in (1, 9, 127, 129, 260):
+                case = ((1, channels, 1, pixels), rng.randint(1, 50), (1, 1), 1, 0, 1)
+                x, weight, geometry, expected = problem(*case)
+                y = convolve(x, weight, geometry)
+                size = max(channels**0.5, expected.abs().max())
+                assert (y - expected).abs().max() <= 1e-6 * size, case
+                torch.set_num_threads(1)
+                assert torch.equal(convolve(x, weight, geometry), y), case
+                torch.set_num_threads(2)
+
+
 @needs_kernel("im2col_conv2d")
 def test_planes_that_are_not_finite():
     """A pixel's NaN and infinity stay within its outputs."""

@@ -93,7 +93,7 @@ void run(const Im2colConv2d& op, int64_t pixels) {
     const auto kernel = FASTSEG_SIMD_DISPATCH(im2col_task);
     run_tasks(threads, tasks, [&](int64_t i) {
       const Im2colTask task = task_of(i);
-      kernel(op, task, memory.get(im2col_task_memory(op, task.end - task.begin)));
+      kernel(op, task, memory.get(im2col_task_memory(op, task)));
     });
     return;
   }

@@ -3,8 +3,9 @@
 //
 // A pixel's row of the matrix is what its taps read, in the order of a filter's weights, zeros
 // where there is padding. Rows are gathered for a task's pixels into memory that stays in the
-// core's second-level cache. Of few pixels an output is the dot product of a row and a filter, both
-// of which lie in one piece: the weights are read as they are. Of many pixels the filters are
+// core's second-level cache. Of few pixels the weights are read as they are: an output is the dot
+// product of a row and a filter, both of which lie in one piece, or, where a register's sum costs
+// more than that, rows are transposed for a product with filters. Of many pixels the filters are
 // brought into panels first, anew in each call. So nothing is prepared from them that would have to
 // be checked for changes.
 // A 1x1 convolution of contiguous planes is the product of the filters and the planes as they lie.
@@ -49,9 +50,11 @@ struct Im2colTask {
   int64_t begin, end, first_channel, last_channel;
 };
 
-// Of a task by dot products.
-inline int64_t im2col_task_memory(const Im2colConv2d& op, int64_t pixels) {
-  return pixels * im2col_row(op.depth());
+// Of a task of few pixels: their rows, a block of them as columns, and the sums of its channels.
+inline int64_t im2col_task_memory(const Im2colConv2d& op, const Im2colTask& task) {
+  const auto whole = [](int64_t count) { return (count + 15) / 16 * 16; };
+  return whole(task.end - task.begin) * im2col_row(op.depth()) +
+         (kIm2colBlock + whole(task.last_channel - task.first_channel)) * 16;
 }
 
 inline int64_t im2col_blocks(int64_t depth) { return (depth + kIm2colBlock - 1) / kIm2colBlock; }

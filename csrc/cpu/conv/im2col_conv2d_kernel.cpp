@@ -3,14 +3,21 @@
 // Operations: 2 * depth * Co a pixel. AVX-512: a tile of 4 filters by 6 pixels has 24 sums in 32
 // registers, and a step of 16 products takes 10 loads for 24 multiply-adds, which bound it. AVX2: 4
 // by 2 in 16 registers. A pixel alone is bound by the loads of its weights.
+//
+// The sum over the lanes of a register, with which a dot product ends, is what eight products take
+// with AVX2. There pixels, where they fill a register, are transposed into columns instead: a tile
+// of 6 filters by 16 pixels, or of 12 by 8, takes 2 loads or 1 and as many weights for 12
+// multiply-adds.
 
 #include <algorithm>
 #include <array>
 #include <cstring>
 #include <utility>
 
+#include "cpu/conv/im2col_columns.h"
 #include "cpu/conv/im2col_conv2d.h"
 #include "cpu/conv/im2col_tile.h"
+#include "cpu/conv/transpose_block.h"
 
 namespace fastseg::cpu::FASTSEG_SIMD {
 namespace {
@@ -24,6 +31,15 @@ constexpr int kPixels = 6;
 #else
 constexpr int kPixels = 2;
 #endif
+#if defined(__AVX2__) && !defined(__AVX512F__)
+constexpr bool kByColumns = true;
+#else
+constexpr bool kByColumns = false;
+#endif
+constexpr int64_t kLeastColumns = 6;  // pixels; a task has fewer if the whole call has
+constexpr int kColumns = 16, kFullFilters = 6, kHalfFilters = 12;
+constexpr auto& kTiles = kMultiplyColumns<kColumns, kColumns, kFullFilters>;
+constexpr auto& kHalfTiles = kMultiplyColumns<kColumns, L, kHalfFilters>;
 
 template <int... K>
 V fold(V a, V b, std::integer_sequence<int, K...>) {
@@ -86,11 +102,48 @@ constexpr std::array<DotTile, kPixels + 1> dot_tiles(std::integer_sequence<int, 
 
 constexpr auto kDotTiles = dot_tiles(std::make_integer_sequence<int, kPixels>{});  // by pixels
 
-}  // namespace
-
-void im2col_task(const Im2colConv2d& op, const Im2colTask& task, float* memory) {
+// Outputs of pixels as columns, block by block of their depth.
+[[maybe_unused]] void multiply_pixels(const Im2colConv2d& op, const Im2colTask& task,
+                                      const float* rows, float* memory) {
   const int64_t depth = op.depth(), row_step = im2col_row(depth), pixels = task.end - task.begin;
-  for (int64_t i = 0; i < pixels; ++i) gather_row(op, task.begin + i, memory + i * row_step);
+  float *const panel = memory, *const all_sums = panel + kIm2colBlock * kColumns;
+  const auto finish = is_smooth(op.epilogue.activation) ? &finish_tile<true> : &finish_tile<false>;
+  for (int64_t i = 0; i < pixels; i += kColumns) {
+    const int64_t width = std::min<int64_t>(kColumns, pixels - i);
+    const bool half = width <= L;
+    const auto* const tiles = half ? kHalfTiles.data() : kTiles.data();
+    const int64_t filters = half ? kHalfFilters : kFullFilters;
+    for (int64_t k = 0; k < depth; k += kIm2colBlock) {
+      const int64_t block = std::min(kIm2colBlock, depth - k);
+      for (int64_t j = 0; j < width; j += L) {
+        for (int64_t at = 0; at < block; at += L) {
+          transpose_block(rows + (i + j) * row_step + k + at, row_step, panel + at * kColumns + j,
+                          kColumns);
+        }
+      }
+      for (int64_t c = task.first_channel; c < task.last_channel; c += filters) {
+        tiles[std::min(filters, task.last_channel - c)](
+            op.weights + c * depth + k, depth, panel, block,
+            all_sums + (c - task.first_channel) * kColumns, k > 0);
+      }
+    }
+    for (int64_t c = task.first_channel; c < task.last_channel; c += kIm2colChannels) {
+      float sums[kColumns * kIm2colChannels];
+      for (int64_t f = 0; f < kIm2colChannels; f += L) {
+        for (int64_t j = 0; j < width; j += L) {
+          transpose_block(all_sums + (c - task.first_channel + f) * kColumns + j, kColumns,
+                          sums + j * kIm2colChannels + f, kIm2colChannels);
+        }
+      }
+      finish(op, task.begin + i, width, c, std::min(kIm2colChannels, task.last_channel - c), sums,
+             kIm2colChannels);
+    }
+  }
+}
+
+// Outputs as dot products.
+void multiply_rows(const Im2colConv2d& op, const Im2colTask& task, const float* rows) {
+  const int64_t depth = op.depth(), row_step = im2col_row(depth), pixels = task.end - task.begin;
   const auto finish = is_smooth(op.epilogue.activation) ? &finish_tile<true> : &finish_tile<false>;
   for (int64_t c = task.first_channel; c < task.last_channel; c += kIm2colChannels) {
     const int64_t channels = std::min(kIm2colChannels, task.last_channel - c);
@@ -104,13 +157,29 @@ void im2col_task(const Im2colConv2d& op, const Im2colTask& task, float* memory) 
           for (int j = 0; j < kFilters; ++j) {  // some once more, where there are not as many
             filters[j] = op.weights + (c + std::min(f + j, channels - 1)) * depth + k;
           }
-          kDotTiles[width](filters, memory + i * row_step + k, row_step,
+          kDotTiles[width](filters, rows + i * row_step + k, row_step,
                            std::min(kIm2colDepth, depth - k), sums + f, k > 0);
         }
       }
       finish(op, task.begin + i, width, c, channels, sums, kIm2colChannels);
     }
   }
+}
+
+}  // namespace
+
+void im2col_task(const Im2colConv2d& op, const Im2colTask& task, float* memory) {
+  const int64_t row_step = im2col_row(op.depth()), pixels = task.end - task.begin;
+  for (int64_t i = 0; i < pixels; ++i) gather_row(op, task.begin + i, memory + i * row_step);
+  if constexpr (kByColumns) {
+    if (pixels >= kLeastColumns) {
+      float* const end = memory + (pixels + L - 1) / L * L * row_step;
+      std::fill(memory + pixels * row_step, end, 0.0f);  // whole registers of pixels
+      multiply_pixels(op, task, memory, end);
+      return;
+    }
+  }
+  multiply_rows(op, task, memory);
 }
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD

@@ -7,18 +7,15 @@
 // multiply-adds. AVX2: 6 by 16 in 16 registers.
 
 #include <algorithm>
-#include <array>
-#include <utility>
 
 #include "cpu/conv/conv2d_epilogue.h"
+#include "cpu/conv/im2col_columns.h"
 #include "cpu/conv/im2col_conv2d.h"
 #include "cpu/simd/simd.h"
 
 namespace fastseg::cpu::FASTSEG_SIMD {
 namespace {
 
-using S = Simd<float>;
-using V = S::Value;
 constexpr int L = kLanes<float>;
 #if defined(__AVX512F__)
 constexpr int kFilters = 10, kWide = 32;  // of a tile
@@ -29,45 +26,9 @@ constexpr int kFilters = 2, kWide = 16;
 #endif
 constexpr int kNarrow = 16;
 
-// sums[i][j] = dot(filters[i], column j of the panel), plus what is there if `accumulate`.
-template <int Filters, int Pixels>
-void multiply_tile(const float* filters, int64_t filter_step, const float* panel, int64_t depth,
-                   float* sums, bool accumulate) {
-  constexpr int kVectors = Pixels / L;
-  const float* rows[Filters];
-  for (int i = 0; i < Filters; ++i) rows[i] = filters + i * filter_step;
-  V s[Filters][kVectors] = {};
-  for (int64_t k = 0; k < depth; ++k) {
-    V columns[kVectors];
-    FASTSEG_UNROLL
-    for (int v = 0; v < kVectors; ++v) columns[v] = S::load(panel + k * kIm2colPixels + v * L);
-    FASTSEG_UNROLL
-    for (int i = 0; i < Filters; ++i) {
-      const V weight = S::fill(rows[i][k]);
-      FASTSEG_UNROLL
-      for (int v = 0; v < kVectors; ++v) s[i][v] += weight * columns[v];
-    }
-  }
-  FASTSEG_UNROLL
-  for (int i = 0; i < Filters; ++i) {
-    FASTSEG_UNROLL
-    for (int v = 0; v < kVectors; ++v) {
-      float* const to = sums + i * kIm2colPixels + v * L;
-      S::store(to, accumulate ? s[i][v] + S::load(to) : s[i][v]);
-    }
-  }
-}
-
-using MultiplyTile = decltype(&multiply_tile<1, kNarrow>);
-
-template <int Pixels, int... I>
-constexpr std::array<MultiplyTile, kFilters + 1> multiply_tiles(std::integer_sequence<int, I...>) {
-  return {nullptr, &multiply_tile<I + 1, Pixels>...};
-}
-
 // By filters: for tiles of kNarrow and of kWide pixels.
-constexpr auto kNarrowTiles = multiply_tiles<kNarrow>(std::make_integer_sequence<int, kFilters>{});
-constexpr auto kWideTiles = multiply_tiles<kWide>(std::make_integer_sequence<int, kFilters>{});
+constexpr auto& kNarrowTiles = kMultiplyColumns<kIm2colPixels, kNarrow, kFilters>;
+constexpr auto& kWideTiles = kMultiplyColumns<kIm2colPixels, kWide, kFilters>;
 
 // Copies `pixels` columns of `depth` planes, and zeros up to a multiple of kNarrow.
 void copy_panel(const Im2colConv2d& op, const float* x, int64_t depth, int64_t pixels,

@@ -33,12 +33,12 @@ class ConvCosts(NamedTuple):
         preparing: nanoseconds per number of a weight to bring it into Winograd's form.
         gather_pixel: nanoseconds of im2col per output pixel.
         gather_tap: nanoseconds of im2col per tap of an output pixel.
-        gather_output: nanoseconds of im2col per output where it is one dot product.
+        gather_output: nanoseconds of im2col per output where the weight is not packed.
         panel_output: nanoseconds per output that im2col takes longer than oneDNN where it packs the
             weight.
         im2col_flops: operations per nanosecond of im2col's product, which reads the weight as it
             is.
-        im2col_depth: depth of a dot product at which it takes twice as long, out of the cache.
+        im2col_depth: depth of such a sum at which it takes twice as long, out of the cache.
         depthwise_reach: widest padding that oneDNN's depthwise kernel for channels_last takes; for
             wider ones another kernel runs, which takes 10 to 50 times as long.
         depthwise_outputs: number of outputs below which our 3x3 depthwise kernel is faster than
@@ -101,7 +101,7 @@ class ConvCosts(NamedTuple):
     def im2col(self, shape: Sequence[int], weight_shape: Sequence[int], conv: Conv2d) -> float:
         """Returns the nanoseconds of one matrix product with a weight that is not prepared.
 
-        It is the smaller of two costs: of dot products with the weight as it is, for few pixels,
+        It is the smaller of two costs: of a product with the weight as it is, for few pixels,
         and of a product with the weight in panels, into which each call packs it.
 
         Args:
