@@ -21,13 +21,17 @@ import torch
 from fastseg._core import prepared_calls
 
 ROOT = Path(__file__).parents[2]
-RECORDED = ROOT / "tests/conv/prepared_calls_recorded.py"
-CHECKS = re.findall(r"^@check\ndef (\w+)", RECORDED.read_text(), re.MULTILINE)
+RECORDED = sorted((ROOT / "tests/conv/recorded_calls").glob("*.py"))
+CHECKS = [
+    check
+    for file in RECORDED
+    for check in re.findall(r"^@check\ndef (\w+)", file.read_text(), re.MULTILINE)
+]
 PROGRAM = """
 from benchmarks import driver_stand_in
 driver_stand_in.install()
-from tests.conv import prepared_calls_recorded
-prepared_calls_recorded.main()
+from tests.conv.recorded_calls import run
+run.main()
 """
 
 needs_launcher = pytest.mark.skipif(
