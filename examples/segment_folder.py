@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import fastseg
-from fastseg.data.image import class_shares, overlay, present_classes, read_image, write_png
+from fastseg.data.image import read_image, write_png
+from fastseg.data.overlay import class_shares, overlay, present_classes
 from fastseg.segment import Segmenter
 from fastseg.segment.segmenter import highest_class, refine
 

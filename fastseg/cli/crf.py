@@ -35,14 +35,12 @@ from fastseg.cli.options import (
 from fastseg.data.image import (
     ImageWarning,
     check_writable,
-    class_shares,
     is_turned,
-    overlay,
-    present_classes,
     read_image,
     write_png,
 )
 from fastseg.data.label_sets import voc_palette
+from fastseg.data.overlay import class_shares, overlay, present_classes
 from fastseg.ops import dense_crf
 
 EXAMPLES = """examples:

@@ -32,12 +32,10 @@ from fastseg.cli.running import UNFINISHED
 from fastseg.cli.weights import add_network_options, add_weights_option, load_segmenter
 from fastseg.data.image import (
     check_writable,
-    class_shares,
-    overlay,
-    present_classes,
     read_image,
     write_png,
 )
+from fastseg.data.overlay import class_shares, overlay, present_classes
 from fastseg.segment.jobs import Job, find_jobs, is_many
 from fastseg.segment.many import Outputs, segment_many, write_coco
 from fastseg.segment.predictor import DEFAULT_TILE, Predictor

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from fastseg.data.image import legend_of, paint, with_title
+from fastseg.data.overlay import legend_of, paint, with_title
 from fastseg.ops import dense_crf, unary_from_labels
 
 PHOTO_CREDIT = "china.jpg of scikit-learn, CC BY 2.0, by valse"

@@ -15,7 +15,8 @@ from PIL import Image
 
 from fastseg._core.atomic import atomic_write
 from fastseg.data.coco import coco_dataset
-from fastseg.data.image import overlay, read_labels, write_png
+from fastseg.data.image import read_labels, write_png
+from fastseg.data.overlay import overlay
 from fastseg.segment.jobs import Job, Read, read_ahead
 from fastseg.segment.predictor import Predictor
 from fastseg.segment.segmenter import Segmenter, highest_class
