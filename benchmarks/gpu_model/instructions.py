@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cuda_on_cpu.build import CSRC
-from tests.cuda_on_cpu.objects import NVCC, tool
+from tests.cuda_on_cpu.objects import CUOBJDUMP, NVCC, cubin, tool
 from tests.cuda_on_cpu.tracing import Launch, short_line, without_parameters
-from tests.native_build import folder_for, run
 
-ARCH = "sm_90"
+ARCH = "90"
 ACCESSES = {"LDG": False, "STG": False, "ATOMG": False, "RED": False, "LD": False, "ST": False}
 ACCESSES |= {"LDS": True, "STS": True, "ATOMS": True, "LDGSTS": False}
 JUMPS = ("BRA", "BRX", "EXIT", "RET", "CALL", "BREAK", "WARPSYNC")
@@ -100,14 +99,10 @@ def _traced(place: Place, requests: dict[Place, float]) -> Place | None:
 @functools.cache
 def kernels(source: Path) -> dict[str, Kernel]:
     """The kernels of a .cu file by their names (``Launch.kernel``)."""
-    folder = folder_for("cuda-lines", [ARCH], CSRC.glob("c*/**/*.[ch]*"))
-    cubin = folder / f"{source.stem}.cubin"
-    if not cubin.exists():
-        options = ["-O3", "-std=c++20", "-lineinfo", f"-I{CSRC}", f"-arch={ARCH}"]
-        run([NVCC, *options, "-cubin", "-o", cubin, source])
-    usage = _text(tool("cuobjdump"), "--dump-resource-usage", cubin)
+    code = cubin(source, ARCH)
+    usage = _text(CUOBJDUMP, "--dump-resource-usage", code)
     registers = dict(re.findall(r"Function (\w+):\s+REG:(\d+)", usage))
-    listing = _text(tool("nvdisasm"), "-c", "-gi", cubin)
+    listing = _text(tool("nvdisasm"), "-c", "-gi", code)
     parts = re.split(r"^\.text\.(\w+):$", listing, flags=re.MULTILINE)[1:]
     bodies = dict(zip(parts[::2], parts[1::2], strict=True))
     names = _text("c++filt", text="\n".join(bodies)).split("\n")
@@ -119,7 +114,7 @@ def kernels(source: Path) -> dict[str, Kernel]:
 
 def kernel_of(launch: Launch) -> Kernel | None:
     """The launched kernel's machine code, if nvcc and nvdisasm are here."""
-    if not (NVCC and tool("nvdisasm") and tool("cuobjdump")):
+    if not (NVCC and CUOBJDUMP and tool("nvdisasm")):
         return None
     places = {site.place.split(":")[0] for site in launch.sites}
     sources = [CSRC / place for place in sorted(places) if place.endswith(".cu")]

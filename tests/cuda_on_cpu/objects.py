@@ -1,4 +1,4 @@
-"""What nvcc makes of csrc/cuda: object files, their resources and their instructions."""
+"""What nvcc makes of csrc/cuda: kernels for a GPU, their resources and their instructions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,26 +33,40 @@ CUOBJDUMP = tool("cuobjdump")
 
 
 def compiled(source: Path) -> Path:
-    """The object file for ARCHS, made once for each state of the sources."""
+    """The kernels of a source for ARCHS, without its host code, once for each state of the sources."""
     folder = folder_for("cuda", ARCHS, CSRC.glob("c*/**/*.[ch]*"))
-    target = folder / f"{source.stem}.o"
+    target = folder / f"{source.stem}.fatbin"
     if not target.exists():
         codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHS]
-        scratch = target.with_suffix(f".{os.getpid()}.o")
-        run([NVCC, "-O3", "-std=c++20", f"-I{CSRC}", *codes, "-c", source, "-o", scratch])
+        scratch = target.with_suffix(f".{os.getpid()}.fatbin")
+        options = ["-O3", "-std=c++20", "-lineinfo", f"-I{CSRC}"]
+        run([NVCC, *options, *codes, "-fatbin", source, "-o", scratch])
         scratch.rename(target)
     return target
 
 
+def cubin(source: Path, arch: str) -> Path:
+    """The kernels of a source for one of ARCHS, with the lines that they come from."""
+    kernels = compiled(source)
+    target = kernels.with_suffix(f".sm_{arch}.cubin")
+    if not target.exists():
+        with tempfile.TemporaryDirectory(dir=kernels.parent) as scratch:
+            command = [CUOBJDUMP, "--extract-elf", f"sm_{arch}.cubin", kernels]
+            subprocess.run(command, cwd=scratch, check=True, capture_output=True)
+            (found,) = Path(scratch).iterdir()
+            found.rename(target)
+    return target
+
+
 def compiled_all(sources: Iterable[Path] | None = None) -> list[Path]:
-    """The object files of these sources, by default of all kernels."""
+    """The files of kernels of these sources, by default of all."""
     sources = sorted(sources or (CSRC / "cuda").rglob("*.cu"))
     with ThreadPoolExecutor() as pool:
         return list(pool.map(compiled, sources))
 
 
 def dump(objects: Iterable[Path], *options: str) -> str:
-    """What cuobjdump says of the object files."""
+    """What cuobjdump says of these files."""
     texts = [
         subprocess.run([CUOBJDUMP, *options, o], capture_output=True, text=True, check=True).stdout
         for o in objects
