@@ -91,6 +91,7 @@ class Way(NamedTuple):
         conv: its geometry.
         dtype: of both.
         native: whether the processor is taken for one that multiplies 16 bits the fastest.
+        avx2: the function's name with AVX2, if it is another.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Way(NamedTuple):
     conv: Conv2d
     dtype: torch.dtype = torch.float32
     native: bool = False
+    avx2: str | None = None
 
 
 def geometry(stride=1, padding=0, dilation=1, groups=1) -> Conv2d:
@@ -112,8 +114,21 @@ WAYS = [
     Way("onednn_conv2d", (1, 64, 28, 28), (64, 16, 3, 3), geometry(2, 1, groups=4)),
     Way("im2col_conv2d", (1, 8, 40, 40), (64, 8, 1, 1), geometry()),
     Way("onednn_conv2d", (1, 8, 96, 96), (64, 8, 3, 3), geometry(2, 1)),
-    Way("_by_layout", (1, 8, 96, 96), (64, 8, 1, 1), geometry()),
-    Way("onednn_conv2d", (1, 32, 56, 56), (32, 1, 5, 5), geometry(1, 2, groups=32)),
+    Way("by_layout", (1, 8, 96, 96), (64, 8, 1, 1), geometry()),
+    Way(
+        "onednn_conv2d",
+        (1, 32, 56, 56),
+        (32, 1, 5, 5),
+        geometry(1, 2, groups=32),
+        avx2="by_layout",
+    ),
+    Way(
+        "depthwise_conv2d",
+        (1, 16, 184, 184),
+        (16, 1, 3, 3),
+        geometry(2, 1, groups=16),
+        avx2="by_layout",
+    ),
     Way("_by_live_tap", (1, 16, 6, 6), (8, 16, 3, 3), geometry(1, 6, 6)),
     Way("depthwise_conv2d", (2, 8, 9, 9), (8, 1, 3, 3), geometry(1, 12, 12, groups=8)),
     Way("_by_reference", (1, 4, 9, 9), (4, 4, 3, 3), geometry(1, 1), torch.float64),
@@ -138,7 +153,8 @@ def test_every_way_of_a_convolution(way, only, monkeypatch, request):
     request.addfinalizer(CPU_PLANS.clear)
     x, weight = torch.randn(way.x).to(way.dtype), torch.randn(way.weight).to(way.dtype)
     plan = cpu_plan.plan(x, weight, way.conv, "relu", bare=False)
-    assert plan.func.__name__ == way.name
+    name = way.avx2 if way.avx2 and extension.simd_level() == "avx2" else way.name
+    assert plan.func.__name__ == name
     channels = weight.shape[0]
     operands = {name: torch.randn(channels) for name in ("bias", "scale", "shift")}
     operands["residual"] = torch.randn(

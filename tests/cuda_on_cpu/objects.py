@@ -33,7 +33,7 @@ CUOBJDUMP = tool("cuobjdump")
 
 
 def compiled(source: Path) -> Path:
-    """The kernels of a source for ARCHS, without its host code, once for each state of the sources."""
+    """The kernels of a source for ARCHS, without host code, once for each state of the sources."""
     folder = folder_for("cuda", ARCHS, CSRC.glob("c*/**/*.[ch]*"))
     target = folder / f"{source.stem}.fatbin"
     if not target.exists():

@@ -43,6 +43,9 @@ class ConvCosts(NamedTuple):
             wider ones another kernel runs, which takes 10 to 50 times as long.
         depthwise_outputs: number of outputs below which our 3x3 depthwise kernel is faster than
             oneDNN's: with AVX2 as many as the second-level cache holds, with AVX-512 any number.
+        depthwise_planes: number of products from which torch's convolution is the faster one for
+            contiguous maps, which oneDNN brings into blocks of channels: 0.5 to 0.9 of the time of
+            our way through channels_last, measured on an AMD Zen 3. Infinite where not measured.
     """
 
     flops: float
@@ -60,6 +63,7 @@ class ConvCosts(NamedTuple):
     im2col_depth: float
     depthwise_reach: int
     depthwise_outputs: float
+    depthwise_planes: float
 
     def winograd(
         self, shape: Sequence[int], out_channels: int, dilation: Sequence[int], fast: bool
@@ -163,6 +167,7 @@ COSTS = {
         im2col_depth=16_000,
         depthwise_reach=6,
         depthwise_outputs=math.inf,
+        depthwise_planes=math.inf,
     ),
     "avx2": ConvCosts(
         flops=140,
@@ -180,6 +185,7 @@ COSTS = {
         im2col_depth=16_000,
         depthwise_reach=4,
         depthwise_outputs=1e6,
+        depthwise_planes=1e6,
     ),
 }
 """Costs by SIMD level. The portable level has no multiply-add, so that oneDNN always wins there."""
@@ -200,11 +206,15 @@ DEPTHWISE_PRODUCTS = 2_000_000
 """Number of products below which our depthwise kernel is the faster one for other sizes than 3x3.
 oneDNN's is 10 to 35 % faster, but its call takes longer, the more so within a network."""
 
-DEPTHWISE_PIXELS = 1024
-"""Number of pixels of a contiguous map from which a 3x3 depthwise convolution of stride 1 is the
-faster one in that layout. On smaller ones, and at other strides, that takes 1.1 to 6 times as long
-as through channels_last: measured on an AMD Zen 3 with AVX2, at rates 1 and 6, on maps of 4 x 4 to
-65 x 65."""
+DEPTHWISE_PIXELS = 2048
+"""Number of pixels of a contiguous map from which a 3x3 depthwise convolution of stride 1, and its
+gradients, are the faster ones in that layout. On smaller ones, and at other strides, that takes 1.1
+to 6 times as long as through channels_last: measured on an AMD Zen 3 with AVX2, at rates 1 to 6, on
+maps of 4 x 4 to 129 x 129. Other kernels take 3 to 20 times as long."""
+
+STRIDED_BYTES = 2 << 20
+"""Bytes of contiguous x from which torch's 3x3 depthwise convolution with a stride and an epilogue
+is faster than ours through channels_last, on an AMD Zen 3 with AVX2."""
 
 FUSED_OUTPUTS = 2
 """Number of outputs per element of x from which oneDNN fuses a ReLU: its ReLU turns NaN into 0, so

@@ -13,17 +13,24 @@ from fastseg._core.float32_precision import reduced_on_cpu
 from fastseg._core.formulas import compute_dtype
 from fastseg._core.library import cpu_kernel
 from fastseg.ops.conv.cpu_costs import WEIGHT_GRADIENT_CHANNELS
-from fastseg.ops.conv.cpu_kernels import run_winograd, run_winograd_weight, winograd_weight
-from fastseg.ops.conv.cpu_plan import is_depthwise, is_native, plan, prefers_winograd
-from fastseg.ops.conv.dense_conv2d_weight_grad import dense_conv2d_weight_grad
-from fastseg.ops.conv.depthwise_conv2d import (
-    depthwise_conv2d_input_grad,
-    depthwise_conv2d_weight_grad,
+from fastseg.ops.conv.cpu_kernels import (
+    depthwise_input_grad,
+    depthwise_weight_grad,
+    run_winograd,
+    run_winograd_weight,
+    winograd_weight,
 )
+from fastseg.ops.conv.cpu_plan import (
+    by_layout,
+    is_depthwise,
+    is_native,
+    plan,
+    prefers_winograd,
+    torch_wins_on_planes,
+)
+from fastseg.ops.conv.dense_conv2d_weight_grad import dense_conv2d_weight_grad
 
 run_dense_weight_grad = cpu_kernel(dense_conv2d_weight_grad)
-run_depthwise_input_grad = cpu_kernel(depthwise_conv2d_input_grad)
-run_depthwise_weight_grad = cpu_kernel(depthwise_conv2d_weight_grad)
 
 
 def plan_input_grad(
@@ -42,9 +49,13 @@ def plan_input_grad(
     """
     channels = weight.shape[1] * conv.groups
     if is_depthwise(channels, weight, conv):
-        return lambda grad, weight, keep: run_depthwise_input_grad(
-            grad, weight, input_size, *conv[:3]
-        )
+        size = (*grad.shape[:2], *input_size)
+        ours = partial(_depthwise_input_grad, input_size=input_size, conv=conv)
+        undilated = conv.dilation == (1, 1)  # others take torch up to ten times as long
+        if undilated and torch_wins_on_planes(size, grad.dtype, weight.shape[2:], conv, bare=True):
+            by_torch = partial(_input_grad_by_torch, size=size, conv=conv)
+            return partial(by_layout, planes=by_torch, channels_last=ours)
+        return ours
     if prefers_winograd(grad, weight.transpose(0, 1), conv):
         return partial(_winograd_input_grad, conv=conv)
     if conv.groups == 1 and conv.stride == (1, 1) and grad.dtype == torch.float32:
@@ -54,10 +65,15 @@ def plan_input_grad(
         geometry = Conv2d((1, 1), padding, conv.dilation, 1)
         convolve = plan(grad, weight.transpose(0, 1), geometry, "", bare=True)
         return partial(_adjoint_input_grad, convolve=convolve)
-    size = (grad.shape[0], channels, *input_size)
-    return lambda grad, weight, keep: convolution_backward(
-        grad, _empty_in_layout_of(grad, size), weight, conv, 0
-    )
+    return partial(_input_grad_by_torch, size=(grad.shape[0], channels, *input_size), conv=conv)
+
+
+def _depthwise_input_grad(grad: Tensor, weight: Tensor, keep: bool, input_size, conv: Conv2d):
+    return depthwise_input_grad(grad, weight, input_size, conv)
+
+
+def _input_grad_by_torch(grad: Tensor, weight: Tensor, keep: bool, size, conv: Conv2d) -> Tensor:
+    return convolution_backward(grad, _empty_in_layout_of(grad, size), weight, conv, 0)
 
 
 def _winograd_input_grad(grad: Tensor, weight: Tensor, keep: bool, conv: Conv2d) -> Tensor:
@@ -92,7 +108,7 @@ def plan_weight_grad(
     size = (grad.shape[1], x.shape[1] // conv.groups, *kernel_size)
     geometry = (kernel_size, *conv[:3])
     if conv.groups > 1 and conv.groups == x.shape[1] == grad.shape[1]:
-        return lambda x, grad: run_depthwise_weight_grad(x, grad, *geometry)
+        return lambda x, grad: depthwise_weight_grad(x, grad, kernel_size, conv)
     many = x.shape[1] >= WEIGHT_GRADIENT_CHANNELS
     dense = conv.groups == 1 and x.dtype != torch.float64 and many
     if dense and not (is_native(x.dtype) and conv.dilation == (1, 1)):

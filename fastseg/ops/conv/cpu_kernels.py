@@ -19,6 +19,8 @@ from fastseg.ops.conv.image_layout import in_layout, is_channels_last
 from fastseg.ops.conv.prepared_weights import prepared
 
 run_depthwise = cpu_kernel(depthwise.depthwise_conv2d)
+run_depthwise_input_grad = cpu_kernel(depthwise.depthwise_conv2d_input_grad)
+run_depthwise_weight_grad = cpu_kernel(depthwise.depthwise_conv2d_weight_grad)
 run_im2col = cpu_kernel(im2col.im2col_conv2d)
 run_winograd = cpu_kernel(winograd.winograd_conv2d)
 run_winograd_weight = cpu_kernel(winograd.winograd_conv2d_weight)
@@ -65,23 +67,47 @@ def im2col_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activat
 
 
 def depthwise_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activation) -> Tensor:
-    """Convolves each channel by itself.
-
-    Contiguous float32 maps go through channels_last where that is faster: their kernel has too many
-    taps for the registers if it is not 3x3, and its vectors are not full on small maps.
-    """
-    arguments = (weight, bias, scale, shift)
-    geometry = (*conv[:3], activation)
-    if (
-        x.dtype != torch.float32
-        or x.is_contiguous(memory_format=torch.channels_last)
-        or (
-            tuple(weight.shape[2:]) == (3, 3)
-            and conv.stride == (1, 1)
-            and x.shape[2] * x.shape[3] >= DEPTHWISE_PIXELS
-        )
-    ):
+    """Convolves each channel by itself."""
+    arguments, geometry = (weight, bias, scale, shift), (*conv[:3], activation)
+    if is_read_as_it_lies(x, weight.shape[2:], conv):
         return run_depthwise(x, *arguments, residual, *geometry)
     residual = None if residual is None else in_layout(residual, True)
     y = run_depthwise(in_layout(x, True), *arguments, residual, *geometry)
     return y if is_channels_last(x) else in_layout(y, False)
+
+
+def depthwise_input_grad(
+    grad: Tensor, weight: Tensor, input_size: Sequence[int], conv: Conv2d
+) -> Tensor:
+    """Returns the gradient of the input of a depthwise convolution, in grad's layout."""
+    arguments = (weight, input_size, *conv[:3])
+    if is_read_as_it_lies(grad, weight.shape[2:], conv):
+        return run_depthwise_input_grad(grad, *arguments)
+    out = run_depthwise_input_grad(in_layout(grad, True), *arguments)
+    return out if is_channels_last(grad) else in_layout(out, False)
+
+
+def depthwise_weight_grad(
+    x: Tensor, grad: Tensor, kernel_size: Sequence[int], conv: Conv2d
+) -> Tensor:
+    """Returns the gradient of the weight of a depthwise convolution."""
+    arguments = (kernel_size, *conv[:3])
+    if is_read_as_it_lies(x, kernel_size, conv):
+        return run_depthwise_weight_grad(x, grad, *arguments)
+    out = run_depthwise_weight_grad(in_layout(x, True), in_layout(grad, True), *arguments)
+    return out if is_channels_last(x) else out.flatten().view(out.shape)
+
+
+def is_read_as_it_lies(x: Tensor, kernel_size: Sequence[int], conv: Conv2d) -> bool:
+    """Whether the depthwise kernels for x's layout are faster than those for channels_last.
+
+    Those for contiguous maps have too many taps for the registers if the kernel is not 3x3, and
+    their vectors are not full on small maps.
+    """
+    if x.is_contiguous(memory_format=torch.channels_last):
+        return True
+    if tuple(kernel_size) != (3, 3):
+        return False
+    if x.dtype != torch.float32:
+        return True
+    return conv.stride == (1, 1) and x.shape[2] * x.shape[3] >= DEPTHWISE_PIXELS

@@ -2,6 +2,7 @@
 
 - Winograd's pieces: 3x3 taps, stride 1, "same" padding and one group.
 - Our depthwise kernel: where oneDNN does not have a fast one.
+- torch's depthwise convolution: contiguous maps, where it is faster than ours in channels_last.
 - im2col: maps of few pixels, and 1x1 kernels on those of some thousand and on all that are
   contiguous. It takes the weight as it is; all others are prepared and compared with what was
   prepared in each call.
@@ -30,16 +31,19 @@ from fastseg._core import extension
 from fastseg import reference
 from fastseg._core.conv2d import Conv2d, in_layout_of, is_bare, live_range
 from fastseg._core.float32_precision import reduced_on_cpu
+from fastseg._core.formulas import ACTIVATION_IN_PLACE
 from fastseg._core.remember import MOST_CALLS
 from fastseg.ops.conv.cpu_costs import (
     COSTS,
     DEPTHWISE_BYTES,
+    DEPTHWISE_PIXELS,
     DEPTHWISE_PRODUCTS,
     GRADIENT_OVERHEAD,
     NATIVE_RATE,
+    STRIDED_BYTES,
 )
 from fastseg.ops.conv.cpu_kernels import depthwise_conv2d, im2col_conv2d, winograd_conv2d
-from fastseg.ops.conv.cpu_onednn import onednn_conv2d
+from fastseg.ops.conv.cpu_onednn import has_onednn, onednn_conv2d
 from fastseg.ops.conv.image_layout import is_channels_last
 
 
@@ -59,6 +63,11 @@ def plan(
         A function of x, weight, bias, scale, shift and residual.
     """
     depthwise = is_depthwise(x.shape[1], weight, conv)
+    if depthwise and torch_wins_on_planes(x.shape, x.dtype, weight.shape[2:], conv, bare):
+        by_torch = partial(_depthwise_by_torch, conv=conv, activation=activation)
+        ours = owns_depthwise(x, weight.shape[2:], conv, bare)
+        others = partial(depthwise_conv2d if ours else onednn_conv2d, **by_torch.keywords)
+        return partial(by_layout, planes=by_torch, channels_last=others)
     if depthwise and owns_depthwise(x, weight.shape[2:], conv, bare):
         return partial(depthwise_conv2d, conv=conv, activation=activation)
     if x.dtype == torch.float64:
@@ -85,7 +94,7 @@ def plan(
         return partial(winograd_conv2d, conv=conv, activation=activation)
     by_onednn = partial(onednn_conv2d, conv=conv, activation=activation)
     if suits_planes(weight.shape, conv):
-        return partial(_by_layout, planes=by_product, channels_last=by_onednn)
+        return partial(by_layout, planes=by_product, channels_last=by_onednn)
     return by_onednn
 
 
@@ -101,7 +110,8 @@ def _by_reference(x, weight, bias, scale, shift, residual, conv, activation):
     return in_layout_of(x, y)
 
 
-def _by_layout(x, *others, planes, channels_last):
+def by_layout(x, *others, planes, channels_last):
+    """Returns what one of two functions returns, by the layout of their first argument."""
     return channels_last(x, *others) if is_channels_last(x) else planes(x, *others)
 
 
@@ -117,6 +127,21 @@ def _middle_of(weight: Tensor) -> Tensor:
 
 def _by_torch(x, weight, bias, scale, shift, residual, conv):
     return F.conv2d(x, weight, None, *conv)
+
+
+def _depthwise_by_torch(x, weight, bias, scale, shift, residual, conv, activation):
+    """Convolves contiguous float32 maps; what follows is done in place."""
+    # As it lies the weight might ask for another layout of the output.
+    weight = weight.flatten().view(weight.shape)
+    scale, bias, shift = (t if t is None else t.float() for t in (scale, bias, shift))
+    y = F.conv2d(x, weight, bias, *conv)
+    if scale is not None:
+        y.mul_(scale[:, None, None])
+    if shift is not None:
+        y.add_(shift[:, None, None])
+    if residual is not None:
+        y.add_(residual)
+    return ACTIVATION_IN_PLACE[activation](y) if activation else y
 
 
 def _widened_winograd(x, weight, bias, scale, shift, residual, conv, activation):
@@ -187,6 +212,41 @@ def owns_depthwise(x: Tensor, kernel_size: Sequence[int], conv: Conv2d, bare: bo
         large = x.numel() * x.element_size() >= DEPTHWISE_BYTES
         return outputs < costs.depthwise_outputs or large
     return outputs * math.prod(kernel_size) < DEPTHWISE_PRODUCTS
+
+
+def torch_wins_on_planes(
+    shape: Sequence[int], dtype: torch.dtype, kernel_size: Sequence[int], conv: Conv2d, bare: bool
+) -> bool:
+    """Whether torch's depthwise convolution is the fastest for float32 maps that are contiguous.
+
+    Ours brings most of them to channels_last and back. With an epilogue that pays for 3x3 kernels,
+    unless they have a stride and x is large.
+
+    Args:
+        shape: (N, C, H, W) of x.
+        dtype: x's dtype.
+        kernel_size: (kh, kw).
+        conv: the geometry.
+        bare: whether nothing follows the convolution, which is so in training.
+    """
+    costs = COSTS.get(extension.simd_level())
+    if costs is None or dtype != torch.float32 or conv.padding[1] > costs.depthwise_reach:
+        return False
+    size = conv.output_size(shape[2:], kernel_size)
+    if shape[0] * shape[1] * math.prod((*size, *kernel_size)) < costs.depthwise_planes:
+        return False
+    if tuple(kernel_size) != (3, 3):
+        return has_onednn()
+    if conv.stride != (1, 1):
+        return (bare or 4 * math.prod(shape) >= STRIDED_BYTES) and has_onednn()
+    return bare and math.prod(shape[2:]) < DEPTHWISE_PIXELS and has_onednn()
+
+
+def owns_planes(x: Tensor, kernel_size: Sequence[int], conv: Conv2d) -> bool:
+    """Whether our depthwise kernel with its epilogue is the fastest for contiguous maps."""
+    if torch_wins_on_planes(x.shape, x.dtype, kernel_size, conv, False):
+        return False
+    return owns_depthwise(x, kernel_size, conv, False)
 
 
 def prefers_im2col(x: Tensor, weight: Tensor, conv: Conv2d) -> bool:

@@ -74,7 +74,7 @@ def owns(conv: nn.Conv2d, x: Tensor, gradient: bool) -> bool:
     if geometry is None:
         return False
     if conv.groups > 1:
-        return not is_compiling() and cpu_plan.owns_depthwise(x, conv.kernel_size, geometry, False)
+        return not is_compiling() and cpu_plan.owns_planes(x, conv.kernel_size, geometry)
     if is_compiling():
         return True
     faster = cpu_plan.trains_faster if gradient else cpu_plan.prefers_winograd
