@@ -39,10 +39,12 @@ class CodeRows {
         whole_end_(pool.w.windows) {
     while (whole_begin_ < whole_end_ && !pool.w.whole(whole_begin_)) ++whole_begin_;
     while (whole_end_ > whole_begin_ && !pool.w.whole(whole_end_ - 1)) --whole_end_;
+    tap_.fill({kNoTap, kNoTap});
     for (int code = 0; code < pool.taps(); ++code) {
-      tap_[code] = {static_cast<uint8_t>(code / pool.w.kernel),
-                    static_cast<uint8_t>(code % pool.w.kernel)};
+      tap_[code] = {static_cast<uint16_t>(code / pool.w.kernel),
+                    static_cast<uint16_t>(code % pool.w.kernel)};
     }
+    for (int64_t j = 0; j < pool.w.windows; ++j) columns_.push_back(taps_of(pool.w, j));
   }
 
   // The codes of row i of plane (or image) `plane`. Valid until the next call.
@@ -73,9 +75,23 @@ class CodeRows {
   bool bad() const { return bad_; }
 
  private:
+  static constexpr uint16_t kNoTap = UINT16_MAX;
+
   struct Tap {
-    uint8_t ki, kj;
+    uint16_t ki, kj;
   };
+
+  // The taps of a window that lie inside the plane, along one axis.
+  struct TapRange {
+    uint16_t first, count;
+
+    bool holds(uint16_t tap) const { return static_cast<uint16_t>(tap - first) < count; }
+  };
+
+  static TapRange taps_of(const PoolAxis& axis, int64_t window) {
+    const int first = axis.first_tap(window), count = axis.end_tap(window) - first;
+    return {static_cast<uint16_t>(first), static_cast<uint16_t>(std::max(count, 0))};
+  }
 
   // Groups run along w, or along the channels of one window.
   const uint8_t* unpacked(int64_t index, int64_t count) {
@@ -105,23 +121,21 @@ class CodeRows {
 
   bool good(const uint8_t* codes, int64_t i, int64_t count) const {
     const PoolAxis& h = pool_.h;
-    if (h.whole(i) && h.whole(i + count - 1) && whole_begin_ == 0 &&
-        whole_end_ == pool_.w.windows) {
-      return below_taps(codes, count * size_);
+    if (!below_taps(codes, count * size_)) return false;
+    if (whole_begin_ == 0 && whole_end_ == pool_.w.windows && h.whole(i) &&
+        h.whole(i + count - 1)) {
+      return true;
     }
+    bool inside = true;
     for (int64_t r = 0; r < count; ++r) {
-      if (!good_row(codes + r * size_, i + r)) return false;
+      // Windows [first, end) reach nowhere out of the plane.
+      const bool whole = h.whole(i + r);
+      const int64_t first = whole ? whole_begin_ : pool_.w.windows;
+      const int64_t end = whole ? whole_end_ : pool_.w.windows;
+      const uint8_t* const row = codes + r * size_;
+      inside &= land_inside(row, i + r, 0, first) && land_inside(row, i + r, end, pool_.w.windows);
     }
-    return true;
-  }
-
-  bool good_row(const uint8_t* codes, int64_t i) const {
-    // Windows [first, end) reach nowhere out of the plane.
-    const bool whole = pool_.h.whole(i);
-    const int64_t first = whole ? whole_begin_ : pool_.w.windows;
-    const int64_t end = whole ? whole_end_ : pool_.w.windows;
-    return below_taps(codes + first * lanes_, (end - first) * lanes_) &&
-           land_inside(codes, i, 0, first) && land_inside(codes, i, end, pool_.w.windows);
+    return inside;
   }
 
   bool below_taps(const uint8_t* codes, int64_t size) const {
@@ -132,17 +146,16 @@ class CodeRows {
   }
 
   bool land_inside(const uint8_t* codes, int64_t i, int64_t first, int64_t end) const {
-    const PoolAxis &h = pool_.h, &w = pool_.w;
+    const TapRange above = taps_of(pool_.h, i);
+    bool inside = true;
     for (int64_t j = first; j < end; ++j) {
+      const TapRange beside = columns_[j];
       for (int64_t c = 0; c < lanes_; ++c) {
-        const uint8_t code = codes[j * lanes_ + c];
-        if (code >= pool_.taps() || !h.inside(h.coordinate(i, tap_[code].ki)) ||
-            !w.inside(w.coordinate(j, tap_[code].kj))) {
-          return false;
-        }
+        const Tap tap = tap_[codes[j * lanes_ + c]];
+        inside &= above.holds(tap.ki) && beside.holds(tap.kj);
       }
     }
-    return true;
+    return inside;
   }
 
   const Pool2d pool_;
@@ -151,7 +164,8 @@ class CodeRows {
   const int64_t size_;
   int64_t whole_begin_ = 0;
   int64_t whole_end_;
-  std::array<Tap, 256> tap_{};
+  std::array<Tap, 256> tap_;
+  std::vector<TapRange> columns_;
   std::vector<uint8_t> scratch_;
   const uint8_t* row_ = nullptr;
   int64_t current_ = -1;

@@ -196,18 +196,33 @@ void rows_of_any_window(const MaxUnpool2d<T>& op, int64_t begin, int64_t end) {
       for (int64_t stretch = 0; stretch < channels; stretch += kStretch) {
         const int64_t n = std::min(kStretch, channels - stretch);
         T* p = out.reserve(n);
-        for_blocks<kLanes<T>>(0, n, [&](auto lanes, int64_t c) {
+        const auto gather = [&](auto lanes, auto vectors, int64_t c) {
           using S = Simd<T, lanes>;
-          typename S::Value sum{};
+          typename S::Value sums[vectors] = {};
           for (const Row& row : rows) {
             for (const auto& [j, kj] : beside[x]) {
               const int64_t at = j * channels + stretch + c;
-              const auto here = S::load_codes(row.codes + at) == S::fill_code(row.first_code + kj);
-              sum = combined<kAccumulate>(sum, S::load(row.values + at), here);
+              const auto code = S::fill_code(row.first_code + kj);
+              for (int v = 0; v < vectors; ++v) {
+                const auto here = S::load_codes(row.codes + at + v * lanes) == code;
+                sums[v] =
+                    combined<kAccumulate>(sums[v], S::load(row.values + at + v * lanes), here);
+              }
             }
           }
-          S::store(p + c, sum);
-        });
+          for (int v = 0; v < vectors; ++v) S::store(p + c + v * lanes, sums[v]);
+        };
+        // Several vectors at a time, since few windows cover a position.
+        constexpr std::integral_constant<int, 4> kVectors;
+        constexpr std::integral_constant<int, kLanes<T>> kFull;
+        int64_t c = 0;
+        for (; c + kVectors * kFull <= n; c += kVectors * kFull) gather(kFull, kVectors, c);
+        if (c < n) {  // the last vector is moved back, so that it is whole
+          const int64_t rest = std::min(c, std::max<int64_t>(n - kFull, 0));
+          for_blocks<kLanes<T>>(rest, n, [&](auto lanes, int64_t at) {
+            gather(lanes, std::integral_constant<int, 1>{}, at);
+          });
+        }
         out.advance(n);
       }
     }
