@@ -192,6 +192,22 @@ void contiguous(const MaxPool2d<T, Scale>& op, const Affine& prologue, int64_t b
   }
 }
 
+// Two vectors of channels of a window, so that a tap's offset and code are looked up once for both.
+template <int L, class T, class Load>
+void pool_pair(const Taps& taps, const T* p, const Load& left, const Load& right, T* values,
+               uint8_t* codes) {
+  using S = Simd<T, L>;
+  const auto load = [&](int t, int v) { return S::load(p + taps.offset[t] + v * L); };
+  Maxima<T, L> first(left.first(load(0, 0)), taps.first_code);
+  Maxima<T, L> second(right.first(load(0, 1)), taps.first_code);
+  for (int t = 1; t < taps.count; ++t) {
+    first.take(left.later(load(t, 0)), taps.code[t]);
+    second.take(right.later(load(t, 1)), taps.code[t]);
+  }
+  first.store(values, codes);
+  second.store(values + L, codes + L);
+}
+
 template <class T, class Scale, class Affine>
 void channels_last(const MaxPool2d<T, Scale>& op, const Affine& prologue, int64_t begin,
                    int64_t end) {
@@ -211,8 +227,19 @@ void channels_last(const MaxPool2d<T, Scale>& op, const Affine& prologue, int64_
         const int64_t size = std::min(kStretch, channels - stretch);
         T* v = values.reserve(size);
         uint8_t* k = codes.reserve(size);
+        int64_t paired = 0;
+        if (kSpecialForms<T> && taps.count > 4) {
+          constexpr int L = kLanes<T>;
+          for (; paired + 2 * L <= size; paired += 2 * L) {
+            const int64_t c = stretch + paired;
+            pool_pair<L>(taps, p + c, prologue.template channels<L>(c),
+                         prologue.template channels<L>(c + L), v + paired, k + paired);
+          }
+        }
         const auto pool_channels = [&](auto count) {
-          for_blocks<kLanes<T>>(0, size, [&](auto lanes, int64_t c) {
+          // The last vector is moved back, so that it is whole.
+          const int64_t whole = std::min(paired, std::max<int64_t>(size - kLanes<T>, 0));
+          for_blocks<kLanes<T>>(paired < size ? whole : size, size, [&](auto lanes, int64_t c) {
             const auto load = prologue.template channels<lanes>(stretch + c);
             pool_windows<lanes, count, 1>(taps, p + stretch + c, 1, load, v + c, k + c);
           });
