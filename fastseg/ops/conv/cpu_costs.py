@@ -216,6 +216,10 @@ STRIDED_BYTES = 2 << 20
 """Bytes of contiguous x from which torch's 3x3 depthwise convolution with a stride and an epilogue
 is faster than ours through channels_last, on an AMD Zen 3 with AVX2."""
 
+EPILOGUE_OUTPUTS = 100_000
+"""Number of outputs up to which an epilogue in place, three passes over them, takes less time than
+to look a prepared weight up: 50 microseconds within a network, on an AMD Zen 3."""
+
 FUSED_OUTPUTS = 2
 """Number of outputs per element of x from which oneDNN fuses a ReLU: its ReLU turns NaN into 0, so
 that x must be searched for NaN first, which costs a pass over x and saves one over the output."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastseg import reference
@@ -61,6 +62,22 @@ def onednn_conv2d(
     if activation:
         y = ACTIVATION_IN_PLACE[activation](y)
     return (y if channels_last else in_layout(y, False)).to(given)
+
+
+def torch_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activation) -> Tensor:
+    """Convolves float32 x by torch's convolution; what follows is done in place."""
+    scale, bias, shift = (t if t is None else t.float() for t in (scale, bias, shift))
+    y = F.conv2d(x, weight, bias, *conv)
+    if scale is not None and shift is not None and is_channels_last(y):
+        y = torch.addcmul(shift[:, None, None], y, scale[:, None, None])  # slow if contiguous
+    else:
+        if scale is not None:
+            y.mul_(scale[:, None, None])
+        if shift is not None:
+            y.add_(shift[:, None, None])
+    if residual is not None:
+        y.add_(residual)
+    return ACTIVATION_IN_PLACE[activation](y) if activation else y
 
 
 def onednn_weight(

@@ -6,7 +6,8 @@
 - im2col: maps of few pixels, and 1x1 kernels on those of some thousand and on all that are
   contiguous. It takes the weight as it is; all others are prepared and compared with what was
   prepared in each call.
-- oneDNN with a prepared weight, the batch norm's scale in it, and a fused epilogue: all else.
+- oneDNN with a prepared weight, the batch norm's scale in it, and a fused epilogue: all else; by
+  torch's convolution where x and the weight are in channels_last and little or nothing follows.
 
 A kernel whose taps all read padding but one is a 1x1 kernel, and the others' weights are not read.
 
@@ -31,19 +32,19 @@ from fastseg._core import extension
 from fastseg import reference
 from fastseg._core.conv2d import Conv2d, in_layout_of, is_bare, live_range
 from fastseg._core.float32_precision import reduced_on_cpu
-from fastseg._core.formulas import ACTIVATION_IN_PLACE
 from fastseg._core.remember import MOST_CALLS
 from fastseg.ops.conv.cpu_costs import (
     COSTS,
     DEPTHWISE_BYTES,
     DEPTHWISE_PIXELS,
     DEPTHWISE_PRODUCTS,
+    EPILOGUE_OUTPUTS,
     GRADIENT_OVERHEAD,
     NATIVE_RATE,
     STRIDED_BYTES,
 )
 from fastseg.ops.conv.cpu_kernels import depthwise_conv2d, im2col_conv2d, winograd_conv2d
-from fastseg.ops.conv.cpu_onednn import has_onednn, onednn_conv2d
+from fastseg.ops.conv.cpu_onednn import has_onednn, onednn_conv2d, torch_conv2d
 from fastseg.ops.conv.image_layout import is_channels_last
 
 
@@ -64,7 +65,7 @@ def plan(
     """
     depthwise = is_depthwise(x.shape[1], weight, conv)
     if depthwise and torch_wins_on_planes(x.shape, x.dtype, weight.shape[2:], conv, bare):
-        by_torch = partial(_depthwise_by_torch, conv=conv, activation=activation)
+        by_torch = partial(_planes_by_torch, conv=conv, activation=activation)
         ours = owns_depthwise(x, weight.shape[2:], conv, bare)
         others = partial(depthwise_conv2d if ours else onednn_conv2d, **by_torch.keywords)
         return partial(by_layout, planes=by_torch, channels_last=others)
@@ -95,6 +96,11 @@ def plan(
     by_onednn = partial(onednn_conv2d, conv=conv, activation=activation)
     if suits_planes(weight.shape, conv):
         return partial(by_layout, planes=by_product, channels_last=by_onednn)
+    outputs = (
+        x.shape[0] * weight.shape[0] * math.prod(conv.output_size(x.shape[2:], weight.shape[2:]))
+    )
+    if bare or outputs <= EPILOGUE_OUTPUTS:
+        return partial(_as_it_lies, conv=conv, activation=activation, others=by_onednn)
     return by_onednn
 
 
@@ -129,19 +135,20 @@ def _by_torch(x, weight, bias, scale, shift, residual, conv):
     return F.conv2d(x, weight, None, *conv)
 
 
-def _depthwise_by_torch(x, weight, bias, scale, shift, residual, conv, activation):
-    """Convolves contiguous float32 maps; what follows is done in place."""
+def _as_it_lies(x, weight, *epilogue, conv, activation, others):
+    """Convolves with a weight that is not prepared where oneDNN reads it as fast.
+
+    In channels_last it brings a weight into its form in the time in which a weight is compared with
+    what was prepared, and few outputs take less time than to look that up.
+    """
+    if is_channels_last(x) and weight.is_contiguous(memory_format=torch.channels_last):
+        return torch_conv2d(x, weight, *epilogue, conv, activation)
+    return others(x, weight, *epilogue)
+
+
+def _planes_by_torch(x, weight, *epilogue, conv, activation):
     # As it lies the weight might ask for another layout of the output.
-    weight = weight.flatten().view(weight.shape)
-    scale, bias, shift = (t if t is None else t.float() for t in (scale, bias, shift))
-    y = F.conv2d(x, weight, bias, *conv)
-    if scale is not None:
-        y.mul_(scale[:, None, None])
-    if shift is not None:
-        y.add_(shift[:, None, None])
-    if residual is not None:
-        y.add_(residual)
-    return ACTIVATION_IN_PLACE[activation](y) if activation else y
+    return torch_conv2d(x, weight.flatten().view(weight.shape), *epilogue, conv, activation)
 
 
 def _widened_winograd(x, weight, bias, scale, shift, residual, conv, activation):
