@@ -44,6 +44,7 @@ class CodeRows {
       tap_[code] = {static_cast<uint16_t>(code / pool.w.kernel),
                     static_cast<uint16_t>(code % pool.w.kernel)};
     }
+    for (int64_t i = 0; i < pool.h.windows; ++i) rows_.push_back(taps_of(pool.h, i));
     for (int64_t j = 0; j < pool.w.windows; ++j) columns_.push_back(taps_of(pool.w, j));
   }
 
@@ -129,7 +130,7 @@ class CodeRows {
     bool inside = true;
     for (int64_t r = 0; r < count; ++r) {
       // Windows [first, end) reach nowhere out of the plane.
-      const bool whole = h.whole(i + r);
+      const bool whole = rows_[i + r].count == h.kernel;
       const int64_t first = whole ? whole_begin_ : pool_.w.windows;
       const int64_t end = whole ? whole_end_ : pool_.w.windows;
       const uint8_t* const row = codes + r * size_;
@@ -146,7 +147,7 @@ class CodeRows {
   }
 
   bool land_inside(const uint8_t* codes, int64_t i, int64_t first, int64_t end) const {
-    const TapRange above = taps_of(pool_.h, i);
+    const TapRange above = rows_[i];
     bool inside = true;
     for (int64_t j = first; j < end; ++j) {
       const TapRange beside = columns_[j];
@@ -165,7 +166,7 @@ class CodeRows {
   int64_t whole_begin_ = 0;
   int64_t whole_end_;
   std::array<Tap, 256> tap_;
-  std::vector<TapRange> columns_;
+  std::vector<TapRange> rows_, columns_;
   std::vector<uint8_t> scratch_;
   const uint8_t* row_ = nullptr;
   int64_t current_ = -1;
