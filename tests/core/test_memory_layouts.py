@@ -129,6 +129,7 @@ WAYS = [
         geometry(2, 1, groups=16),
         avx2="by_layout",
     ),
+    Way("_by_groups", (2, 8, 5, 9), (12, 4, 3, 3), geometry(1, 6, 5, groups=2)),
     Way("_by_live_tap", (1, 16, 6, 6), (8, 16, 3, 3), geometry(1, 6, 6)),
     Way("depthwise_conv2d", (2, 8, 9, 9), (8, 1, 3, 3), geometry(1, 12, 12, groups=8)),
     Way("_by_reference", (1, 4, 9, 9), (4, 4, 3, 3), geometry(1, 1), torch.float64),

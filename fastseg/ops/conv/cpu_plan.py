@@ -93,13 +93,17 @@ def plan(
         return by_product
     if winograd:
         return partial(winograd_conv2d, conv=conv, activation=activation)
+    if any(p >= n for p, n in zip(conv.padding, x.shape[2:], strict=True)):
+        # oneDNN's bits would depend on the number of threads.
+        return by_product if conv.groups == 1 else partial(_by_groups, **by_product.keywords)
     by_onednn = partial(onednn_conv2d, conv=conv, activation=activation)
     if suits_planes(weight.shape, conv):
         return partial(by_layout, planes=by_product, channels_last=by_onednn)
     outputs = (
         x.shape[0] * weight.shape[0] * math.prod(conv.output_size(x.shape[2:], weight.shape[2:]))
     )
-    if bare or outputs <= EPILOGUE_OUTPUTS:
+    few = bare or outputs <= EPILOGUE_OUTPUTS
+    if few and torch_takes_onednn(x.shape, weight.shape, conv):
         return partial(_as_it_lies, conv=conv, activation=activation, others=by_onednn)
     return by_onednn
 
@@ -133,6 +137,19 @@ def _middle_of(weight: Tensor) -> Tensor:
 
 def _by_torch(x, weight, bias, scale, shift, residual, conv):
     return F.conv2d(x, weight, None, *conv)
+
+
+def _by_groups(x, weight, *epilogue, conv, activation):
+    """Convolves each group by itself as one matrix product."""
+    *vectors, residual = epilogue
+    count, of_group = conv.groups, conv._replace(groups=1)
+    given = [x.chunk(count, 1), weight.chunk(count), *(_chunks(v, count, 0) for v in vectors)]
+    groups = zip(*given, _chunks(residual, count, 1), strict=True)
+    return in_layout_of(x, torch.cat([im2col_conv2d(*g, of_group, activation) for g in groups], 1))
+
+
+def _chunks(t: Tensor | None, count: int, dim: int) -> Sequence[Tensor | None]:
+    return [None] * count if t is None else t.chunk(count, dim)
 
 
 def _as_it_lies(x, weight, *epilogue, conv, activation, others):
@@ -221,6 +238,18 @@ def owns_depthwise(x: Tensor, kernel_size: Sequence[int], conv: Conv2d, bare: bo
     return outputs * math.prod(kernel_size) < DEPTHWISE_PRODUCTS
 
 
+def torch_takes_onednn(shape: Sequence[int], weight_shape: Sequence[int], conv: Conv2d) -> bool:
+    """Whether torch's convolution of float32 is oneDNN's whatever the number of threads.
+
+    torch has other libraries, some with one thread alone, for 1x1 kernels and for one small image
+    (ConvParams::use_mkldnn in its Convolution.cpp); their bits depend on the number of threads.
+    """
+    if math.prod(weight_shape[2:]) == 1 and conv.stride == (1, 1):
+        return False
+    large = math.prod(shape) > 20480 or min(weight_shape[2:]) > 3
+    return conv.groups > 1 or shape[0] > 1 or large
+
+
 def torch_wins_on_planes(
     shape: Sequence[int], dtype: torch.dtype, kernel_size: Sequence[int], conv: Conv2d, bare: bool
 ) -> bool:
@@ -238,6 +267,8 @@ def torch_wins_on_planes(
     """
     costs = COSTS.get(extension.simd_level())
     if costs is None or dtype != torch.float32 or conv.padding[1] > costs.depthwise_reach:
+        return False
+    if not torch_takes_onednn(shape, (shape[1], 1, *kernel_size), conv):
         return False
     size = conv.output_size(shape[2:], kernel_size)
     if shape[0] * shape[1] * math.prod((*size, *kernel_size)) < costs.depthwise_planes:
