@@ -206,11 +206,12 @@ DEPTHWISE_PRODUCTS = 2_000_000
 """Number of products below which our depthwise kernel is the faster one for other sizes than 3x3.
 oneDNN's is 10 to 35 % faster, but its call takes longer, the more so within a network."""
 
-DEPTHWISE_PIXELS = 2048
+DEPTHWISE_PIXELS = 1600
 """Number of pixels of a contiguous map from which a 3x3 depthwise convolution of stride 1, and its
-gradients, are the faster ones in that layout. On smaller ones, and at other strides, that takes 1.1
-to 6 times as long as through channels_last: measured on an AMD Zen 3 with AVX2, at rates 1 to 6, on
-maps of 4 x 4 to 129 x 129. Other kernels take 3 to 20 times as long."""
+gradients, are about as fast in that layout, and soon faster. On smaller ones, and at other strides,
+that takes 1.1 to 6 times as long as through channels_last; at rate 2 up to 1.6 times until 3000
+pixels. Measured on an AMD Zen 3 with AVX2, at rates 1, 2 and 6, on maps of 4 x 4 to 129 x 129. Other
+kernels take 3 to 20 times as long."""
 
 STRIDED_BYTES = 2 << 20
 """Bytes of contiguous x from which torch's 3x3 depthwise convolution with a stride and an epilogue
