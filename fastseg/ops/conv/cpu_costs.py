@@ -210,8 +210,8 @@ DEPTHWISE_PIXELS = 1600
 """Number of pixels of a contiguous map from which a 3x3 depthwise convolution of stride 1, and its
 gradients, are about as fast in that layout, and soon faster. On smaller ones, and at other strides,
 that takes 1.1 to 6 times as long as through channels_last; at rate 2 up to 1.6 times until 3000
-pixels. Measured on an AMD Zen 3 with AVX2, at rates 1, 2 and 6, on maps of 4 x 4 to 129 x 129. Other
-kernels take 3 to 20 times as long."""
+pixels. Measured on an AMD Zen 3 with AVX2, at rates 1, 2 and 6, on maps of 4 x 4 to 129 x 129.
+Other kernels take 3 to 20 times as long."""
 
 STRIDED_BYTES = 2 << 20
 """Bytes of contiguous x from which torch's 3x3 depthwise convolution with a stride and an epilogue
