@@ -111,7 +111,7 @@ def geometry(stride=1, padding=0, dilation=1, groups=1) -> Conv2d:
 WAYS = [
     Way("winograd_conv2d", (1, 32, 24, 24), (32, 32, 3, 3), geometry(1, 1)),
     Way("im2col_conv2d", (1, 16, 5, 5), (8, 16, 3, 3), geometry(2, 1)),
-    Way("_as_it_lies", (1, 64, 28, 28), (64, 16, 3, 3), geometry(2, 1, groups=4)),
+    Way("as_it_lies", (1, 64, 28, 28), (64, 16, 3, 3), geometry(2, 1, groups=4)),
     Way("im2col_conv2d", (1, 8, 40, 40), (64, 8, 1, 1), geometry()),
     Way("onednn_conv2d", (1, 8, 96, 96), (64, 8, 3, 3), geometry(2, 1)),
     Way("by_layout", (1, 8, 96, 96), (64, 8, 1, 1), geometry()),
@@ -129,14 +129,14 @@ WAYS = [
         geometry(2, 1, groups=16),
         avx2="by_layout",
     ),
-    Way("_by_groups", (2, 8, 5, 9), (12, 4, 3, 3), geometry(1, 6, 5, groups=2)),
-    Way("_by_live_tap", (1, 16, 6, 6), (8, 16, 3, 3), geometry(1, 6, 6)),
+    Way("by_groups", (2, 8, 5, 9), (12, 4, 3, 3), geometry(1, 6, 5, groups=2)),
+    Way("by_live_tap", (1, 16, 6, 6), (8, 16, 3, 3), geometry(1, 6, 6)),
     Way("depthwise_conv2d", (2, 8, 9, 9), (8, 1, 3, 3), geometry(1, 12, 12, groups=8)),
-    Way("_by_reference", (1, 4, 9, 9), (4, 4, 3, 3), geometry(1, 1), torch.float64),
+    Way("by_reference", (1, 4, 9, 9), (4, 4, 3, 3), geometry(1, 1), torch.float64),
     Way("onednn_conv2d", (1, 6, 20, 20), (8, 6, 1, 1), geometry(), torch.bfloat16),
     Way("onednn_conv2d", (1, 8, 20, 20), (8, 8, 1, 1), geometry(), torch.bfloat16),
     Way("onednn_conv2d", (1, 8, 20, 20), (8, 8, 1, 1), geometry(), torch.bfloat16, native=True),
-    Way("_widened_winograd", (1, 32, 24, 24), (32, 32, 3, 3), geometry(1, 1), torch.bfloat16),
+    Way("widened_winograd", (1, 32, 24, 24), (32, 32, 3, 3), geometry(1, 1), torch.bfloat16),
 ]
 
 

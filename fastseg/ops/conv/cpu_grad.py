@@ -13,6 +13,7 @@ from fastseg._core.float32_precision import reduced_on_cpu
 from fastseg._core.formulas import compute_dtype
 from fastseg._core.library import cpu_kernel
 from fastseg.ops.conv.cpu_costs import WEIGHT_GRADIENT_CHANNELS
+from fastseg.ops.conv.cpu_forms import by_layout
 from fastseg.ops.conv.cpu_kernels import (
     depthwise_input_grad,
     depthwise_weight_grad,
@@ -21,7 +22,6 @@ from fastseg.ops.conv.cpu_kernels import (
     winograd_weight,
 )
 from fastseg.ops.conv.cpu_plan import (
-    by_layout,
     is_depthwise,
     is_native,
     plan,

@@ -65,7 +65,7 @@ def onednn_conv2d(
 
 
 def torch_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activation) -> Tensor:
-    """Convolves float32 x by torch's convolution; what follows is done in place."""
+    """Convolves by torch's convolution; what follows, for float32 alone, is done in place."""
     scale, bias, shift = (t if t is None else t.float() for t in (scale, bias, shift))
     y = F.conv2d(x, weight, bias, *conv)
     if scale is not None and shift is not None and is_channels_last(y):

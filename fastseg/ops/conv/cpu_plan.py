@@ -25,12 +25,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastseg._core import extension
-from fastseg import reference
-from fastseg._core.conv2d import Conv2d, in_layout_of, is_bare, live_range
+from fastseg._core.conv2d import Conv2d, is_bare, live_range
 from fastseg._core.float32_precision import reduced_on_cpu
 from fastseg._core.remember import MOST_CALLS
 from fastseg.ops.conv.cpu_costs import (
@@ -43,9 +41,18 @@ from fastseg.ops.conv.cpu_costs import (
     NATIVE_RATE,
     STRIDED_BYTES,
 )
+from fastseg.ops.conv.cpu_forms import (
+    as_it_lies,
+    by_groups,
+    by_layout,
+    by_live_tap,
+    by_reference,
+    middle_of,
+    planes_by_torch,
+    widened_winograd,
+)
 from fastseg.ops.conv.cpu_kernels import depthwise_conv2d, im2col_conv2d, winograd_conv2d
 from fastseg.ops.conv.cpu_onednn import has_onednn, onednn_conv2d, torch_conv2d
-from fastseg.ops.conv.image_layout import is_channels_last
 
 
 def plan(
@@ -64,29 +71,32 @@ def plan(
         A function of x, weight, bias, scale, shift and residual.
     """
     depthwise = is_depthwise(x.shape[1], weight, conv)
-    if depthwise and torch_wins_on_planes(x.shape, x.dtype, weight.shape[2:], conv, bare):
-        by_torch = partial(_planes_by_torch, conv=conv, activation=activation)
-        ours = owns_depthwise(x, weight.shape[2:], conv, bare)
-        others = partial(depthwise_conv2d if ours else onednn_conv2d, **by_torch.keywords)
-        return partial(by_layout, planes=by_torch, channels_last=others)
-    if depthwise and owns_depthwise(x, weight.shape[2:], conv, bare):
-        return partial(depthwise_conv2d, conv=conv, activation=activation)
+    if depthwise:
+        owned = owns_depthwise(x, weight.shape[2:], conv, bare)
+        run = partial(
+            depthwise_conv2d if owned else onednn_conv2d, conv=conv, activation=activation
+        )
+        if torch_wins_on_planes(x.shape, x.dtype, weight.shape[2:], conv, bare):
+            by_torch = partial(planes_by_torch, conv=conv, activation=activation)
+            return partial(by_layout, planes=by_torch, channels_last=run)
+        if owned:
+            return run
     if x.dtype == torch.float64:
-        return partial(_by_reference, conv=conv, activation=activation)
+        return partial(by_reference, conv=conv, activation=activation)
     if has_one_live_tap(x, weight, conv):
         point = Conv2d(conv.stride, (0, 0), (1, 1), 1)
-        run = plan(x, _middle_of(weight), point, activation, bare)
-        return partial(_by_live_tap, run=run)
+        run = plan(x, middle_of(weight), point, activation, bare)
+        return partial(by_live_tap, run=run)
     winograd = prefers_winograd(x, weight, conv)
     if x.dtype != torch.float32:
         # oneDNN pads other depths with zeros, which turn infinities into NaN.
         whole = depthwise or weight.shape[1] % 8 == 0
         if winograd:
-            return partial(_widened_winograd, conv=conv, activation=activation)
+            return partial(widened_winograd, conv=conv, activation=activation)
         if not (is_native(x.dtype) and whole):
             return partial(onednn_conv2d, conv=conv, activation=activation)
         if bare:
-            return partial(_by_torch, conv=conv)
+            return partial(torch_conv2d, conv=conv, activation="")
         return partial(onednn_conv2d, conv=conv, activation=activation, dtype=x.dtype)
     by_product = partial(im2col_conv2d, conv=conv, activation=activation)
     if prefers_im2col(x, weight, conv):
@@ -95,7 +105,7 @@ def plan(
         return partial(winograd_conv2d, conv=conv, activation=activation)
     if any(p >= n for p, n in zip(conv.padding, x.shape[2:], strict=True)):
         # oneDNN's bits would depend on the number of threads.
-        return by_product if conv.groups == 1 else partial(_by_groups, **by_product.keywords)
+        return by_product if conv.groups == 1 else partial(by_groups, **by_product.keywords)
     by_onednn = partial(onednn_conv2d, conv=conv, activation=activation)
     if suits_planes(weight.shape, conv):
         return partial(by_layout, planes=by_product, channels_last=by_onednn)
@@ -104,7 +114,7 @@ def plan(
     )
     few = bare or outputs <= EPILOGUE_OUTPUTS
     if few and torch_takes_onednn(x.shape, weight.shape, conv):
-        return partial(_as_it_lies, conv=conv, activation=activation, others=by_onednn)
+        return partial(as_it_lies, conv=conv, activation=activation, others=by_onednn)
     return by_onednn
 
 
@@ -113,65 +123,6 @@ def atrous_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activat
     bare = is_bare(bias, scale, shift, residual, activation)
     run = plan(x, weight, conv, activation, bare)
     return run(x, weight, bias, scale, shift, residual)
-
-
-def _by_reference(x, weight, bias, scale, shift, residual, conv, activation):
-    y = reference.atrous_conv2d(x, weight, bias, scale, shift, residual, *conv, activation)
-    return in_layout_of(x, y)
-
-
-def by_layout(x, *others, planes, channels_last):
-    """Returns what one of two functions returns, by the layout of their first argument."""
-    return channels_last(x, *others) if is_channels_last(x) else planes(x, *others)
-
-
-def _by_live_tap(x, weight, *epilogue, run):
-    return run(x, _middle_of(weight), *epilogue)
-
-
-def _middle_of(weight: Tensor) -> Tensor:
-    """Returns the weight of the tap in the middle, (Co, Ci, 1, 1)."""
-    v, h = weight.shape[2] // 2, weight.shape[3] // 2
-    return weight[:, :, v : v + 1, h : h + 1]
-
-
-def _by_torch(x, weight, bias, scale, shift, residual, conv):
-    return F.conv2d(x, weight, None, *conv)
-
-
-def _by_groups(x, weight, *epilogue, conv, activation):
-    """Convolves each group by itself as one matrix product."""
-    *vectors, residual = epilogue
-    count, of_group = conv.groups, conv._replace(groups=1)
-    given = [x.chunk(count, 1), weight.chunk(count), *(_chunks(v, count, 0) for v in vectors)]
-    groups = zip(*given, _chunks(residual, count, 1), strict=True)
-    return in_layout_of(x, torch.cat([im2col_conv2d(*g, of_group, activation) for g in groups], 1))
-
-
-def _chunks(t: Tensor | None, count: int, dim: int) -> Sequence[Tensor | None]:
-    return [None] * count if t is None else t.chunk(count, dim)
-
-
-def _as_it_lies(x, weight, *epilogue, conv, activation, others):
-    """Convolves with a weight that is not prepared where oneDNN reads it as fast.
-
-    In channels_last it brings a weight into its form in the time in which a weight is compared with
-    what was prepared, and few outputs take less time than to look that up.
-    """
-    if is_channels_last(x) and weight.is_contiguous(memory_format=torch.channels_last):
-        return torch_conv2d(x, weight, *epilogue, conv, activation)
-    return others(x, weight, *epilogue)
-
-
-def _planes_by_torch(x, weight, *epilogue, conv, activation):
-    # As it lies the weight might ask for another layout of the output.
-    return torch_conv2d(x, weight.flatten().view(weight.shape), *epilogue, conv, activation)
-
-
-def _widened_winograd(x, weight, bias, scale, shift, residual, conv, activation):
-    wide = None if residual is None else residual.float()
-    y = winograd_conv2d(x.float(), weight, bias, scale, shift, wide, conv, activation)
-    return y.to(x.dtype)
 
 
 @functools.cache
