@@ -114,13 +114,14 @@ def matrix_products(kernel, arch: int) -> int:
 
 
 def run_interpreted(script: Path):
-    """What a script prints as its last line, JSON, with Triton's interpreter.
+    """What a script prints as its last line, JSON, with Triton's interpreter, its accesses checked.
 
     A program of its own, since TRITON_INTERPRET must be set before Triton is imported.
     """
     root = str(Path(__file__).parents[1])
     paths = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": paths}
-    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    command = [sys.executable, "-m", "tests.triton_bounds", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"exit code {done.returncode}: {done.stderr}"
     return json.loads(done.stdout.splitlines()[-1])

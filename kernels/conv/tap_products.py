@@ -178,7 +178,8 @@ def add_taps_kernel(
     first_row = row // maps.out_height * maps.height
     channel = tl.arange(0, CHANNELS)[None, :]
     channel_exists = channel < maps.outputs
-    exists = (pixel < maps.out_pixels)[:, None] & channel_exists
+    pixel_exists = pixel < maps.out_pixels
+    exists = pixel_exists[:, None] & channel_exists
     sums = tl.zeros((PIXELS, CHANNELS), tl.float32)
     of_part = products
     for _ in range(maps.parts):
@@ -187,6 +188,7 @@ def add_taps_kernel(
                 entry = taps + (first + i) * COLUMN
                 top, left = y + tl.load(entry + 1), x + tl.load(entry + 2)
                 live = (top >= 0) & (top < maps.height) & (left >= 0) & (left < maps.width)
+                live &= pixel_exists
                 top = tl.where(live, top, 0)  # others may lie where 32 bits do not count
                 at = ((first_row + top) * maps.width + left) * maps.stride
                 at += tl.multiple_of(tl.load(entry), VECTOR)

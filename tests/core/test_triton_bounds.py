@@ -1,0 +1,22 @@
+"""The check that interpreted Triton kernels stay within the tensors of their launch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+from tests.triton_aot import run_interpreted
+
+
+def test_what_leaves_its_tensors_is_refused():
+    refusals = run_interpreted(Path(__file__).parent / "triton_strays_interpreted.py")
+    for what in ("inside", "masked", "a view of the half"):
+        assert refusals.pop(what) == "", what
+    strays = {"behind the end": 1, "before the start": 1, "stored": 3, "empty": 16}
+    for what, elements in strays.items():
+        accesses = "a store" if what == "stored" else "a load"
+        assert f"{accesses} outside" in refusals[what]
+        assert f": {elements} of 16 elements" in refusals[what]
+    assert refusals.keys() == strays.keys()
