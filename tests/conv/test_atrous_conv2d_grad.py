@@ -117,7 +117,7 @@ def test_what_is_not_finite_reaches_what_reads_it(case, layout, simd_level):
         actual = ~weight_grad(x, grad, case).isfinite()
         if case.shape[1] >= WEIGHT_GRADIENT_CHANNELS:
             assert torch.equal(actual, read > 0)
-        else:  # torch's multiplies NaN by the padding, too
+        else:  # a product with columns, and torch's, multiply NaN by the padding, too
             assert actual[read > 0].all()
 
 

@@ -219,7 +219,8 @@ def building_blocks(random) -> list[Sample]:
         ops.winograd_conv2d_weight(w, (7, 6), (d, d), False, False)
         for w, d in ((weight, 2), (-weight, 1))
     )
-    many = random(2, 20, 7, 6)
+    many, grouped = random(2, 20, 7, 6), random(6, 2, 3, 3)
+    strided = random(2, 6, *STRIDED.output_size((7, 6), (3, 3)))
     geometry = list(map(list, SAME[:3]))
     return [
         Sample("winograd_conv2d", [x, packed, 6, *vectors, y, [2, 2], False, "relu"]),
@@ -230,6 +231,8 @@ def building_blocks(random) -> list[Sample]:
         Sample("winograd_conv2d_weight", [weight, [7, 6], [2, 2], False, True]),
         Sample("im2col_conv2d", [x, weight, *vectors, y, *geometry, "hardswish"]),
         Sample("dense_conv2d_weight_grad", [many, y, [3, 3], *geometry]),
+        Sample("im2col_conv2d_input_grad", [strided, grouped, [7, 6], *STRIDED]),
+        Sample("im2col_conv2d_weight_grad", [x, strided, [3, 3], *STRIDED]),
         Sample("image_layout", [x, True], "channels_last"),
         Sample("image_layout", [x, False], "contiguous"),
     ]

@@ -78,6 +78,8 @@ OPCHECKED_ELSEWHERE = {  # in the tests of their own
     "exact_gaussian_filter",
     "exact_gaussian_filter_backward",
     "im2col_conv2d",
+    "im2col_conv2d_input_grad",
+    "im2col_conv2d_weight_grad",
     "lattice_mean_field",
     "mean_field",
     "mean_field_backward",

@@ -17,7 +17,7 @@ using Ints = std::vector<int64_t>;
 
 constexpr const char* kOp = "fastseg::dense_conv2d_weight_grad";
 
-WeightGradShape check(const Tensor& x, const Tensor& grad, const Conv2dArgs& args) {
+Conv2dGradShape check(const Tensor& x, const Tensor& grad, const Conv2dArgs& args) {
   check_conv2d_image(kOp, "x", x);
   check_float32(x, kOp, "x");
   const auto plane = args.output_size(kOp, "x", x.size(2), x.size(3));
@@ -26,7 +26,7 @@ WeightGradShape check(const Tensor& x, const Tensor& grad, const Conv2dArgs& arg
   FASTSEG_CHECK(has_shape(grad, output), kOp, ": grad must have the output's shape ",
                 to_string(output), ", got ", to_string(grad.sizes()));
   check_alike(kOp, "grad", grad, "x", x);
-  return {x.size(0),        x.size(1),   grad.size(1), {x.size(2), x.size(3)}, plane,
+  return {x.size(0),        1,           x.size(1),    grad.size(1), {x.size(2), x.size(3)}, plane,
           args.kernel_size, args.stride, args.padding, args.dilation};
 }
 
@@ -60,7 +60,7 @@ Tensor dense_conv2d_weight_grad(const Tensor& x, const Tensor& grad, Ints kernel
                                 Ints padding, Ints dilation) {
   const Conv2dArgs args(kOp, Conv2dArgs::pair(kOp, "kernel_size", kernel_size), stride, padding,
                         dilation);
-  const WeightGradShape shape = check(x, grad, args);
+  const Conv2dGradShape shape = check(x, grad, args);
   const bool channels_last = is_channels_last(x);
   const Tensor out =
       allocate(x, {shape.out_channels, shape.in_channels, args.kernel_size[0], args.kernel_size[1]},

@@ -25,7 +25,7 @@ struct PackImage {
 };
 
 struct WeightGrad {
-  const WeightGradShape& shape;
+  const Conv2dGradShape& shape;
   const PixelPairs& pairs;
   const float* grad;  // (panels of output channels, pixels, weight_grad_panel_rows())
   const float* x;     // (panels of input channels, pixels in packed columns, 16)

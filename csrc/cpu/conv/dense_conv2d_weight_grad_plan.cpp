@@ -2,8 +2,6 @@
 
 #include "cpu/conv/dense_conv2d_weight_grad_plan.h"
 
-#include "common/ceil_divide.h"
-
 namespace fastseg::cpu {
 namespace {
 
@@ -21,27 +19,16 @@ constexpr int64_t kTaskPanels = 2;
 constexpr int64_t kFewTasks = 16;
 constexpr int64_t kTapsOfFew = 3;
 
-// The outputs [begin, end) along an axis whose tap reads o * stride + offset inside of x.
-struct LiveRange {
-  int64_t offset, begin, end;
-
-  LiveRange(const WeightGradShape& s, int axis, int64_t tap)
-      : offset(tap * s.dilation[axis] - s.padding[axis]),
-        begin(offset < 0 ? ceil_divide(-offset, s.stride[axis]) : 0) {
-    const int64_t room = s.size[axis] - offset;
-    end = std::min(s.output_size[axis], room > 0 ? ceil_divide(room, s.stride[axis]) : 0);
-  }
-};
-
 // The runs of one tap in rows [row, end_row) of grad, counted over the images.
-void find_runs(const WeightGradShape& s, int64_t tap, int64_t row, int64_t end_row,
+void find_runs(const Conv2dGradShape& s, int64_t tap, int64_t row, int64_t end_row,
                std::vector<GemmRun>& runs) {
   runs.clear();
-  const LiveRange vertical(s, 0, tap / s.kernel_size[1]), horizontal(s, 1, tap % s.kernel_size[1]);
+  const LiveOutputs vertical(s, 0, tap / s.kernel_size[1]),
+      horizontal(s, 1, tap % s.kernel_size[1]);
   const int64_t count = horizontal.end - horizontal.begin;
   if (count <= 0) return;
   const int64_t column = horizontal.begin * s.stride[1] + horizontal.offset;
-  const int64_t packed = column % s.stride[1] * s.residue_columns() + column / s.stride[1];
+  const int64_t packed = s.packed_column(column);
   for (; row < end_row; ++row) {
     const int64_t image = row / s.output_size[0], i = row % s.output_size[0];
     if (i < vertical.begin || i >= vertical.end) continue;
@@ -80,7 +67,7 @@ void add_blocks(const std::vector<GemmRun>& runs, PixelPairs& pairs) {
 
 }  // namespace
 
-PixelPairs::PixelPairs(const WeightGradShape& shape) : taps(shape.taps()) {
+PixelPairs::PixelPairs(const Conv2dGradShape& shape) : taps(shape.taps()) {
   const int64_t rows = shape.batch * shape.output_size[0];
   bands = ceil_divide(rows, std::max<int64_t>(1, kBandPixels / shape.output_size[1]));
   std::vector<GemmRun> of_tap;
@@ -95,7 +82,7 @@ PixelPairs::PixelPairs(const WeightGradShape& shape) : taps(shape.taps()) {
   first_run.push_back(static_cast<int64_t>(runs.size()));
 }
 
-std::vector<WeightGradTask> weight_grad_tasks(const WeightGradShape& s, int64_t panel_rows) {
+std::vector<WeightGradTask> weight_grad_tasks(const Conv2dGradShape& s, int64_t panel_rows) {
   const int64_t rows = ceil_divide(s.out_channels, panel_rows);
   const int64_t panels = ceil_divide(s.in_channels, 16), taps = s.taps();
   const int64_t row_parts = ceil_divide(rows * panel_rows, kTaskRows);

@@ -1,8 +1,7 @@
 // A task of convolution by a matrix product of few pixels: gather rows, multiply, finish.
 //
-// Operations: 2 * depth * Co a pixel. AVX-512: a tile of 4 filters by 6 pixels has 24 sums in 32
-// registers, and a step of 16 products takes 10 loads for 24 multiply-adds, which bound it. AVX2: 4
-// by 2 in 16 registers. A pixel alone is bound by the loads of its weights.
+// Operations: 2 * depth * Co a pixel, in tiles of dot products. A pixel alone is bound by the loads
+// of its weights.
 //
 // The sum over the lanes of a register, with which a dot product ends, is what eight products take
 // with AVX2. There pixels, where they fill a register, are transposed into columns instead: a tile
@@ -10,10 +9,8 @@
 // multiply-adds.
 
 #include <algorithm>
-#include <array>
-#include <cstring>
-#include <utility>
 
+#include "cpu/conv/dot_tile.h"
 #include "cpu/conv/im2col_columns.h"
 #include "cpu/conv/im2col_conv2d.h"
 #include "cpu/conv/im2col_tile.h"
@@ -22,15 +19,8 @@
 namespace fastseg::cpu::FASTSEG_SIMD {
 namespace {
 
-using S = Simd<float>;
-using V = S::Value;
 constexpr int L = kLanes<float>;
-constexpr int kFilters = 4;  // of a tile
-#if defined(__AVX512F__)
-constexpr int kPixels = 6;
-#else
-constexpr int kPixels = 2;
-#endif
+constexpr int kFilters = kDotColumns, kPixels = kDotRows;  // of a tile
 #if defined(__AVX2__) && !defined(__AVX512F__)
 constexpr bool kByColumns = true;
 #else
@@ -40,67 +30,6 @@ constexpr int64_t kLeastColumns = 6;  // pixels; a task has fewer if the whole c
 constexpr int kColumns = 16, kFullFilters = 6, kHalfFilters = 12;
 constexpr auto& kTiles = kMultiplyColumns<kColumns, kColumns, kFullFilters>;
 constexpr auto& kHalfTiles = kMultiplyColumns<kColumns, L, kHalfFilters>;
-
-template <int... K>
-V fold(V a, V b, std::integer_sequence<int, K...>) {
-#if defined(__clang__)
-  return __builtin_shufflevector(a, b, (2 * K)...) + __builtin_shufflevector(a, b, (2 * K + 1)...);
-#else
-  return __builtin_shuffle(a, b, S::Mask{(2 * K)...}) +
-         __builtin_shuffle(a, b, S::Mask{(2 * K + 1)...});
-#endif
-}
-
-// Sums of neighbours: those of a, then those of b.
-V fold(V a, V b) { return fold(a, b, std::make_integer_sequence<int, L>{}); }
-
-// sums[q * kIm2colChannels + f] = dot(filters[f], rows + q * row_step), plus what is there if
-// `accumulate`. Its order does not depend on the number of pixels.
-template <int Pixels>
-void dot_tile(const float* const (&filters)[kFilters], const float* rows, int64_t row_step,
-              int64_t depth, float* sums, bool accumulate) {
-  V s[kFilters][Pixels] = {};
-  const auto step = [&](const auto& weights, int64_t k) {
-    V w[kFilters];
-    FASTSEG_UNROLL
-    for (int f = 0; f < kFilters; ++f) w[f] = S::load(weights(f));
-    FASTSEG_UNROLL
-    for (int q = 0; q < Pixels; ++q) {
-      const V x = S::load(rows + q * row_step + k);
-      FASTSEG_UNROLL
-      for (int f = 0; f < kFilters; ++f) s[f][q] += w[f] * x;
-    }
-  };
-  int64_t k = 0;
-  for (; k + L <= depth; k += L) step([&](int f) { return filters[f] + k; }, k);
-  if (k < depth) {  // the next filter begins here, or memory of somebody else
-    float ends[kFilters][L] = {};
-    for (int f = 0; f < kFilters; ++f) {
-      std::memcpy(ends[f], filters[f] + k, (depth - k) * sizeof(float));
-    }
-    step([&](int f) { return ends[f]; }, k);
-  }
-  FASTSEG_UNROLL
-  for (int q = 0; q < Pixels; ++q) {
-    V total = fold(fold(s[0][q], s[1][q]), fold(s[2][q], s[3][q]));
-    FASTSEG_UNROLL
-    for (int lanes = L / kFilters; lanes > 1; lanes /= 2) total = fold(total, V{});
-    using Four = Simd<float, kFilters>;
-    float four[L];
-    S::store(four, total);
-    float* const to = sums + q * kIm2colChannels;
-    Four::store(to, accumulate ? Four::load(to) + Four::load(four) : Four::load(four));
-  }
-}
-
-using DotTile = decltype(&dot_tile<1>);
-
-template <int... Q>
-constexpr std::array<DotTile, kPixels + 1> dot_tiles(std::integer_sequence<int, Q...>) {
-  return {nullptr, &dot_tile<Q + 1>...};
-}
-
-constexpr auto kDotTiles = dot_tiles(std::make_integer_sequence<int, kPixels>{});  // by pixels
 
 // Outputs of pixels as columns, block by block of their depth.
 [[maybe_unused]] void multiply_pixels(const Im2colConv2d& op, const Im2colTask& task,
@@ -158,7 +87,7 @@ void multiply_rows(const Im2colConv2d& op, const Im2colTask& task, const float* 
             filters[j] = op.weights + (c + std::min(f + j, channels - 1)) * depth + k;
           }
           kDotTiles[width](filters, rows + i * row_step + k, row_step,
-                           std::min(kIm2colDepth, depth - k), sums + f, k > 0);
+                           std::min(kIm2colDepth, depth - k), sums + f, kIm2colChannels, k > 0);
         }
       }
       finish(op, task.begin + i, width, c, channels, sums, kIm2colChannels);

@@ -8,11 +8,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from fastseg._core import extension
 from fastseg._core.conv2d import Conv2d, memory_format_of
 from fastseg._core.float32_precision import reduced_on_cpu
 from fastseg._core.formulas import compute_dtype
 from fastseg._core.library import cpu_kernel
-from fastseg.ops.conv.cpu_costs import WEIGHT_GRADIENT_CHANNELS
+from fastseg.ops.conv.cpu_costs import COSTS, WEIGHT_GRADIENT_CHANNELS
 from fastseg.ops.conv.cpu_forms import by_layout
 from fastseg.ops.conv.cpu_kernels import (
     depthwise_input_grad,
@@ -21,6 +22,7 @@ from fastseg.ops.conv.cpu_kernels import (
     run_winograd_weight,
     winograd_weight,
 )
+from fastseg.ops.conv.cpu_onednn import has_onednn
 from fastseg.ops.conv.cpu_plan import (
     is_depthwise,
     is_native,
@@ -29,8 +31,11 @@ from fastseg.ops.conv.cpu_plan import (
     torch_wins_on_planes,
 )
 from fastseg.ops.conv.dense_conv2d_weight_grad import dense_conv2d_weight_grad
+from fastseg.ops.conv.im2col_conv2d_grads import im2col_conv2d_input_grad, im2col_conv2d_weight_grad
 
 run_dense_weight_grad = cpu_kernel(dense_conv2d_weight_grad)
+run_im2col_input_grad = cpu_kernel(im2col_conv2d_input_grad)
+run_im2col_weight_grad = cpu_kernel(im2col_conv2d_weight_grad)
 
 
 def plan_input_grad(
@@ -65,7 +70,36 @@ def plan_input_grad(
         geometry = Conv2d((1, 1), padding, conv.dilation, 1)
         convolve = plan(grad, weight.transpose(0, 1), geometry, "", bare=True)
         return partial(_adjoint_input_grad, convolve=convolve)
-    return partial(_input_grad_by_torch, size=(grad.shape[0], channels, *input_size), conv=conv)
+    by_torch = partial(_input_grad_by_torch, size=(grad.shape[0], channels, *input_size), conv=conv)
+    if not _suits_columns(grad.dtype, conv) or is_native(grad.dtype):
+        return by_torch
+    by_columns = partial(_im2col_input_grad, input_size=input_size, conv=conv)
+    if is_direct_in_channels_last(weight.shape, input_size, conv):
+        return partial(by_layout, planes=by_columns, channels_last=by_torch)
+    return by_columns
+
+
+def _suits_columns(dtype: torch.dtype, conv: Conv2d) -> bool:
+    """Whether gradients can be products with columns that keep up with torch's."""
+    has_vectors = extension.simd_level() in COSTS
+    return has_vectors and conv.groups == 1 and dtype != torch.float64
+
+
+def is_direct_in_channels_last(
+    weight_shape: Sequence[int], input_size: Sequence[int], conv: Conv2d
+) -> bool:
+    """Whether oneDNN has a kernel of its own for the input's gradient in channels_last.
+
+    Elsewhere it makes a matrix product, whose bits depend on the number of threads.
+    """
+    whole = weight_shape[0] % 16 == 0 and weight_shape[1] % 16 == 0
+    inside = all(p < n for p, n in zip(conv.padding, input_size, strict=True))
+    return has_onednn() and whole and inside and conv.dilation == (1, 1)
+
+
+def _im2col_input_grad(grad: Tensor, weight: Tensor, keep: bool, input_size, conv: Conv2d):
+    out = run_im2col_input_grad(grad.float(), weight.float(), input_size, *conv)
+    return out.to(grad.dtype)
 
 
 def _depthwise_input_grad(grad: Tensor, weight: Tensor, keep: bool, input_size, conv: Conv2d):
@@ -109,11 +143,18 @@ def plan_weight_grad(
     geometry = (kernel_size, *conv[:3])
     if conv.groups > 1 and conv.groups == x.shape[1] == grad.shape[1]:
         return lambda x, grad: depthwise_weight_grad(x, grad, kernel_size, conv)
+    native = is_native(x.dtype) and conv.dilation == (1, 1)
     many = x.shape[1] >= WEIGHT_GRADIENT_CHANNELS
-    dense = conv.groups == 1 and x.dtype != torch.float64 and many
-    if dense and not (is_native(x.dtype) and conv.dilation == (1, 1)):
+    if many and conv.groups == 1 and x.dtype != torch.float64 and not native:
         return lambda x, grad: run_dense_weight_grad(x.float(), grad.float(), *geometry).to(x.dtype)
+    if _suits_columns(x.dtype, conv) and not native:
+        return partial(_im2col_weight_grad, kernel_size=kernel_size, conv=conv)
     return lambda x, grad: convolution_backward(grad, x, _empty_in_layout_of(x, size), conv, 1)
+
+
+def _im2col_weight_grad(x: Tensor, grad: Tensor, kernel_size, conv: Conv2d) -> Tensor:
+    out = run_im2col_weight_grad(x.float(), grad.float(), kernel_size, *conv)
+    return out.to(x.dtype)
 
 
 def _empty_in_layout_of(x: Tensor, size: Sequence[int]) -> Tensor:

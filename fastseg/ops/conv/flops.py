@@ -58,7 +58,13 @@ def _aspp(x: Shape, weights: Sequence[Shape], *others, out_shape: Shape) -> int:
     return total if project is None else total + conv_flop_count(x, project, out_shape)
 
 
-@register_flop_formula([ops.atrous_conv2d_input_grad, ops.depthwise_conv2d_input_grad])
+@register_flop_formula(
+    [
+        ops.atrous_conv2d_input_grad,
+        ops.depthwise_conv2d_input_grad,
+        ops.im2col_conv2d_input_grad,
+    ]
+)
 def _input_grad(grad: Shape, weight: Shape, size: Shape, *others, out_shape: Shape) -> int:
     operations = _gradients(grad, out_shape, weight, (True, False, False))
     return counted_share(operations, size, grad[2:], weight[2:], *others[:3])
@@ -69,6 +75,7 @@ def _input_grad(grad: Shape, weight: Shape, size: Shape, *others, out_shape: Sha
         ops.atrous_conv2d_weight_grad,
         ops.depthwise_conv2d_weight_grad,
         ops.dense_conv2d_weight_grad,
+        ops.im2col_conv2d_weight_grad,
     ]
 )
 def _weight_grad(x: Shape, grad: Shape, kernel_size: Shape, *others, out_shape: Shape) -> int:
