@@ -58,7 +58,10 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def _same_start():
     threads = torch.get_num_threads()
-    torch.manual_seed(0)
+    # torch.manual_seed notes for CUDA who called it, a millisecond in a stack as deep as pytest's.
+    torch.default_generator.manual_seed(0)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(0)
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(threads)
