@@ -14,7 +14,7 @@ from torch.compiler import is_compiling
 
 from fastseg._core.formulas import compute_dtype
 from fastseg._core.ordinary_tensors import ordinary_tensors
-from fastseg._core.plain_tensors import PLAIN, gradient_free
+from fastseg._core.plain_tensors import PLAIN, gradient_free, needs_gradient
 from fastseg.ops import fold_batch_norm
 from fastseg.ops.conv.prepared_weights import State
 
@@ -58,6 +58,17 @@ class FoldedBatchNorm:
     def forget(self) -> None:
         """Empties the cache."""
         self._entry = None
+
+    def kept(self, bn: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor] | None:
+        """Returns scale and shift if they are kept and still the module's, else None.
+
+        It is for eager mode without a mode or transform, of which it does not ask.
+        """
+        entry = self._entry
+        if entry is None or entry[0] != bn.eps:
+            return None
+        tensors = _tensors_of(bn)
+        return None if needs_gradient(tensors) or not entry[1].still_of(tensors) else entry[2]
 
     def __call__(self, bn: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
         """Returns scale and shift, (C,), float32 (float64 for a float64 module)."""

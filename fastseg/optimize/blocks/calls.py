@@ -6,16 +6,23 @@ import torch
 from torch import Tensor, fx, is_grad_enabled, nn
 
 from fastseg._core.formulas import ACTIVATION, ACTIVATION_IN_PLACE
-from fastseg._core.plain_tensors import gradient_free
+from fastseg._core.plain_tensors import (
+    are_plain_on_cpu,
+    gradient_free,
+    needs_gradient,
+    outside_modes,
+)
 from fastseg.ops import (
     batch_norm_relu_max_pool2d,
     max_pool2d,
     max_unpool2d,
 )
+from fastseg.ops.conv.atrous_conv2d import cpu_plan
 from fastseg.optimize.blocks.convolve import (
     apply,
     convolve,
     has_its_kernel,
+    is_channels_last,
     is_left_to_inductor,
     is_map,
     may_own,
@@ -26,6 +33,7 @@ from fastseg.optimize.blocks.convolve import (
 )
 from fastseg.optimize.blocks.modules import Codes, Foldable, Frozen
 from fastseg.optimize.classify.eligible import own_activation
+from fastseg.optimize.classify.same_padding import pads_same
 
 
 def conv_bn_act(
@@ -46,6 +54,9 @@ def conv_bn_act(
     """
     if isinstance(x, fx.Proxy):
         return traced(conv_bn_act, conv, bn, activation, x, *added)
+    y = at_once(conv, bn, activation, x, *added)
+    if y is not None:
+        return y
     if fuses(conv, bn, x, *added):
         folded = None if bn is None else folded_of(bn)
         if bn is None or folded is not None:
@@ -57,6 +68,47 @@ def conv_bn_act(
     if activation and (bn is not None or added) and not is_grad_enabled():
         return ACTIVATION_IN_PLACE[activation](y)  # nobody else has this sum or batch norm's map
     return ACTIVATION[activation](y)
+
+
+def at_once(conv, bn, activation: str, x: Tensor, *added) -> Tensor | None:
+    """The value of :func:`conv_bn_act` on plain tensors of the CPU without gradient, or None.
+
+    It asks what `fuses`, the batch norm and the op ask, each question once: on small maps they take
+    longer than the kernel.
+    """
+    held = conv._parameters
+    weight, bias = held.get("weight"), held.get("bias")
+    if weight is None or conv._forward_pre_hooks or pads_same(conv) or not outside_modes():
+        return None
+    folded = None, None
+    if bn is not None:
+        folded = bn.kept() if isinstance(bn, Foldable) and not bn._forward_pre_hooks else None
+        if folded is None:
+            return None
+    tensors = (x, weight, bias, *folded, added[0] if added else None)
+    if not are_plain_on_cpu(tensors) or needs_gradient(tensors):
+        return None
+    if weight.shape[2:] != conv.kernel_size or x.dim() != 4 or not is_fused_on_cpu(conv, x):
+        return None
+    if added and not _is_residual(added[0], conv, x):
+        return None
+    plan = cpu_plan(
+        tensors,
+        conv.stride,
+        conv.padding,
+        conv.dilation,
+        conv.groups,
+        activation or own_activation(bn),
+    )
+    return None if plan is None else plan.run(*tensors)
+
+
+def is_fused_on_cpu(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether one op is faster on the CPU for a map without gradient, as it lies."""
+    if isinstance(conv, Frozen):
+        return is_channels_last(x)
+    depthwise = conv.groups > 1 and may_own(conv)
+    return owns(conv, x, False) if depthwise else pays_in_evaluation(conv, x)
 
 
 def folded_of(bn: nn.Module) -> tuple[Tensor, Tensor] | None:

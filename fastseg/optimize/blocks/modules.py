@@ -191,6 +191,10 @@ class Foldable(Swapped):
         """Scale and shift, or None where the batch norm is to run on its own."""
         raise NotImplementedError
 
+    def kept(self) -> tuple[Tensor, Tensor] | None:
+        """What :meth:`fold` returns, or None; it is for eager mode without a mode or transform."""
+        return self.fold()
+
     @classmethod
     def _forward_for(cls, base):
         return base.forward
@@ -208,6 +212,9 @@ class Folding(Foldable):
 
     def fold(self) -> tuple[Tensor, Tensor] | None:  # noqa: D102
         return None if is_compiling() or not can_fold(self) else self._folded(self)
+
+    def kept(self) -> tuple[Tensor, Tensor] | None:  # noqa: D102
+        return None if self.training else self._folded.kept(self)
 
     def _before_restore(self):
         self.__dict__.pop("_folded", None)
