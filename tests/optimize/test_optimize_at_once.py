@@ -57,6 +57,23 @@ def test_value(mode, groups):
     )
 
 
+@torch.no_grad()
+def test_value_where_torch_is_faster():
+    """Large contiguous maps of a depthwise 5x5 kernel, with AVX2; elsewhere the op is taken."""
+    block = Block(16).eval()
+    block.conv = nn.Conv2d(16, 16, 5, padding=2, groups=16, bias=False)
+    block.bn.running_mean.normal_()
+    x = torch.randn(1, 16, 96, 96)
+    expected, residual = block(x), torch.randn_like(x)
+    model = nn.Sequential(block)
+    fastseg.optimize_(model, mode="train")
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)
+    block = model[0]
+    torch.testing.assert_close(taken(block, x), expected, rtol=1e-4, atol=1e-4)
+    added = (block.bn(block.conv(x)) + residual).relu()
+    torch.testing.assert_close(taken(block, x, residual), added, rtol=1e-4, atol=1e-4)
+
+
 CONTEXTS = {
     "gradients": torch.enable_grad,
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),

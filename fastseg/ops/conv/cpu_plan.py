@@ -207,7 +207,7 @@ def torch_wins_on_planes(
     """Whether torch's depthwise convolution is the fastest for float32 maps that are contiguous.
 
     Ours brings most of them to channels_last and back. With an epilogue that pays for 3x3 kernels,
-    unless they have a stride and x is large.
+    unless they have a stride and x is large, and for twice as many products of other kernels.
 
     Args:
         shape: (N, C, H, W) of x.
@@ -222,7 +222,8 @@ def torch_wins_on_planes(
     if not torch_takes_onednn(shape, (shape[1], 1, *kernel_size), conv):
         return False
     size = conv.output_size(shape[2:], kernel_size)
-    if shape[0] * shape[1] * math.prod((*size, *kernel_size)) < costs.depthwise_planes:
+    least = costs.depthwise_planes * (1 if bare else 2)
+    if shape[0] * shape[1] * math.prod((*size, *kernel_size)) < least:
         return False
     if tuple(kernel_size) != (3, 3):
         return has_onednn()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor, fx, is_grad_enabled, nn
 
+from fastseg._core.conv2d import Conv2d, resolve_padding
+from fastseg._core.extension import simd_level
 from fastseg._core.formulas import ACTIVATION, ACTIVATION_IN_PLACE
 from fastseg._core.plain_tensors import (
     are_plain_on_cpu,
@@ -12,12 +16,14 @@ from fastseg._core.plain_tensors import (
     needs_gradient,
     outside_modes,
 )
+from fastseg._core.remember import MOST_CALLS
 from fastseg.ops import (
     batch_norm_relu_max_pool2d,
     max_pool2d,
     max_unpool2d,
 )
 from fastseg.ops.conv.atrous_conv2d import cpu_plan
+from fastseg.ops.conv.cpu_plan import owns_planes
 from fastseg.optimize.blocks.convolve import (
     apply,
     convolve,
@@ -63,7 +69,12 @@ def conv_bn_act(
             by = convolve if isinstance(conv, Frozen) else apply
             residual = added[0] if added else None
             return by(conv, x, folded, activation or own_activation(bn), residual)
-    y = conv(x) if bn is None else bn(conv(x))
+    return follow(conv(x), bn, activation, *added)
+
+
+def follow(y: Tensor, bn: nn.Module | None, activation: str, *added) -> Tensor:
+    """What follows a convolution, by torch."""
+    y = y if bn is None else bn(y)
     y = y + added[0] if added else y
     if activation and (bn is not None or added) and not is_grad_enabled():
         return ACTIVATION_IN_PLACE[activation](y)  # nobody else has this sum or batch norm's map
@@ -80,18 +91,25 @@ def at_once(conv, bn, activation: str, x: Tensor, *added) -> Tensor | None:
     weight, bias = held.get("weight"), held.get("bias")
     if weight is None or conv._forward_pre_hooks or pads_same(conv) or not outside_modes():
         return None
+    affine = () if bn is None else (bn._parameters.get("weight"), bn._parameters.get("bias"))
+    given = (x, weight, bias, *added)
+    if not are_plain_on_cpu(given) or needs_gradient((*given, *affine)):
+        return None
+    if weight.shape[2:] != conv.kernel_size or x.dim() != 4:
+        return None
+    if not is_fused_on_cpu(conv, x):
+        if isinstance(conv, Frozen):
+            return None
+        # The module's own forward would ask once more whose kernel is the fastest.
+        return follow(conv._conv_forward(x, weight, bias), bn, activation, *added)
     folded = None, None
     if bn is not None:
         folded = bn.kept() if isinstance(bn, Foldable) and not bn._forward_pre_hooks else None
         if folded is None:
             return None
-    tensors = (x, weight, bias, *folded, added[0] if added else None)
-    if not are_plain_on_cpu(tensors) or needs_gradient(tensors):
-        return None
-    if weight.shape[2:] != conv.kernel_size or x.dim() != 4 or not is_fused_on_cpu(conv, x):
-        return None
     if added and not _is_residual(added[0], conv, x):
         return None
+    tensors = (x, weight, bias, *folded, added[0] if added else None)
     plan = cpu_plan(
         tensors,
         conv.stride,
@@ -107,8 +125,25 @@ def is_fused_on_cpu(conv: nn.Conv2d, x: Tensor) -> bool:
     """Whether one op is faster on the CPU for a map without gradient, as it lies."""
     if isinstance(conv, Frozen):
         return is_channels_last(x)
-    depthwise = conv.groups > 1 and may_own(conv)
-    return owns(conv, x, False) if depthwise else pays_in_evaluation(conv, x)
+    if conv.groups > 1 and may_own(conv):
+        return is_channels_last(x) or _owns_planes(
+            x.shape,
+            x.dtype,
+            conv.kernel_size,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            simd_level(),
+        )
+    return pays_in_evaluation(conv, x)
+
+
+@functools.lru_cache(MOST_CALLS)
+def _owns_planes(shape, dtype, kernel_size, stride, padding, dilation, level: str | None) -> bool:
+    """Whether our depthwise kernel is the fastest for maps in planes; the level is in the key."""
+    padding = resolve_padding("", padding, kernel_size, dilation)
+    x = torch.empty(shape, dtype=dtype, device="meta")
+    return owns_planes(x, kernel_size, Conv2d(stride, padding, dilation, shape[1]))
 
 
 def folded_of(bn: nn.Module) -> tuple[Tensor, Tensor] | None:
