@@ -113,8 +113,9 @@ void merge_rows(const SplitRows& op, int64_t plane) {
       }
     }
     for (int64_t r = 0; r < s.residues(); ++r, from += s.residue_columns()) {
-      for (int64_t k = done; k * s.stride[1] + r < s.size[1]; ++k)
-        to[k * s.stride[1] + r] = from[k];
+      for (int64_t k = done, j = k * s.stride[1] + r; j < s.size[1]; ++k, j += s.stride[1]) {
+        to[j] = from[k];
+      }
     }
   }
 }

@@ -123,8 +123,9 @@ void split_rows(const SplitRows& op, int64_t plane) {
       }
     }
     for (int64_t r = 0; r < s.residues(); ++r, to += s.residue_columns()) {
-      for (int64_t k = done; k * s.stride[1] + r < s.size[1]; ++k)
-        to[k] = from[k * s.stride[1] + r];
+      for (int64_t k = done, j = k * s.stride[1] + r; j < s.size[1]; ++k, j += s.stride[1]) {
+        to[k] = from[j];
+      }
     }
   }
 }

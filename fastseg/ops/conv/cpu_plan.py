@@ -222,10 +222,11 @@ def torch_wins_on_planes(
     if not torch_takes_onednn(shape, (shape[1], 1, *kernel_size), conv):
         return False
     size = conv.output_size(shape[2:], kernel_size)
-    least = costs.depthwise_planes * (1 if bare else 2)
+    is_3x3 = tuple(kernel_size) == (3, 3)
+    least = costs.depthwise_planes * (1 if bare or is_3x3 else 2)
     if shape[0] * shape[1] * math.prod((*size, *kernel_size)) < least:
         return False
-    if tuple(kernel_size) != (3, 3):
+    if not is_3x3:
         return has_onednn()
     if conv.stride != (1, 1):
         return (bare or 4 * math.prod(shape) >= STRIDED_BYTES) and has_onednn()
