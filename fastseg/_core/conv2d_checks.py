@@ -75,6 +75,62 @@ def check_float32_image(op: str, x: Tensor) -> None:
     check_float32(op, "x", x)
 
 
+def check_image(op: str, name: str, x: Tensor) -> None:
+    """Raises unless x is (N, C, H, W), empty only where N is 0."""
+    torch._check(
+        x.dim() == 4, lambda: f"{op}: {name} must have the shape (N, C, H, W), got {tuple(x.shape)}"
+    )
+    torch._check(
+        x.shape[1] > 0 and x.shape[2] > 0 and x.shape[3] > 0,
+        lambda: f"{op}: {name} must not be empty but for the batch, got shape {tuple(x.shape)}",
+    )
+
+
+def check_grad(op: str, grad: Tensor, output: Sequence[int]) -> None:
+    """Raises unless the gradient has the output's shape."""
+    torch._check(
+        grad.dim() == 4 and all(a == b for a, b in zip(grad.shape, output, strict=True)),
+        lambda: f"{op}: grad must have the output's shape {output}, got {tuple(grad.shape)}",
+    )
+
+
+def check_weight_grad(
+    op: str, x: Tensor, grad: Tensor, kernel_size: Ints, *geometry
+) -> tuple[Conv2d, tuple[int, int]]:
+    """Checks the arguments of a float32 weight's gradient; returns the geometry and (kh, kw).
+
+    Args:
+        op: the op's name, with which an error begins.
+        x: the convolution's input.
+        grad: the gradient of its output.
+        kernel_size: one integer or (kh, kw).
+        *geometry: stride, padding, dilation and groups.
+    """
+    check_image(op, "x", x)
+    check_image(op, "grad", grad)
+    check_float32(op, "x", x)
+    check_alike(op, "grad", grad, "x", x)
+    kernel_size = pair(op, "kernel_size", kernel_size)
+    torch._check(
+        min(kernel_size) > 0,
+        lambda: f"{op}: weight must have an odd kernel height and width, got {kernel_size}",
+    )
+    conv = check_conv2d(op, kernel_size, *geometry)
+    check_groups(op, conv.groups, {"x": x.shape[1], "grad": grad.shape[1]})
+    size = check_output_size(op, "x", x.shape[2:], kernel_size, conv)
+    check_grad(op, grad, (x.shape[0], grad.shape[1], *size))
+    return conv, kernel_size
+
+
+def check_groups(op: str, groups: int, channels: dict[str, int]) -> None:
+    """Raises unless the groups divide the channels of each tensor, which `channels` has by name."""
+    for name, count in channels.items():
+        torch._check(
+            count % groups == 0,
+            lambda n=name, c=count: f"{op}: groups = {groups} must divide the {c} channels of {n}",
+        )
+
+
 def check_output_size(
     op: str, name: str, size: Sequence[int], kernel_size: Sequence[int], conv: Conv2d
 ) -> tuple[int, int]:

@@ -9,7 +9,13 @@ import torch
 
 from fastseg import reference
 from fastseg._core.conv2d import empty_output, in_layout_of
-from fastseg._core.conv2d_checks import check_conv2d, check_epilogue, check_output_size
+from fastseg._core.conv2d_checks import (
+    check_conv2d,
+    check_epilogue,
+    check_grad,
+    check_image,
+    check_output_size,
+)
 from fastseg._core.library import define, define_triton
 from fastseg._core.tensor_checks import check_alike, check_float
 from fastseg._core.vmap import by_batch
@@ -17,13 +23,7 @@ from fastseg._core.window import pair
 
 
 def _check_image(op, name, x):
-    torch._check(
-        x.dim() == 4, lambda: f"{op}: {name} must have the shape (N, C, H, W), got {tuple(x.shape)}"
-    )
-    torch._check(
-        x.shape[1] > 0 and x.shape[2] > 0 and x.shape[3] > 0,
-        lambda: f"{op}: {name} must not be empty but for the batch, got shape {tuple(x.shape)}",
-    )
+    check_image(op, name, x)
     check_float(op, name, x)
 
 
@@ -42,13 +42,6 @@ def _check_geometry(op, name, size, kernel_size, stride, padding, dilation):
     """Returns the geometry and the output's (h, w) for an input of `size`."""
     conv = check_conv2d(op, kernel_size, stride, padding, dilation, 1)
     return conv[:3], check_output_size(op, name, size, kernel_size, conv)
-
-
-def _check_grad(op, grad, output):
-    torch._check(
-        grad.dim() == 4 and all(a == b for a, b in zip(grad.shape, output, strict=True)),
-        lambda: f"{op}: grad must have the output's shape {output}, got {tuple(grad.shape)}",
-    )
 
 
 def _check(x, weight, bias, scale, shift, residual, stride, padding, dilation, activation):
@@ -99,7 +92,7 @@ def _check_input_grad(grad, weight, input_size, *geometry):
     _check_weight(op, "grad", grad, weight)
     input_size = pair(op, "input_size", input_size)
     conv, size = _check_geometry(op, "input_size", input_size, weight.shape[2:], *geometry)
-    _check_grad(op, grad, (*grad.shape[:2], *size))
+    check_grad(op, grad, (*grad.shape[:2], *size))
     return conv, input_size
 
 
@@ -137,7 +130,7 @@ def _check_weight_grad(x, grad, kernel_size, *geometry):
     _check_image(op, "x", x)
     kernel_size = pair(op, "kernel_size", kernel_size)
     conv, size = _check_geometry(op, "x", x.shape[2:], kernel_size, *geometry)
-    _check_grad(op, grad, (*x.shape[:2], *size))
+    check_grad(op, grad, (*x.shape[:2], *size))
     check_alike(op, "grad", grad, "x", x)
     return conv, kernel_size
 

@@ -11,54 +11,21 @@ import torch
 
 from fastseg import reference
 from fastseg._core.conv2d import empty_output, empty_weight, in_layout_of
-from fastseg._core.conv2d_checks import check_conv2d, check_output_size
+from fastseg._core.conv2d_checks import (
+    check_conv2d,
+    check_grad,
+    check_groups,
+    check_image,
+    check_output_size,
+    check_weight_grad,
+)
 from fastseg._core.library import define
 from fastseg._core.tensor_checks import check_alike, check_float32
 from fastseg._core.window import pair
 
 
-def _check_image(op, name, x):
-    torch._check(
-        x.dim() == 4, lambda: f"{op}: {name} must have the shape (N, C, H, W), got {tuple(x.shape)}"
-    )
-    torch._check(
-        x.shape[1] > 0 and x.shape[2] > 0 and x.shape[3] > 0,
-        lambda: f"{op}: {name} must not be empty but for the batch, got shape {tuple(x.shape)}",
-    )
-
-
-def _check_groups(op, groups, channels):
-    for name, count in channels.items():
-        torch._check(
-            count % groups == 0,
-            lambda n=name, c=count: f"{op}: groups = {groups} must divide the {c} channels of {n}",
-        )
-
-
-def _check_grad(op, grad, output):
-    torch._check(
-        all(a == b for a, b in zip(grad.shape, output, strict=True)),
-        lambda: f"{op}: grad must have the output's shape {output}, got {tuple(grad.shape)}",
-    )
-
-
-def _check_weight_grad(x, grad, kernel_size, stride, padding, dilation, groups):
-    """Checks the arguments of the weight's gradient; returns the geometry and the kernel's size."""
-    op = "fastseg::im2col_conv2d_weight_grad"
-    _check_image(op, "x", x)
-    _check_image(op, "grad", grad)
-    check_float32(op, "x", x)
-    check_alike(op, "grad", grad, "x", x)
-    kernel_size = pair(op, "kernel_size", kernel_size)
-    torch._check(
-        min(kernel_size) > 0,
-        lambda: f"{op}: weight must have an odd kernel height and width, got {kernel_size}",
-    )
-    conv = check_conv2d(op, kernel_size, stride, padding, dilation, groups)
-    _check_groups(op, groups, {"x": x.shape[1], "grad": grad.shape[1]})
-    size = check_output_size(op, "x", x.shape[2:], kernel_size, conv)
-    _check_grad(op, grad, (x.shape[0], grad.shape[1], *size))
-    return conv, kernel_size
+def _check_weight_grad(*arguments):
+    return check_weight_grad("fastseg::im2col_conv2d_weight_grad", *arguments)
 
 
 def _fake_weight_grad(x, grad, *others):
@@ -82,7 +49,7 @@ im2col_conv2d_weight_grad = define(
 def _check_input_grad(grad, weight, input_size, stride, padding, dilation, groups):
     """Checks the arguments of the input's gradient; returns the geometry and the input's size."""
     op = "fastseg::im2col_conv2d_input_grad"
-    _check_image(op, "grad", grad)
+    check_image(op, "grad", grad)
     check_float32(op, "grad", grad)
     check_alike(op, "weight", weight, "grad", grad)
     torch._check(
@@ -94,9 +61,9 @@ def _check_input_grad(grad, weight, input_size, stride, padding, dilation, group
     )
     input_size = pair(op, "input_size", input_size)
     conv = check_conv2d(op, weight.shape[2:], stride, padding, dilation, groups)
-    _check_groups(op, groups, {"grad": grad.shape[1]})
+    check_groups(op, groups, {"grad": grad.shape[1]})
     size = check_output_size(op, "input_size", input_size, weight.shape[2:], conv)
-    _check_grad(op, grad, (*grad.shape[:2], *size))
+    check_grad(op, grad, (*grad.shape[:2], *size))
     return conv, input_size
 
 
