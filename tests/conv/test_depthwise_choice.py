@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 
 import fastseg
+from fastseg._core import extension
+from fastseg._core.conv2d import Conv2d
+from fastseg.ops.conv import cpu_plan
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
@@ -42,3 +45,14 @@ def test_maps_of_a_network(kernel, stride, dilation, bare, layout):
     y = z if bare else F.relu(z * scale[:, None, None] + shift[:, None, None])
     for actual, expected in zip(found, (y, z, *gradients), strict=True):
         assert (actual - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.skipif(extension.simd_level() != "avx2", reason="the choice measured for AVX2")
+def test_the_choice_follows_settings_of_the_run():
+    """Which is remembered for each kind of map: torch's kernel is oneDNN's or none."""
+    x = torch.empty(1, 16, 184, 184)
+    conv = Conv2d((2, 2), (1, 1), (1, 1), 16)
+    for _ in range(2):
+        assert not cpu_plan.owns_planes(x, (3, 3), conv)
+        with torch.backends.mkldnn.flags(enabled=False):
+            assert cpu_plan.owns_planes(x, (3, 3), conv)

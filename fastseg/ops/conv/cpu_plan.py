@@ -235,9 +235,15 @@ def torch_wins_on_planes(
 
 def owns_planes(x: Tensor, kernel_size: Sequence[int], conv: Conv2d) -> bool:
     """Whether our depthwise kernel with its epilogue is the fastest for contiguous maps."""
-    if torch_wins_on_planes(x.shape, x.dtype, kernel_size, conv, False):
+    of_run = extension.simd_level(), has_onednn()
+    return _owns_planes(x.shape, x.dtype, tuple(kernel_size), conv, *of_run)
+
+
+@functools.lru_cache(MOST_CALLS)
+def _owns_planes(shape, dtype, kernel_size, conv: Conv2d, level: str | None, onednn: bool) -> bool:
+    if torch_wins_on_planes(shape, dtype, kernel_size, conv, False):
         return False
-    return owns_depthwise(x, kernel_size, conv, False)
+    return owns_depthwise(torch.empty(shape, dtype=dtype, device="meta"), kernel_size, conv, False)
 
 
 def prefers_im2col(x: Tensor, weight: Tensor, conv: Conv2d) -> bool:

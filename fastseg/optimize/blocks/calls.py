@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor, fx, is_grad_enabled, nn
 
-from fastseg._core.conv2d import Conv2d, resolve_padding
-from fastseg._core.extension import simd_level
 from fastseg._core.formulas import ACTIVATION, ACTIVATION_IN_PLACE
 from fastseg._core.plain_tensors import (
     are_plain_on_cpu,
@@ -16,14 +12,12 @@ from fastseg._core.plain_tensors import (
     needs_gradient,
     outside_modes,
 )
-from fastseg._core.remember import MOST_CALLS
 from fastseg.ops import (
     batch_norm_relu_max_pool2d,
     max_pool2d,
     max_unpool2d,
 )
 from fastseg.ops.conv.atrous_conv2d import cpu_plan
-from fastseg.ops.conv.cpu_plan import owns_planes
 from fastseg.optimize.blocks.convolve import (
     apply,
     convolve,
@@ -97,9 +91,10 @@ def at_once(conv, bn, activation: str, x: Tensor, *added) -> Tensor | None:
         return None
     if weight.shape[2:] != conv.kernel_size or x.dim() != 4:
         return None
-    if not is_fused_on_cpu(conv, x):
-        if isinstance(conv, Frozen):
+    if isinstance(conv, Frozen):
+        if not is_channels_last(x):
             return None
+    elif not is_faster(conv, x):
         # The module's own forward would ask once more whose kernel is the fastest.
         return follow(conv._conv_forward(x, weight, bias), bn, activation, *added)
     folded = None, None
@@ -119,31 +114,6 @@ def at_once(conv, bn, activation: str, x: Tensor, *added) -> Tensor | None:
         activation or own_activation(bn),
     )
     return None if plan is None else plan.run(*tensors)
-
-
-def is_fused_on_cpu(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Whether one op is faster on the CPU for a map without gradient, as it lies."""
-    if isinstance(conv, Frozen):
-        return is_channels_last(x)
-    if conv.groups > 1 and may_own(conv):
-        return is_channels_last(x) or _owns_planes(
-            x.shape,
-            x.dtype,
-            conv.kernel_size,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
-            simd_level(),
-        )
-    return pays_in_evaluation(conv, x)
-
-
-@functools.lru_cache(MOST_CALLS)
-def _owns_planes(shape, dtype, kernel_size, stride, padding, dilation, level: str | None) -> bool:
-    """Whether our depthwise kernel is the fastest for maps in planes; the level is in the key."""
-    padding = resolve_padding("", padding, kernel_size, dilation)
-    x = torch.empty(shape, dtype=dtype, device="meta")
-    return owns_planes(x, kernel_size, Conv2d(stride, padding, dilation, shape[1]))
 
 
 def folded_of(bn: nn.Module) -> tuple[Tensor, Tensor] | None:
@@ -181,8 +151,13 @@ def fuses(conv, bn, x: Tensor, *added) -> bool:
     affine = () if bn is None else (bn._parameters.get("weight"), bn._parameters.get("bias"))
     if not gradient_free((x, *tensors_of(conv), *added, *affine)):
         return False
+    return is_faster(conv, x)
+
+
+def is_faster(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether one op is faster than the modules, for a map without gradient as it lies."""
     depthwise = conv.groups > 1 and may_own(conv)
-    return owns(conv, x, False) if depthwise or not cpu else pays_in_evaluation(conv, x)
+    return owns(conv, x, False) if depthwise or not x.is_cpu else pays_in_evaluation(conv, x)
 
 
 def _is_residual(added, conv: nn.Conv2d, x: Tensor) -> bool:
