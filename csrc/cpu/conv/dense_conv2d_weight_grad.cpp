@@ -6,7 +6,7 @@
 
 #include <algorithm>
 
-#include "common/conv/conv2d_args.h"
+#include "cpu/conv/conv2d_grad_args.h"
 #include "cpu/memory/scratch.h"
 #include "cpu/threads/torch_tasks.h"
 
@@ -16,19 +16,6 @@ namespace {
 using Ints = std::vector<int64_t>;
 
 constexpr const char* kOp = "fastseg::dense_conv2d_weight_grad";
-
-Conv2dGradShape check(const Tensor& x, const Tensor& grad, const Conv2dArgs& args) {
-  check_conv2d_image(kOp, "x", x);
-  check_float32(x, kOp, "x");
-  const auto plane = args.output_size(kOp, "x", x.size(2), x.size(3));
-  check_conv2d_image(kOp, "grad", grad);
-  const Ints output{x.size(0), grad.size(1), plane[0], plane[1]};
-  FASTSEG_CHECK(has_shape(grad, output), kOp, ": grad must have the output's shape ",
-                to_string(output), ", got ", to_string(grad.sizes()));
-  check_alike(kOp, "grad", grad, "x", x);
-  return {x.size(0),        1,           x.size(1),    grad.size(1), {x.size(2), x.size(3)}, plane,
-          args.kernel_size, args.stride, args.padding, args.dilation};
-}
 
 Tensor allocate(const Tensor& like, const Ints& size, bool channels_last) {
   return empty_like_layout(like, size, ScalarType::Float, channels_last);
@@ -60,7 +47,7 @@ Tensor dense_conv2d_weight_grad(const Tensor& x, const Tensor& grad, Ints kernel
                                 Ints padding, Ints dilation) {
   const Conv2dArgs args(kOp, Conv2dArgs::pair(kOp, "kernel_size", kernel_size), stride, padding,
                         dilation);
-  const Conv2dGradShape shape = check(x, grad, args);
+  const Conv2dGradShape shape = check_weight_grad(kOp, x, grad, args, 1);
   const bool channels_last = is_channels_last(x);
   const Tensor out =
       allocate(x, {shape.out_channels, shape.in_channels, args.kernel_size[0], args.kernel_size[1]},

@@ -5,8 +5,6 @@
 // and the output once.
 
 #include <algorithm>
-#include <array>
-#include <utility>
 
 #include "cpu/conv/dense_conv2d_weight_grad.h"
 #include "cpu/conv/gemm_tile.h"
@@ -114,24 +112,8 @@ struct RowPanels {
   int64_t first(int64_t panel) const { return channels * panel / count; }
 };
 
-template <int Rows, int Panels>
-void multiply_tile(const float* grad, const float* x, int64_t panel_step, float* sums,
-                   int64_t sums_step, const GemmRun* run, const GemmRun* end, int64_t ahead) {
-  gemm_tile_runs<Rows, Panels, kTileRows>(grad, x, panel_step, sums, sums_step, run, end, ahead);
-}
-
-using MultiplyTile = void (*)(const float*, const float*, int64_t, float*, int64_t, const GemmRun*,
-                              const GemmRun*, int64_t);
-
-template <int Panels, int... R>
-constexpr std::array<MultiplyTile, kTileRows + 1> multiply_tiles(std::integer_sequence<int, R...>) {
-  return {nullptr, &multiply_tile<R + 1, Panels>...};
-}
-
-// By panels and rows.
-constexpr std::array<std::array<MultiplyTile, kTileRows + 1>, 2> kMultiplyTile = {
-    multiply_tiles<1>(std::make_integer_sequence<int, kTileRows>{}),
-    multiply_tiles<kTilePanels>(std::make_integer_sequence<int, kTileRows>{})};
+constexpr auto kMultiplyTiles =
+    gemm_tiles([]<int Rows, int Panels> { return &gemm_tile_runs<Rows, Panels, kTileRows>; });
 
 // Adds the products of one block of pixels to the sums of one tap.
 void multiply(const WeightGrad& op, const WeightGradTask& task, const GemmRun* run,
@@ -141,7 +123,7 @@ void multiply(const WeightGrad& op, const WeightGradTask& task, const GemmRun* r
   const int64_t x_step = op.shape.x_pixels() * kPanel;
   const int64_t first_row = rows.first(task.first_row);
   for (int64_t p = task.first_panel; p < task.end_panel; p += kTilePanels) {
-    const auto& tile = kMultiplyTile[task.end_panel - p >= kTilePanels];
+    const auto& tile = kMultiplyTiles[task.end_panel - p >= kTilePanels];
     float* const columns = sums + (p - task.first_panel) * kPanel;
     for (int64_t r = task.first_row; r < task.end_row; ++r) {
       const int64_t row = rows.first(r);

@@ -6,6 +6,7 @@
 // broadcast elements of A for 28 multiply-adds, which bound it. AVX2: 6 rows by 16 in 16 registers.
 // B lies in panels (k, 16) whatever the instruction set, so that packed matrices serve all of them.
 
+#include <array>
 #include <cstdint>
 #include <utility>
 
@@ -99,6 +100,20 @@ inline void gemm_tile_runs(const float* a, const float* b, int64_t panel_step, f
                                                            run->count, from + ahead, sums);
   }
   gemm_store<Rows, Panels>(sums, c, c_step, true);
+}
+
+// What `tile.operator()<Rows, Panels>()` returns, a function, by whether kTilePanels panels or one
+// are multiplied, and by rows, of which there are 1 to kTileRows.
+template <class Tile>
+constexpr auto gemm_tiles(Tile tile) {
+  const auto by_rows = [tile]<int Panels, int... R>(std::integer_sequence<int, R...>) {
+    using Function = decltype(tile.template operator()<1, Panels>());
+    return std::array<Function, kTileRows + 1>{nullptr,
+                                               tile.template operator()<R + 1, Panels>()...};
+  };
+  constexpr std::make_integer_sequence<int, kTileRows> rows;
+  return std::array{by_rows.template operator()<1>(rows),
+                    by_rows.template operator()<kTilePanels>(rows)};
 }
 
 }  // namespace fastseg::cpu::FASTSEG_SIMD

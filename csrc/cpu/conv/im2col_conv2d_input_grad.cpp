@@ -2,7 +2,7 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include "cpu/conv/im2col_conv2d_grad_args.h"
+#include "cpu/conv/conv2d_grad_args.h"
 #include "cpu/conv/im2col_conv2d_grads.h"
 #include "cpu/memory/scratch.h"
 #include "cpu/threads/torch_tasks.h"

@@ -6,8 +6,6 @@
 // the second-level cache until it is added.
 
 #include <algorithm>
-#include <array>
-#include <utility>
 
 #include "cpu/conv/gemm_tile.h"
 #include "cpu/conv/im2col_conv2d_grads.h"
@@ -24,17 +22,8 @@ void multiply_tile(const float* weight, const float* grad, int64_t panel_step, f
                                         accumulate, weight + kTileRows * depth);
 }
 
-using MultiplyTile = decltype(&multiply_tile<1, 1>);
-
-template <int Panels, int... R>
-constexpr std::array<MultiplyTile, kTileRows + 1> multiply_tiles(std::integer_sequence<int, R...>) {
-  return {nullptr, &multiply_tile<R + 1, Panels>...};
-}
-
-// By whether kTilePanels panels of pixels or one are taken, and by rows.
-constexpr std::array<std::array<MultiplyTile, kTileRows + 1>, 2> kMultiplyTiles = {
-    multiply_tiles<1>(std::make_integer_sequence<int, kTileRows>{}),
-    multiply_tiles<kTilePanels>(std::make_integer_sequence<int, kTileRows>{})};
+constexpr auto kMultiplyTiles =
+    gemm_tiles([]<int Rows, int Panels> { return &multiply_tile<Rows, Panels>; });
 
 // grad (Co, plane) from a pixel on to panels (Co, 16), zeros behind the last pixel.
 void pack_pixels(const float* grad, int64_t plane, int64_t channels, int64_t count, float* to) {

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "cpu/conv/im2col_conv2d_grad_args.h"
+#include "cpu/conv/conv2d_grad_args.h"
 #include "cpu/conv/im2col_conv2d_grads.h"
 #include "cpu/memory/scratch.h"
 #include "cpu/threads/torch_tasks.h"
@@ -15,19 +15,6 @@ namespace {
 using Ints = std::vector<int64_t>;
 
 constexpr const char* kOp = "fastseg::im2col_conv2d_weight_grad";
-
-Conv2dGradShape check(const Tensor& x, const Tensor& grad, const Conv2dArgs& args, int64_t groups) {
-  check_conv2d_image(kOp, "x", x);
-  check_float32(x, kOp, "x");
-  check_conv2d_image(kOp, "grad", grad);
-  check_alike(kOp, "grad", grad, "x", x);
-  check_groups(kOp, groups, "x", x.size(1), "grad", grad.size(1));
-  const auto plane = args.output_size(kOp, "x", x.size(2), x.size(3));
-  const Ints output{x.size(0), grad.size(1), plane[0], plane[1]};
-  FASTSEG_CHECK(has_shape(grad, output), kOp, ": grad must have the output's shape ",
-                to_string(output), ", got ", to_string(grad.sizes()));
-  return grad_shape(grad, x.size(1), {x.size(2), x.size(3)}, args, groups);
-}
 
 // The planes of x with their rows split, or x itself where a row has one part.
 Tensor split_planes(const Tensor& x, const Conv2dGradShape& shape) {
@@ -48,7 +35,7 @@ Tensor im2col_conv2d_weight_grad(const Tensor& x, const Tensor& grad, Ints kerne
   constexpr int64_t kTasks = 32;  // at least, where there are enough pixels
   const Conv2dArgs args(kOp, Conv2dArgs::pair(kOp, "kernel_size", kernel_size), stride, padding,
                         dilation);
-  const Conv2dGradShape shape = check(x, grad, args, groups);
+  const Conv2dGradShape shape = check_weight_grad(kOp, x, grad, args, groups);
   const bool channels_last = is_channels_last(x);
   const Tensor out = empty_like_layout(
       x, {grad.size(1), shape.in_channels, args.kernel_size[0], args.kernel_size[1]},

@@ -4,9 +4,7 @@
 // of weights, 7 KB and 16, lie in the first-level cache together.
 
 #include <algorithm>
-#include <array>
 #include <cstring>
-#include <utility>
 
 #include "cpu/conv/gemm_tile.h"
 #include "cpu/conv/im2col_conv2d.h"
@@ -25,17 +23,8 @@ void multiply_tile(const float* rows, const float* panel, int64_t panel_step, fl
                                                accumulate, panel + kIm2colBlock * kPanel);
 }
 
-using MultiplyTile = decltype(&multiply_tile<1, 1>);
-
-template <int Panels, int... R>
-constexpr std::array<MultiplyTile, kTileRows + 1> multiply_tiles(std::integer_sequence<int, R...>) {
-  return {nullptr, &multiply_tile<R + 1, Panels>...};
-}
-
-// By panels and rows.
-constexpr std::array<std::array<MultiplyTile, kTileRows + 1>, 2> kMultiplyTiles = {
-    multiply_tiles<1>(std::make_integer_sequence<int, kTileRows>{}),
-    multiply_tiles<kTilePanels>(std::make_integer_sequence<int, kTileRows>{})};
+constexpr auto kMultiplyTiles =
+    gemm_tiles([]<int Rows, int Panels> { return &multiply_tile<Rows, Panels>; });
 
 // The rows of a task's pixels, block by block of their depth.
 void gather_blocks(const Im2colConv2d& op, const Im2colTask& task, float* blocks) {
