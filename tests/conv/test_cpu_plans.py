@@ -41,7 +41,9 @@ def planned(x, weight, conv, bare=False):
 def test_contiguous_planes_are_multiplied_as_they_lie(channels):
     """Whatever is chosen for channels_last, where oneDNN would have to turn the map twice."""
     x, weight = torch.randn(1, channels, 97, 98), torch.randn(40, channels, 1, 1)
-    by_planes = torch.ops.fastseg.im2col_conv2d(x, weight, *(None,) * 4, (1, 1), (0, 0), (1, 1), "")
+    by_planes = torch.ops.fastseg.im2col_conv2d(
+        x, weight, *(None,) * 4, (1, 1), (0, 0), (1, 1), 1, ""
+    )
     y = fastseg.atrous_conv2d(x, weight, padding=0)
     assert y.is_contiguous()
     assert torch.equal(y, by_planes)
@@ -49,6 +51,25 @@ def test_contiguous_planes_are_multiplied_as_they_lie(channels):
     assert fastseg.atrous_conv2d(wide, weight, padding=0).is_contiguous(
         memory_format=torch.channels_last
     )
+
+
+@pytest.mark.skipif(extension.simd_level() == "portable", reason="torch's is the faster one there")
+@pytest.mark.parametrize(
+    ("channels", "filters", "kernel", "stride", "groups"),
+    [(3, 64, 7, 2, 1), (3, 16, 3, 2, 1), (3, 32, 3, 1, 1), (64, 64, 3, 2, 8), (24, 24, 5, 2, 1)],
+)
+def test_first_layers_large_kernels_and_groups(channels, filters, kernel, stride, groups):
+    """Contiguous maps are not brought to channels_last for them."""
+    x, weight = (
+        torch.randn(1, channels, 65, 66),
+        torch.randn(filters, channels // groups, *[kernel] * 2),
+    )
+    geometry = ((stride,) * 2, (kernel // 2,) * 2, (1, 1), groups)
+    by_planes = torch.ops.fastseg.im2col_conv2d(x, weight, *(None,) * 4, *geometry, "")
+    y = fastseg.atrous_conv2d(x, weight, stride=stride, groups=groups)
+    assert torch.equal(y, by_planes)
+    expected = F.conv2d(x.double(), weight.double(), None, *geometry)
+    torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-4)
 
 
 def test_the_plan_computes_what_the_op_does():

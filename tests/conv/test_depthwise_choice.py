@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import fastseg
 from fastseg._core import extension
 from fastseg._core.conv2d import Conv2d
-from fastseg.ops.conv import cpu_plan
+from fastseg.ops.conv import cpu_depthwise_plan
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
@@ -53,6 +53,6 @@ def test_the_choice_follows_settings_of_the_run():
     x = torch.empty(1, 16, 184, 184)
     conv = Conv2d((2, 2), (1, 1), (1, 1), 16)
     for _ in range(2):
-        assert not cpu_plan.owns_planes(x, (3, 3), conv)
+        assert not cpu_depthwise_plan.owns_planes(x, (3, 3), conv)
         with torch.backends.mkldnn.flags(enabled=False):
-            assert cpu_plan.owns_planes(x, (3, 3), conv)
+            assert cpu_depthwise_plan.owns_planes(x, (3, 3), conv)

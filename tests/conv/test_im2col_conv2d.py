@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from fastseg._core import extension
 from fastseg import reference
-from fastseg._core.conv2d import ACTIVATIONS
+from fastseg._core.conv2d import ACTIVATIONS, Conv2d
+from fastseg.ops.conv.cpu_plan import is_mostly_padding
 from tests.conv.conv_cases import needs_kernel
 
 ops = torch.ops.fastseg
@@ -34,6 +35,8 @@ CASES = [
 PLANES = [
     ((1, 700, 4, 4), 500, (1, 1), 1, 0, 1),  # fewer panels than threads
     ((2, 40, 40, 41), 65, (1, 1), 1, 0, 1),
+    ((2, 24, 40, 41), 48, (3, 3), 2, 1, 1),
+    ((2, 24, 40, 41), 48, (5, 5), 1, 2, 1, 8),  # with outputs between two rows
 ]
 
 
@@ -45,20 +48,15 @@ def pairs(*values):
 def problem(shape, out_channels, kernel, *geometry):
     """Operands of a case and what its convolution is, in float64."""
     torch.manual_seed(sum(shape))
+    *geometry, groups = (*geometry, 1) if len(geometry) == 3 else geometry
     x = torch.randn(shape).contiguous(memory_format=torch.channels_last)
-    weight = torch.randn(out_channels, shape[1], *kernel)
-    geometry = pairs(*geometry)
+    weight = torch.randn(out_channels, shape[1] // groups, *kernel)
+    geometry = [*pairs(*geometry), groups]
     return x, weight, geometry, F.conv2d(x.double(), weight.double(), None, *geometry)
 
 
 def convolve(x, weight, geometry, epilogue=(None,) * 4, activation=""):
     return ops.im2col_conv2d(x, weight, *epilogue, *geometry, activation)
-
-
-def kernel_of_planes(weight, geometry):
-    """Whether contiguous maps have a kernel of their own, which adds in another order."""
-    stride, padding, _ = geometry
-    return (*weight.shape[2:], *stride, *padding) == (1, 1, 1, 1, 0, 0)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -73,7 +71,6 @@ def test_computes_the_convolution(level, case):
         close = [convolve(x, w, geometry) for w in others]
     assert y.is_contiguous(memory_format=torch.channels_last) or 1 in y.shape
     assert contiguous.is_contiguous()
-    assert kernel_of_planes(weight, geometry) or torch.equal(contiguous, y)
     for z in (y, contiguous, *close):
         assert z.shape == expected.shape
         if len(x):
@@ -105,12 +102,62 @@ def test_planes_of_any_size(level):
             size = rng.choice(((1, 2), (4, 4), (3, 5), (5, 13), (8, 8), (7, 19), (1, 129)))
             channels, out_channels = rng.choice((1, 17, 511, 513, 1030)), rng.randint(1, 40)
             case = ((rng.randint(1, 3), channels, *size), out_channels, (1, 1), 1, 0, 1)
-            x, weight, geometry, expected = problem(*case)
-            y = convolve(x.contiguous(), weight, geometry)
-            assert y.is_contiguous()
-            # The few outputs of a small case may all be smaller than what they are sums of.
-            size = max(channels**0.5, expected.abs().max())
-            assert (y - expected).abs().max() <= 1e-6 * size, case
+            assert_planes_close(case)
+
+
+@pytest.mark.parametrize("level", extension.available_simd_levels())
+def test_planes_in_phases(level):
+    """Each axis with a kernel, stride, padding and dilation of its own, rows whole and cut."""
+    rng = random.Random(0)
+    with extension.use_simd_level(level):
+        for _ in range(120):
+            axes = []
+            for _ in range(2):
+                taps, stride, dilation = rng.choice((1, 3, 5)), rng.randint(1, 4), rng.randint(1, 3)
+                reach = dilation * (taps - 1)
+                padding = rng.choice((0, reach // 2, rng.randint(0, reach)))
+                size = rng.randint(max(1, reach + 1 - 2 * padding), 24)
+                axes.append((size, taps, stride, padding, dilation))
+            size, kernel, *geometry = zip(*axes, strict=True)
+            padded = is_mostly_padding(size, kernel, Conv2d(*geometry, 1))
+            groups = 1 if padded else rng.choice((1, 2, 3))
+            channels, filters = rng.choice((1, 2, 15, 33)), rng.choice((1, 2, 7, 16, 43))
+            shape = (rng.randint(1, 2), groups * channels, *size)
+            case = (shape, groups * filters, kernel, *geometry, groups)
+            assert_planes_close(case)
+
+
+def assert_planes_close(case):
+    x, weight, geometry, expected = problem(*case)
+    y = convolve(x.contiguous(), weight, geometry)
+    assert y.is_contiguous()
+    # The few outputs of a small case may all be smaller than what they are sums of.
+    size = max(weight[0].numel() ** 0.5, expected.abs().max())
+    assert (y - expected).abs().max() <= 1e-6 * size, case
+
+
+@needs_kernel("im2col_conv2d")
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_groups(layout):
+    """Contiguous ones as they lie; others are brought into that layout."""
+    x, weight, geometry, expected = problem((2, 12, 9, 14), 18, (3, 3), 2, 1, 1, 3)
+    y = convolve(x.contiguous(memory_format=layout), weight, geometry)
+    assert y.is_contiguous(memory_format=layout)
+    torch.testing.assert_close(y, expected.float(), rtol=1e-5, atol=1e-5)
+    groups = zip(x.contiguous().chunk(3, 1), weight.chunk(3), strict=True)
+    alone = [convolve(part, w, [*geometry[:3], 1]) for part, w in groups]
+    torch.testing.assert_close(torch.cat(alone, 1), y, rtol=1e-5, atol=1e-5)
+
+
+@needs_kernel("im2col_conv2d")
+def test_padding_is_not_copied():
+    """A rate of 2^29 has planes that no memory holds; their taps are found to read nothing."""
+    x, weight = torch.randn(1, 4, 9, 9), torch.randn(6, 4, 3, 3)
+    far = (1 << 29,) * 2
+    y = convolve(x, weight, ((1, 1), far, far, 1))
+    torch.testing.assert_close(y, F.conv2d(x, weight[..., 1:2, 1:2]), rtol=1e-5, atol=1e-5)
+    with pytest.raises(RuntimeError, match="groups must be 1 where outputs are fewer than 6 or"):
+        convolve(x, weight[:, :2], ((1, 1), far, far, 2))
 
 
 @pytest.mark.parametrize("level", extension.available_simd_levels())
@@ -144,12 +191,12 @@ def test_planes_that_are_not_finite():
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("level", extension.available_simd_levels())
-@pytest.mark.parametrize("kernel", ["panels", "dots", "planes"])
+@pytest.mark.parametrize("kernel", ["panels", "dots", "planes", "phases"])
 def test_epilogue(kernel, level, activation):
     shape = (2, 9, 3, 4) if kernel == "dots" else (2, 9, 6, 7)
     taps, padding = ((1, 1), 0) if kernel == "planes" else ((3, 3), 1)
     x, weight, geometry, y = problem(shape, 37, taps, 1, padding, 1)
-    x = x.contiguous() if kernel == "planes" else x
+    x = x.contiguous() if kernel in ("planes", "phases") else x
     bias, scale, shift = torch.randn(3, 37)
     residual = torch.randn(y.shape)
     epilogue = (bias, scale, shift, residual)
@@ -202,13 +249,16 @@ def test_opcheck():
         ({6: (0, 1)}, "stride must be at least 1"),
         ({7: (3, 1)}, "padding must not be larger"),
         ({0: torch.randn(1, 4, 1, 1), 7: (0, 0)}, "too small"),
-        ({9: "tanh"}, "activation must be one of"),
+        ({9: 0}, "groups"),
+        ({9: 3}, "groups"),
+        ({1: torch.randn(5, 2, 3, 3), 9: 2}, "groups"),
+        ({10: "tanh"}, "activation must be one of"),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
 def test_bad_input(change, message):
     arguments = [torch.randn(1, 4, 9, 8), torch.randn(5, 4, 3, 3), None, None, None, None]
-    arguments += [(1, 1), (1, 1), (1, 1), ""]
+    arguments += [(1, 1), (1, 1), (1, 1), 1, ""]
     for at, value in change.items():
         arguments[at] = value
     with pytest.raises(RuntimeError, match=message):

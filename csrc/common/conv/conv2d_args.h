@@ -82,6 +82,15 @@ inline void check_conv2d_image(const char* op, const char* name, const Tensor& x
   check_float(x, op, name);
 }
 
+inline void check_groups(const char* op, int64_t groups, const char* x_name, int64_t channels,
+                         const char* grad_name, int64_t out_channels) {
+  FASTSEG_CHECK(groups > 0, op, ": groups must be at least 1, got ", groups);
+  FASTSEG_CHECK(channels % groups == 0, op, ": groups = ", groups, " must divide the ", channels,
+                " channels of ", x_name);
+  FASTSEG_CHECK(out_channels % groups == 0, op, ": groups = ", groups, " must divide the ",
+                out_channels, " channels of ", grad_name);
+}
+
 // The device and the dtype of x.
 inline void check_alike(const char* op, const char* name, const Tensor& t, const char* x_name,
                         const Tensor& x) {

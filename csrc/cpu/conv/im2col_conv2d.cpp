@@ -8,6 +8,7 @@
 #include <functional>
 #include <optional>
 
+#include "common/ceil_divide.h"
 #include "common/conv/conv2d_args.h"
 #include "cpu/conv/folded_epilogue.h"
 #include "cpu/conv/gemm_run.h"
@@ -47,16 +48,16 @@ int64_t threads_for(const Im2colConv2d& op, int64_t pixels) {
   return std::clamp<int64_t>(products / kLeastProducts, 1, torch::stable::get_num_threads());
 }
 
-// A 1x1 convolution of contiguous planes, panel by panel; where those are fewer than the threads,
-// by stretches of channels, too.
-void run_planes(const Im2colConv2d& op, int64_t images) {
+// A convolution of contiguous planes, panel by panel; where those are fewer than the threads, by
+// stretches of channels, too.
+void multiply_planes(const Im2colConv2d& op, const Im2colPlanes& planes, int64_t images) {
   constexpr int64_t kTasks = 4;       // of a thread, so that none waits long for another
   constexpr int64_t kGroup = 4 * 30;  // channels: whole tiles at every SIMD level
-  const int64_t panels = images * ((op.plane() + kIm2colPixels - 1) / kIm2colPixels);
-  const int64_t threads = threads_for(op, images * op.plane());
+  const int64_t panels = images * ceil_divide(planes.pixels, kIm2colPixels);
+  const int64_t threads = threads_for(op, images * planes.pixels);
   const int64_t stretches = threads == 1 ? 1 : std::min(panels, threads * kTasks);
-  const int64_t groups = (op.out_channels + kGroup - 1) / kGroup;
-  const int64_t parts = std::min((threads + stretches - 1) / stretches, groups);
+  const int64_t groups = ceil_divide(op.out_channels, kGroup);
+  const int64_t parts = std::min(ceil_divide(threads, stretches), groups);
   const auto kernel = FASTSEG_SIMD_DISPATCH(im2col_planes_task);
   static thread_local Scratch memory;
   run_tasks(threads, stretches * parts, [&](int64_t i) {
@@ -64,8 +65,45 @@ void run_planes(const Im2colConv2d& op, int64_t images) {
     const Im2colTask task{panels * stretch / stretches, panels * (stretch + 1) / stretches,
                           groups * part / parts * kGroup,
                           std::min(groups * (part + 1) / parts * kGroup, op.out_channels)};
-    kernel(op, task, memory.get(im2col_planes_memory(task.last_channel - task.first_channel)));
+    kernel(op, planes, task,
+           memory.get(im2col_planes_memory(task.last_channel - task.first_channel)));
   });
+}
+
+// Where the first output reads for each weight of a filter, in planes of `rows` by `columns`.
+Ints plane_offsets(const Im2colConv2d& op, const TapPhases& rows, const TapPhases& columns) {
+  const int64_t plane = rows.size * columns.size, of_channel = rows.count() * columns.count();
+  Ints offsets(op.depth());
+  for (int64_t t = 0; t < op.taps(); ++t) {
+    const int64_t i = t / op.kernel_size[1], j = t % op.kernel_size[1];
+    const int64_t phase = rows.phase(i) * columns.count() + columns.phase(j);
+    const int64_t first = rows.first(i) * columns.size + columns.first(j);
+    for (int64_t c = 0; c < op.in_channels; ++c) {
+      const int64_t k = op.taps_last ? c * op.taps() + t : t * op.in_channels + c;
+      offsets[k] = (c * of_channel + phase) * plane + first;
+    }
+  }
+  return offsets;
+}
+
+void run_planes(const Im2colConv2d& op, const Tensor& x, const TapPhases& rows,
+                const TapPhases& columns) {
+  constexpr int64_t kFewOutputs = 32;  // between two rows: as much work as to cut a row off
+  const int64_t images = x.size(0), count = images * x.size(1);
+  const int64_t of_channel = rows.count() * columns.count() * rows.size * columns.size;
+  const int64_t width = op.out_size[1], gap = columns.size - width;
+  const Ints offsets = plane_offsets(op, rows, columns);
+  Im2colPlanes planes{op.x, op.in_channels * of_channel, offsets.data(), columns.size, width, 0};
+  if (gap * op.out_channels / op.groups < kFewOutputs) planes.width = planes.pitch;
+  planes.pixels = (op.out_size[0] - 1) * planes.width + width;
+  if (op.is_point()) return multiply_planes(op, planes, images);
+  const Tensor phases = empty_like_layout(x, {count * of_channel}, ScalarType::Float, false);
+  float* const packed = static_cast<float*>(phases.mutable_data_ptr());
+  const auto pack = FASTSEG_SIMD_DISPATCH(im2col_phases);
+  run_tasks(threads_for(op, images * op.plane()), count,
+            [&](int64_t i) { pack(op, rows, columns, i, packed); });
+  planes.data = packed;
+  multiply_planes(op, planes, images);
 }
 
 // Stretches of pixels whose rows stay in the cache; where those are fewer than the threads, of
@@ -109,26 +147,44 @@ void run(const Im2colConv2d& op, int64_t pixels) {
   });
 }
 
+constexpr int64_t kLeastPixels = 6;
+
+// Whether contiguous planes are multiplied in that layout. Few pixels leave a tile's lanes idle,
+// and are soon in the other; planes that are mostly padding would be copied for nothing.
+bool suits_planes(const Tensor& x, const Conv2dArgs::Pair& out_size, const TapPhases& rows,
+                  const TapPhases& columns) {
+  constexpr int64_t kMostPadding = 4;
+  const auto numbers = [](const TapPhases& axis) { return double(axis.count()) * axis.size; };
+  return out_size[0] * out_size[1] >= kLeastPixels &&
+         numbers(rows) * numbers(columns) <= double(kMostPadding * x.size(2) * x.size(3));
+}
+
 Tensor im2col_conv2d(const Tensor& x, const Tensor& weight, Optional bias, Optional scale,
                      Optional shift, Optional residual, Ints stride, Ints padding, Ints dilation,
-                     std::string activation) {
+                     int64_t groups, std::string activation) {
   check_conv2d_image(kOp, "x", x);
   check_float32(x, kOp, "x");
-  FASTSEG_CHECK(weight.dim() == 4 && weight.size(0) > 0 && weight.size(1) == x.size(1), kOp,
-                ": weight must have the shape (Co, Ci, kh, kw) with x's ", x.size(1),
-                " channels, got ", to_string(weight.sizes()));
+  FASTSEG_CHECK(weight.dim() == 4 && weight.size(0) > 0, kOp,
+                ": weight must have the shape (Co, Ci / groups, kh, kw), got ",
+                to_string(weight.sizes()));
+  check_groups(kOp, groups, "x", x.size(1), "weight", weight.size(0));
+  FASTSEG_CHECK(weight.size(1) * groups == x.size(1), kOp,
+                ": weight must have the shape (Co, Ci / groups, kh, kw) with x's ", x.size(1),
+                " channels in ", groups, " groups, got ", to_string(weight.sizes()));
   check_alike(kOp, "weight", weight, "x", x);
   const Conv2dArgs args(kOp, {weight.size(2), weight.size(3)}, stride, padding, dilation);
   const auto plane = args.output_size(kOp, "x", x.size(2), x.size(3));
   const Ints size{x.size(0), weight.size(0), plane[0], plane[1]};
   check_epilogue(kOp, x, bias, scale, shift, residual, size);
-  const auto all = [](const Ints& values, int64_t value) {
-    return std::all_of(values.begin(), values.end(), [&](int64_t v) { return v == value; });
+  const auto phases = [&](int axis) {
+    return TapPhases(args.kernel_size[axis], args.stride[axis], args.padding[axis],
+                     args.dilation[axis], plane[axis]);
   };
-  const bool point = weight.size(2) * weight.size(3) == 1 && all(stride, 1) && all(padding, 0);
-  // Fewer pixels leave a tile's lanes idle, and are soon in the other layout.
-  constexpr int64_t kLeastPlane = 6;
-  const bool planes = point && !is_channels_last(x) && plane[0] * plane[1] >= kLeastPlane;
+  const TapPhases rows = phases(0), columns = phases(1);
+  const bool suits = suits_planes(x, plane, rows, columns);
+  FASTSEG_CHECK(groups == 1 || suits, kOp, ": groups must be 1 where outputs are fewer than ",
+                kLeastPixels, " or mostly of padding, got ", groups);
+  const bool planes = x.size(0) > 0 && (groups > 1 || (suits && !is_channels_last(x)));
   if (residual) residual = in_layout(*residual, !planes);
   const FoldedEpilogue<float> epilogue(bias, scale, shift, residual,
                                        parse_activation(kOp, activation));
@@ -136,7 +192,8 @@ Tensor im2col_conv2d(const Tensor& x, const Tensor& weight, Optional bias, Optio
   const bool taps_last = !is_dense(weight, true);
   const Tensor filters = dense(weight, !taps_last);
   const Tensor out = empty_like_layout(x, size, ScalarType::Float, !planes);
-  const Im2colConv2d op{x.size(1),
+  const Im2colConv2d op{groups,
+                        weight.size(1),
                         weight.size(0),
                         {x.size(2), x.size(3)},
                         {plane[0], plane[1]},
@@ -149,8 +206,8 @@ Tensor im2col_conv2d(const Tensor& x, const Tensor& weight, Optional bias, Optio
                         static_cast<const float*>(filters.const_data_ptr()),
                         static_cast<float*>(out.mutable_data_ptr()),
                         epilogue.get()};
-  if (x.size(0) > 0 && planes) {
-    run_planes(op, x.size(0));
+  if (planes) {
+    run_planes(op, x, rows, columns);
   } else if (x.size(0) > 0) {
     run(op, x.size(0) * plane[0] * plane[1]);
   }

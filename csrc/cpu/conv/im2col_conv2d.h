@@ -8,14 +8,16 @@
 // more than that, rows are transposed for a product with filters. Of many pixels the filters are
 // brought into panels first, anew in each call. So nothing is prepared from them that would have to
 // be checked for changes.
-// A 1x1 convolution of contiguous planes is the product of the filters and the planes as they lie.
-// Bytes: x times the taps a pixel, y once, and the weights once for kIm2colFloats of rows, or in
-// panels once more for these.
+// Of contiguous planes it is the product of the filters and the planes: as they lie if the kernel
+// is 1x1, else padded first and cut into the phases of the stride, in which the outputs of a row
+// read neighbours for each tap, and those of the next row a pitch behind. Bytes: x times the taps a
+// pixel, y once, and the weights once for kIm2colFloats of rows, or in panels once more for these.
 
 #include <algorithm>
 #include <cstdint>
 
 #include "common/conv/conv2d_epilogue.h"
+#include "cpu/conv/tap_phases.h"
 #include "cpu/simd/simd_level.h"
 
 namespace fastseg::cpu {
@@ -32,7 +34,7 @@ inline constexpr int64_t kIm2colPixels = 64;       // of a plane at a time
 inline int64_t im2col_row(int64_t depth) { return (depth + 15) / 16 * 16 + 16; }
 
 struct Im2colConv2d {
-  int64_t in_channels, out_channels;
+  int64_t groups, in_channels, out_channels;  // in_channels: of one group; rows are of one alone
   int64_t size[2], out_size[2], kernel_size[2], stride[2], padding[2], dilation[2];
   bool taps_last;        // filters are (in_channels, taps), else (taps, in_channels)
   const float* x;        // (N, H, W, in_channels)
@@ -43,6 +45,10 @@ struct Im2colConv2d {
   int64_t taps() const { return kernel_size[0] * kernel_size[1]; }
   int64_t depth() const { return taps() * in_channels; }
   int64_t plane() const { return out_size[0] * out_size[1]; }
+  // Whether an output reads one pixel, that of its own place.
+  bool is_point() const {
+    return taps() == 1 && stride[0] == 1 && stride[1] == 1 && padding[0] == 0 && padding[1] == 0;
+  }
 };
 
 // Output pixels, counted through the batch, and output channels.
@@ -68,6 +74,17 @@ inline int64_t im2col_panels_memory(const Im2colConv2d& op, int64_t pixels) {
   return im2col_rows_memory(op, pixels) + pixels * kIm2colSums;
 }
 
+// The planes that a product reads. Output (i, j) does so i * pitch + j behind the first one. If the
+// product is of `width` = pitch columns a row, it is of those between two rows of outputs, too:
+// that costs less than to cut what few filters read into rows.
+struct Im2colPlanes {
+  const float* data;       // (N, groups, group)
+  int64_t group;           // numbers of a group of channels
+  const int64_t* offsets;  // (depth): where the first output reads, for each weight of a filter
+  int64_t pitch, width;
+  int64_t pixels;  // of an image
+};
+
 // Of a task of planes: the pixels, and the sums of its channels.
 inline int64_t im2col_planes_memory(int64_t channels) {
   return (kIm2colBlock + channels) * kIm2colPixels;
@@ -90,10 +107,18 @@ FASTSEG_DECLARE_KERNEL(FASTSEG_IM2COL_PACK)
 FASTSEG_DECLARE_KERNEL(FASTSEG_IM2COL_PANELS_TASK)
 #undef FASTSEG_IM2COL_PANELS_TASK
 
-// A task of contiguous planes, x (N, in_channels, plane) and y (N, out_channels, plane): panels of
-// kIm2colPixels, the last one of an image with fewer, counted through the batch, and channels.
-#define FASTSEG_IM2COL_PLANES_TASK \
-  void im2col_planes_task(const Im2colConv2d& op, const Im2colTask& task, float* memory)
+// Plane `index` of x (N, channels, H, W) to its phases (vertical, horizontal, rows, columns).
+#define FASTSEG_IM2COL_PHASES                                                                 \
+  void im2col_phases(const Im2colConv2d& op, const TapPhases& rows, const TapPhases& columns, \
+                     int64_t index, float* phases)
+FASTSEG_DECLARE_KERNEL(FASTSEG_IM2COL_PHASES)
+#undef FASTSEG_IM2COL_PHASES
+
+// A task of contiguous planes, y (N, out_channels, plane): panels of kIm2colPixels, the last one of
+// an image with fewer, counted through the batch, and channels.
+#define FASTSEG_IM2COL_PLANES_TASK                                            \
+  void im2col_planes_task(const Im2colConv2d& op, const Im2colPlanes& planes, \
+                          const Im2colTask& task, float* memory)
 FASTSEG_DECLARE_KERNEL(FASTSEG_IM2COL_PLANES_TASK)
 #undef FASTSEG_IM2COL_PLANES_TASK
 

@@ -4,7 +4,8 @@ Unless a constant says otherwise, costs are medians on one thread of an AMD Zen 
 and its oneDNN, float32, channels_last, over 3x3 kernels of 3 to 512 channels on maps of 4 x 4 to
 360 x 480. The AVX2 figures are of the same processor with FASTSEG_SIMD and ONEDNN_MAX_CPU_ISA set.
 The costs of im2col and of fingerprints were measured on an Intel Emerald Rapids, with 16 to 2048
-channels on maps of 1 x 1 to 65 x 65, and scaled by the speed of products on both.
+channels on maps of 1 x 1 to 65 x 65, and scaled by the speed of products on both; so were those of
+planes, on an AMD Zen 3 with AVX2, with 3 to 256 channels on maps of 14 x 14 to 224 x 224.
 benchmarks/results has what the choice gains and loses on two threads.
 """
 
@@ -39,6 +40,14 @@ class ConvCosts(NamedTuple):
         im2col_flops: operations per nanosecond of im2col's product, which reads the weight as it
             is.
         im2col_depth: depth of such a sum at which it takes twice as long, out of the cache.
+        planes_flops: operations per nanosecond of im2col's product with contiguous planes. Not
+            measured with AVX-512, where it is taken for slower than it should be.
+        planes_copy: nanoseconds per output pixel and depth of that product to copy what it reads;
+            half of those to pad a number of x.
+        planes_output: nanoseconds per output of it.
+        following: nanoseconds per output of torch's batch norm and ReLU in evaluation.
+        turning: nanoseconds per number of a contiguous map that is brought to channels_last or
+            back.
         depthwise_reach: widest padding that oneDNN's depthwise kernel for channels_last takes; for
             wider ones another kernel runs, which takes 10 to 50 times as long.
         depthwise_outputs: number of outputs below which our 3x3 depthwise kernel is faster than
@@ -61,6 +70,11 @@ class ConvCosts(NamedTuple):
     panel_output: float
     im2col_flops: float
     im2col_depth: float
+    planes_flops: float
+    planes_copy: float
+    planes_output: float
+    following: float
+    turning: float
     depthwise_reach: int
     depthwise_outputs: float
     depthwise_planes: float
@@ -125,6 +139,47 @@ class ConvCosts(NamedTuple):
         panels = copying + self.panel_output * outputs + multiplying + 2 * reading
         return min(dots, panels)
 
+    def planes(self, shape: Sequence[int], weight_shape: Sequence[int], conv: Conv2d) -> float:
+        """Returns the nanoseconds of im2col's product with contiguous planes.
+
+        Args:
+            shape: (N, Ci, H, W) of x.
+            weight_shape: (Co, Ci, kh, kw).
+            conv: the geometry.
+        """
+        pixels = shape[0] * math.prod(conv.output_size(shape[2:], weight_shape[2:]))
+        depth = math.prod(weight_shape[1:])
+        multiplying = pixels * weight_shape[0] * (2 * depth / self.planes_flops)
+        copies = pixels * depth * conv.groups + 2 * math.prod(shape)
+        finishing = pixels * weight_shape[0] * self.planes_output
+        return multiplying + copies * self.planes_copy + finishing
+
+    def by_channels_last(
+        self, shape: Sequence[int], weight_shape: Sequence[int], conv: Conv2d
+    ) -> float:
+        """Returns the nanoseconds of oneDNN for contiguous maps, which are turned and turned back.
+
+        Args:
+            shape: (N, Ci, H, W) of x.
+            weight_shape: (Co, Ci, kh, kw).
+            conv: the geometry.
+        """
+        pixels = shape[0] * math.prod(conv.output_size(shape[2:], weight_shape[2:]))
+        numbers = math.prod(shape) + pixels * weight_shape[0]
+        return self.onednn(shape, weight_shape, conv, 1) + self.overhead + numbers * self.turning
+
+    def in_blocks(self, shape: Sequence[int], weight_shape: Sequence[int], conv: Conv2d) -> float:
+        """Returns the nanoseconds of torch's convolution, batch norm and ReLU of contiguous maps.
+
+        Args:
+            shape: (N, Ci, H, W) of x.
+            weight_shape: (Co, Ci, kh, kw).
+            conv: the geometry.
+        """
+        outputs = math.prod(conv.output_size(shape[2:], weight_shape[2:]))
+        passes = shape[0] * weight_shape[0] * outputs * self.following
+        return self.onednn(shape, weight_shape, conv, 1) + passes + self.overhead / 2
+
     def training(
         self, shape: Sequence[int], out_channels: int, dilation: Sequence[int], fast: bool
     ) -> float:
@@ -165,6 +220,11 @@ COSTS = {
         panel_output=0.06,
         im2col_flops=260,
         im2col_depth=16_000,
+        planes_flops=220,
+        planes_copy=0.07,
+        planes_output=0.35,
+        following=0.25,
+        turning=0.4,
         depthwise_reach=6,
         depthwise_outputs=math.inf,
         depthwise_planes=math.inf,
@@ -174,7 +234,7 @@ COSTS = {
         bytes=30,
         look_up=4_000,
         fingerprint=15,
-        transform=0.14,
+        transform=0.28,
         overhead=24_000,
         preparing=1.4,
         gather_pixel=6,
@@ -183,6 +243,11 @@ COSTS = {
         panel_output=0.12,
         im2col_flops=120,
         im2col_depth=16_000,
+        planes_flops=150,
+        planes_copy=0.07,
+        planes_output=0.35,
+        following=0.25,
+        turning=0.6,
         depthwise_reach=4,
         depthwise_outputs=1e6,
         depthwise_planes=1e6,
@@ -224,6 +289,14 @@ to look a prepared weight up: 50 microseconds within a network, on an AMD Zen 3.
 FUSED_OUTPUTS = 2
 """Number of outputs per element of x from which oneDNN fuses a ReLU: its ReLU turns NaN into 0, so
 that x must be searched for NaN first, which costs a pass over x and saves one over the output."""
+
+BLOCK_CHANNELS = 16
+"""Number of a group's input channels up to which torch's convolution in evaluation, batch norm and
+ReLU take longer than planes: with AVX2 1.1 to 3.3 times as long, on maps of 17 x 17 to 65 x 65."""
+
+PLANES_CHANNELS = 2
+"""Number of input and output channels of a group from which grouped planes are multiplied as they
+lie. One of each is a depthwise convolution."""
 
 WEIGHT_GRADIENT_CHANNELS = 16
 """Number of input channels from which a weight's gradient is computed tap by tap, 16 channels at a

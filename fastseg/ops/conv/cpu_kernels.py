@@ -63,7 +63,7 @@ def winograd_weight(
 def im2col_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activation) -> Tensor:
     """Convolves float32 x as one matrix product."""
     epilogue = (bias, scale, shift, residual)
-    return run_im2col(x, weight, *epilogue, *conv[:3], activation)
+    return run_im2col(x, weight, *epilogue, *conv, activation)
 
 
 def depthwise_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activation) -> Tensor:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastseg._core import extension
 from fastseg import reference
 from fastseg._core.conv2d import Conv2d, in_layout_of
 from fastseg._core.formulas import ACTIVATION_IN_PLACE
@@ -28,6 +31,37 @@ NAN_TO_0 = {"relu": ("relu", []), "relu6": ("hardtanh", [0.0, 6.0])}
 def has_onednn() -> bool:
     """Whether torch has oneDNN and the user has not turned it off."""
     return torch._C._has_mkldnn and torch._C._get_mkldnn_enabled()
+
+
+@functools.cache
+def is_native(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies this dtype, one of 16 bits, faster than float32 here.
+
+    It does with a matrix unit, and on AMD's processors with vector instructions for it. Intel's
+    vector instructions alone are slower than float32's: see NATIVE_RATE.
+    """
+    if dtype not in (torch.bfloat16, torch.float16) or not torch._C._has_mkldnn:
+        return False
+    bfloat16 = dtype == torch.bfloat16
+    supported = "_is_mkldnn_bf16_supported" if bfloat16 else "_is_mkldnn_fp16_supported"
+    if not getattr(torch.ops.mkldnn, supported)():
+        return False
+    has_matrices = (
+        torch.cpu._is_amx_tile_supported if bfloat16 else torch.cpu._is_amx_fp16_supported
+    )
+    return has_matrices() or not extension.is_intel()
+
+
+def torch_takes_onednn(shape: Sequence[int], weight_shape: Sequence[int], conv: Conv2d) -> bool:
+    """Whether torch's convolution of float32 is oneDNN's whatever the number of threads.
+
+    torch has other libraries, some with one thread alone, for 1x1 kernels and for one small image
+    (ConvParams::use_mkldnn in its Convolution.cpp); their bits depend on the number of threads.
+    """
+    if math.prod(weight_shape[2:]) == 1 and conv.stride == (1, 1):
+        return False
+    large = math.prod(shape) > 20480 or min(weight_shape[2:]) > 3
+    return conv.groups > 1 or shape[0] > 1 or large
 
 
 def onednn_conv2d(

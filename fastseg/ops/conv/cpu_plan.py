@@ -3,8 +3,9 @@
 - Winograd's pieces: 3x3 taps, stride 1, "same" padding and one group.
 - Our depthwise kernel: where oneDNN does not have a fast one.
 - torch's depthwise convolution: contiguous maps, where it is faster than ours in channels_last.
-- im2col: maps of few pixels, and 1x1 kernels on those of some thousand and on all that are
-  contiguous. It takes the weight as it is; all others are prepared and compared with what was
+- im2col: maps of few pixels, 1x1 kernels on those of some thousand, and contiguous maps whose way
+  to channels_last and back would cost more: those of a network's first layer, of large kernels and
+  of strides. It takes the weight as it is; all others are prepared and compared with what was
   prepared in each call.
 - oneDNN with a prepared weight, the batch norm's scale in it, and a fused epilogue: all else; by
   torch's convolution where x and the weight are in channels_last and little or nothing follows.
@@ -32,14 +33,17 @@ from fastseg._core.conv2d import Conv2d, is_bare, live_range
 from fastseg._core.float32_precision import reduced_on_cpu
 from fastseg._core.remember import MOST_CALLS
 from fastseg.ops.conv.cpu_costs import (
+    BLOCK_CHANNELS,
     COSTS,
-    DEPTHWISE_BYTES,
-    DEPTHWISE_PIXELS,
-    DEPTHWISE_PRODUCTS,
     EPILOGUE_OUTPUTS,
     GRADIENT_OVERHEAD,
     NATIVE_RATE,
-    STRIDED_BYTES,
+    PLANES_CHANNELS,
+)
+from fastseg.ops.conv.cpu_depthwise_plan import (
+    is_depthwise,
+    owns_depthwise,
+    torch_wins_on_planes,
 )
 from fastseg.ops.conv.cpu_forms import (
     as_it_lies,
@@ -52,7 +56,12 @@ from fastseg.ops.conv.cpu_forms import (
     widened_winograd,
 )
 from fastseg.ops.conv.cpu_kernels import depthwise_conv2d, im2col_conv2d, winograd_conv2d
-from fastseg.ops.conv.cpu_onednn import has_onednn, onednn_conv2d, torch_conv2d
+from fastseg.ops.conv.cpu_onednn import (
+    is_native,
+    onednn_conv2d,
+    torch_conv2d,
+    torch_takes_onednn,
+)
 
 
 def plan(
@@ -87,8 +96,8 @@ def plan(
         point = Conv2d(conv.stride, (0, 0), (1, 1), 1)
         run = plan(x, middle_of(weight), point, activation, bare)
         return partial(by_live_tap, run=run)
-    winograd = prefers_winograd(x, weight, conv)
     if x.dtype != torch.float32:
+        winograd = prefers_winograd(x, weight, conv)
         # oneDNN pads other depths with zeros, which turn infinities into NaN.
         whole = depthwise or weight.shape[1] % 8 == 0
         if winograd:
@@ -101,14 +110,21 @@ def plan(
     by_product = partial(im2col_conv2d, conv=conv, activation=activation)
     if prefers_im2col(x, weight, conv):
         return by_product
-    if winograd:
+    run = _plan_large(x, weight, conv, activation, bare)
+    if prefers_planes(x, weight, conv):
+        return partial(by_layout, planes=by_product, channels_last=run)
+    return run
+
+
+def _plan_large(x, weight, conv: Conv2d, activation: str, bare: bool) -> Callable[..., Tensor]:
+    """Chooses for float32 maps that have too many pixels for im2col, but for contiguous ones."""
+    if prefers_winograd(x, weight, conv):
         return partial(winograd_conv2d, conv=conv, activation=activation)
     if any(p >= n for p, n in zip(conv.padding, x.shape[2:], strict=True)):
         # oneDNN's bits would depend on the number of threads.
-        return by_product if conv.groups == 1 else partial(by_groups, **by_product.keywords)
+        by_product = im2col_conv2d if conv.groups == 1 else by_groups
+        return partial(by_product, conv=conv, activation=activation)
     by_onednn = partial(onednn_conv2d, conv=conv, activation=activation)
-    if suits_planes(weight.shape, conv):
-        return partial(by_layout, planes=by_product, channels_last=by_onednn)
     outputs = (
         x.shape[0] * weight.shape[0] * math.prod(conv.output_size(x.shape[2:], weight.shape[2:]))
     )
@@ -123,30 +139,6 @@ def atrous_conv2d(x, weight, bias, scale, shift, residual, conv: Conv2d, activat
     bare = is_bare(bias, scale, shift, residual, activation)
     run = plan(x, weight, conv, activation, bare)
     return run(x, weight, bias, scale, shift, residual)
-
-
-@functools.cache
-def is_native(dtype: torch.dtype) -> bool:
-    """Whether oneDNN multiplies this dtype, one of 16 bits, faster than float32 here.
-
-    It does with a matrix unit, and on AMD's processors with vector instructions for it. Intel's
-    vector instructions alone are slower than float32's: see NATIVE_RATE.
-    """
-    if dtype not in (torch.bfloat16, torch.float16) or not torch._C._has_mkldnn:
-        return False
-    bfloat16 = dtype == torch.bfloat16
-    supported = "_is_mkldnn_bf16_supported" if bfloat16 else "_is_mkldnn_fp16_supported"
-    if not getattr(torch.ops.mkldnn, supported)():
-        return False
-    has_matrices = (
-        torch.cpu._is_amx_tile_supported if bfloat16 else torch.cpu._is_amx_fp16_supported
-    )
-    return has_matrices() or not extension.is_intel()
-
-
-def is_depthwise(channels: int, weight: Tensor, conv: Conv2d) -> bool:
-    """Whether each channel has one filter of its own."""
-    return conv.groups > 1 and conv.groups == channels == weight.shape[0]
 
 
 def has_one_live_tap(x: Tensor, weight: Tensor, conv: Conv2d) -> bool:
@@ -168,82 +160,6 @@ def _has_one_live_tap(size: tuple[int, ...], kernel: tuple[int, ...], conv: Conv
         if any(live.start < live.stop for live in ranges):
             return False
     return True
-
-
-def owns_depthwise(x: Tensor, kernel_size: Sequence[int], conv: Conv2d, bare: bool) -> bool:
-    """Whether our depthwise kernel is faster than oneDNN's.
-
-    In 16 bits it is not where the processor has instructions for them, except with an epilogue,
-    before which oneDNN would round.
-    """
-    costs = COSTS.get(extension.simd_level())
-    if costs is None or conv.padding[1] > costs.depthwise_reach:
-        return True
-    if x.dtype != torch.float32 and not (bare and is_native(x.dtype)):
-        return True
-    size = conv.output_size(x.shape[2:], kernel_size)
-    outputs = x.shape[0] * x.shape[1] * math.prod(size)
-    if tuple(kernel_size) == (3, 3) and x.dtype == torch.float32:
-        large = x.numel() * x.element_size() >= DEPTHWISE_BYTES
-        return outputs < costs.depthwise_outputs or large
-    return outputs * math.prod(kernel_size) < DEPTHWISE_PRODUCTS
-
-
-def torch_takes_onednn(shape: Sequence[int], weight_shape: Sequence[int], conv: Conv2d) -> bool:
-    """Whether torch's convolution of float32 is oneDNN's whatever the number of threads.
-
-    torch has other libraries, some with one thread alone, for 1x1 kernels and for one small image
-    (ConvParams::use_mkldnn in its Convolution.cpp); their bits depend on the number of threads.
-    """
-    if math.prod(weight_shape[2:]) == 1 and conv.stride == (1, 1):
-        return False
-    large = math.prod(shape) > 20480 or min(weight_shape[2:]) > 3
-    return conv.groups > 1 or shape[0] > 1 or large
-
-
-def torch_wins_on_planes(
-    shape: Sequence[int], dtype: torch.dtype, kernel_size: Sequence[int], conv: Conv2d, bare: bool
-) -> bool:
-    """Whether torch's depthwise convolution is the fastest for float32 maps that are contiguous.
-
-    Ours brings most of them to channels_last and back. With an epilogue that pays for 3x3 kernels,
-    unless they have a stride and x is large, and for twice as many products of other kernels.
-
-    Args:
-        shape: (N, C, H, W) of x.
-        dtype: x's dtype.
-        kernel_size: (kh, kw).
-        conv: the geometry.
-        bare: whether nothing follows the convolution, which is so in training.
-    """
-    costs = COSTS.get(extension.simd_level())
-    if costs is None or dtype != torch.float32 or conv.padding[1] > costs.depthwise_reach:
-        return False
-    if not torch_takes_onednn(shape, (shape[1], 1, *kernel_size), conv):
-        return False
-    size = conv.output_size(shape[2:], kernel_size)
-    is_3x3 = tuple(kernel_size) == (3, 3)
-    least = costs.depthwise_planes * (1 if bare or is_3x3 else 2)
-    if shape[0] * shape[1] * math.prod((*size, *kernel_size)) < least:
-        return False
-    if not is_3x3:
-        return has_onednn()
-    if conv.stride != (1, 1):
-        return (bare or 4 * math.prod(shape) >= STRIDED_BYTES) and has_onednn()
-    return bare and math.prod(shape[2:]) < DEPTHWISE_PIXELS and has_onednn()
-
-
-def owns_planes(x: Tensor, kernel_size: Sequence[int], conv: Conv2d) -> bool:
-    """Whether our depthwise kernel with its epilogue is the fastest for contiguous maps."""
-    of_run = extension.simd_level(), has_onednn()
-    return _owns_planes(x.shape, x.dtype, tuple(kernel_size), conv, *of_run)
-
-
-@functools.lru_cache(MOST_CALLS)
-def _owns_planes(shape, dtype, kernel_size, conv: Conv2d, level: str | None, onednn: bool) -> bool:
-    if torch_wins_on_planes(shape, dtype, kernel_size, conv, False):
-        return False
-    return owns_depthwise(torch.empty(shape, dtype=dtype, device="meta"), kernel_size, conv, False)
 
 
 def prefers_im2col(x: Tensor, weight: Tensor, conv: Conv2d) -> bool:
@@ -270,9 +186,68 @@ def _im2col_wins(
     return costs.im2col(shape, weight_shape, conv) < others + costs.comparing(weight_shape)
 
 
-def suits_planes(weight_shape: Sequence[int], conv: Conv2d) -> bool:
-    """Whether contiguous planes as they lie are a factor of the product: a 1x1 convolution."""
-    return (*weight_shape[2:], conv.groups) == (1, 1, 1) and conv[:2] == ((1, 1), (0, 0))
+def prefers_planes(x: Tensor, weight: Tensor, conv: Conv2d) -> bool:
+    """Whether float32 x is best multiplied as it lies where it is contiguous.
+
+    Planes are a factor of a 1x1 convolution's product; other kernels have them padded and cut into
+    the phases of the stride.
+    """
+    level = extension.simd_level()
+    return _planes_win(tuple(x.shape), tuple(weight.shape), conv, reduced_on_cpu(), level)
+
+
+@functools.lru_cache(MOST_CALLS)
+def _planes_win(
+    shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    conv: Conv2d,
+    fast: bool,
+    level: str | None,
+) -> bool:
+    costs = COSTS.get(level)
+    if (*weight_shape[2:], *conv[:2], conv.groups) == (1, 1, (1, 1), (0, 0), 1):
+        return True
+    of_group = min(weight_shape[0] // conv.groups, weight_shape[1])
+    small = conv.groups > 1 and of_group < PLANES_CHANNELS
+    if costs is None or small or is_mostly_padding(shape[2:], weight_shape[2:], conv):
+        return False
+    others = costs.by_channels_last(shape, weight_shape, conv) + costs.comparing(weight_shape)
+    if suits_winograd(weight_shape, conv):
+        others = min(others, costs.winograd(shape, weight_shape[0], conv.dilation, fast))
+    return costs.planes(shape, weight_shape, conv) < others
+
+
+def planes_pay(x: Tensor, weight: Tensor, conv: Conv2d) -> bool:
+    """Whether contiguous planes with an epilogue are faster than torch's three ops.
+
+    torch's convolution brings maps into blocks of channels and back, but takes few of a group for a
+    whole block. Its own activation and batch norm are a pass over the output each.
+    """
+    if x.dtype != torch.float32 or not prefers_planes(x, weight, conv):
+        return False
+    if conv.groups > 1:
+        return weight.shape[1] <= BLOCK_CHANNELS
+    return _planes_pay(tuple(x.shape), tuple(weight.shape), conv, extension.simd_level())
+
+
+@functools.lru_cache(MOST_CALLS)
+def _planes_pay(
+    shape: tuple[int, ...], weight_shape: tuple[int, ...], conv: Conv2d, level: str | None
+) -> bool:
+    costs = COSTS.get(level)
+    return costs is not None and costs.planes(shape, weight_shape, conv) < costs.in_blocks(
+        shape, weight_shape, conv
+    )
+
+
+def is_mostly_padding(size: Sequence[int], kernel: Sequence[int], conv: Conv2d) -> bool:
+    """Whether im2col does not pad contiguous planes: ``suits_planes`` of im2col_conv2d.cpp."""
+    padded = 1
+    outputs = conv.output_size(size, kernel)
+    for n, k, s, d in zip(outputs, kernel, conv.stride, conv.dilation, strict=True):
+        phases = len({tap * d % s for tap in range(k)})
+        padded *= phases * (n + (k - 1) * d // s)
+    return math.prod(outputs) < 6 or padded > 4 * math.prod(size)
 
 
 def suits_winograd(weight_shape: Sequence[int], conv: Conv2d) -> bool:

@@ -1,4 +1,4 @@
-"""Convolution as one matrix product on the CPU, for small maps.
+"""Convolution as one matrix product on the CPU, for small maps and for contiguous ones.
 
 It is a building block of :func:`fastseg.atrous_conv2d`, without a gradient of its own.
 """
@@ -20,10 +20,10 @@ from fastseg._core.vmap import by_batch
 OP = "fastseg::im2col_conv2d"
 
 
-def _check(x, weight, bias, scale, shift, residual, stride, padding, dilation, activation):
+def _check(x, weight, bias, scale, shift, residual, stride, padding, dilation, groups, activation):
     check_float32_image(OP, x)
-    check_image_and_weight(OP, x, weight, 1)
-    conv = check_conv2d(OP, weight.shape[2:], stride, padding, dilation, 1)
+    check_image_and_weight(OP, x, weight, groups)
+    conv = check_conv2d(OP, weight.shape[2:], stride, padding, dilation, groups)
     size = check_output_size(OP, "x", x.shape[2:], weight.shape[2:], conv)
     vectors = {"bias": bias, "scale": scale, "shift": shift}
     check_epilogue(OP, x, (x.shape[0], weight.shape[0], *size), vectors, residual, activation)
@@ -37,13 +37,14 @@ def _fake(x, weight, *others):
 
 def _reference(*arguments):
     conv, _ = _check(*arguments)
-    *tensors, _, _, _, activation = arguments
+    *tensors, _, _, _, _, activation = arguments
     return in_layout_of(arguments[0], reference.atrous_conv2d(*tensors, *conv, activation))
 
 
 im2col_conv2d = define(
     "im2col_conv2d(Tensor x, Tensor weight, Tensor? bias, Tensor? scale, Tensor? shift,"
-    " Tensor? residual, int[2] stride, int[2] padding, int[2] dilation, str activation) -> Tensor",
+    " Tensor? residual, int[2] stride, int[2] padding, int[2] dilation, int groups, str activation)"
+    " -> Tensor",
     reference=_reference,
     fake=_fake,
     vmap=by_batch(0, 5),

@@ -14,7 +14,7 @@ from fastseg._core.onnx_export import is_exporting
 from fastseg._core.plain_tensors import gradient_free
 from fastseg.nn.atrous_conv_bn_act import geometry
 from fastseg.ops import atrous_conv2d
-from fastseg.ops.conv import cpu_plan, cpu_pointwise
+from fastseg.ops.conv import cpu_depthwise_plan, cpu_plan, cpu_pointwise
 from fastseg.ops.conv.image_layout import image_layout
 from fastseg.optimize.classify import same_padding
 from fastseg.optimize.classify.same_padding import pads_same
@@ -74,7 +74,7 @@ def owns(conv: nn.Conv2d, x: Tensor, gradient: bool) -> bool:
     if geometry is None:
         return False
     if conv.groups > 1:
-        return not is_compiling() and cpu_plan.owns_planes(x, conv.kernel_size, geometry)
+        return not is_compiling() and cpu_depthwise_plan.owns_planes(x, conv.kernel_size, geometry)
     if is_compiling():
         return True
     faster = cpu_plan.trains_faster if gradient else cpu_plan.prefers_winograd
@@ -84,13 +84,17 @@ def owns(conv: nn.Conv2d, x: Tensor, gradient: bool) -> bool:
 def pays_in_evaluation(conv: nn.Conv2d, x: Tensor) -> bool:
     """Whether an op with its epilogue is faster on the CPU than a module that is not prepared.
 
-    A float32 map that is contiguous is brought to channels_last and back for kernels other than
-    1x1. That costs what the epilogue saves, unless ours skips or saves products.
+    A float32 map that is contiguous is multiplied as it lies, or brought to channels_last and back.
+    That costs what the epilogue saves, unless ours skips or saves products or has few channels.
     """
     if is_compiling() or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return True
     return (
-        is_channels_last(x) or _is_pointwise(conv) or max(conv.dilation) > 1 or owns(conv, x, False)
+        is_channels_last(x)
+        or _is_pointwise(conv)
+        or max(conv.dilation) > 1
+        or owns(conv, x, False)
+        or (not pads_same(conv) and cpu_plan.planes_pay(x, conv.weight, as_geometry(conv)))
     )
 
 
