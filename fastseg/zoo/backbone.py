@@ -69,10 +69,7 @@ def load_backbone(model: SegmentationModel, path: str | Path) -> LoadReport:
     state = {key: t for key, t in state.items() if key not in ignored}
     linear = {key: state.pop(key) for key in CONVOLUTIONS if fully_connected and key in state}
     if model.in_channels != 3:
-        state = {
-            key: over_channels(t, model.in_channels) if t.ndim == 4 and t.shape[1] == 3 else t
-            for key, t in state.items()
-        }
+        state = _with_channels(state, backbone.state_dict(), model.in_channels)
     tensors = {f"backbone.{key}": t for key, t in state.items()}
     names = {f"backbone.{key}": key for key in state}
     for name, module in fully_connected.items():
@@ -106,6 +103,17 @@ def over_channels(weight: Tensor, channels: int) -> Tensor:
     if channels == 1:
         return weight.sum(1, keepdim=True)
     return weight[:, torch.arange(channels) % 3] * (3 / channels)
+
+
+def _with_channels(
+    state: Mapping[str, Tensor], expected: Mapping[str, Tensor], channels: int
+) -> dict[str, Tensor]:
+    """Returns a backbone's state_dict, its first convolution over other channels than three."""
+    first = {k for k, t in expected.items() if t.ndim == 4 and t.shape[1] == channels}
+    return {
+        key: over_channels(t, channels) if key in first and t.ndim == 4 and t.shape[1] == 3 else t
+        for key, t in state.items()
+    }
 
 
 def _fully_connected(model: nn.Module) -> dict[str, FullyConvolutional]:
