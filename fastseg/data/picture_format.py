@@ -142,7 +142,7 @@ def read_stored(path: str | Path) -> np.ndarray:
         ImageError: the file cannot be read, or only converted.
     """
     path = Path(path)
-    if path.is_file() and is_tiff(path) and _of_header(path)[0] is None:
+    if _of_header(path)[0] is None and _is_tiff(path):
         try:
             return read_channels(path, pages=True)
         except TiffError as error:
@@ -162,7 +162,7 @@ def stored_kind(path: str | Path) -> Kind | None:
     """Returns what a picture's file stores, by its header alone; None where that does not say."""
     path = Path(path)
     exact, described = _of_header(path)
-    if exact is not None or not (path.is_file() and is_tiff(path)):
+    if exact is not None or not _is_tiff(path):
         return exact or described
     try:
         return Kind(*stored_shape(path))
@@ -180,6 +180,13 @@ def _of_header(path: Path) -> tuple[Kind | None, Kind | None]:
                 return _exact_kind(image, mode), _described(image, mode)
     except Exception:  # Pillow's readers raise nearly anything at malformed bytes
         return None, None
+
+
+def _is_tiff(path: Path) -> bool:
+    try:
+        return is_tiff(path)
+    except OSError:  # it cannot be opened, which ``opened`` says in words
+        return False
 
 
 def _exact_kind(image: Image.Image, mode: str) -> Kind | None:

@@ -26,7 +26,8 @@ class Deployed(nn.Module):
 
     Raises:
         ExportError: the network ends in a dense CRF.
-        ValueError: pictures for a network of which is not known how it takes its channels.
+        ValueError: pictures for a network of other than three channels, whose weights do not say
+            how files store them.
     """
 
     def __init__(self, segmenter: Segmenter, *, normalise: bool, class_map: bool):

@@ -94,7 +94,7 @@ def over_channels(weight: Tensor, channels: int) -> Tensor:
     """Returns the weight of a first convolution over three channels as one over others.
 
     For one channel the three are added; for more they are repeated in turn and multiplied by three
-    by the number of channels, so that the same picture in all of them gives what it gave in three.
+    by the number of channels, so that responses to normalised channels keep their size.
 
     Args:
         weight: (out, 3, H, W).

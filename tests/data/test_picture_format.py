@@ -131,6 +131,8 @@ def test_what_cannot_be_read_as_it_is_stored(tmp_path, monkeypatch):
     assert stored_kind(tmp_path / "b.png") is None
     with pytest.raises(ImageError, match=r"c\.tif: no such file"):
         PictureFormat(3).read(tmp_path / "c.tif")
+    with pytest.raises(ImageError, match="not a file"):
+        PictureFormat(3).read(tmp_path)
     monkeypatch.setitem(sys.modules, "tifffile", None)
     (tmp_path / "d.tif").write_bytes(b"II*\0" + bytes(60))
     with pytest.raises(ImageError, match=r"d\.tif: .* pip install tifffile"):

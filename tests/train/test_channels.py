@@ -66,6 +66,12 @@ def test_evaluation_and_its_report(root, capsys):
     assert main([*arguments, "--crf"]) == 0
 
 
+def test_tuning_of_the_crf_sees_the_preview(root, tmp_path, capsys):
+    arguments = ["crf", "--tune", *data(root), "--weights", f"{root}/run/best.pt", "--rounds", "0"]
+    assert main([*arguments, "--iterations", "2", "-o", f"{tmp_path}/tuned"]) == 0
+    assert "6 pictures, 2 classes" in capsys.readouterr().out
+
+
 def test_many_pictures_of_which_some_are_others(root, tmp_path, capsys):
     folder = tmp_path / "mixed"
     folder.mkdir()
