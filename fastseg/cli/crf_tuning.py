@@ -24,6 +24,7 @@ from fastseg.cli.crf_input import read_unary
 from fastseg.cli.options import add_data_options, use_threads
 from fastseg.cli.scored_data import add_split_option, scored_data
 from fastseg.cli.weights import add_network_options, load_segmenter
+from fastseg.data.channel_image import Picture, preview
 from fastseg.data.charts import SIZE, draw_curve
 from fastseg.data.classes import IGNORE
 from fastseg.data.folder import PictureFolder
@@ -50,7 +51,7 @@ BLUE = (40, 90, 200)
 COLUMNS = 3
 """Number of curves in a row of the picture."""
 
-Energies = Callable[[int, Image.Image], Tensor]
+Energies = Callable[[int, Picture], Tensor]
 """Gives the energies, float32 (labels, H, W), of a picture by its place and its pixels."""
 
 
@@ -85,15 +86,16 @@ def run_tuning(options: argparse.Namespace) -> int:
     device = named_device(options.device)
     folder = options.output or DEFAULT_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    predictor, known = None, None
+    predictor = known = form = None
     if options.weights is not None:
         segmenter = load_segmenter(options)
         segmenter.model.to(device, memory_format=torch.channels_last)
         predictor, known = Predictor(segmenter, device), segmenter.mask_classes()
+        form = segmenter.form
     elif not options.unary.is_dir():
         raise FileNotFoundError(f"--unary {options.unary}: with --tune it is a folder of outputs")
-    source, part = scored_data(options, known)
-    dataset = PictureFolder(source.parts[part], source.classes, EvalTransform(1))
+    source, part = scored_data(options, known, form)
+    dataset = PictureFolder(source.parts[part], source.classes, EvalTransform(1), form=source.form)
     if predictor is None:
         energies = _saved(options.unary, options.kind, dataset)
     else:
@@ -148,7 +150,7 @@ def mean_ious(
     for index in range(len(dataset)):
         image, label = dataset.load(index)
         unary = energies(index, image).to(device)
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).to(device)
+        pixels = torch.from_numpy(np.array(preview(image))).permute(2, 0, 1).to(device)
         truth = torch.from_numpy(np.array(label))
         for setting, matrix in zip(settings, matrices, strict=True):
             try:
@@ -168,7 +170,7 @@ def mean_ious(
 def _saved(folder: Path, kind: str, dataset: PictureFolder) -> Energies:
     """Returns the energies in files of the pictures' names, .npz or .npy."""
 
-    def energies(index: int, image: Image.Image) -> Tensor:
+    def energies(index: int, image: Picture) -> Tensor:
         pair, count = dataset.pairs[index], len(dataset.classes)
         paths = [folder / f"{pair.name}{suffix}" for suffix in (".npz", ".npy")]
         path = next((path for path in paths if path.exists()), None)
@@ -186,7 +188,7 @@ def _computed(predictor: Predictor) -> Energies:
     """Returns the energies that a network computes."""
 
     @torch.inference_mode()
-    def energies(index: int, image: Image.Image) -> Tensor:
+    def energies(index: int, image: Picture) -> Tensor:
         (scores,) = predictor.scores([image])
         full = F.interpolate(scores.float(), (image.height, image.width), mode="bilinear")
         return -full.log_softmax(1)[0]

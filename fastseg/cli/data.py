@@ -5,20 +5,26 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from fastseg.cli.options import (
+    add_channel_options,
     add_config_option,
     add_data_options,
     add_output_option,
     data_options,
+    picture_format,
 )
 from fastseg.cli.running import UNFINISHED
+from fastseg.data.channel_image import preview
 from fastseg.data.folder import PictureFolder
 from fastseg.data.image import check_writable, write_png
+from fastseg.data.pairs import Pair
+from fastseg.data.picture_format import Kind, stored_kind
 from fastseg.data.sheets import contact_sheet
 from fastseg.data.source import DataSource, open_data
 from fastseg.data.survey import class_counts
@@ -30,6 +36,9 @@ EXAMPLES = """examples:
 """
 
 SHOWN_SIZES = 8
+SHOWN_NAMES = 8
+"""Number of pictures that are named because they are stored in another way than most."""
+
 SHEET = 24
 """Number of pictures on the contact sheet."""
 
@@ -38,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `fastseg data`."""
     parser.add_argument("action", choices=("check",), help="check: read everything and report")
     add_data_options(parser)
+    add_channel_options(parser)
     add_output_option(
         parser,
         default=Path("contact_sheet.png"),
@@ -50,16 +60,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Prints what a data set holds and draws it; returns 1 if files cannot be used."""
     check_writable(options.output)
-    wanted = replace(data_options(options), skip_broken=True)
+    form = picture_format(options)
+    wanted = replace(data_options(options), skip_broken=True, form=form)
     source = open_data(wanted, ("all",), progress=sys.stderr.isatty())
     print("\n".join(report(source)))
     pairs = source.parts["all"]
     shown = np.linspace(0, len(pairs) - 1, min(SHEET, len(pairs))).astype(int).tolist()
-    dataset = PictureFolder([pairs[k] for k in shown], source.classes, EvalTransform(1))
+    dataset = PictureFolder(
+        [pairs[k] for k in shown], source.classes, EvalTransform(1), form=source.form
+    )
     items = []
     for k, pair in enumerate(dataset.pairs):
         image, label = dataset.load(k)
-        items.append((pair.name, image, np.asarray(label)))
+        items.append((pair.name, preview(image), np.asarray(label)))
     write_png(contact_sheet(items, source.classes), options.output)
     print(f"contact sheet in {options.output}")
     for problem in source.broken.values():
@@ -68,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def report(source: DataSource) -> list[str]:
-    """Returns lines for a terminal: the pictures, their sizes, and the pixels of each class."""
+    """Returns lines for a terminal: the pictures, how they are stored, and each class's pixels."""
     found = source.surveyed_part("all")
     sizes = Counter(s.size for s in found)
     shown = [f"{w}x{h} ({count})" for (w, h), count in sizes.most_common(SHOWN_SIZES)]
@@ -76,6 +89,7 @@ def report(source: DataSource) -> list[str]:
     lines = [
         f"{source.name}: {len(found)} pictures with masks, {len(source.classes)} classes",
         f"sizes: {', '.join(shown)}" + f" and {others} others" * (others > 0),
+        *kinds([found.pair for found in source.surveyed.values()]),
         "",
         f"{'id':>4} {'class':<24} {'pixels':>14} {'share':>7} {'pictures':>9}",
     ]
@@ -94,3 +108,20 @@ def report(source: DataSource) -> list[str]:
     if source.broken:
         lines.append(f"{len(source.broken)} files cannot be used")
     return lines
+
+
+def kinds(pairs: Sequence[Pair]) -> list[str]:
+    """Returns lines about the channels of pictures, which name those that differ from most."""
+    found = {pair: stored_kind(pair.image) for pair in pairs}
+    counts = Counter(found.values())
+    most, _ = counts.most_common(1)[0]
+    lines = ["stored as: " + ", ".join(f"{_words(k)} ({n})" for k, n in counts.most_common())]
+    others = [f"{pair.image.name} {_words(kind)}" for pair, kind in found.items() if kind != most]
+    if others:
+        more = f" and {len(others) - SHOWN_NAMES} more" * (len(others) > SHOWN_NAMES)
+        lines.append(f"unlike most: {', '.join(others[:SHOWN_NAMES])}{more}")
+    return lines
+
+
+def _words(kind: Kind | None) -> str:
+    return "unknown" if kind is None else str(kind)

@@ -93,9 +93,11 @@ def run(options: argparse.Namespace) -> int:
     device = named_device(options.device)
     files = _output_files(options)
     predictor = None if options.predictions else _predictor(options, device)
-    known = None if predictor is None else predictor.segmenter.mask_classes()
-    source, part = scored_data(options, known)
-    dataset = PictureFolder(source.parts[part], source.classes, EvalTransform(1))
+    known = form = None
+    if predictor is not None:
+        known, form = predictor.segmenter.mask_classes(), predictor.segmenter.form
+    source, part = scored_data(options, known, form)
+    dataset = PictureFolder(source.parts[part], source.classes, EvalTransform(1), form=source.form)
     if predictor is None:
         if not options.predictions.is_dir():
             raise FileNotFoundError(f"--predictions {options.predictions}: not a folder")

@@ -56,7 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--normalise",
         action="store_true",
-        help="take uint8 RGB pictures (N, H, W, 3) and normalise them inside",
+        help="take uint8 RGB pictures (N, H, W, 3), or float32 ones of the weights' channels, and "
+        "normalise them inside",
     )
     parser.add_argument(
         "--classes",

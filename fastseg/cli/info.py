@@ -1,26 +1,51 @@
-"""Show what was built, what this machine has, and which backend runs each op."""
+"""Show what was built, what this machine has, and which backend runs each op; or a checkpoint."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
 import platform
+from collections.abc import Sequence
 
 import torch
 
 from fastseg._core import extension, prepared_calls
 from fastseg._core.library import NAMES, backend
 from fastseg._core.version import __version__
+from fastseg.segment import Segmenter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds no arguments: `fastseg info` takes none."""
+    """Adds the arguments of `fastseg info`."""
+    parser.add_argument(
+        "--weights", metavar="FILE", help="show what this checkpoint takes and tells instead"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints the report."""
-    print("\n".join(report()))
+    """Prints the report, or what a checkpoint says."""
+    lines = report() if options.weights is None else report_on(Segmenter.load(options.weights))
+    print("\n".join(lines))
     return 0
+
+
+def report_on(segmenter: Segmenter) -> list[str]:
+    """Returns lines about a network: its classes, and the pictures that it takes."""
+    form, parameters = segmenter.form, sum(p.numel() for p in segmenter.model.parameters())
+    taken = f"{segmenter.channels} of 8 bits"
+    if form is not None:
+        taken = f"{form}, of which it takes {' '.join(map(str, form.bands))}"
+    return [
+        f"network     {segmenter.name}, {parameters / 1e6:.2f} million parameters",
+        f"classes     {len(segmenter.classes)}: {', '.join(segmenter.classes)}",
+        f"pictures    {taken}, short side {segmenter.short_side}",
+        f"mean        {_numbers(segmenter.mean)}",
+        f"std         {_numbers(segmenter.std)}",
+    ]
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.6g}" for value in values)
 
 
 def report() -> list[str]:

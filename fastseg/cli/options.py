@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from fastseg.data.picture_format import PictureFormat
 from fastseg.data.source import DataOptions
 from fastseg.models import list_models
 from fastseg.models.foreign import PACKAGES, is_foreign
@@ -87,6 +89,37 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave pictures that cannot be used out, rather than end",
     )
+
+
+def add_channel_options(group: argparse._ActionsContainer) -> None:
+    """Adds the options that say how many channels pictures have, and which of them are taken."""
+    group.add_argument(
+        "--channels",
+        type=int,
+        metavar="N",
+        help="read pictures as they are stored, which have N channels: TIFFs of 8 or 16 bits or "
+        "floats (default: as RGB of 8 bits)",
+    )
+    group.add_argument(
+        "--bands",
+        type=int,
+        nargs="+",
+        metavar="K",
+        help="of the channels those that are taken, in this order, counted from 1 (default: all)",
+    )
+
+
+def picture_format(options: argparse.Namespace) -> PictureFormat | None:
+    """Returns what :func:`add_channel_options` has read; None for pictures in RGB.
+
+    Raises:
+        ValueError: numbers out of range, or bands without the number of channels.
+    """
+    if options.channels is None:
+        if options.bands:
+            raise ValueError("--bands needs --channels, the number of them in a picture")
+        return None
+    return PictureFormat(options.channels, tuple(options.bands or ()))
 
 
 def data_options(options: argparse.Namespace) -> DataOptions:
@@ -182,10 +215,15 @@ def _as_arguments(path: Path, parser: argparse.ArgumentParser) -> list[str]:
         elif isinstance(value, list) and isinstance(action, argparse._AppendAction):
             words += [f"{flag}={v}" for v in value]
         elif isinstance(value, list):
-            words += [flag, *map(str, value)]
+            words += [flag, *map(_as_text, value)]
         elif value is not None:
             words += [f"{flag}={value}"]
     return words
+
+
+def _as_text(value: Any) -> str:
+    """Returns a value as argparse reads it, which takes -1e-05 for a flag."""
+    return np.format_float_positional(value) if isinstance(value, float) else str(value)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from fastseg.cli.options import data_options
 from fastseg.data.classes import Classes
 from fastseg.data.layouts import layout_of
+from fastseg.data.picture_format import PictureFormat
 from fastseg.data.source import DataOptions, DataSource, open_data
 from fastseg.data.splits import PARTS, read_split
 
@@ -23,18 +24,21 @@ def add_split_option(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def scored_data(options: argparse.Namespace, known: Classes | None) -> tuple[DataSource, str]:
+def scored_data(
+    options: argparse.Namespace, known: Classes | None, form: PictureFormat | None = None
+) -> tuple[DataSource, str]:
     """Returns the data, and the part of them that is scored.
 
     Args:
         options: what ``add_data_options`` and :func:`add_split_option` have read.
         known: classes of the weights, for data that do not say; None without weights.
+        form: how the weights' pictures are read as they are stored; None is as RGB of 8 bits.
 
     Raises:
         FileNotFoundError: a folder, file or mask is missing.
         ValueError: options or pictures that cannot be used; classes that are not the weights'.
     """
-    told: DataOptions = data_options(options)
+    told: DataOptions = replace(data_options(options), form=form)
     split, part = options.split, "all"
     if split in PARTS:
         if not told.data:

@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -30,12 +29,10 @@ from fastseg.cli.options import (
 )
 from fastseg.cli.running import UNFINISHED
 from fastseg.cli.weights import add_network_options, add_weights_option, load_segmenter
-from fastseg.data.image import (
-    check_writable,
-    read_image,
-    write_png,
-)
+from fastseg.data.channel_image import Picture, preview
+from fastseg.data.image import check_writable, write_png
 from fastseg.data.overlay import class_shares, overlay, present_classes
+from fastseg.data.picture_format import read_picture
 from fastseg.segment.jobs import Job, find_jobs, is_many
 from fastseg.segment.many import Outputs, segment_many, write_coco
 from fastseg.segment.predictor import DEFAULT_TILE, Predictor
@@ -57,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "image",
         nargs="+",
-        help="any picture that Pillow can read; or several, folders, patterns, videos",
+        help="any picture that Pillow can read, or a TIFF of many channels; or several, folders, "
+        "patterns, videos",
     )
     add_output_option(
         parser,
@@ -180,15 +178,20 @@ def _settings(options: argparse.Namespace) -> dict[str, object]:
 def _run_one(options: argparse.Namespace, device: torch.device) -> int:
     """Segments a picture, writes the result and prints the classes' shares."""
     check_writable(options.output)
-    picture = read_image(options.image)
-    size = (picture.height, picture.width)
     segmenter = _load(options, device)
+    picture = read_picture(options.image, segmenter.form)
+    size = (picture.height, picture.width)
 
     labelings, notes = {}, []
     if options.beside:
         other = _on(device, Segmenter.load(options.beside))
         if list(other.classes) != list(segmenter.classes):
             raise ValueError(f"--beside {options.beside} has other classes than --weights")
+        if other.form != segmenter.form:
+            raise ValueError(
+                f"--beside {options.beside} takes {other.form or 'RGB'}, --weights "
+                f"{segmenter.form or 'RGB'}: pictures of other channels"
+            )
         title = other.name if other.name != segmenter.name else Path(options.beside).stem
         labelings[title] = highest_class(other(_input(other, picture, device)), size)
     x = _input(segmenter, picture, device)
@@ -202,7 +205,8 @@ def _run_one(options: argparse.Namespace, device: torch.device) -> int:
         notes = [
             f"dense CRF: {seconds:.2f} s; {(labels != refined).mean():.1%} of the pixels changed"
         ]
-    write_png(overlay(picture, labelings, segmenter.classes, segmenter.palette), options.output)
+    shown = preview(picture)
+    write_png(overlay(shown, labelings, segmenter.classes, segmenter.palette), options.output)
 
     print(f"{options.image}: {picture.width} x {picture.height}, {segmenter.name} on {device}")
     print("\n".join(_shares(labelings, segmenter.classes) + notes))
@@ -223,7 +227,7 @@ def _on(device: torch.device, segmenter: Segmenter) -> Segmenter:
     return segmenter
 
 
-def _input(segmenter: Segmenter, picture: Image.Image, device: torch.device) -> Tensor:
+def _input(segmenter: Segmenter, picture: Picture, device: torch.device) -> Tensor:
     return segmenter.prepare(picture).to(device, memory_format=torch.channels_last)
 
 

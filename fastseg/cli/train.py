@@ -12,8 +12,10 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import fields
+from typing import Any
 
 from fastseg.cli.options import (
+    add_channel_options,
     add_config_option,
     add_data_options,
     add_machine_options,
@@ -31,6 +33,7 @@ from fastseg.train.trainer import Trainer
 
 EXAMPLES = """examples:
   fastseg train --images img --masks mask --classes names.txt --model unet --epochs 30 --out run
+  fastseg train --images img --masks mask --channels 13 --bands 4 3 2 8 --model unet --out run
   fastseg train --data VOC2012 --model deeplabv3plus --option backbone=mobilenet_v2 --out run
   fastseg train --config run/config.json --out again --seed 1
   torchrun --nproc-per-node 2 -m fastseg.train --data CAMVID --device cuda --out run
@@ -79,6 +82,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="shares to train and validate with, such as 0.8,0.2; or a file: JSON with names under "
         "train and val, or a text of validation names (default: what the data say, or a fifth)",
     )
+    add_channel_options(parser)
+    for name, text in (("mean", "mean"), ("std", "standard deviation")):
+        parser.add_argument(
+            _flag(name),
+            type=float,
+            nargs="+",
+            metavar="X",
+            help=f"{text} of each channel that is taken, in the units of the files (default: that "
+            "of the pictures to train on)",
+        )
     parser.add_argument("-o", "--out", default="", metavar="DIR", help="folder for the results")
     parser.add_argument(
         "--model",
@@ -148,12 +161,16 @@ def _flag(name: str) -> str:
 def config_of(options: argparse.Namespace) -> Config:
     """Returns the settings of a command line."""
     given = {field.name: getattr(options, field.name) for field in fields(Config)}
+    given |= {name: _tuple(given[name]) for name in ("crop", "bands", "mean", "std")}
     given |= {
-        "crop": options.crop and tuple(options.crop),
         "options": dict(options.options),
         "augment": tuple(options.augment),
     }
     return Config(**given)
+
+
+def _tuple(values: list[Any] | None) -> tuple[Any, ...] | None:
+    return None if values is None else tuple(values)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -10,9 +10,11 @@ from fastseg.data.camvid import (
     median_frequency_weights,
 )
 from fastseg.data.camvid_check import NotCamVidError, check_is_camvid
+from fastseg.data.channel_image import ChannelImage
 from fastseg.data.class_files import read_classes
 from fastseg.data.classes import Classes
 from fastseg.data.folder import PictureFolder
+from fastseg.data.picture_format import PictureFormat
 from fastseg.data.source import DataOptions, DataSource, open_data
 from fastseg.data.transforms import EvalTransform, normalise, resize_to_height
 
@@ -22,12 +24,14 @@ __all__ = [
     "CAMVID_PALETTE",
     "Augmentation",
     "CamVid",
+    "ChannelImage",
     "Classes",
     "DataOptions",
     "DataSource",
     "EvalTransform",
     "NotCamVidError",
     "PictureFolder",
+    "PictureFormat",
     "TrainTransform",
     "check_is_camvid",
     "class_counts",

@@ -1,9 +1,14 @@
-"""Random changes of pictures and their masks, by Pillow or by torchvision.transforms.v2."""
+"""Random changes of pictures and their masks, by Pillow or by torchvision.transforms.v2.
+
+A picture of channels is changed in its shape as one in RGB is. Its colours change after the
+normalisation, alike in all channels, since a factor of the stored values would mean little: they
+may lie far from zero.
+"""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from types import ModuleType
 
@@ -12,10 +17,8 @@ import torch
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
-from fastseg.data.transforms import MEAN, label_tensor, normalise
-
-MEAN_COLOUR = tuple(round(255 * m) for m in MEAN)
-"""Colour of pixels that are outside of a turned picture."""
+from fastseg.data.channel_image import ChannelImage, Picture
+from fastseg.data.transforms import MEAN, STD, label_tensor, normalise
 
 AUGMENTERS = ("auto", "plain", "torchvision")
 
@@ -30,7 +33,9 @@ class Augmentation:
         vflip: probability of a flip upside down.
         rotate: largest angle of a turn, degrees.
         colour: brightness, contrast and saturation are each multiplied by a factor drawn from
-            [1 - colour, 1 + colour].
+            [1 - colour, 1 + colour]. A normalised picture of channels is multiplied by such a
+            factor, its contrast, and moved by a number of [-colour, colour], its brightness;
+            saturation, which only colours have, is left out.
         elastic: size of elastic deformations, as ``alpha`` of torchvision's ElasticTransform, which
             it needs.
     """
@@ -147,6 +152,9 @@ class TrainTransform:
         ignore_index: label of pixels that are padded, or outside of a turned picture.
         table: how much is changed.
         augmenter: "plain" or "torchvision".
+        mean: mean of each channel, see :func:`fastseg.data.normalise`; it is the colour of pixels
+            that are outside of a turned picture.
+        std: standard deviation of each channel.
     """
 
     height: int
@@ -154,19 +162,33 @@ class TrainTransform:
     ignore_index: int
     table: Augmentation = Augmentation()
     augmenter: str = "plain"
+    mean: Sequence[float] = MEAN
+    std: Sequence[float] = STD
 
     def __call__(
-        self, image: Image.Image, label: Image.Image, rng: np.random.Generator
+        self, image: Picture, label: Image.Image, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Returns a normalised (3, *crop) image and a (*crop) label, both changed."""
+        """Returns a normalised (channels, *crop) image and a (*crop) label, both changed."""
         image, label = self._scale_and_crop(image, label, rng)
         change = self._by_torchvision if self.augmenter == "torchvision" else self._plainly
         image, label = change(image, label, rng)
-        return self._pad(normalise(image), 0.0), self._pad(label_tensor(label), self.ignore_index)
+        x = normalise(image, self.mean, self.std)
+        if isinstance(image, ChannelImage) and self.table.colour:
+            x = x * self._colour_factor(rng) + (self._colour_factor(rng) - 1)
+        return self._pad(x, 0.0), self._pad(label_tensor(label), self.ignore_index)
+
+    def _colour_factor(self, rng: np.random.Generator) -> float:
+        return rng.uniform(1 - self.table.colour, 1 + self.table.colour)
+
+    def _outside(self, image: Picture) -> tuple[float, ...]:
+        """Returns the colour of pixels that are outside of a turned picture: the mean."""
+        if isinstance(image, ChannelImage):
+            return tuple(self.mean)
+        return tuple(round(255 * m) for m in self.mean)
 
     def _scale_and_crop(
-        self, image: Image.Image, label: Image.Image, rng: np.random.Generator
-    ) -> tuple[Image.Image, Image.Image]:
+        self, image: Picture, label: Image.Image, rng: np.random.Generator
+    ) -> tuple[Picture, Image.Image]:
         low, high = np.log(self.table.scale)
         scale = np.exp(rng.uniform(low, high)) * self.height / min(image.size)
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -177,8 +199,8 @@ class TrainTransform:
         return image, label.resize(size, Image.Resampling.NEAREST).crop(box)
 
     def _plainly(
-        self, image: Image.Image, label: Image.Image, rng: np.random.Generator
-    ) -> tuple[Image.Image, Image.Image]:
+        self, image: Picture, label: Image.Image, rng: np.random.Generator
+    ) -> tuple[Picture, Image.Image]:
         flips = (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM)
         for flip, probability in zip(flips, (self.table.flip, self.table.vflip), strict=True):
             if probability and rng.random() < probability:
@@ -186,20 +208,20 @@ class TrainTransform:
         if self.table.rotate:
             angle = rng.uniform(-self.table.rotate, self.table.rotate)
             bilinear = Image.Resampling.BILINEAR
-            image = image.rotate(angle, bilinear, fillcolor=MEAN_COLOUR)
+            image = image.rotate(angle, bilinear, fillcolor=self._outside(image))
             label = label.rotate(angle, Image.Resampling.NEAREST, fillcolor=self.ignore_index)
-        if self.table.colour:
+        if self.table.colour and isinstance(image, Image.Image):
             for enhancer in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-                factor = rng.uniform(1 - self.table.colour, 1 + self.table.colour)
-                image = enhancer(image).enhance(factor)
+                image = enhancer(image).enhance(self._colour_factor(rng))
         return image, label
 
     def _by_torchvision(
-        self, image: Image.Image, label: Image.Image, rng: np.random.Generator
-    ) -> tuple[Image.Image, Image.Image]:
+        self, image: Picture, label: Image.Image, rng: np.random.Generator
+    ) -> tuple[Picture, Image.Image]:
         transforms, tensors = _torchvision()
         table, bilinear = self.table, transforms.InterpolationMode.BILINEAR
-        fill = {tensors.Image: list(MEAN_COLOUR), tensors.Mask: self.ignore_index}
+        in_rgb = isinstance(image, Image.Image)
+        fill = {tensors.Image: list(self._outside(image)), tensors.Mask: self.ignore_index}
         steps = [
             transforms.RandomHorizontalFlip(table.flip),
             transforms.RandomVerticalFlip(table.vflip),
@@ -208,14 +230,17 @@ class TrainTransform:
             steps.append(transforms.RandomRotation(table.rotate, bilinear, fill=fill))
         if table.elastic:
             steps.append(transforms.ElasticTransform(table.elastic, fill=fill))
-        if table.colour:
+        if table.colour and in_rgb:
             steps.append(transforms.ColorJitter(table.colour, table.colour, table.colour))
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        values = np.array(image) if in_rgb else image.pixels.astype(np.float32)
+        pixels = torch.from_numpy(values).permute(2, 0, 1)
         pair = tensors.Image(pixels), tensors.Mask(torch.from_numpy(np.array(label)))
         with torch.random.fork_rng(devices=[]):  # torchvision draws from the default generator
             torch.manual_seed(int(rng.integers(2**62)))
             pixels, ids = transforms.Compose(steps)(*pair)
-        return Image.fromarray(pixels.permute(1, 2, 0).numpy()), Image.fromarray(ids.numpy())
+        changed = pixels.permute(1, 2, 0).numpy()
+        picture = Image.fromarray(changed) if in_rgb else ChannelImage(changed)
+        return picture, Image.fromarray(ids.numpy())
 
     def _pad(self, x: Tensor, value: float) -> Tensor:
         missing = [max(c - s, 0) for c, s in zip(self.crop, x.shape[-2:], strict=True)]

@@ -134,14 +134,14 @@ def labels_of(path: str | Path, image: Image.Image, stored: Stored) -> LabelImag
 
 
 def is_turned(path: str | Path) -> bool:
-    """Whether a picture that can be read has an orientation tag by which it is turned."""
+    """Whether a picture that can be read has an orientation tag by which Pillow turns it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Image.open(path) as image:
-            try:
+        try:
+            with Image.open(path) as image:
                 return image.getexif().get(ORIENTATION) in range(2, 9)
-            except Exception:  # malformed tags, see upright
-                return False
+        except Exception:  # malformed tags, see upright; or a TIFF that Pillow does not know
+            return False
 
 
 @contextmanager

@@ -12,8 +12,16 @@ from fastseg.data.class_files import read_classes
 from fastseg.data.classes import IGNORE, Classes
 from fastseg.data.layouts import CAMVID_LAYOUT, Layout, layout_of
 from fastseg.data.pairs import Pair, match
+from fastseg.data.picture_format import PictureFormat
 from fastseg.data.splits import FEW, PARTS, Parts, read_split, split_pairs
-from fastseg.data.survey import Surveyed, fitted, problems_of, survey, told_classes
+from fastseg.data.survey import (
+    Surveyed,
+    fitted,
+    of_one_type,
+    problems_of,
+    survey,
+    told_classes,
+)
 
 SHOWN = 5
 """Number of broken files that an error names."""
@@ -35,6 +43,8 @@ class DataSource:
         surveyed: what was found in each, by the masks' files.
         notes: sentences about what was decided for the user.
         broken: why pictures were left out, by their files.
+        form: how pictures are read as they are stored, with the type of their values; None is as
+            RGB of 8 bits.
     """
 
     name: str
@@ -43,6 +53,7 @@ class DataSource:
     surveyed: dict[Path, Surveyed]
     notes: list[str] = field(default_factory=list)
     broken: dict[Path, str] = field(default_factory=dict)
+    form: PictureFormat | None = None
 
     def surveyed_part(self, part: str) -> list[Surveyed]:
         """Returns what was found in the pictures of a part."""
@@ -61,6 +72,7 @@ class DataOptions:
         split: shares or a file, see :func:`fastseg.data.splits.split_pairs`, or "".
         seed: of the random division.
         skip_broken: whether pictures that cannot be used are left out, rather than an error.
+        form: how pictures are read as they are stored; None is as RGB of 8 bits.
     """
 
     data: str = ""
@@ -70,6 +82,7 @@ class DataOptions:
     split: str = ""
     seed: int = 0
     skip_broken: bool = False
+    form: PictureFormat | None = None
 
     def check(self) -> None:
         """Raises a ValueError unless either --data or both --images and --masks are given."""
@@ -113,7 +126,10 @@ def open_data(
         divided = layout.parts(Path(options.data))
     parts = _divided(divided, options, wanted, notes)
     pairs = list(dict.fromkeys(pair for part in wanted for pair in parts[part]))
-    surveyed = survey(pairs, progress=progress)
+    form = options.form
+    surveyed = survey(pairs, form, progress=progress)
+    if form is not None:
+        surveyed, form = of_one_type(surveyed, form)
     good = [s for s in surveyed if s.problem is None]
     folder = options.data or options.masks
     if classes is None:
@@ -135,7 +151,8 @@ def open_data(
         if not parts[part]:
             raise DataError(f"{options.data or options.images}: no picture to use for {part}")
     name = layout.name if layout and layout.name[0].isupper() else folder
-    return DataSource(name, classes, parts, {s.pair.mask: s for s in surveyed}, notes, broken)
+    found = {s.pair.mask: s for s in surveyed}
+    return DataSource(name, classes, parts, found, notes, broken, form)
 
 
 def _matched(options: DataOptions) -> tuple[list[Pair], dict[Path, str]]:

@@ -6,18 +6,22 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from fastseg.data.channel_image import ChannelImage
+from fastseg.data.channel_stats import ChannelStats, measured
 from fastseg.data.classes import IGNORE, Classes, Value, listed_values
-from fastseg.data.image import ImageError, read_image
+from fastseg.data.image import ImageError
 from fastseg.data.label_sets import Colour, voc_palette
 from fastseg.data.masks import Mask, meanings, read_mask
 from fastseg.data.pairs import Pair
+from fastseg.data.picture_format import PictureFormat, read_picture
 
 MOST_UNNAMED = 64
 """Number of ids above which masks without a file of classes are hardly masks."""
@@ -32,12 +36,14 @@ class Surveyed:
         size: width and height of the picture; (0, 0) if it cannot be read.
         mask: the mask's values, without its pixels; None if it cannot be read.
         problem: why the pair cannot be used, or None.
+        stats: mean and variance of the picture's channels; None of one in RGB.
     """
 
     pair: Pair
     size: tuple[int, int]
     mask: Mask | None
     problem: str | None
+    stats: ChannelStats | None = None
 
     def class_pixels(self, classes: Classes) -> dict[int, int]:
         """Returns the number of pixels of each class, and of IGNORE, that occurs.
@@ -52,23 +58,28 @@ class Surveyed:
         return dict(pixels)
 
 
-def survey(pairs: Sequence[Pair], *, progress: bool = False) -> list[Surveyed]:
+def survey(
+    pairs: Sequence[Pair], form: PictureFormat | None = None, *, progress: bool = False
+) -> list[Surveyed]:
     """Reads all pictures and masks, on all processors.
 
     Args:
         pairs: the files.
+        form: how pictures are read as they are stored; None is as RGB of 8 bits.
         progress: whether to show a bar on stderr.
     """
     workers = min(32, len(os.sched_getaffinity(0)) + 1)
     with ThreadPoolExecutor(workers) as pool:
-        found = pool.map(_look_at, pairs)
+        found = pool.map(partial(_look_at, form=form), pairs)
         return list(tqdm(found, "look at pictures", len(pairs), leave=False, disable=not progress))
 
 
-def _look_at(pair: Pair) -> Surveyed:
-    size, mask, problems = (0, 0), None, []
+def _look_at(pair: Pair, form: PictureFormat | None) -> Surveyed:
+    size, mask, stats, problems = (0, 0), None, None, []
     try:
-        size = read_image(pair.image).size
+        picture = read_picture(pair.image, form)
+        size = picture.size
+        stats = measured(picture) if isinstance(picture, ChannelImage) else None
     except ImageError as error:
         problems.append(str(error))
     try:
@@ -80,7 +91,32 @@ def _look_at(pair: Pair) -> Surveyed:
             )
     except ImageError as error:
         problems.append(str(error))
-    return Surveyed(pair, size, mask, "; ".join(problems) or None)
+    return Surveyed(pair, size, mask, "; ".join(problems) or None, stats)
+
+
+def of_one_type(
+    surveyed: Sequence[Surveyed], form: PictureFormat
+) -> tuple[list[Surveyed], PictureFormat]:
+    """Returns pictures of which those with another type of values than most are problems.
+
+    Values of one size mean different things in files of 8 and of 16 bits, so that a network takes
+    pictures of one type alone.
+
+    Returns:
+        The pictures, and the format with the type of most of them.
+    """
+    types = Counter(found.stats.dtype for found in surveyed if found.stats is not None)
+    if form.dtype or not types:
+        return list(surveyed), form
+    form = replace(form, dtype=types.most_common(1)[0][0])
+    checked = []
+    for found in surveyed:
+        if found.stats is not None and found.stats.dtype != form.dtype:
+            own, image = found.stats.dtype, found.pair.image
+            problem = f"{image}: has values of {own}, most have {form.dtype}"
+            found = replace(found, problem="; ".join(filter(None, (problem, found.problem))))
+        checked.append(found)
+    return checked, form
 
 
 def values_of(surveyed: Iterable[Surveyed]) -> Counter[Value]:

@@ -14,7 +14,8 @@ class Deployed(nn.Module):
     """A network that takes prepared tensors or pictures, and returns logits or classes.
 
     Input: float32 (N, channels, H, W), prepared as the segmenter says; with ``normalise`` uint8
-    RGB pictures (N, H, W, 3).
+    RGB pictures (N, H, W, 3), or float32 pictures (N, H, W, channels) with the values that files of
+    the segmenter's form store.
     Output: logits (N, classes, H, W); with ``class_map`` the class of each pixel (N, H, W), uint8,
     or int64 for more than 256 classes.
 
@@ -25,7 +26,8 @@ class Deployed(nn.Module):
 
     Raises:
         ExportError: the network ends in a dense CRF.
-        ValueError: pictures for a network that does not take three channels.
+        ValueError: pictures for a network of other than three channels, whose weights do not say
+            how files store them.
     """
 
     def __init__(self, segmenter: Segmenter, *, normalise: bool, class_map: bool):
@@ -36,12 +38,18 @@ class Deployed(nn.Module):
                 "the network ends in a dense CRF, which other runtimes do not have: "
                 "--without-crf leaves it out (in Python, segmenter.model.crf = None)"
             )
+        form = segmenter.form if normalise else None
         self.channels = getattr(segmenter.model, "in_channels", 3)
-        if normalise and self.channels != 3:
+        if normalise and form is None and self.channels != 3:
             raise ValueError(
                 f"normalise must be False for a network of {self.channels} channels: "
                 "pictures have three"
             )
+        self.stored, bands = form is not None, None
+        if form is not None:
+            self.channels = form.channels
+            bands = None if form.indices is None else torch.tensor(form.indices)
+        self.register_buffer("bands", bands, persistent=False)
         self.normalise = normalise
         self.class_map = class_map
         self.reverses = segmenter.channels == "BGR"
@@ -60,12 +68,20 @@ class Deployed(nn.Module):
         return logits.argmax(1).to(self.dtype) if self.class_map else logits
 
     def _prepared(self, image: Tensor) -> Tensor:
-        x = image.permute(0, 3, 1, 2).float() / 255
+        x = image.permute(0, 3, 1, 2)
+        if self.stored:
+            x = x if self.bands is None else x.index_select(1, self.bands)
+            x = (x - self.mean) / self.std
+            return torch.where(x.isfinite(), x, torch.zeros_like(x))  # as fastseg.data.normalise
+        x = x.float() / 255
         return ((x.flip(1) if self.reverses else x) - self.mean) / self.std
 
     def random_input(self, batch: int, height: int, width: int) -> Tensor:
         """Returns an input, the same in every run."""
         generator = torch.Generator().manual_seed(0)
+        if self.stored:
+            x = torch.randn((batch, height, width, self.channels), generator=generator)
+            return x * self.std.mean() + self.mean.mean()
         if self.normalise:
             shape = (batch, height, width, 3)
             return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)

@@ -32,8 +32,9 @@ class Recipe:
         format: a name of ``fastseg.export.FORMATS``.
         size: height and width of the input, pixels; of a dynamic one the size it is tried at.
         dynamic: whether batch, height and width are free; else the batch is 1.
-        normalise: whether it takes uint8 RGB pictures (N, H, W, 3) and normalises them; else it
-            takes float32 (N, channels, H, W) that is normalised.
+        normalise: whether it takes uint8 RGB pictures (N, H, W, 3), or float32 ones with as many
+            channels as the weights' files have, and normalises them; else it takes float32
+            (N, channels, H, W) that is normalised.
         class_map: whether it returns classes (N, H, W); else logits (N, classes, H, W).
         opset: version of ONNX's operators.
 
@@ -97,8 +98,8 @@ def export_segmenter(
     Raises:
         ImportError: a package that writes the format is not installed; pip's command is named.
         ExportError: the network cannot be exported in this way.
-        ValueError: the path does not end as the format's files do; normalise for a network that
-            does not take three channels.
+        ValueError: the path does not end as the format's files do; normalise for a network of
+            other than three channels whose weights do not say what they are.
         OSError: the file cannot be written.
     """
     path, form = Path(path), FORMATS[recipe.format]
@@ -167,7 +168,11 @@ def _described(
     if not recipe.dynamic:
         ends = list(output.shape[-2:])
     middle = [] if recipe.class_map else [output.shape[1]]
-    takes = "pictures, 0 to 255" if recipe.normalise else "(picture / 255 - mean) / std"
+    form = segmenter.form
+    stored = "picture / 255" if form is None else "picture"
+    takes = f"({stored} - mean) / std"
+    if recipe.normalise:
+        takes = "pictures, 0 to 255" if form is None else "pictures, the values that files store"
     returns = "the class of each pixel" if recipe.class_map else "logits of each class and pixel"
     return {
         "format": recipe.format,
@@ -181,7 +186,7 @@ def _described(
                 "name": INPUT,
                 "dtype": str(example.dtype).removeprefix("torch."),
                 "shape": [known.get(axis, axis) for axis in module.axes],
-                "channels": "RGB" if recipe.normalise else segmenter.channels,
+                "channels": _channels(segmenter, recipe),
                 "what": takes,
             }
         ],
@@ -199,3 +204,10 @@ def _described(
         "std": list(segmenter.std),
         "made_by": {"fastseg": __version__, "torch": torch.__version__},
     }
+
+
+def _channels(segmenter: Segmenter, recipe: Recipe) -> str | dict[str, Any]:
+    """Returns what a card says of the input's channels, and for which files of pictures."""
+    if segmenter.form is not None:
+        return segmenter.form.as_metadata()
+    return "RGB" if recipe.normalise else segmenter.channels

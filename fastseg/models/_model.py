@@ -73,7 +73,8 @@ class SegmentationModel(nn.Module):
         Args:
             x: (N, in_channels, H, W), normalised.
             image: (N, 3, H, W) in 0 to 255, for the CRF; by default x, with torchvision's mean and
-                standard deviation put back.
+                standard deviation put back. Of more than three channels these are the first three,
+                of fewer the first one in grey.
             target: classes of pixels (N, H, W), of the logits' size, which make the output a loss.
             criterion: the loss of small logits (N, C, h, w) and a target, which it upsamples them
                 to: a module of fastseg.nn; default ``UpsampleCrossEntropyLoss`` with the model's
@@ -276,5 +277,8 @@ def _trains(crf: nn.Module) -> bool:
 
 
 def _denormalised(x: Tensor) -> Tensor:
+    """Returns a picture of three channels for the CRF, in 0 to 255 where x is a normalised one."""
+    if x.shape[1] != len(MEAN):
+        x = x[:, :3] if x.shape[1] > 3 else x[:, :1].expand(-1, 3, -1, -1)
     mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device).view(3, 1, 1) for v in (MEAN, STD))
     return F.relu((x.detach() * std + mean) * 255)

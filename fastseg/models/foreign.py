@@ -82,13 +82,21 @@ def build_foreign(name: str, num_classes: int, **options: Any) -> ForeignModel:
 
     Raises:
         ImportError: the package is not installed, or does not fit the installed torch.
-        ValueError: the package has no such network, or none of these options.
+        ValueError: the package has no such network, or none of these options; torchvision's
+            networks take three channels.
         TypeError: an option that the network does not have.
     """
     package, _, network = name.partition(":")
     options.pop("backend", None)
     builder = _builder(package, network)
     channels = options.get("in_channels", 3)
+    if package == "torchvision":
+        options.pop("in_channels", None)
+        if channels != 3:
+            raise ValueError(
+                f"{name} takes 3 channels, got in_channels={channels}: torchvision's networks take "
+                "no others; those of fastseg and smp do"
+            )
     if package == "smp":
         arguments = {"encoder_weights": None, "in_channels": 3, "classes": num_classes}
     else:

@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from fastseg.data.image import ImageError, read_image
+from fastseg.data.channel_image import Picture
+from fastseg.data.image import ImageError
 from fastseg.data.pairs import pictures
+from fastseg.data.picture_format import PictureFormat, read_picture
 from fastseg.data.video import check_video_package, count_frames, is_video, read_frames
 
 READ_AHEAD = 4
@@ -40,7 +42,7 @@ class Job(NamedTuple):
         return self.name if self.name.endswith(suffix) else self.name + suffix
 
 
-Read = tuple[Job, Image.Image | str]
+Read = tuple[Job, Picture | str]
 """A picture, or why it cannot be read."""
 
 
@@ -108,15 +110,25 @@ def is_many(inputs: Sequence[str]) -> bool:
     )
 
 
-def read_ahead(jobs: Sequence[Job]) -> Iterator[Read]:
-    """Yields pictures in their order; threads read the next ones meanwhile."""
+def read_ahead(jobs: Sequence[Job], form: PictureFormat | None = None) -> Iterator[Read]:
+    """Yields pictures in their order; threads read the next ones meanwhile.
+
+    Args:
+        jobs: the pictures.
+        form: how they are read as they are stored, which frames of a video are not; None is as RGB
+            of 8 bits.
+    """
     video = _Video()
     with ThreadPoolExecutor(min(READ_AHEAD, len(os.sched_getaffinity(0)))) as pool:
         waiting: list[Future[Read]] = []
         try:
             for job in jobs:
                 if job.frame is None:
-                    waiting.append(pool.submit(_read, job))
+                    waiting.append(pool.submit(_read, job, form))
+                elif form is not None:
+                    waiting.append(Future())
+                    problem = f"{job.image}: a frame has 3 channels of uint8, expected {form}"
+                    waiting[-1].set_result((job, problem))
                 else:  # frames come one after the other, from a process that decodes ahead
                     waiting.append(Future())
                     waiting[-1].set_result((job, video.read(job)))
@@ -128,9 +140,9 @@ def read_ahead(jobs: Sequence[Job]) -> Iterator[Read]:
             video.close()
 
 
-def _read(job: Job) -> Read:
+def _read(job: Job, form: PictureFormat | None) -> Read:
     try:
-        return job, read_image(job.image)
+        return job, read_picture(job.image, form)
     except ImageError as error:
         return job, str(error)
 

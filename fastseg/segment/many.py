@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from fastseg._core.atomic import atomic_write
+from fastseg.data.channel_image import Picture, preview
 from fastseg.data.coco import coco_dataset
 from fastseg.data.image import read_labels, write_png
 from fastseg.data.overlay import overlay
@@ -33,13 +34,13 @@ class Result(NamedTuple):
 
     Attributes:
         job: the file and the name.
-        picture: the picture in RGB.
+        picture: the picture, as the network takes it.
         labels: its classes, uint8 (H, W).
         probabilities: float16 (C, H, W), or None.
     """
 
     job: Job
-    picture: Image.Image
+    picture: Picture
     labels: np.ndarray
     probabilities: np.ndarray | None
 
@@ -99,9 +100,10 @@ def segment_many(
         if job not in left:
             on_done(job, "")
     broken = 0
-    for batch in _batches(read_ahead(missing), predictor, batch_size):
-        good = [(job, picture) for job, picture in batch if isinstance(picture, Image.Image)]
-        for job, problem in ((j, p) for j, p in batch if not isinstance(p, Image.Image)):
+    read = read_ahead(missing, predictor.segmenter.form)
+    for batch in _batches(read, predictor, batch_size):
+        good = [(job, picture) for job, picture in batch if not isinstance(picture, str)]
+        for job, problem in ((j, p) for j, p in batch if isinstance(p, str)):
             broken += 1
             on_done(job, problem)
         if good:
@@ -148,9 +150,9 @@ def _batches(read: Iterator[Read], predictor: Predictor, batch_size: int) -> Ite
     batch: list[Read] = []
     size = None
     for job, picture in read:
-        if isinstance(picture, Image.Image):
+        if not isinstance(picture, str):
             own = predictor.segmenter.input_size(picture) if batch_size > 1 else None
-            images = sum(isinstance(p, Image.Image) for _, p in batch)
+            images = sum(not isinstance(p, str) for _, p in batch)
             if images >= batch_size or (images and own != size):
                 yield batch
                 batch = []
@@ -162,7 +164,7 @@ def _batches(read: Iterator[Read], predictor: Predictor, batch_size: int) -> Ite
 
 @torch.inference_mode()
 def _results(
-    predictor: Predictor, good: Sequence[tuple[Job, Image.Image]], with_probabilities: bool
+    predictor: Predictor, good: Sequence[tuple[Job, Picture]], with_probabilities: bool
 ) -> Iterator[Result]:
     """Yields what is written for pictures that are computed at once."""
     jobs, images = zip(*good, strict=True)
@@ -185,7 +187,7 @@ def _write(segmenter: Segmenter, outputs: Outputs, result: Result) -> None:
             np.savez_compressed(file, probabilities=result.probabilities)
     if outputs.overlays:
         drawn = overlay(
-            result.picture,
+            preview(result.picture),
             {"": result.labels},
             segmenter.classes,
             segmenter.palette,

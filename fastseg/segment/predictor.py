@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
+from fastseg.data.channel_image import Picture
 from fastseg.segment.segmenter import Segmenter, highest_class, refine
 from fastseg.segment.tiles import tiled, tiled_rows
 
@@ -58,7 +58,7 @@ class Predictor:
         return tuple(self.scales) == (1.0,) and not self.flip
 
     @torch.inference_mode()
-    def scores(self, pictures: Sequence[Image.Image]) -> list[Tensor]:
+    def scores(self, pictures: Sequence[Picture]) -> list[Tensor]:
         """Returns the scores of pictures whose inputs have one size, each (1, C, h, w).
 
         They are logits, or the logarithms of averaged probabilities, at the network's resolution;
@@ -73,7 +73,7 @@ class Predictor:
         return [q.clamp_min(1e-12).log() for q in refined]
 
     @torch.inference_mode()
-    def labels(self, pictures: Sequence[Image.Image]) -> list[np.ndarray]:
+    def labels(self, pictures: Sequence[Picture]) -> list[np.ndarray]:
         """Returns the classes of pictures whose inputs have one size, uint8 (H, W) each.
 
         Of a picture that the network takes at its own size, in tiles, the classes of a band of rows
@@ -86,7 +86,7 @@ class Predictor:
         found = zip(self.scores(pictures), pictures, strict=True)
         return [highest_class(scores, (p.height, p.width)) for scores, p in found]
 
-    def _in_bands(self, picture: Image.Image) -> np.ndarray:
+    def _in_bands(self, picture: Picture) -> np.ndarray:
         x = self.segmenter.prepare(picture).to(self.device, memory_format=torch.channels_last)
         bands = tiled_rows(self.segmenter, x, self.tile)
         return np.concatenate([highest_class(rows, tuple(rows.shape[-2:])) for _, rows in bands])

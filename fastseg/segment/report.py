@@ -10,6 +10,7 @@ from html import escape
 
 from PIL import Image
 
+from fastseg.data.channel_image import preview
 from fastseg.data.sheets import coloured
 from fastseg.segment.scoring import Labelled, PictureScore, Scores
 
@@ -159,7 +160,7 @@ def _curve(scores: Scores) -> str:
 def _figure(labelled: Labelled, found: PictureScore, scores: Scores) -> str:
     _, image, truth, predicted = labelled
     before, after = (
-        _data_url(Image.blend(image, coloured(ids, scores.classes), OPACITY))
+        _data_url(Image.blend(preview(image), coloured(ids, scores.classes), OPACITY))
         for ids in (truth, predicted)
     )
     return (

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
+from fastseg.data.channel_image import Picture
 from fastseg.data.classes import IGNORE, Classes
 from fastseg.data.folder import PictureFolder
 from fastseg.data.image import ImageError, read_labels
 from fastseg.metrics import BoundaryF1, BoundaryIoU, ConfusionMatrix, TrimapCurve
 from fastseg.segment.predictor import Predictor
 
-Labelled = tuple[int, Image.Image, np.ndarray, np.ndarray]
+Labelled = tuple[int, Picture, np.ndarray, np.ndarray]
 """A picture's index, the picture, its true classes and the predicted ones, uint8 (H, W)."""
 
 

@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from fastseg.data.channel_image import ChannelImage, Picture, preview
 from fastseg.data.classes import Classes
 from fastseg.data.label_sets import label_set
+from fastseg.data.picture_format import PictureFormat, read_picture
 from fastseg.data.transforms import normalise
 from fastseg.models import CRF_TERMS, main_logits
 from fastseg.nn import DenseCRF
@@ -48,16 +50,19 @@ class Segmenter:
     """A network in evaluation mode and the rule by which it is fed.
 
     Attributes:
-        model: a network that turns (1, 3, H, W) into logits (1, classes, H, W).
+        model: a network that turns (1, channels, H, W) into logits (1, classes, H, W).
         name: the network's name.
         classes: the classes' names by id.
         palette: RGB colours, 0 to 255, by id.
-        mean: mean of each channel, in their order, of an image in 0 to 1.
-        std: standard deviation of each channel, in their order, of an image in 0 to 1.
+        mean: mean of each channel, in their order, of an image in 0 to 1; with a form in the units
+            of its values.
+        std: standard deviation of each channel in the same units.
         channels: "RGB", or "BGR" for weights that come from Caffe.
         short_side: pixels that the short side of a picture is resized to.
         mask_values: pairs of a stored value and a class, of the masks that the weights were trained
             on; None where the file does not say.
+        form: how pictures are read as they are stored, with any number of channels; None is as RGB
+            of 8 bits.
     """
 
     model: nn.Module
@@ -69,6 +74,7 @@ class Segmenter:
     channels: str
     short_side: int
     mask_values: Sequence[Sequence[Any]] | None = None
+    form: PictureFormat | None = None
 
     @classmethod
     def load(
@@ -108,7 +114,7 @@ class Segmenter:
             path, model, source=source, **{"backend": backend, **(options or {})}
         )
         if metadata is not None:
-            _check_metadata(metadata, path)
+            form = _checked_metadata(metadata, path)
             return cls(
                 network,
                 name,
@@ -119,6 +125,7 @@ class Segmenter:
                 "RGB",
                 short_side or metadata["short_side"],
                 metadata.get("mask_values"),
+                form,
             )
         labels = label_set(network.num_classes)
         rule = SOURCES[known].preprocessing
@@ -140,8 +147,29 @@ class Segmenter:
             told["mask_values"] = self.mask_values
         return Classes.from_metadata(told)
 
-    def prepare(self, picture: Image.Image) -> Tensor:
-        """Returns the network's input for an RGB picture, float32 (1, 3, H, W), on the CPU."""
+    def read(self, path: str | Path) -> Picture:
+        """Reads a picture as the network takes it: in RGB, or with the channels of the form.
+
+        Raises:
+            ImageError: the file cannot be read, or has other channels than the network takes.
+        """
+        return read_picture(path, self.form)
+
+    def prepare(self, picture: Picture) -> Tensor:
+        """Returns the network's input for a picture, float32 (1, channels, H, W), on the CPU.
+
+        Args:
+            picture: an RGB picture; for a network with a form, one that :meth:`read` returns.
+
+        Raises:
+            ValueError: a picture of another kind.
+        """
+        if isinstance(picture, ChannelImage) != (self.form is not None):
+            takes = "RGB pictures" if self.form is None else f"pictures of {self.form}"
+            raise ValueError(
+                f"picture must be one that Segmenter.read returns, for {takes}; "
+                f"got {type(picture).__name__}"
+            )
         height, width = self.input_size(picture)
         longest = MAX_ASPECT_RATIO * min(picture.size)
         if max(picture.size) > longest:
@@ -151,7 +179,7 @@ class Segmenter:
             return normalise(picture, self.mean, self.std)[None]
         return normalise(picture, self.mean[::-1], self.std[::-1]).flip(0)[None]
 
-    def input_size(self, picture: Image.Image) -> tuple[int, int]:
+    def input_size(self, picture: Picture) -> tuple[int, int]:
         """Returns height and width of the network's input for a picture."""
         longest = MAX_ASPECT_RATIO * min(picture.size)
         width, height = (min(side, longest) for side in picture.size)
@@ -165,21 +193,23 @@ class Segmenter:
 
 
 @torch.inference_mode()
-def refine(logits: Tensor, picture: Image.Image) -> Tensor:
+def refine(logits: Tensor, picture: Picture) -> Tensor:
     """Returns probabilities after six steps of a dense CRF on the picture.
 
     The energy is DeepLab v2's, the filter that of Krähenbühl and Koltun's program.
 
     Args:
         logits: (1, C, h, w).
-        picture: an RGB picture; one of more than 2**20 pixels is scaled down to that many.
+        picture: an RGB picture, or one of channels, of which the preview is taken; one of more than
+            2**20 pixels is scaled down to that many.
 
     Returns:
         float32 (1, C, H, W), of the size of the picture, scaled down or not.
     """
     scale = min(1.0, (MAX_CRF_PIXELS / (picture.width * picture.height)) ** 0.5)
     size = (max(1, int(picture.width * scale)), max(1, int(picture.height * scale)))
-    pixels = torch.from_numpy(np.array(picture.resize(size))).permute(2, 0, 1).to(logits.device)
+    shown = np.array(preview(picture).resize(size))
+    pixels = torch.from_numpy(shown).permute(2, 0, 1).to(logits.device)
     unary = -F.interpolate(logits.float(), pixels.shape[1:], mode="bilinear").log_softmax(1)
     return dense_crf(
         unary, pixels[None], CRF_TERMS, iterations=REFINE_ITERATIONS, quality=REFINE_QUALITY
@@ -223,10 +253,25 @@ def weights_file(weights: str | Path | None) -> Path:
     return Path(name)
 
 
-def _check_metadata(metadata: Mapping[str, Any], path: Path) -> None:
+def _checked_metadata(metadata: Mapping[str, Any], path: Path) -> PictureFormat | None:
+    """Returns the pictures' format that a file tells.
+
+    Raises:
+        CheckpointError: the file lacks something, or tells what does not fit.
+    """
     missing = [k for k in ("palette", "mean", "std", "short_side") if k not in metadata]
     if missing:
         raise CheckpointError(f"{path}: its metadata lacks {', '.join(missing)}")
     colours, classes = len(metadata["palette"]), len(metadata["classes"])
     if colours < classes:
         raise CheckpointError(f"{path}: a palette of {colours} colours for {classes} classes")
+    try:
+        form = PictureFormat.from_metadata(metadata)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its metadata tell no channels: {error}") from None
+    for name in ("mean", "std"):
+        if form is not None and len(metadata[name]) != form.in_channels:
+            raise CheckpointError(
+                f"{path}: {name} of {len(metadata[name])} channels for {form.in_channels} bands"
+            )
+    return form

@@ -43,8 +43,8 @@ def tiled_rows(
     No more than a band is held at once. A picture that fits into a tile is computed as a whole.
 
     Args:
-        network: turns (N, 3, h, w) into logits (N, C, h, w).
-        x: (1, 3, H, W).
+        network: turns (N, channels, h, w) into logits (N, C, h, w).
+        x: (1, channels, H, W).
         tile: side of a tile, pixels.
 
     Yields:

@@ -8,8 +8,11 @@ from statistics import median
 from typing import Any
 
 from fastseg.data.augmentation import AUGMENTERS, Augmentation, resolved_augmenter
+from fastseg.data.channel_stats import mean_and_std
 from fastseg.data.layouts import CAMVID_LAYOUT
+from fastseg.data.picture_format import PictureFormat
 from fastseg.data.source import DataOptions, DataSource
+from fastseg.data.transforms import MEAN, STD
 from fastseg.train.losses import parse_loss
 from fastseg.train.schedule import CLASS_WEIGHTS, OPTIMIZERS, SCHEDULES
 
@@ -66,7 +69,8 @@ CHOICES = {
 class Config:
     """Settings of a training run; see ``fastseg train --help``.
 
-    ``batch_size``, ``height`` and ``crop`` of None, and "auto", are chosen by :meth:`resolved`.
+    ``batch_size``, ``height`` and ``crop`` of None, and "auto", are chosen by :meth:`resolved`; so
+    are ``mean`` and ``std`` where ``channels`` are given. Without channels pictures are RGB.
     """
 
     data: str = ""
@@ -76,6 +80,10 @@ class Config:
     classes: str = ""
     split: str = ""
     skip_broken: bool = False
+    channels: int | None = None  # of a picture's file
+    bands: tuple[int, ...] | None = None  # those that the network takes, from 1 on
+    mean: tuple[float, ...] | None = None  # of each band, in the units of the files
+    std: tuple[float, ...] | None = None
     model: str = "segnet_basic"
     options: dict[str, Any] = field(default_factory=dict)  # arguments of the model's builder
     backbone_weights: str = ""
@@ -126,10 +134,55 @@ class Config:
                 )
         parse_loss(self.loss)
         Augmentation.parse(self.augment)
+        self._check_channels()
         if self.bf16 and self.fp16:
             raise ValueError("bf16 and fp16 exclude each other")
         if self.fp16 and not self.device.startswith("cuda"):
             raise ValueError(f"fp16 needs a GPU, got the device {self.device}: bf16 runs on both")
+
+    def _check_channels(self) -> None:
+        """Raises a ValueError unless bands, mean and std fit the channels, and these the model."""
+        form = self.form
+        if form is None:
+            for name in ("bands", "mean", "std"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} needs channels, the number of them in a picture")
+            return
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            least = -math.inf if name == "mean" else 0
+            if values is not None and (
+                len(values) != form.in_channels
+                or not all(math.isfinite(v) and v > least for v in values)
+            ):
+                positive = " positive" * (name == "std")
+                raise ValueError(
+                    f"{name} must be {form.in_channels}{positive} numbers, one for each channel "
+                    f"that the network takes, got {' '.join(f'{v:g}' for v in values)}"
+                )
+        taken = self.options.get("in_channels", form.in_channels)
+        if taken != form.in_channels:
+            raise ValueError(
+                f"option in_channels={taken} differs from the {form.in_channels} channels that are "
+                "read; leave it out"
+            )
+
+    @property
+    def form(self) -> PictureFormat | None:
+        """How pictures are read as they are stored; None is as RGB of 8 bits."""
+        return None if self.channels is None else PictureFormat(self.channels, self.bands or ())
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """The arguments of the model's builder, with the number of channels that it takes."""
+        form = self.form
+        taken = {} if form is None else {"in_channels": form.in_channels}
+        return {**self.options, **taken}
+
+    @property
+    def normalisation(self) -> dict[str, tuple[float, ...]]:
+        """The arguments ``mean`` and ``std`` of transforms, once they are resolved."""
+        return {"mean": self.mean or MEAN, "std": self.std or STD}
 
     @property
     def data_options(self) -> DataOptions:
@@ -142,6 +195,7 @@ class Config:
             self.split,
             self.seed,
             self.skip_broken,
+            self.form,
         )
 
     def resolved(self, source: DataSource, processes: int = 1) -> Config:
@@ -151,7 +205,8 @@ class Config:
         can be shared out among the processes and the parts in which it is computed.
         Own pictures keep their median short side, from 32 to 512 pixels, and are cropped to squares
         of three quarters of it. CamVid gets half of the SegNet paper's size, and median frequency
-        weights; other data get none.
+        weights; other data get none. Mean and standard deviation of channels are those of the
+        pictures to train on.
         """
         camvid = source.name == CAMVID_LAYOUT.name
         height, crop, weights = self.height, self.crop, self.class_weights
@@ -172,8 +227,14 @@ class Config:
         if weights == "auto":
             weights = "median" if camvid else "none"
         table = Augmentation.parse(self.augment)
+        mean, std = self.mean, self.std
+        if self.form is not None and None in (mean, std):
+            found = mean_and_std([found.stats for found in source.surveyed_part("train")])
+            mean, std = mean or found[0], std or found[1]
         return replace(
             self,
+            mean=mean,
+            std=std,
             batch_size=batch,
             height=height,
             crop=crop,

@@ -16,7 +16,7 @@ def build_network(config: Config, num_classes: int) -> nn.Module:
         ValueError: the model does not have an option.
         ImportError: it is one of a package that is not installed.
     """
-    options = {"backend": config.backend, **config.options}
+    options = {"backend": config.backend, **config.model_options}
     try:
         return build_model(config.model, num_classes, **options)
     except TypeError as error:  # the model does not have the option
@@ -36,8 +36,11 @@ def check_crop(config: Config, num_classes: int, batch: int) -> None:
         scores = main_logits(model(pixels))
         if scores.shape[-2:] != pixels.shape[-2:]:
             problem = f"its scores are {scores.shape[-2]}x{scores.shape[-1]}"
-        elif pixels.shape[1] != 3:
-            problem = f"it takes {pixels.shape[1]} channels, and pictures are read as 3"
+        elif config.form is None and pixels.shape[1] != 3:
+            problem = (
+                f"it takes {pixels.shape[1]} channels, and pictures are read as 3; --channels "
+                "reads them as they are stored"
+            )
     except (RuntimeError, ValueError) as error:  # the crop is too small
         problem = str(error).partition("\n")[0]
     if problem is not None:

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from fastseg.data.channel_image import preview
 from fastseg.data.folder import PictureFolder
 from fastseg.data.sheets import comparison_sheet
 from fastseg.models import main_logits
@@ -33,5 +34,5 @@ def sample_sheet(model: nn.Module, dataset: PictureFolder, device: torch.device)
         x, truth = dataset.transform(image, label, np.random.default_rng(0))
         logits = main_logits(model(x[None].to(device)))
         predicted = upsample_argmax(logits, tuple(truth.shape))[0].cpu().numpy()
-        rows.append((image, truth.numpy().astype(np.uint8), predicted.astype(np.uint8)))
+        rows.append((preview(image), truth.numpy().astype(np.uint8), predicted.astype(np.uint8)))
     return comparison_sheet(rows, dataset.classes)

@@ -12,7 +12,6 @@ from torch import Tensor
 from fastseg.data.camvid import median_frequency_weights
 from fastseg.data.source import DataSource
 from fastseg.data.survey import class_counts
-from fastseg.data.transforms import MEAN, STD
 from fastseg.train.config import MAY_CHANGE, Config
 from fastseg.train.schedule import inverse_square_root_weights
 from fastseg.zoo import checkpoint
@@ -89,10 +88,10 @@ def metadata_of(
     licence = source.classes.licence
     return {
         "model": config.model,
-        "options": config.options,
+        "options": config.model_options,
         **source.classes.as_metadata(),
-        "mean": list(MEAN),
-        "std": list(STD),
+        **{name: list(values) for name, values in config.normalisation.items()},
+        **({} if source.form is None else source.form.as_metadata()),
         "short_side": config.height,
         "crop": list(config.crop),
         "epochs": epochs,

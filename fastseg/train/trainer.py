@@ -68,12 +68,16 @@ class Trainer:
             IGNORE,
             Augmentation.parse(config.augment),
             config.augmenter,
+            **config.normalisation,
         )
         self.train_set = PictureFolder(
-            source.parts["train"], source.classes, transform, seed=config.seed
+            source.parts["train"], source.classes, transform, seed=config.seed, form=source.form
         )
         self.val_set = PictureFolder(
-            source.parts["val"], source.classes, EvalTransform(config.height)
+            source.parts["val"],
+            source.classes,
+            EvalTransform(config.height, **config.normalisation),
+            form=source.form,
         )
         self.samples = max(len(self.train_set), config.batch_size)
         self.steps = self.samples // config.batch_size
@@ -87,6 +91,11 @@ class Trainer:
                 load_backbone(model, config.backbone_weights)
             except TypeError as error:  # the model has no such backbone
                 raise ValueError(error) from error
+            if model.in_channels != 3:
+                self.notes.append(
+                    "the backbone's first convolution, over three channels in "
+                    f"{config.backbone_weights}, is spread over {model.in_channels}"
+                )
         self.memory_format = torch.contiguous_format if config.contiguous else torch.channels_last
         self.model = model.to(self.device, memory_format=self.memory_format)
         self.criterion = Loss(

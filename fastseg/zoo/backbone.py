@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from fastseg.models._model import SegmentationModel
@@ -35,6 +36,8 @@ def load_backbone(model: SegmentationModel, path: str | Path) -> LoadReport:
     ``fc``, ``classifier``, and MobileNetV2's last convolution where the backbone has none. VGG16's
     fully connected layers become the convolutions fc6 and fc7 of FCN and DeepLab v1 and v2, of
     which DeepLab takes some taps and channels (see :func:`fastseg.models.vgg16_as_convolutions`).
+    A backbone of other than three channels gets its first convolution as
+    segmentation_models_pytorch makes it (see :func:`over_channels`).
 
     Args:
         model: a network with one of these backbones; its dtypes and devices stay.
@@ -65,6 +68,8 @@ def load_backbone(model: SegmentationModel, path: str | Path) -> LoadReport:
     ignored = tuple(key for key in state if key.startswith(ends))
     state = {key: t for key, t in state.items() if key not in ignored}
     linear = {key: state.pop(key) for key in CONVOLUTIONS if fully_connected and key in state}
+    if model.in_channels != 3:
+        state = _with_channels(state, backbone.state_dict(), model.in_channels)
     tensors = {f"backbone.{key}": t for key, t in state.items()}
     names = {f"backbone.{key}": key for key in state}
     for name, module in fully_connected.items():
@@ -83,6 +88,32 @@ def load_backbone(model: SegmentationModel, path: str | Path) -> LoadReport:
         model=None,
         ignored=ignored,
     )
+
+
+def over_channels(weight: Tensor, channels: int) -> Tensor:
+    """Returns the weight of a first convolution over three channels as one over others.
+
+    For one channel the three are added; for more they are repeated in turn and multiplied by three
+    by the number of channels, so that responses to normalised channels keep their size.
+
+    Args:
+        weight: (out, 3, H, W).
+        channels: the number of channels.
+    """
+    if channels == 1:
+        return weight.sum(1, keepdim=True)
+    return weight[:, torch.arange(channels) % 3] * (3 / channels)
+
+
+def _with_channels(
+    state: Mapping[str, Tensor], expected: Mapping[str, Tensor], channels: int
+) -> dict[str, Tensor]:
+    """Returns a backbone's state_dict, its first convolution over other channels than three."""
+    first = {k for k, t in expected.items() if t.ndim == 4 and t.shape[1] == channels}
+    return {
+        key: over_channels(t, channels) if key in first and t.ndim == 4 and t.shape[1] == 3 else t
+        for key, t in state.items()
+    }
 
 
 def _fully_connected(model: nn.Module) -> dict[str, FullyConvolutional]:

@@ -263,19 +263,19 @@ def test_bad_weights(tmp_path, photo, weights, capsys):
 
 
 def test_interrupt(monkeypatch, photo, capsys):
-    def interrupt(path):
+    def interrupt(path, form):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fastseg.cli.segment.read_image", interrupt)
+    monkeypatch.setattr("fastseg.cli.segment.read_picture", interrupt)
     assert main(["segment", str(photo), "-o", str(photo)]) == 130
     assert capsys.readouterr().err == "fastseg: interrupted\n"
 
 
 def test_a_defect_of_our_own_keeps_its_traceback(monkeypatch, photo):
-    def defect(path):
+    def defect(path, form):
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr("fastseg.cli.segment.read_image", defect)
+    monkeypatch.setattr("fastseg.cli.segment.read_picture", defect)
     with pytest.raises(RuntimeError, match="a defect"):
         main(["segment", str(photo), "-o", str(photo)])
 

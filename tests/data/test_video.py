@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from fastseg.cli import main
+from fastseg.data import PictureFormat
 from fastseg.data.image import ImageError
 from fastseg.data.video import count_frames, is_video, read_frames
 from fastseg.segment.jobs import find_jobs, is_many, read_ahead
@@ -87,6 +88,12 @@ def test_frames_that_are_there_are_passed_over(package):
     jobs = find_jobs(["drive.mp4"])
     found = list(read_ahead([jobs[1], jobs[4]]))
     assert [picture.getpixel((0, 0))[0] for _, picture in found] == [shade(1), shade(4)]
+
+
+def test_frames_are_in_rgb_and_no_pictures_of_other_channels(package):
+    found = list(read_ahead(find_jobs(["drive.mp4"])[:2], PictureFormat(5, dtype="uint16")))
+    problem = "drive.mp4: a frame has 3 channels of uint8, expected 5 channels of uint16"
+    assert [picture for _, picture in found] == [problem, problem]
 
 
 def test_reading_that_ends_early_ends_the_process(package):

@@ -12,6 +12,7 @@ from torch import nn
 
 from fastseg import PairwiseBilateral, PairwiseGaussian, dense_crf, models
 from fastseg.models import build_model, list_models
+from fastseg.models._model import MEAN, STD
 from fastseg.nn import DenseCRF, UpsampleCrossEntropyLoss
 from tests.models.small_models import SMALL, build
 
@@ -154,6 +155,17 @@ def test_a_crf_as_a_layer_is_trained_and_sees_the_image():
         # By default the image is what the input was normalised from.
         torch.testing.assert_close(model(x), model(x, image), rtol=1e-3, atol=1e-3)
         assert (model(x) - model(x, torch.zeros_like(image))).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(("channels", "seen"), [(1, [0, 0, 0]), (2, [0, 0, 0]), (5, [0, 1, 2])])
+def test_the_crf_of_other_channels_than_three(channels, seen):
+    """It sees the first three of more, and the first in grey of fewer."""
+    model = build("unet", crf="post", in_channels=channels).eval()
+    x = torch.randn(1, channels, 32, 32)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
+    image = ((x[:, seen] * std + mean) * 255).relu()
+    with torch.inference_mode():
+        torch.testing.assert_close(model(x), model(x, image))
 
 
 def test_a_crf_of_ones_own():

@@ -6,7 +6,14 @@ import torch
 from torch import Tensor, nn
 
 import fastseg
-from fastseg.data import CamVid, EvalTransform, class_counts, median_frequency_weights
+from fastseg.data import (
+    CamVid,
+    ChannelImage,
+    EvalTransform,
+    PictureFormat,
+    class_counts,
+    median_frequency_weights,
+)
 from fastseg.metrics import BoundaryF1, BoundaryIoU, ConfusionMatrix, TrimapCurve
 from fastseg.models import build_model, builder_options, deeplabv3plus, list_models, segnet, unet
 from fastseg.segment import Segmenter
@@ -86,6 +93,8 @@ def evaluate(folder: str, prediction: Tensor, label: Tensor) -> float:
         scores: dict[str, float] = metric.merge(metric).all_reduce().compute()
         print(scores)
     print(matrix.ious(absent=0), Segmenter.load(None).classes)
+    picture: ChannelImage = PictureFormat(13, bands=(4, 3, 2)).read(f"{folder}/tile.tif")
+    print(picture.channels, picture.preview().size)
     trainer = Trainer(Config(data=folder, out="runs", epochs=1))
     print(trainer.learning_rate(), fastseg.__version__)
     return matrix.mean_iou()

@@ -55,6 +55,25 @@ def test_resnet(tmp_path):
     assert torch.equal(model.classifier.score.weight, head)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 5, 6])
+def test_other_channels_than_three(channels, tmp_path):
+    """A grey picture in all channels gives what it gives in three."""
+    path, state = classifier_of(build("deeplabv3plus"), tmp_path)
+    model = build("deeplabv3plus", in_channels=channels)
+    fastseg.load_backbone(model, path)
+    (key,) = (key for key, t in state.items() if t.ndim == 4 and t.shape[1] == 3)
+    weight = model.backbone.state_dict()[key]
+    assert weight.shape[1] == channels
+    if channels > 2:
+        torch.testing.assert_close(weight[:, 3], state[key][:, 0] * 3 / channels)
+    if channels % 3 == 0 or channels == 1:
+        grey = torch.randn(1, 1, 9, 9)
+        conv = torch.nn.functional.conv2d
+        expected = conv(grey.expand(-1, 3, -1, -1), state[key])
+        found = conv(grey.expand(-1, channels, -1, -1), weight)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("last_conv", [True, False])
 def test_mobilenet(last_conv, tmp_path):
     options = {"width_mult": 0.25, "last_conv": True}
