@@ -1,12 +1,19 @@
-// The CUDA bindings, compiled as they are, on CPU tensors: registered as CUDA_ON_CPU_OPS' kernels,
-// with the default stream, and no device to guard.
+// The CUDA bindings, compiled as they are, on CPU tensors: with the default stream, and no device
+// to guard. The library that they are linked into names their ops' namespace (cuda_on_cpu.cpp).
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
 
+extern "C" const char* const cuda_on_cpu_ops;
+
 #undef STABLE_TORCH_LIBRARY_IMPL
-#define STABLE_TORCH_LIBRARY_IMPL(ns, key, m) \
-  _STABLE_TORCH_LIBRARY_IMPL(CUDA_ON_CPU_OPS, CPU, m, C10_UID)
+#define STABLE_TORCH_LIBRARY_IMPL(ns, key, m) CUDA_ON_CPU_REGISTER(m, C10_UID)
+#define CUDA_ON_CPU_REGISTER(m, uid)                                                          \
+  static void C10_CONCATENATE(register_ops_, uid)(torch::stable::detail::StableLibrary&);     \
+  static const torch::stable::detail::StableTorchLibraryInit C10_CONCATENATE(ops_, uid)(      \
+      torch::stable::detail::StableLibrary::Kind::IMPL, &C10_CONCATENATE(register_ops_, uid), \
+      cuda_on_cpu_ops, "CPU", __FILE__, __LINE__);                                            \
+  void C10_CONCATENATE(register_ops_, uid)(torch::stable::detail::StableLibrary & m)
 
 #include "cuda/conv/depthwise_conv2d.cpp"
 #include "cuda/crf/lattice_mean_field.cpp"

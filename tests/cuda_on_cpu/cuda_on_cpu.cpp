@@ -2,8 +2,9 @@
 
 #include "cuda_on_cpu.h"
 
-#include <setjmp.h>
+#if !defined(__x86_64__)
 #include <ucontext.h>
+#endif
 
 #include <algorithm>
 #include <cstdlib>
@@ -12,7 +13,38 @@
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
+#endif
+
+#if defined(__x86_64__)
+// Keeps what a function must keep for its caller, and goes on where the other stack was left:
+// swapcontext asks the system each time, this does not.
+extern "C" void cuda_on_cpu_switch_stacks(void** kept, void* other);
+asm(R"(
+  .pushsection .text
+  .type cuda_on_cpu_switch_stacks, @function
+  .hidden cuda_on_cpu_switch_stacks
+  .globl cuda_on_cpu_switch_stacks
+cuda_on_cpu_switch_stacks:
+  push %rbp
+  push %rbx
+  push %r12
+  push %r13
+  push %r14
+  push %r15
+  mov %rsp, (%rdi)
+  mov %rsi, %rsp
+  pop %r15
+  pop %r14
+  pop %r13
+  pop %r12
+  pop %rbx
+  pop %rbp
+  ret
+  .size cuda_on_cpu_switch_stacks, . - cuda_on_cpu_switch_stacks
+  .popsection
+)");
 #endif
 
 namespace cuda_on_cpu {
@@ -20,6 +52,7 @@ namespace {
 
 constexpr size_t kStackBytes = 64 << 10;
 constexpr int kWarp = 32;
+constexpr char kGarbage = 0x7f;  // as float 3e38
 
 bool launch_failed = false;
 std::string failure;  // of the last launch that failed
@@ -30,14 +63,91 @@ struct Failure {};  // unwinds the thread that failed
 
 enum class State { kNew, kRunning, kAtBarrier, kAtExchange, kDone };
 
-// A stack that threads run on.
-struct Fiber {
-  ucontext_t context{};  // where it begins
-  jmp_buf place{};       // where it goes on: swapcontext asks the system each time, this does not
-  bool begun = false;
-  std::unique_ptr<char[]> stack;
-  void* fake_stack = nullptr;  // AddressSanitizer's
+// A stack that threads run on. Launches use the same ones, since new memory takes longer than most
+// of them: what a launch has left there, another finds overwritten.
+class Fiber {
+ public:
+  // The one that the host runs on.
+  Fiber() = default;
+
+  explicit Fiber(void (*run)()) : run_(run), stack_(new char[kStackBytes]) {
+    std::fill_n(stack_.get(), kStackBytes, kGarbage);
+  }
+
+  // Makes the next switch go to where the fiber begins, whatever it was left in.
+  void begin() {
+#if defined(__SANITIZE_ADDRESS__)
+    __asan_unpoison_memory_region(stack_.get(), kStackBytes);
+#endif
+    overwrite();
+#if defined(__x86_64__)
+    // What switch_stacks pops, the function to which it returns, and no caller.
+    auto** top =
+        reinterpret_cast<void**>(reinterpret_cast<uintptr_t>(stack_.get() + kStackBytes) / 16 * 16);
+    *--top = nullptr;
+    *--top = reinterpret_cast<void*>(run_);
+    for (int i = 0; i < 6; ++i) *--top = nullptr;
+    place_ = top;
+#else
+    getcontext(&place_);
+    place_.uc_stack.ss_sp = stack_.get();
+    place_.uc_stack.ss_size = kStackBytes;
+    makecontext(&place_, run_, 0);
+#endif
+  }
+
+  void switch_to(Fiber& to) {
+    last_left = this;
+#if defined(__SANITIZE_ADDRESS__)
+    const bool home = to.stack_ == nullptr;
+    __sanitizer_start_switch_fiber(&fake_stack_, home ? to.bottom_ : to.stack_.get(),
+                                   home ? to.bytes_ : kStackBytes);
+#endif
+#if defined(__x86_64__)
+    cuda_on_cpu_switch_stacks(&place_, to.place_);
+#else
+    swapcontext(&place_, &to.place_);
+#endif
+    arrive();
+  }
+
+  // What a fiber that goes on does first.
+  void arrive() {
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(fake_stack_, &last_left->bottom_, &last_left->bytes_);
+#endif
+  }
+
+  const char* stack() const { return stack_.get(); }
+
+ private:
+  // Of a stack, threads take the last kilobytes alone.
+  void overwrite() {
+    constexpr size_t kPart = 1 << 10;
+    for (char* part = stack_.get() + kStackBytes; part > stack_.get();) {
+      part -= kPart;
+      const bool all_alike = std::memcmp(part, part + 1, kPart - 1) == 0;
+      if (all_alike && *part == kGarbage) return;
+      std::fill_n(part, kPart, kGarbage);
+    }
+  }
+
+  static inline Fiber* last_left = nullptr;
+
+  void (*run_)() = nullptr;
+  std::unique_ptr<char[]> stack_;
+#if defined(__x86_64__)
+  void* place_ = nullptr;
+#else
+  ucontext_t place_{};
+#endif
+  // AddressSanitizer's.
+  void* fake_stack_ = nullptr;
+  const void* bottom_ = nullptr;
+  size_t bytes_ = 0;
 };
+
+std::vector<std::unique_ptr<Fiber>> fibers;  // of all launches
 
 struct Copy {
   void* to;
@@ -63,7 +173,10 @@ Launch* current = nullptr;
 class Launch {
  public:
   Launch(dim3 grid, dim3 block, size_t shared_bytes, Body body)
-      : body_(body), shared_bytes_(shared_bytes), count_(block.x * block.y * block.z) {
+      : shared(new unsigned char[shared_bytes]),  // exactly: AddressSanitizer sees its end
+        body_(body),
+        shared_bytes_(shared_bytes),
+        count_(block.x * block.y * block.z) {
     place.block_size = block;
     place.grid_size = grid;
     threads_.resize(count_);
@@ -74,11 +187,11 @@ class Launch {
   void run() {
     const dim3 g = place.grid_size;
     for (const unsigned b : shuffled_or_not(g.x * g.y * g.z)) {
+      if (launch_failed) return;
       place.block_index = {b % g.x, b / g.x % g.y, b / (g.x * g.y)};
       trace::block_begins();
       run_block();
       trace::block_ends();
-      if (launch_failed) return;
     }
   }
 
@@ -86,7 +199,7 @@ class Launch {
   void wait(State state) {
     Thread& me = threads_[place.thread];
     me.state = state;
-    switch_fibers(*me.fiber, home_);
+    me.fiber->switch_to(next());
   }
 
   const uint64_t* exchange(uint64_t word) {
@@ -100,7 +213,7 @@ class Launch {
 
   size_t shared_bytes() const { return shared_bytes_; }
 
-  Stack this_stack() const { return {threads_[place.thread].fiber->stack.get(), kStackBytes}; }
+  Stack this_stack() const { return {threads_[place.thread].fiber->stack(), kStackBytes}; }
 
   Place place{};
   std::unique_ptr<unsigned char[]> shared;
@@ -114,25 +227,34 @@ class Launch {
   }
 
   void run_block() {
-    shared.reset(new unsigned char[shared_bytes_]);  // exactly: AddressSanitizer sees its end
     std::fill_n(shared.get(), shared_bytes_, 0xff);
     std::fill(threads_.begin(), threads_.end(), Thread{});
     order_ = shuffled_or_not(count_);
     begun_ = 0;
-    while (!launch_failed && begun_ < count_) {
+    gone_on_ = count_;
+    for (;;) {
+      home_.switch_to(next());
+      if (launch_failed || all(0, count_, State::kDone) || !release()) return;
+      order_ = shuffled_or_not(count_);
+      gone_on_ = 0;
+    }
+  }
+
+  // That of the thread whose turn it is, to which threads that wait or are done switch at once.
+  Fiber& next() {
+    if (launch_failed) return home_;
+    if (begun_ < count_) {
       Fiber& fiber = idle_fiber();
       begin_thread(fiber);
-      switch_fibers(home_, fiber);
+      return fiber;
     }
-    while (!launch_failed && !all(0, count_, State::kDone)) {
-      if (!release()) return;
-      for (const int i : shuffled_or_not(count_)) {
-        if (threads_[i].state != State::kRunning) continue;
-        move_to(i);
-        switch_fibers(home_, *threads_[i].fiber);
-        if (launch_failed) return;
-      }
+    while (gone_on_ < count_) {
+      const int i = order_[gone_on_++];
+      if (threads_[i].state != State::kRunning) continue;
+      move_to(i);
+      return *threads_[i].fiber;
     }
+    return home_;
   }
 
   void move_to(int thread) {
@@ -150,6 +272,7 @@ class Launch {
   // Threads that never wait follow each other on one fiber, without a switch.
   void run_threads() {
     Fiber& me = *threads_[place.thread].fiber;
+    me.arrive();
     for (;;) {
       for (;;) {
         try {
@@ -161,7 +284,7 @@ class Launch {
         begin_thread(me);
       }
       idle_.push_back(&me);
-      switch_fibers(me, home_);
+      me.switch_to(next());
     }
   }
 
@@ -195,39 +318,13 @@ class Launch {
       idle_.pop_back();
       return fiber;
     }
-    Fiber& fiber = *fibers_.emplace_back(std::make_unique<Fiber>());
-    fiber.stack.reset(new char[kStackBytes]);
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = kStackBytes;
-    makecontext(&fiber.context, &Launch::enter_fiber, 0);
+    if (used_ == fibers.size()) fibers.push_back(std::make_unique<Fiber>(&Launch::run_on_fiber));
+    Fiber& fiber = *fibers[used_++];
+    fiber.begin();
     return fiber;
   }
 
-  static void enter_fiber() {
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(nullptr, &current->home_bottom_, &current->home_bytes_);
-#endif
-    current->run_threads();
-  }
-
-#if defined(__SANITIZE_ADDRESS__)
-  // AddressSanitizer follows swapcontext alone.
-  void switch_fibers(Fiber& from, Fiber& to) {
-    const bool home = &to == &home_;
-    __sanitizer_start_switch_fiber(&from.fake_stack, home ? home_bottom_ : to.stack.get(),
-                                   home ? home_bytes_ : kStackBytes);
-    swapcontext(&from.context, &to.context);
-    __sanitizer_finish_switch_fiber(from.fake_stack, nullptr, nullptr);
-  }
-#else
-  void switch_fibers(Fiber& from, Fiber& to) {
-    from.begun = true;
-    if (_setjmp(from.place) != 0) return;
-    if (to.begun) _longjmp(to.place, 1);
-    setcontext(&to.context);
-  }
-#endif
+  static void run_on_fiber() { current->run_threads(); }
 
   const Body body_;
   const size_t shared_bytes_;
@@ -236,13 +333,12 @@ class Launch {
   std::mt19937 random_{1234};
   std::vector<Thread> threads_;
   std::vector<Warp> warps_;
-  std::vector<int> order_;  // in which the threads begin
-  int begun_ = 0;
-  std::vector<std::unique_ptr<Fiber>> fibers_;
+  std::vector<int> order_;  // in which the threads begin or go on
+  int begun_ = 0;           // of these
+  int gone_on_ = 0;
+  size_t used_ = 0;  // of the fibers
   std::vector<Fiber*> idle_;
   Fiber home_;  // the scheduler's own
-  const void* home_bottom_ = nullptr;
-  size_t home_bytes_ = 0;
 };
 
 }  // namespace
@@ -292,6 +388,11 @@ void launch(const void* kernel, dim3 grid, dim3 block, size_t shared_bytes, Body
 }
 
 }  // namespace cuda_on_cpu
+
+// Of the bindings' ops (bindings.cpp).
+#define CUDA_ON_CPU_TEXT_OF(name) #name
+#define CUDA_ON_CPU_TEXT(name) CUDA_ON_CPU_TEXT_OF(name)
+extern "C" const char* const cuda_on_cpu_ops = CUDA_ON_CPU_TEXT(CUDA_ON_CPU_OPS);
 
 extern "C" cudaError_t cudaGetLastError() {
   const cudaError_t error = cuda_on_cpu::launch_failed ? cudaErrorAssert : cudaSuccess;

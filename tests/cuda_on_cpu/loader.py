@@ -51,7 +51,7 @@ def load(variant: str | None = None) -> tuple[ctypes.CDLL, torch.library.Library
             "plain".
     """
     variant = variant or ("sanitized" if SANITIZE else "plain")
-    definitions = torch.library.Library(VARIANTS[variant][1], "DEF")
+    definitions = torch.library.Library(VARIANTS[variant][-1], "DEF")
     for name in NAMES:
         schema = str(getattr(torch.ops.fastseg, name).default._schema)
         definitions.define(schema.removeprefix("fastseg::"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cuda_on_cpu.build import CSRC, cuda_home, flags_of
+from tests.cuda_on_cpu.build import CSRC, cuda_home, flags
 from tests.native_build import run
 
 pytestmark = pytest.mark.skipif(cuda_home() is None, reason="no CUDA headers (cuda_fp16.h) here")
@@ -14,4 +14,4 @@ pytestmark = pytest.mark.skipif(cuda_home() is None, reason="no CUDA headers (cu
     "source", sorted((CSRC / "cuda").rglob("*.cpp")), ids=lambda path: path.stem
 )
 def test_a_binding_includes_what_it_uses(source):
-    run(["g++", *flags_of("fastseg_cuda_on_cpu"), "-fsyntax-only", source])
+    run(["g++", *flags(), "-fsyntax-only", source])

@@ -76,9 +76,8 @@ def fuzzer() -> Path:
     core += [HERE / f"{name}.cpp" for name in ("problems", "fuzz")]
     jobs = [(core, [])]
     for level, instructions in LEVELS.items():
-        for source in sorted(CSRC.glob("cpu/crf/*_kernel.cpp")):
-            if source.name.startswith(KERNELS):
-                jobs.append(([source], [*instructions.split(), f"-DFASTSEG_SIMD={level}"]))
+        kernels = [s for s in CSRC.glob("cpu/crf/*_kernel.cpp") if s.name.startswith(KERNELS)]
+        jobs.append((sorted(kernels), [*instructions.split(), f"-DFASTSEG_SIMD={level}"]))
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch, ThreadPoolExecutor() as pool:
         objects = [Path(scratch) / f"{k}.o" for k in range(len(jobs))]
 
@@ -86,7 +85,12 @@ def fuzzer() -> Path:
             """Sources of the same flags at once, which read the headers that they share once."""
             parts, extra = job
             source = out.with_suffix(".cpp")
-            source.write_text("".join(f'#include "{part}"\n' for part in parts))
+            # Kernels call what each fetches ahead by the same name.
+            names = [f"#define kAhead kAhead{k}\n" for k in range(len(parts))]
+            lines = [
+                f'{n}#include "{p}"\n#undef kAhead\n' for n, p in zip(names, parts, strict=True)
+            ]
+            source.write_text("".join(lines))
             run(["g++", *flags, *extra, "-c", source, "-o", out])
 
         list(pool.map(compile_one, jobs, objects))
