@@ -166,7 +166,8 @@ def test_sizes_that_differ_much_do_not_take_it():
 
 
 def test_what_is_kept_is_bounded_and_freed_on_request():
-    outputs = [unpooling(image(channels=256, height=240, width=320))() for _ in range(20)]
+    unpool = unpooling(image(channels=256, height=240, width=320))
+    outputs = [unpool() for _ in range(20)]
     assert sum(y.nbytes for y in outputs) > 1400 * MIB
     del outputs
     assert 0 < kept() <= 1024 * MIB

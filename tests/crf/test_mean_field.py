@@ -6,6 +6,7 @@ from torch.autograd import gradcheck
 
 from fastseg import reference
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ops = torch.ops.fastseg
 COMPAT, HIGH, EXACT = range(3)
 LABELS = 3
@@ -70,7 +71,7 @@ def test_log_q_is_the_reference(normalization):
 @pytest.mark.parametrize("normalization", range(4))
 @pytest.mark.parametrize("log", [False, True])
 def test_gradients(quality, normalization, log):
-    unary, kernels, compatibility = problem()
+    unary, kernels, compatibility = problem(spatial=(3, 4))
     norms = [normalization] * 3
 
     def function(unary, *rest):

@@ -28,6 +28,7 @@ from tests.data import own_pictures as own
 from tests.data.own_pictures import make_pictures
 from tests.zoo.other_models import import_or_skip
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--model", "unet", "--option", "width=4", "--option", "depth=2", "--threads", "1")
 

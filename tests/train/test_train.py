@@ -27,15 +27,15 @@ from fastseg.zoo import checkpoint
 from tests.train.foreign_masks import KINDS, make_foreign
 from tests.train.synthetic_camvid import make_camvid
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data" / "camvid"
 
 
-@pytest.fixture
-def config(tmp_path):
+def make_config(folder):
     return Config(
-        data=str(make_camvid(tmp_path / "camvid")),
-        out=str(tmp_path / "run"),
+        data=str(make_camvid(folder / "camvid")),
+        out=str(folder / "run"),
         options={"width": 4, "kernel_size": 3},
         backend="torch",
         epochs=3,
@@ -44,6 +44,11 @@ def config(tmp_path):
         crop=(32, 48),
         eval_every=2,
     )
+
+
+@pytest.fixture
+def config(tmp_path):
+    return make_config(tmp_path)
 
 
 class StopAfter:
@@ -90,12 +95,21 @@ def test_two_images_are_learned(config, tmp_path):
     assert sum(losses[-5:]) / 5 < 0.5 * losses[0]
 
 
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """A run of the settings of `config` that nothing stops: its history and its weights."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the runs that are held against it; it is made before they begin
+    trainer = trained(make_config(tmp_path_factory.mktemp("whole")))
+    torch.set_num_threads(threads)
+    return trainer.history, trainer.model.state_dict()
+
+
 # A run of 3 epochs of 3 steps checks for a signal after each step and, after epochs 2 and 3, after
 # each of 6 validation images: steps 1-6, evaluation 7-12, steps 13-15, evaluation 16-21.
 @pytest.mark.parametrize("checks", [1, 3, 5, 6, 9, 14, 21])
-def test_a_resumed_run_equals_one_that_never_stopped(config, tmp_path, checks):
-    expected = trained(config)
-    config = replace(config, out=str(tmp_path / "stopped"))
+def test_a_resumed_run_equals_one_that_never_stopped(config, whole_run, checks):
+    history, weights = whole_run
     with pytest.raises(Interrupted):
         trained(config, checks)
     torch.manual_seed(123)
@@ -103,11 +117,9 @@ def test_a_resumed_run_equals_one_that_never_stopped(config, tmp_path, checks):
     resumed.resume()
     assert resumed.epoch * 3 + resumed.step == min(checks, 6) + min(max(checks - 12, 0), 3)
     resumed.run(StopAfter(-1))
-    assert resumed.history == expected.history
+    assert resumed.history == history
     assert len(resumed.history) == 3
-    torch.testing.assert_close(
-        resumed.model.state_dict(), expected.model.state_dict(), rtol=0, atol=0
-    )
+    torch.testing.assert_close(resumed.model.state_dict(), weights, rtol=0, atol=0)
 
 
 # Small networks with dropout, alone and with an auxiliary head that has its own; the last has
@@ -201,6 +213,7 @@ def test_every_default_generator_is_seeded_by_the_position():
 
 def test_another_number_of_threads_resumes_the_same_run(config, tmp_path):
     config = with_dropout(config, "unet", epochs=2)
+    torch.set_num_threads(2)
     expected = trained(config)
     config = replace(config, out=str(tmp_path / "stopped"))
     with pytest.raises(Interrupted):
