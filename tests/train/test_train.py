@@ -27,7 +27,6 @@ from fastseg.zoo import checkpoint
 from tests.train.foreign_masks import KINDS, make_foreign
 from tests.train.synthetic_camvid import make_camvid
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data" / "camvid"
 
@@ -99,7 +98,7 @@ def test_two_images_are_learned(config, tmp_path):
 def whole_run(tmp_path_factory):
     """A run of the settings of `config` that nothing stops: its history and its weights."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the runs that are held against it; it is made before they begin
+    torch.set_num_threads(2)  # as the runs that are held against it; it is made before they begin
     trainer = trained(make_config(tmp_path_factory.mktemp("whole")))
     torch.set_num_threads(threads)
     return trainer.history, trainer.model.state_dict()
@@ -213,7 +212,6 @@ def test_every_default_generator_is_seeded_by_the_position():
 
 def test_another_number_of_threads_resumes_the_same_run(config, tmp_path):
     config = with_dropout(config, "unet", epochs=2)
-    torch.set_num_threads(2)
     expected = trained(config)
     config = replace(config, out=str(tmp_path / "stopped"))
     with pytest.raises(Interrupted):
