@@ -189,7 +189,9 @@ Tensor im2col_conv2d(const Tensor& x, const Tensor& weight, Optional bias, Optio
   const FoldedEpilogue<float> epilogue(bias, scale, shift, residual,
                                        parse_activation(kOp, activation));
   const Tensor in = in_layout(x, !planes);
-  const bool taps_last = !is_dense(weight, true);
+  // Neighbouring taps of few channels are one piece of x; their weights are soon in that order.
+  constexpr int64_t kFewChannels = 16;
+  const bool taps_last = !is_dense(weight, true) && x.size(1) >= kFewChannels;
   const Tensor filters = dense(weight, !taps_last);
   const Tensor out = empty_like_layout(x, size, ScalarType::Float, !planes);
   const Im2colConv2d op{groups,

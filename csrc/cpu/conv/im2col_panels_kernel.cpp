@@ -38,10 +38,7 @@ void gather_blocks(const Im2colConv2d& op, const Im2colTask& task, float* blocks
     }
     for (int64_t k = 0; k < depth; k += kIm2colBlock) {
       float* const to = blocks + (k / kIm2colBlock * pixels + i) * kIm2colBlockStep;
-      for_blocks<L>(0, std::min(kIm2colBlock, depth - k), [&](auto lanes, int64_t j) {
-        using Part = Simd<float, decltype(lanes)::value>;
-        Part::store(to + j, Part::load(from + k + j));
-      });
+      copy_floats(from + k, std::min(kIm2colBlock, depth - k), to);
     }
   }
 }

@@ -13,6 +13,7 @@
 #include "cpu/conv/conv2d_epilogue.h"
 #include "cpu/conv/im2col_columns.h"
 #include "cpu/conv/im2col_conv2d.h"
+#include "cpu/conv/im2col_tile.h"
 #include "cpu/simd/simd.h"
 
 namespace fastseg::cpu::FASTSEG_SIMD {
@@ -31,13 +32,6 @@ constexpr int kNarrow = 16;
 // By filters: for tiles of kNarrow and of kWide pixels.
 constexpr auto& kNarrowTiles = kMultiplyColumns<kIm2colPixels, kNarrow, kFilters>;
 constexpr auto& kWideTiles = kMultiplyColumns<kIm2colPixels, kWide, kFilters>;
-
-void copy(const float* from, int64_t count, float* to) {
-  for_blocks<L>(0, count, [&](auto lanes, int64_t i) {
-    using Part = Simd<float, decltype(lanes)::value>;
-    Part::store(to + i, Part::load(from + i));
-  });
-}
 
 // A part of a panel: pixels of one row of outputs.
 struct Piece {
@@ -76,7 +70,7 @@ void copy_panel(const float* data, const int64_t* offsets, int64_t depth, const 
     }
     int64_t done = 0;
     for (const Piece& piece : panel.pieces) {
-      copy(from + piece.from, piece.count, to + done);
+      copy_floats(from + piece.from, piece.count, to + done);
       done += piece.count;
     }
     for (; done < end; ++done) to[done] = 0;
@@ -152,7 +146,7 @@ void copy_phase(const float* x, int64_t count, int64_t first, int64_t stride, in
   std::fill(to, to + low, 0.0f);
   std::fill(to + high, to + size, 0.0f);
   const float* const from = x + first;
-  if (stride == 1) return copy(from + low, high - low, to + low);
+  if (stride == 1) return copy_floats(from + low, high - low, to + low);
   int64_t j = low;
   if (stride == 2) {
     for (; j + L <= high; j += L) Simd<float>::store(to + j, Simd<float>::load_even(from + 2 * j));

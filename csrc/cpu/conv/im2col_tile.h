@@ -10,7 +10,15 @@
 
 namespace fastseg::cpu::FASTSEG_SIMD {
 
-// Where the input that a tap of an output pixel reads begins; null in the padding.
+// A call of memcpy would take longer than the copy of a few channels.
+inline void copy_floats(const float* from, int64_t count, float* to) {
+  for_blocks<kLanes<float>>(0, count, [&](auto lanes, int64_t i) {
+    using Part = Simd<float, decltype(lanes)::value>;
+    Part::store(to + i, Part::load(from + i));
+  });
+}
+
+// What the taps of an output pixel read.
 class TapsOfPixel {
  public:
   TapsOfPixel(const Im2colConv2d& op, int64_t pixel) : op_(op) {
@@ -20,11 +28,25 @@ class TapsOfPixel {
     left_ = in_plane % op.out_size[1] * op.stride[1] - op.padding[1];
   }
 
+  // Where the input of a tap begins; null in the padding.
   const float* operator[](int64_t tap) const {
     const int64_t y = top_ + tap / op_.kernel_size[1] * op_.dilation[0];
     const int64_t x = left_ + tap % op_.kernel_size[1] * op_.dilation[1];
     const bool live = y >= 0 && y < op_.size[0] && x >= 0 && x < op_.size[1];
     return live ? image_ + (y * op_.size[1] + x) * op_.in_channels : nullptr;
+  }
+
+  // Copies the input of row i of a kernel whose taps are neighbours, zeros for the padding.
+  void copy_kernel_row(int64_t i, float* to) const {
+    const int64_t channels = op_.in_channels, width = op_.kernel_size[1];
+    const int64_t y = top_ + i * op_.dilation[0];
+    const bool live = y >= 0 && y < op_.size[0];
+    const int64_t low = live ? std::clamp<int64_t>(-left_, 0, width) : width;
+    const int64_t high = live ? std::clamp<int64_t>(op_.size[1] - left_, low, width) : width;
+    std::fill(to, to + low * channels, 0.0f);
+    std::fill(to + high * channels, to + width * channels, 0.0f);
+    copy_floats(image_ + (y * op_.size[1] + left_ + low) * channels, (high - low) * channels,
+                to + low * channels);
   }
 
  private:
@@ -36,17 +58,20 @@ class TapsOfPixel {
 inline void gather_row(const Im2colConv2d& op, int64_t pixel, float* row) {
   const TapsOfPixel taps(op, pixel);
   const int64_t count = op.taps(), channels = op.in_channels;
-  for (int64_t t = 0; t < count; ++t) {
-    const float* const from = taps[t];
-    if (op.taps_last && count > 1) {
-      float* const to = row + t;
-      for (int64_t c = 0; c < channels; ++c) to[c * count] = from ? from[c] : 0;
-    } else {
-      // Short rows of a few channels: a call of memcpy would take longer than its copy.
-      for_blocks<kLanes<float>>(0, channels, [&](auto lanes, int64_t c) {
-        using Part = Simd<float, decltype(lanes)::value>;
-        Part::store(row + t * channels + c, from ? Part::load(from + c) : Part::fill(0));
-      });
+  if (!op.taps_last && op.dilation[1] == 1) {
+    const int64_t step = op.kernel_size[1] * channels;
+    for (int64_t i = 0; i < op.kernel_size[0]; ++i) taps.copy_kernel_row(i, row + i * step);
+  } else {
+    for (int64_t t = 0; t < count; ++t) {
+      const float* const from = taps[t];
+      if (op.taps_last && count > 1) {
+        float* const to = row + t;
+        for (int64_t c = 0; c < channels; ++c) to[c * count] = from ? from[c] : 0;
+      } else if (from) {
+        copy_floats(from, channels, row + t * channels);
+      } else {
+        std::fill_n(row + t * channels, channels, 0.0f);
+      }
     }
   }
   const int64_t depth = op.depth();

@@ -33,7 +33,8 @@ class ConvCosts(NamedTuple):
             where it is called again at once, 35,000 after others have used the cache.
         preparing: nanoseconds per number of a weight to bring it into Winograd's form.
         gather_pixel: nanoseconds of im2col per output pixel.
-        gather_tap: nanoseconds of im2col per tap of an output pixel.
+        gather_tap: nanoseconds of im2col per tap of an output pixel, or row of taps that are copied
+            in one piece.
         gather_output: nanoseconds of im2col per output where the weight is not packed.
         panel_output: nanoseconds per output that im2col takes longer than oneDNN where it packs the
             weight.
@@ -129,7 +130,9 @@ class ConvCosts(NamedTuple):
         """
         pixels = shape[0] * math.prod(conv.output_size(shape[2:], weight_shape[2:]))
         taps, weights = math.prod(weight_shape[2:]), math.prod(weight_shape)
-        gathering = pixels * (self.gather_pixel + self.gather_tap * taps)
+        neighbours = conv.dilation[1] == 1 and weight_shape[1] < ROW_CHANNELS
+        pieces = weight_shape[2] if neighbours else taps
+        gathering = pixels * (self.gather_pixel + self.gather_tap * pieces)
         outputs = pixels * weight_shape[0]
         multiplying = 2 * pixels * weights / self.im2col_flops
         reading = weights * 4 / self.bytes
@@ -254,6 +257,10 @@ COSTS = {
     ),
 }
 """Costs by SIMD level. The portable level has no multiply-add, so that oneDNN always wins there."""
+
+ROW_CHANNELS = 16
+"""Number of channels below which im2col copies a row of neighbouring taps in one piece, whatever
+the weight's layout (``kFewChannels`` of im2col_conv2d.cpp)."""
 
 GRADIENT_OVERHEAD = 200_000
 """Nanoseconds that an op's gradient in Python takes longer than that of torch's convolution."""
