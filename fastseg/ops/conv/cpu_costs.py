@@ -301,6 +301,11 @@ BLOCK_CHANNELS = 16
 """Number of a group's input channels up to which torch's convolution in evaluation, batch norm and
 ReLU take longer than planes: with AVX2 1.1 to 3.3 times as long, on maps of 17 x 17 to 65 x 65."""
 
+GROUP_GRADIENT_CHANNELS = 8
+"""Number of a group's output channels up to which the input's gradient of a grouped convolution of
+contiguous maps takes torch longer than planes: 1.04 to 6 times as long with AVX2. With more of them
+it takes torch 0.7 to 0.9 of that time."""
+
 PLANES_CHANNELS = 2
 """Number of input and output channels of a group from which grouped planes are multiplied as they
 lie. One of each is a depthwise convolution."""

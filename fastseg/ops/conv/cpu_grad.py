@@ -13,7 +13,11 @@ from fastseg._core.conv2d import Conv2d, memory_format_of
 from fastseg._core.float32_precision import reduced_on_cpu
 from fastseg._core.formulas import compute_dtype
 from fastseg._core.library import cpu_kernel
-from fastseg.ops.conv.cpu_costs import COSTS, WEIGHT_GRADIENT_CHANNELS
+from fastseg.ops.conv.cpu_costs import (
+    COSTS,
+    GROUP_GRADIENT_CHANNELS,
+    WEIGHT_GRADIENT_CHANNELS,
+)
 from fastseg.ops.conv.cpu_forms import by_layout
 from fastseg.ops.conv.cpu_kernels import (
     depthwise_input_grad,
@@ -27,6 +31,7 @@ from fastseg.ops.conv.cpu_plan import (
     is_depthwise,
     is_native,
     plan,
+    prefers_planes,
     prefers_winograd,
     torch_wins_on_planes,
 )
@@ -63,14 +68,20 @@ def plan_input_grad(
         return ours
     if prefers_winograd(grad, weight.transpose(0, 1), conv):
         return partial(_winograd_input_grad, conv=conv)
-    if conv.groups == 1 and conv.stride == (1, 1) and grad.dtype == torch.float32:
-        # torch computes the gradient of a 1x1 convolution with another library, at half the speed.
+    by_torch = partial(_input_grad_by_torch, size=(grad.shape[0], channels, *input_size), conv=conv)
+    if conv.stride == (1, 1) and grad.dtype == torch.float32:
         reach = [d * (k - 1) for d, k in zip(conv.dilation, weight.shape[2:], strict=True)]
         padding = tuple(r - p for r, p in zip(reach, conv.padding, strict=True))
-        geometry = Conv2d((1, 1), padding, conv.dilation, 1)
-        convolve = plan(grad, weight.transpose(0, 1), geometry, "", bare=True)
-        return partial(_adjoint_input_grad, convolve=convolve)
-    by_torch = partial(_input_grad_by_torch, size=(grad.shape[0], channels, *input_size), conv=conv)
+        geometry = conv._replace(padding=padding)
+        of_groups = adjoint(weight, conv.groups)
+        convolve = plan(grad, of_groups, geometry, "", bare=True)
+        by_adjoint = partial(_adjoint_input_grad, groups=conv.groups, convolve=convolve)
+        # torch computes the gradient of a 1x1 convolution with another library, at half the speed.
+        if conv.groups == 1:
+            return by_adjoint
+        few = of_groups.shape[1] <= GROUP_GRADIENT_CHANNELS
+        if few and prefers_planes(grad, of_groups, geometry):
+            return partial(by_layout, planes=by_adjoint, channels_last=by_torch)
     if not _suits_columns(grad.dtype, conv) or is_native(grad.dtype):
         return by_torch
     by_columns = partial(_im2col_input_grad, input_size=input_size, conv=conv)
@@ -120,9 +131,18 @@ def _winograd_input_grad(grad: Tensor, weight: Tensor, keep: bool, conv: Conv2d)
     return run_winograd(grad.float(), packed, weight.shape[1], *epilogue).to(grad.dtype)
 
 
-def _adjoint_input_grad(grad: Tensor, weight: Tensor, keep: bool, convolve: Callable) -> Tensor:
-    adjoint = weight.transpose(0, 1).flip(2, 3).contiguous()
-    return convolve(grad, adjoint, None, None, None, None)
+def _adjoint_input_grad(
+    grad: Tensor, weight: Tensor, keep: bool, groups: int, convolve: Callable
+) -> Tensor:
+    flipped = adjoint(weight, groups).flip(2, 3).contiguous()
+    return convolve(grad, flipped, None, None, None, None)
+
+
+def adjoint(weight: Tensor, groups: int) -> Tensor:
+    """Returns a weight (Co, Ci / groups, kh, kw) as (Ci, Co / groups, kh, kw)."""
+    if groups == 1:
+        return weight.transpose(0, 1)
+    return weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
 
 
 def plan_weight_grad(
