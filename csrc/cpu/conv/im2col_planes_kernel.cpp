@@ -81,12 +81,19 @@ void copy_panel(const float* data, const int64_t* offsets, int64_t depth, const 
 template <bool smooth>
 void finish_row(const Im2colConv2d& op, int64_t channel, int64_t at, int64_t pixels,
                 const float* sums) {
+  const Conv2dEpilogue<float> epilogue = op.epilogue;  // of its own: stores may not change it
+  const auto terms = pixel_terms<float, L>(epilogue, channel);
+  float* const y = op.y;
   for_blocks<L>(0, pixels, [&](auto lanes, int64_t j) {
     constexpr int kPart = decltype(lanes)::value;
-    const auto terms = pixel_terms<float, kPart>(op.epilogue, channel);
     const auto sum = Simd<float, kPart>::load(sums + j);
-    Simd<float, kPart>::store(op.y + at + j,
-                              finish<float, kPart, smooth>(op.epilogue, terms, sum, at + j));
+    if constexpr (kPart == L) {
+      Simd<float>::store(y + at + j, finish<float, L, smooth>(epilogue, terms, sum, at + j));
+    } else {
+      const auto few = pixel_terms<float, kPart>(epilogue, channel);
+      Simd<float, kPart>::store(y + at + j,
+                                finish<float, kPart, smooth>(epilogue, few, sum, at + j));
+    }
   });
 }
 
@@ -117,6 +124,8 @@ void multiply_panel(const Im2colConv2d& op, const Im2colPlanes& planes, const Pa
   const int64_t group = panel.image * op.groups + begin / (op.out_channels / op.groups);
   const auto finish =
       is_smooth(op.epilogue.activation) ? &finish_panel<true> : &finish_panel<false>;
+  const bool dense = planes.width == op.out_size[1];  // no outputs between two rows
+  const float* const y = op.y + (panel.image * op.out_channels + begin) * op.plane() + panel.first;
   float *const columns = memory, *const sums = memory + kIm2colBlock * kIm2colPixels;
   for (int64_t b = 0; b < blocks; ++b) {
     const int64_t k = depth * b / blocks, block = depth * (b + 1) / blocks - k;
@@ -127,6 +136,9 @@ void multiply_panel(const Im2colConv2d& op, const Im2colPlanes& planes, const Pa
       const auto& multiply = wide ? kWideTiles : kNarrowTiles;
       for (int64_t t = 0; t < tiles; ++t) {  // of about as many filters each
         const int64_t c = filters * t / tiles, count = filters * (t + 1) / tiles - c;
+        if (b + 1 == blocks && dense) {  // planes are more streams than the prefetchers follow
+          for (int64_t f = c; f < c + count; ++f) __builtin_prefetch(y + f * op.plane() + j, 1);
+        }
         multiply[count](op.weights + (begin + c) * depth + k, depth, columns + j, block,
                         sums + c * kIm2colPixels + j, b > 0);
       }
