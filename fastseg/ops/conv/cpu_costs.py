@@ -225,7 +225,7 @@ COSTS = {
         im2col_depth=16_000,
         planes_flops=220,
         planes_copy=0.07,
-        planes_output=0.35,
+        planes_output=0.3,
         following=0.25,
         turning=0.4,
         depthwise_reach=6,
@@ -248,7 +248,7 @@ COSTS = {
         im2col_depth=16_000,
         planes_flops=150,
         planes_copy=0.07,
-        planes_output=0.35,
+        planes_output=0.3,
         following=0.25,
         turning=0.6,
         depthwise_reach=4,
@@ -298,8 +298,9 @@ FUSED_OUTPUTS = 2
 that x must be searched for NaN first, which costs a pass over x and saves one over the output."""
 
 BLOCK_CHANNELS = 16
-"""Number of a group's input channels up to which torch's convolution in evaluation, batch norm and
-ReLU take longer than planes: with AVX2 1.1 to 3.3 times as long, on maps of 17 x 17 to 65 x 65."""
+"""Number of input channels, of a group if there are some, up to which torch's convolution, batch
+norm and ReLU take longer than planes: with AVX2 1.1 to 3.3 times as long in groups, on maps of 17 x
+17 to 65 x 65, and 1.0 to 1.7 times in one group of 3."""
 
 GROUP_GRADIENT_CHANNELS = 8
 """Number of a group's output channels up to which the input's gradient of a grouped convolution of

@@ -220,14 +220,16 @@ def _planes_win(
 def planes_pay(x: Tensor, weight: Tensor, conv: Conv2d) -> bool:
     """Whether contiguous planes with an epilogue are faster than torch's three ops.
 
-    torch's convolution brings maps into blocks of channels and back, but takes few of a group for a
+    torch's convolution brings maps into blocks of channels and back, and takes few of them for a
     whole block. Its own activation and batch norm are a pass over the output each.
     """
     if x.dtype != torch.float32 or not prefers_planes(x, weight, conv):
         return False
-    if conv.groups > 1:
-        return weight.shape[1] <= BLOCK_CHANNELS
-    return _planes_pay(tuple(x.shape), tuple(weight.shape), conv, extension.simd_level())
+    if weight.shape[1] <= BLOCK_CHANNELS:
+        return True
+    return conv.groups == 1 and _planes_pay(
+        tuple(x.shape), tuple(weight.shape), conv, extension.simd_level()
+    )
 
 
 @functools.lru_cache(MOST_CALLS)
