@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "cpu/conv/copy_floats.h"
 #include "cpu/conv/dot_tile.h"
 #include "cpu/conv/im2col_conv2d_grads.h"
 #include "cpu/conv/transpose_block.h"
@@ -22,14 +23,6 @@ struct Stretch {
 
   int64_t count() const { return end - begin; }
 };
-
-// A call of memcpy would take longer than its copy.
-void copy(const float* from, int64_t count, float* to) {
-  for_blocks<L>(0, count, [&](auto lanes, int64_t i) {
-    using S = Simd<float, decltype(lanes)::value>;
-    S::store(to + i, S::load(from + i));
-  });
-}
 
 // What one tap reads of one channel's plane for a stretch of pixels.
 void gather_column(const Conv2dGradShape& s, const float* plane, int64_t tap,
@@ -48,8 +41,8 @@ void gather_column(const Conv2dGradShape& s, const float* plane, int64_t tap,
     std::fill(to + q - stretch.begin, to + low - stretch.begin, 0.0f);
     if (low < high) {
       const int64_t y = i * s.stride[0] + vertical.offset;
-      copy(plane + y * s.packed_columns() + first + low - row, high - low,
-           to + low - stretch.begin);
+      copy_floats(plane + y * s.packed_columns() + first + low - row, high - low,
+                  to + low - stretch.begin);
     }
     std::fill(to + high - stretch.begin, to + end - stretch.begin, 0.0f);
     q = end;
@@ -83,7 +76,7 @@ void gather_grad(const Im2colWeightGrad& op, const Im2colWeightGradTask& task,
   if (!op.channels_last) {
     const float* from = op.grad + (stretch.image * all + first) * plane + stretch.begin;
     for (int64_t r = 0; r < rows; ++r, from += plane, to += kStretchPixels) {
-      copy(from, count, to);
+      copy_floats(from, count, to);
       std::fill(to + count, to + width, 0.0f);
     }
     return;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/conv/copy_floats.h"
 #include "cpu/conv/gemm_tile.h"
 #include "cpu/conv/im2col_conv2d.h"
 #include "cpu/conv/im2col_tile.h"

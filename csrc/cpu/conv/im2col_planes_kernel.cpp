@@ -11,9 +11,9 @@
 
 #include "common/ceil_divide.h"
 #include "cpu/conv/conv2d_epilogue.h"
+#include "cpu/conv/copy_floats.h"
 #include "cpu/conv/im2col_columns.h"
 #include "cpu/conv/im2col_conv2d.h"
-#include "cpu/conv/im2col_tile.h"
 #include "cpu/simd/simd.h"
 
 namespace fastseg::cpu::FASTSEG_SIMD {

@@ -5,18 +5,11 @@
 #include <algorithm>
 
 #include "cpu/conv/conv2d_epilogue.h"
+#include "cpu/conv/copy_floats.h"
 #include "cpu/conv/im2col_conv2d.h"
 #include "cpu/simd/simd.h"
 
 namespace fastseg::cpu::FASTSEG_SIMD {
-
-// A call of memcpy would take longer than the copy of a few channels.
-inline void copy_floats(const float* from, int64_t count, float* to) {
-  for_blocks<kLanes<float>>(0, count, [&](auto lanes, int64_t i) {
-    using Part = Simd<float, decltype(lanes)::value>;
-    Part::store(to + i, Part::load(from + i));
-  });
-}
 
 // What the taps of an output pixel read.
 class TapsOfPixel {

@@ -19,6 +19,11 @@ from fastseg._core.conv2d import Conv2d, live_taps
 from fastseg._core.winograd import winograd_axis
 
 
+def output_pixels(shape: Sequence[int], weight_shape: Sequence[int], conv: Conv2d) -> int:
+    """Returns the number of pixels of all outputs of x (N, Ci, H, W) and a weight."""
+    return shape[0] * math.prod(conv.output_size(shape[2:], weight_shape[2:]))
+
+
 class ConvCosts(NamedTuple):
     """Costs on one thread at one SIMD level.
 
@@ -128,7 +133,7 @@ class ConvCosts(NamedTuple):
             weight_shape: (Co, Ci, kh, kw).
             conv: the geometry.
         """
-        pixels = shape[0] * math.prod(conv.output_size(shape[2:], weight_shape[2:]))
+        pixels = output_pixels(shape, weight_shape, conv)
         taps, weights = math.prod(weight_shape[2:]), math.prod(weight_shape)
         neighbours = conv.dilation[1] == 1 and weight_shape[1] < ROW_CHANNELS
         pieces = weight_shape[2] if neighbours else taps
@@ -150,7 +155,7 @@ class ConvCosts(NamedTuple):
             weight_shape: (Co, Ci, kh, kw).
             conv: the geometry.
         """
-        pixels = shape[0] * math.prod(conv.output_size(shape[2:], weight_shape[2:]))
+        pixels = output_pixels(shape, weight_shape, conv)
         depth = math.prod(weight_shape[1:])
         multiplying = pixels * weight_shape[0] * (2 * depth / self.planes_flops)
         copies = pixels * depth * conv.groups + 2 * math.prod(shape)
@@ -167,7 +172,7 @@ class ConvCosts(NamedTuple):
             weight_shape: (Co, Ci, kh, kw).
             conv: the geometry.
         """
-        pixels = shape[0] * math.prod(conv.output_size(shape[2:], weight_shape[2:]))
+        pixels = output_pixels(shape, weight_shape, conv)
         numbers = math.prod(shape) + pixels * weight_shape[0]
         return self.onednn(shape, weight_shape, conv, 1) + self.overhead + numbers * self.turning
 
@@ -179,8 +184,7 @@ class ConvCosts(NamedTuple):
             weight_shape: (Co, Ci, kh, kw).
             conv: the geometry.
         """
-        outputs = math.prod(conv.output_size(shape[2:], weight_shape[2:]))
-        passes = shape[0] * weight_shape[0] * outputs * self.following
+        passes = output_pixels(shape, weight_shape, conv) * weight_shape[0] * self.following
         return self.onednn(shape, weight_shape, conv, 1) + passes + self.overhead / 2
 
     def training(

@@ -69,18 +69,19 @@ def plan_input_grad(
     if prefers_winograd(grad, weight.transpose(0, 1), conv):
         return partial(_winograd_input_grad, conv=conv)
     by_torch = partial(_input_grad_by_torch, size=(grad.shape[0], channels, *input_size), conv=conv)
-    if conv.stride == (1, 1) and grad.dtype == torch.float32:
+    of_group = weight.shape[0] // conv.groups
+    few = conv.groups == 1 or of_group <= GROUP_GRADIENT_CHANNELS
+    if few and conv.stride == (1, 1) and grad.dtype == torch.float32:
         reach = [d * (k - 1) for d, k in zip(conv.dilation, weight.shape[2:], strict=True)]
         padding = tuple(r - p for r, p in zip(reach, conv.padding, strict=True))
         geometry = conv._replace(padding=padding)
-        of_groups = adjoint(weight, conv.groups)
-        convolve = plan(grad, of_groups, geometry, "", bare=True)
+        filters = adjoint(weight.to("meta"), conv.groups)
+        convolve = plan(grad, filters, geometry, "", bare=True)
         by_adjoint = partial(_adjoint_input_grad, groups=conv.groups, convolve=convolve)
         # torch computes the gradient of a 1x1 convolution with another library, at half the speed.
         if conv.groups == 1:
             return by_adjoint
-        few = of_groups.shape[1] <= GROUP_GRADIENT_CHANNELS
-        if few and prefers_planes(grad, of_groups, geometry):
+        if prefers_planes(grad, filters, geometry):
             return partial(by_layout, planes=by_adjoint, channels_last=by_torch)
     if not _suits_columns(grad.dtype, conv) or is_native(grad.dtype):
         return by_torch

@@ -39,6 +39,7 @@ from fastseg.ops.conv.cpu_costs import (
     GRADIENT_OVERHEAD,
     NATIVE_RATE,
     PLANES_CHANNELS,
+    output_pixels,
 )
 from fastseg.ops.conv.cpu_depthwise_plan import (
     is_depthwise,
@@ -125,9 +126,7 @@ def _plan_large(x, weight, conv: Conv2d, activation: str, bare: bool) -> Callabl
         by_product = im2col_conv2d if conv.groups == 1 else by_groups
         return partial(by_product, conv=conv, activation=activation)
     by_onednn = partial(onednn_conv2d, conv=conv, activation=activation)
-    outputs = (
-        x.shape[0] * weight.shape[0] * math.prod(conv.output_size(x.shape[2:], weight.shape[2:]))
-    )
+    outputs = output_pixels(x.shape, weight.shape, conv) * weight.shape[0]
     few = bare or outputs <= EPILOGUE_OUTPUTS
     if few and torch_takes_onednn(x.shape, weight.shape, conv):
         return partial(as_it_lies, conv=conv, activation=activation, others=by_onednn)
@@ -162,20 +161,26 @@ def _has_one_live_tap(size: tuple[int, ...], kernel: tuple[int, ...], conv: Conv
     return True
 
 
-def prefers_im2col(x: Tensor, weight: Tensor, conv: Conv2d) -> bool:
+def _of_shapes(choose: Callable[..., bool]) -> Callable[[Tensor, Tensor, Conv2d], bool]:
+    """Makes a choice by shapes, which is remembered, one by float32 x and a weight.
+
+    Args:
+        choose: a function of x's shape, the weight's, the geometry, whether F(4, 3) is admitted and
+            the SIMD level.
+    """
+    remembered = functools.lru_cache(MOST_CALLS)(choose)
+
+    @functools.wraps(choose)
+    def of_tensors(x: Tensor, weight: Tensor, conv: Conv2d) -> bool:
+        fast, level = reduced_on_cpu(), extension.simd_level()
+        return remembered(tuple(x.shape), tuple(weight.shape), conv, fast, level)
+
+    return of_tensors
+
+
+@_of_shapes
+def prefers_im2col(shape, weight_shape, conv: Conv2d, fast: bool, level: str | None) -> bool:
     """Whether float32 x has so few pixels that im2col is the fastest."""
-    level = extension.simd_level()
-    return _im2col_wins(tuple(x.shape), tuple(weight.shape), conv, reduced_on_cpu(), level)
-
-
-@functools.lru_cache(MOST_CALLS)
-def _im2col_wins(
-    shape: tuple[int, ...],
-    weight_shape: tuple[int, ...],
-    conv: Conv2d,
-    fast: bool,
-    level: str | None,
-) -> bool:
     costs = COSTS.get(level)
     if costs is None or conv.groups != 1:
         return False
@@ -186,24 +191,13 @@ def _im2col_wins(
     return costs.im2col(shape, weight_shape, conv) < others + costs.comparing(weight_shape)
 
 
-def prefers_planes(x: Tensor, weight: Tensor, conv: Conv2d) -> bool:
+@_of_shapes
+def prefers_planes(shape, weight_shape, conv: Conv2d, fast: bool, level: str | None) -> bool:
     """Whether float32 x is best multiplied as it lies where it is contiguous.
 
     Planes are a factor of a 1x1 convolution's product; other kernels have them padded and cut into
     the phases of the stride.
     """
-    level = extension.simd_level()
-    return _planes_win(tuple(x.shape), tuple(weight.shape), conv, reduced_on_cpu(), level)
-
-
-@functools.lru_cache(MOST_CALLS)
-def _planes_win(
-    shape: tuple[int, ...],
-    weight_shape: tuple[int, ...],
-    conv: Conv2d,
-    fast: bool,
-    level: str | None,
-) -> bool:
     costs = COSTS.get(level)
     if (*weight_shape[2:], *conv[:2], conv.groups) == (1, 1, (1, 1), (0, 0), 1):
         return True
@@ -227,15 +221,11 @@ def planes_pay(x: Tensor, weight: Tensor, conv: Conv2d) -> bool:
         return False
     if weight.shape[1] <= BLOCK_CHANNELS:
         return True
-    return conv.groups == 1 and _planes_pay(
-        tuple(x.shape), tuple(weight.shape), conv, extension.simd_level()
-    )
+    return conv.groups == 1 and _is_below_torchs_ops(x, weight, conv)
 
 
-@functools.lru_cache(MOST_CALLS)
-def _planes_pay(
-    shape: tuple[int, ...], weight_shape: tuple[int, ...], conv: Conv2d, level: str | None
-) -> bool:
+@_of_shapes
+def _is_below_torchs_ops(shape, weight_shape, conv, fast: bool, level: str | None) -> bool:
     costs = COSTS.get(level)
     return costs is not None and costs.planes(shape, weight_shape, conv) < costs.in_blocks(
         shape, weight_shape, conv
