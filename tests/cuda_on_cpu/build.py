@@ -25,7 +25,7 @@ ACCESSES = ["-fsanitize=thread", "--param", "tsan-distinguish-volatile=1"]
 
 # How all sources of a library are compiled beside FLAGS, how its kernels are, and the namespace of
 # its ops. What is counted are the accesses that an optimizing compiler leaves; for the others -Og
-# compiles a third faster, and what it makes takes no longer.
+# compiles a third faster.
 VARIANTS: dict[str, tuple[list[str], list[str], str]] = {
     "plain": ([], ["-Og", FEW_TILES], "fastseg_cuda_on_cpu"),
     "sanitized": (SANITIZER, ["-Og", FEW_TILES], "fastseg_cuda_on_cpu"),
