@@ -99,6 +99,7 @@ CHANGES = {
     "another kernel": lambda b: setattr(b.conv, "weight", nn.Parameter(torch.randn(16, 16, 1, 1))),
     "another eps": lambda b: setattr(b.bn, "eps", 1e-3),
     "a mean written past autograd": lambda b: b.bn.running_mean.data.add_(1),
+    "a scale cut short where it lies": lambda b: setattr(b.bn.weight, "data", b.bn.weight.data[:8]),
     "another variance": lambda b: setattr(b.bn, "running_var", torch.ones(16)),
     "double precision": lambda b: b.double(),
 }
@@ -128,3 +129,43 @@ def test_inputs_that_take_the_long_way():
         return x
 
     torch.func.vmap(mapped)(x[None])
+
+
+@pytest.mark.parametrize("stride", [(2, 2), [2, 2]], ids=["tuple", "list"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@torch.no_grad()
+def test_geometry_changed_after_a_choice_was_remembered(layout, stride):
+    block, x, _ = optimised()
+    x = x.contiguous(memory_format=layout)
+    taken(block, x)
+    block.conv.stride = stride
+    expected = block.bn(block.conv(x)).relu()
+    got = taken(block, x)
+    assert got is not None or isinstance(stride, list)
+    torch.testing.assert_close(expected if got is None else got, expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_code_finds_children_at_once():
+    """Children under any name and at any depth; nn.Module.__getattr__ takes a microsecond each."""
+
+    class Nested(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16))
+            self.pool = nn.AdaptiveAvgPool2d(1)
+
+        def forward(self, x):
+            return self.pool(self.inner[1](self.inner[0](x)).relu())
+
+    x = torch.randn(1, 16, 12, 12)
+    model = nn.Sequential(Nested().eval())
+    expected = model(x)
+    fastseg.optimize_(model, mode="train")
+    source = model[0]._program.source
+    assert source.count("_modules") == 5
+    assert "getattr" not in source
+    assert "self.pool" not in source
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)
+    model[0].inner[0] = nn.Conv2d(16, 16, 1)
+    assert torch.equal(model(x), model[0].pool(model[0].inner(x).relu()))

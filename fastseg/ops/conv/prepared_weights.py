@@ -120,9 +120,11 @@ class State:
 
     def still_of(self, tensors: Sequence[Tensor | None]) -> bool:
         """Whether these are the same tensors with the same values."""
-        return self.places == _places(tensors) and (
-            self.fingerprint == _fingerprint()(*self.memory)
-        )
+        return self.places == _places(tensors) and self.has_same_values()
+
+    def has_same_values(self) -> bool:
+        """Whether the memory of these tensors, which must still be theirs, holds what it held."""
+        return self.fingerprint == _fingerprint()(*self.memory)
 
 
 def _places(tensors: Sequence[Tensor | None]) -> list:

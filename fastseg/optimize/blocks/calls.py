@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, is_grad_enabled, nn
 
+from fastseg._core.float32_precision import reduced_on_cpu
 from fastseg._core.formulas import ACTIVATION, ACTIVATION_IN_PLACE
+from fastseg._core.library import CPU_PLANS, keep_plan
 from fastseg._core.plain_tensors import (
     are_plain_on_cpu,
     gradient_free,
@@ -18,6 +20,7 @@ from fastseg.ops import (
     max_unpool2d,
 )
 from fastseg.ops.conv.atrous_conv2d import cpu_plan
+from fastseg.ops.conv.cpu_onednn import has_onednn
 from fastseg.optimize.blocks.convolve import (
     apply,
     convolve,
@@ -94,7 +97,7 @@ def at_once(conv, bn, activation: str, x: Tensor, *added) -> Tensor | None:
     if isinstance(conv, Frozen):
         if not is_channels_last(x):
             return None
-    elif not is_faster(conv, x):
+    elif not _is_known_faster(conv, weight, x):
         # The module's own forward would ask once more whose kernel is the fastest.
         return follow(conv._conv_forward(x, weight, bias), bn, activation, *added)
     folded = None, None
@@ -158,6 +161,34 @@ def is_faster(conv: nn.Conv2d, x: Tensor) -> bool:
     """Whether one op is faster than the modules, for a map without gradient as it lies."""
     depthwise = conv.groups > 1 and may_own(conv)
     return owns(conv, x, False) if depthwise or not x.is_cpu else pays_in_evaluation(conv, x)
+
+
+def _is_known_faster(conv: nn.Conv2d, weight: Tensor, x: Tensor) -> bool:
+    """The answer of :func:`is_faster`, to find which takes as long as a small convolution.
+
+    It is for eager mode without autocast and for a convolution that pads as torch's does.
+    """
+    key = (
+        "is_faster",
+        x.shape,
+        x.dtype,
+        x.is_contiguous(memory_format=torch.channels_last),
+        weight.shape,
+        conv.stride,
+        conv.padding,
+        conv.dilation,
+        conv.groups,
+        reduced_on_cpu(),
+        has_onednn(),
+    )
+    try:
+        known = CPU_PLANS.get(key)
+    except TypeError:  # a list has no hash
+        return is_faster(conv, x)
+    if known is None:
+        known = is_faster(conv, x)
+        keep_plan(key, known)
+    return known
 
 
 def _is_residual(added, conv: nn.Conv2d, x: Tensor) -> bool:

@@ -68,7 +68,8 @@ class Program:
         graph.lint()
         code = graph.python_code("self")
         arguments = sum(node.op == "placeholder" for node in graph.nodes)
-        return cls(code.src, dict(code.globals), arguments, asks, guard, trains, training)
+        source = _with_children_at_once(code.src, graph, guard.block)
+        return cls(source, dict(code.globals), arguments, asks, guard, trains, training)
 
     def fits(self, block: nn.Module, arguments: tuple) -> bool:
         """Whether the program does with these arguments what the block's own forward does."""
@@ -110,6 +111,21 @@ class Program:
         others = {k: v for k, v in self.names.items() if k not in modules}
         rest = self.arguments, self.asks, self.guard, self.trains, self.training
         return _unpickle, (self.source, modules, others, *rest)
+
+
+def _with_children_at_once(source: str, graph: fx.Graph, block: nn.Module) -> str:
+    """A graph's code, which finds modules past nn.Module.__getattr__: that takes a microsecond."""
+    modules = dict(block.named_modules())
+    for node in graph.nodes:
+        if node.op not in ("get_attr", "call_module") or node.target not in modules:
+            continue
+        slow = fast = "self"
+        for name in node.target.split("."):
+            slow = f"{slow}.{name}" if name.isidentifier() else f'getattr({slow}, "{name}")'
+            fast += f"._modules[{name!r}]"
+        end = "\n" if node.op == "get_attr" else "("
+        source = source.replace(f" = {slow}{end}", f" = {fast}{end}")
+    return source
 
 
 def _unpickle(source: str, modules: dict[str, str], others: dict, *rest) -> Program:
