@@ -10,7 +10,7 @@ Settings, all environment variables:
                       1: also beside a CPU-only torch, and fail without nvcc; registry: have pip
                       install nvcc for the build (13.0, about 270 MB)
   CUDA_HOME           the CUDA toolkit to use, 12.0 or later
-  FASTSEG_CUDA_ARCHS  default: those of 80;86;89;90;100;120 that nvcc knows; the last as PTX too
+  FASTSEG_CUDA_ARCHS  default: those of 80;86;89;90;100;120 that nvcc knows; PTX for others
   FASTSEG_TORCH_DIR   torch's package folder, if it is not in the target environment
   CXX                 the C++20 compiler, default g++
   LDFLAGS             further flags of every link
@@ -177,6 +177,21 @@ def cuda_archs(nvcc: Path) -> list[str]:
     return [a for a in CUDA_ARCHS if f"sm_{a}" in known]
 
 
+def cuda_codes(archs: list[str]) -> list[str]:
+    """Returns nvcc's options for these compute capabilities, ascending.
+
+    Its front end, which takes most of the time, compiles once for those before Blackwell and once
+    from it on: 8.0 and 9.0 get the same instructions of it, 10.0 others. The last is PTX, too.
+    """
+    passes: dict = {}
+    for arch in archs:  # one with a letter, such as 90a, is compiled by itself
+        passes.setdefault(int(arch) < 100 if arch.isdigit() else arch, []).append(arch)
+    codes = {members[0]: [f"sm_{arch}" for arch in members] for members in passes.values()}
+    last = list(codes)[-1]
+    codes[last].append(f"compute_{last}")
+    return [f"-gencode=arch=compute_{a},code=[{','.join(c)}]" for a, c in codes.items()]
+
+
 def cuda_home(nvcc: Path) -> Path:
     """Returns the toolkit's folder by nvcc's own account: on PATH may be a script around it."""
     found = re.search(r"_HERE_=(.+)", getoutput(f"{quote(str(nvcc))} --dryrun -E -x cu /dev/null"))
@@ -231,9 +246,7 @@ class Graph:
         flags += f" -isystem {quote(f'{torch}/include')} -DTORCH_TARGET_VERSION={target}"
         self.compiler("cxx", f"{CXX} {flags}")
         if nvcc:
-            archs = cuda_archs(nvcc)
-            codes = [f"-gencode arch=compute_{a},code=sm_{a}" for a in archs]
-            codes.append(f"-gencode arch=compute_{archs[-1]},code=compute_{archs[-1]}")
+            codes = map(quote, cuda_codes(cuda_archs(nvcc)))
             host = f"-ccbin {quote(CXX)}" if "CXX" in os.environ else ""
             flags = f"-O3 -std=c++20 -Xcompiler -fPIC,-fvisibility=hidden {include} --threads 2"
             self.compiler("nvcc", f"{quote(str(nvcc))} {host} {flags} {' '.join(codes)}")

@@ -15,6 +15,11 @@ from tests.cuda_on_cpu.build import CSRC, cuda_home
 from tests.native_build import folder_for, run
 
 ARCHS = ("80", "90", "100")
+CODES = (
+    "-gencode=arch=compute_80,code=[sm_80,sm_90]",
+    "-gencode=arch=compute_100,code=[sm_100,compute_100]",
+)
+"""nvcc's options for ARCHS, those of setup.py."""
 
 
 def tool(name: str) -> str | None:
@@ -34,13 +39,12 @@ CUOBJDUMP = tool("cuobjdump")
 
 def compiled(source: Path) -> Path:
     """The kernels of a source for ARCHS, without host code, once for each state of the sources."""
-    folder = folder_for("cuda", ARCHS, CSRC.glob("c*/**/*.[ch]*"))
+    folder = folder_for("cuda", CODES, CSRC.glob("c*/**/*.[ch]*"))
     target = folder / f"{source.stem}.fatbin"
     if not target.exists():
-        codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHS]
         scratch = target.with_suffix(f".{os.getpid()}.fatbin")
         options = ["-O3", "-std=c++20", "-lineinfo", f"-I{CSRC}"]
-        run([NVCC, *options, *codes, "-fatbin", source, "-o", scratch])
+        run([NVCC, *options, *CODES, "-fatbin", source, "-o", scratch])
         scratch.rename(target)
     return target
 

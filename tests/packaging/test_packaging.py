@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import setuptools
 
+from tests.cuda_on_cpu import objects
+
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "fastseg/_C.so"
 SETTINGS = (
@@ -270,6 +272,17 @@ def test_architectures_and_folder_are_what_nvcc_says(setup, tmp_path, monkeypatc
     assert module["cuda_home"](nvcc) == Path("/real/cuda")
     monkeypatch.setenv("FASTSEG_CUDA_ARCHS", "90,120")
     assert module["cuda_archs"](nvcc) == ["90", "120"]
+
+
+def test_front_end_of_nvcc_compiles_once_for_a_generation(setup):
+    codes = setup(FASTSEG_CUDA=0)["cuda_codes"]
+    assert codes(list(objects.ARCHS)) == list(objects.CODES)
+    assert codes(["86"]) == ["-gencode=arch=compute_86,code=[sm_86,compute_86]"]
+    assert codes(["80", "90a", "120"]) == [
+        "-gencode=arch=compute_80,code=[sm_80]",
+        "-gencode=arch=compute_90a,code=[sm_90a]",
+        "-gencode=arch=compute_120,code=[sm_120,compute_120]",
+    ]
 
 
 def graph(setup, tmp_path, **settings):
