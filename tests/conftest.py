@@ -1,9 +1,10 @@
-"""What every test gets: a seed, two threads; and what some ask for."""
+"""What every test gets: a seed, one or two threads; and what some ask for."""
 
 from __future__ import annotations
 
 import ctypes
 import re
+import zlib
 from pathlib import Path
 
 import pytest
@@ -61,14 +62,24 @@ def pytest_collection_modifyitems(items):
         raise pytest.UsageError(f"give these tests names that hold no address: {of_objects}")
 
 
+def threads_of(nodeid: str) -> int:
+    """A test's number of torch's threads, always the same: one in three has two.
+
+    Between them the kernels' ways for one thread and for several are tested with all kinds of
+    arguments. Each of pytest-xdist's processes has a processor: a sixth more time goes by where all
+    tests have two threads, which wait for each other.
+    """
+    return 2 if zlib.crc32(nodeid.encode()) % 3 == 0 else 1
+
+
 @pytest.fixture(autouse=True)
-def _same_start():
+def _same_start(request):
     threads = torch.get_num_threads()
     # torch.manual_seed notes for CUDA who called it, a millisecond in a stack as deep as pytest's.
     torch.default_generator.manual_seed(0)
     if torch.cuda.is_available():
         torch.cuda.manual_seed_all(0)
-    torch.set_num_threads(2)
+    torch.set_num_threads(threads_of(request.node.nodeid))
     yield
     torch.set_num_threads(threads)
     onednn = torch.backends.mkldnn

@@ -85,8 +85,9 @@ class FoldedBatchNorm:
         if entry is None or entry[0] != bn.eps or not entry[1].still_of(tensors):
             with ordinary_tensors():
                 folded = fold(tensors, bn.eps)
-            # The tensors keep their memory from being given to others, at the same address.
-            entry = self._entry = (bn.eps, State(tensors), folded, tensors)
+            # The aliases keep the memory from being given to other tensors, at the same address.
+            aliases = [t if t is None else t.detach() for t in tensors]
+            entry = self._entry = (bn.eps, State(tensors), folded, tensors, aliases)
         return entry[2]
 
 

@@ -98,7 +98,7 @@ def test_two_images_are_learned(config, tmp_path):
 def whole_run(tmp_path_factory):
     """A run of the settings of `config` that nothing stops: its history and its weights."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(2)  # as the runs that are held against it; it is made before they begin
+    torch.set_num_threads(1)  # as the runs that are held against it; it is made before they begin
     trainer = trained(make_config(tmp_path_factory.mktemp("whole")))
     torch.set_num_threads(threads)
     return trainer.history, trainer.model.state_dict()
@@ -107,6 +107,7 @@ def whole_run(tmp_path_factory):
 # A run of 3 epochs of 3 steps checks for a signal after each step and, after epochs 2 and 3, after
 # each of 6 validation images: steps 1-6, evaluation 7-12, steps 13-15, evaluation 16-21.
 @pytest.mark.parametrize("checks", [1, 3, 5, 6, 9, 14, 21])
+@pytest.mark.usefixtures("one_thread")
 def test_a_resumed_run_equals_one_that_never_stopped(config, whole_run, checks):
     history, weights = whole_run
     with pytest.raises(Interrupted):
