@@ -5,7 +5,9 @@ and its oneDNN, float32, channels_last, over 3x3 kernels of 3 to 512 channels on
 360 x 480. The AVX2 figures are of the same processor with FASTSEG_SIMD and ONEDNN_MAX_CPU_ISA set.
 The costs of im2col and of fingerprints were measured on an Intel Emerald Rapids, with 16 to 2048
 channels on maps of 1 x 1 to 65 x 65, and scaled by the speed of products on both; so were those of
-planes, on an AMD Zen 3 with AVX2, with 3 to 256 channels on maps of 14 x 14 to 224 x 224.
+planes, on an AMD Zen 3 with AVX2, with 3 to 256 channels on maps of 14 x 14 to 224 x 224. What
+calls cost beside products with AVX2 was fitted there to 3 to 512 channels on maps of 5 x 5 to 129 x
+129, where other choices than before took 0.88 of the time (geometric mean of 69).
 benchmarks/results has what the choice gains and loses on two threads.
 """
 
@@ -34,8 +36,11 @@ class ConvCosts(NamedTuple):
         fingerprint: bytes per nanosecond of a weight that is compared with what was prepared, and
             is in no near cache, as in a network.
         transform: nanoseconds of Winograd's transforms per product and channel.
-        overhead: nanoseconds that a call of oneDNN takes longer than a call of our kernel: 16,000
-            where it is called again at once, 35,000 after others have used the cache.
+        overhead: nanoseconds that a call of oneDNN with a prepared weight takes longer than a call
+            of our kernel: on a Zen 5 16,000 where it is called again at once and 35,000 after
+            others have used the cache, on a Zen 3 with AVX2 85,000, beside products that take 1.35
+            times as long as is assumed here.
+        turned_overhead: the same where planes are compared with others, which may be torch's.
         preparing: nanoseconds per number of a weight to bring it into Winograd's form.
         gather_pixel: nanoseconds of im2col per output pixel.
         gather_tap: nanoseconds of im2col per tap of an output pixel, or row of taps that are copied
@@ -69,6 +74,7 @@ class ConvCosts(NamedTuple):
     fingerprint: float
     transform: float
     overhead: float
+    turned_overhead: float
     preparing: float
     gather_pixel: float
     gather_tap: float
@@ -100,6 +106,7 @@ class ConvCosts(NamedTuple):
         axes = [winograd_axis(s, d, fast) for s, d in zip(size, dilation, strict=True)]
         products = n * axes[0].products * axes[1].products
         slots = len(axes[0].rows) * len(axes[1].rows)
+        channels = max(channels, WINOGRAD_CHANNELS)
         pairs = channels * out_channels
         computing = products * (2 * pairs / self.flops + self.transform * (channels + out_channels))
         return computing + slots * pairs * 4 / self.bytes
@@ -174,7 +181,8 @@ class ConvCosts(NamedTuple):
         """
         pixels = output_pixels(shape, weight_shape, conv)
         numbers = math.prod(shape) + pixels * weight_shape[0]
-        return self.onednn(shape, weight_shape, conv, 1) + self.overhead + numbers * self.turning
+        turning = self.turned_overhead + numbers * self.turning
+        return self.onednn(shape, weight_shape, conv, 1) + turning
 
     def in_blocks(self, shape: Sequence[int], weight_shape: Sequence[int], conv: Conv2d) -> float:
         """Returns the nanoseconds of torch's convolution, batch norm and ReLU of contiguous maps.
@@ -185,7 +193,7 @@ class ConvCosts(NamedTuple):
             conv: the geometry.
         """
         passes = output_pixels(shape, weight_shape, conv) * weight_shape[0] * self.following
-        return self.onednn(shape, weight_shape, conv, 1) + passes + self.overhead / 2
+        return self.onednn(shape, weight_shape, conv, 1) + passes + self.turned_overhead / 2
 
     def training(
         self, shape: Sequence[int], out_channels: int, dilation: Sequence[int], fast: bool
@@ -220,6 +228,7 @@ COSTS = {
         fingerprint=15,
         transform=0.12,
         overhead=24_000,
+        turned_overhead=24_000,
         preparing=1.4,
         gather_pixel=6,
         gather_tap=3,
@@ -239,15 +248,16 @@ COSTS = {
     "avx2": ConvCosts(
         flops=140,
         bytes=30,
-        look_up=4_000,
+        look_up=12_000,
         fingerprint=15,
         transform=0.28,
-        overhead=24_000,
+        overhead=64_000,
+        turned_overhead=16_000,
         preparing=1.4,
         gather_pixel=6,
         gather_tap=3,
         gather_output=1.4,
-        panel_output=0.12,
+        panel_output=0.33,
         im2col_flops=120,
         im2col_depth=16_000,
         planes_flops=150,
@@ -265,6 +275,9 @@ COSTS = {
 ROW_CHANNELS = 16
 """Number of channels below which im2col copies a row of neighbouring taps in one piece, whatever
 the weight's layout (``kFewChannels`` of im2col_conv2d.cpp)."""
+
+WINOGRAD_CHANNELS = 8
+"""Number of input channels as which Winograd's kernel takes fewer of them."""
 
 GRADIENT_OVERHEAD = 200_000
 """Nanoseconds that an op's gradient in Python takes longer than that of torch's convolution."""
