@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from fastseg._core import extension
 from fastseg import reference
 from fastseg._core.conv2d import ACTIVATIONS, Conv2d
-from fastseg.ops.conv.cpu_plan import is_mostly_padding
+from fastseg.ops.conv.cpu_plan import suits_planes
 from tests.conv.conv_cases import needs_kernel
 
 ops = torch.ops.fastseg
@@ -119,8 +119,8 @@ def test_planes_in_phases(level):
                 size = rng.randint(max(1, reach + 1 - 2 * padding), 24)
                 axes.append((size, taps, stride, padding, dilation))
             size, kernel, *geometry = zip(*axes, strict=True)
-            padded = is_mostly_padding(size, kernel, Conv2d(*geometry, 1))
-            groups = 1 if padded else rng.choice((1, 2, 3))
+            as_planes = suits_planes(size, kernel, Conv2d(*geometry, 1))
+            groups = rng.choice((1, 2, 3)) if as_planes else 1
             channels, filters = rng.choice((1, 2, 15, 33)), rng.choice((1, 2, 7, 16, 43))
             shape = (rng.randint(1, 2), groups * channels, *size)
             case = (shape, groups * filters, kernel, *geometry, groups)

@@ -149,14 +149,15 @@ void run(const Im2colConv2d& op, int64_t pixels) {
 
 constexpr int64_t kLeastPixels = 6;
 
-// Whether contiguous planes are multiplied in that layout. Few pixels leave a tile's lanes idle,
-// and are soon in the other; planes that are mostly padding would be copied for nothing.
-bool suits_planes(const Tensor& x, const Conv2dArgs::Pair& out_size, const TapPhases& rows,
-                  const TapPhases& columns) {
+// Whether contiguous planes of `size` are multiplied in that layout. Few pixels leave a tile's
+// lanes idle, and are soon in the other; planes that are mostly padding would be copied for
+// nothing.
+bool suits_planes(const Conv2dArgs::Pair& size, const Conv2dArgs::Pair& out_size,
+                  const TapPhases& rows, const TapPhases& columns) {
   constexpr int64_t kMostPadding = 4;
   const auto numbers = [](const TapPhases& axis) { return double(axis.count()) * axis.size; };
   return out_size[0] * out_size[1] >= kLeastPixels &&
-         numbers(rows) * numbers(columns) <= double(kMostPadding * x.size(2) * x.size(3));
+         numbers(rows) * numbers(columns) <= double(kMostPadding * size[0] * size[1]);
 }
 
 Tensor im2col_conv2d(const Tensor& x, const Tensor& weight, Optional bias, Optional scale,
@@ -181,7 +182,7 @@ Tensor im2col_conv2d(const Tensor& x, const Tensor& weight, Optional bias, Optio
                      args.dilation[axis], plane[axis]);
   };
   const TapPhases rows = phases(0), columns = phases(1);
-  const bool suits = suits_planes(x, plane, rows, columns);
+  const bool suits = suits_planes({x.size(2), x.size(3)}, plane, rows, columns);
   FASTSEG_CHECK(groups == 1 || suits, kOp, ": groups must be 1 where outputs are fewer than ",
                 kLeastPixels, " or mostly of padding, got ", groups);
   const bool planes = x.size(0) > 0 && (groups > 1 || (suits && !is_channels_last(x)));
@@ -221,4 +222,15 @@ Tensor im2col_conv2d(const Tensor& x, const Tensor& weight, Optional bias, Optio
 
 STABLE_TORCH_LIBRARY_IMPL(fastseg, CPU, m) {
   m.impl("im2col_conv2d", TORCH_BOX(&fastseg::cpu::im2col_conv2d));
+}
+
+// For the choice of a kernel in Python. An axis is the size of x and of the output, the kernel's,
+// stride, padding and dilation.
+extern "C" __attribute__((visibility("default"))) bool fastseg_im2col_suits_planes(
+    const int64_t* vertical, const int64_t* horizontal) {
+  const auto phases = [](const int64_t* a) {
+    return fastseg::cpu::TapPhases(a[2], a[3], a[4], a[5], a[1]);
+  };
+  return fastseg::cpu::suits_planes({vertical[0], horizontal[0]}, {vertical[1], horizontal[1]},
+                                    phases(vertical), phases(horizontal));
 }

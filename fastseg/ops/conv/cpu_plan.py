@@ -20,8 +20,8 @@ The choice depends on shapes, dtypes and the layout alone, never on what was com
 
 from __future__ import annotations
 
+import ctypes
 import functools
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -203,7 +203,7 @@ def prefers_planes(shape, weight_shape, conv: Conv2d, fast: bool, level: str | N
         return True
     of_group = min(weight_shape[0] // conv.groups, weight_shape[1])
     small = conv.groups > 1 and of_group < PLANES_CHANNELS
-    if costs is None or small or is_mostly_padding(shape[2:], weight_shape[2:], conv):
+    if costs is None or small or not suits_planes(shape[2:], weight_shape[2:], conv):
         return False
     others = costs.by_channels_last(shape, weight_shape, conv) + costs.comparing(weight_shape)
     if suits_winograd(weight_shape, conv):
@@ -232,14 +232,17 @@ def _is_below_torchs_ops(shape, weight_shape, conv, fast: bool, level: str | Non
     )
 
 
-def is_mostly_padding(size: Sequence[int], kernel: Sequence[int], conv: Conv2d) -> bool:
-    """Whether im2col does not pad contiguous planes: ``suits_planes`` of im2col_conv2d.cpp."""
-    padded = 1
+def suits_planes(size: Sequence[int], kernel: Sequence[int], conv: Conv2d) -> bool:
+    """Whether im2col multiplies contiguous planes as they lie, which needs the compiled kernels.
+
+    Those of few pixels, or mostly of padding, go to channels_last and back.
+    """
     outputs = conv.output_size(size, kernel)
-    for n, k, s, d in zip(outputs, kernel, conv.stride, conv.dilation, strict=True):
-        phases = len({tap * d % s for tap in range(k)})
-        padded *= phases * (n + (k - 1) * d // s)
-    return math.prod(outputs) < 6 or padded > 4 * math.prod(size)
+    axes = zip(size, outputs, kernel, *conv[:3], strict=True)
+    vertical, horizontal = ((ctypes.c_int64 * 6)(*axis) for axis in axes)
+    suits = extension._cpu.fastseg_im2col_suits_planes
+    suits.restype = ctypes.c_bool
+    return suits(vertical, horizontal)
 
 
 def suits_winograd(weight_shape: Sequence[int], conv: Conv2d) -> bool:
