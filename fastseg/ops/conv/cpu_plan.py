@@ -32,6 +32,7 @@ from fastseg._core import extension
 from fastseg._core.conv2d import Conv2d, is_bare, live_range
 from fastseg._core.float32_precision import reduced_on_cpu
 from fastseg._core.remember import MOST_CALLS
+from fastseg.ops.conv.cpu_cost_model import output_pixels
 from fastseg.ops.conv.cpu_costs import (
     BLOCK_CHANNELS,
     COSTS,
@@ -39,7 +40,6 @@ from fastseg.ops.conv.cpu_costs import (
     GRADIENT_OVERHEAD,
     NATIVE_RATE,
     PLANES_CHANNELS,
-    output_pixels,
 )
 from fastseg.ops.conv.cpu_depthwise_plan import (
     is_depthwise,
