@@ -172,7 +172,8 @@ def nvcc_version(nvcc: Path) -> str:
 def cuda_archs(nvcc: Path) -> list[str]:
     """Returns the compute capabilities to compile for, ascending."""
     if given := os.environ.get("FASTSEG_CUDA_ARCHS"):
-        return given.replace(",", ";").split(";")
+        archs = given.replace(",", ";").split(";")
+        return sorted(archs, key=lambda arch: (len(arch.rstrip("af")), arch))
     known = getoutput(f"{quote(str(nvcc))} --list-gpu-code").split()
     return [a for a in CUDA_ARCHS if f"sm_{a}" in known]
 

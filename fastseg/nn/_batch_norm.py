@@ -72,7 +72,9 @@ class FoldedBatchNorm:
         for t, known, place in zip(tensors, entry[3], entry[1].places, strict=True):
             if t is not known:
                 return None
-            if t is not None and (t.data_ptr() != place[0] or t.shape != place[2]):
+            if t is not None and (
+                t.data_ptr() != place[0] or t.shape != place[2] or t.stride() != place[3]
+            ):
                 return None
         return None if needs_gradient(tensors) or not entry[1].has_same_values() else entry[2]
 

@@ -100,6 +100,9 @@ CHANGES = {
     "another eps": lambda b: setattr(b.bn, "eps", 1e-3),
     "a mean written past autograd": lambda b: b.bn.running_mean.data.add_(1),
     "a scale cut short where it lies": lambda b: setattr(b.bn.weight, "data", b.bn.weight.data[:8]),
+    "one scale for all where it lies": lambda b: setattr(
+        b.bn.weight, "data", b.bn.weight.data[:1].expand(16)
+    ),
     "another variance": lambda b: setattr(b.bn, "running_var", torch.ones(16)),
     "double precision": lambda b: b.double(),
 }

@@ -270,8 +270,8 @@ def test_architectures_and_folder_are_what_nvcc_says(setup, tmp_path, monkeypatc
     assert module["nvcc_version"](nvcc) == "13.0"
     assert module["cuda_archs"](nvcc) == ["80", "90"]
     assert module["cuda_home"](nvcc) == Path("/real/cuda")
-    monkeypatch.setenv("FASTSEG_CUDA_ARCHS", "90,120")
-    assert module["cuda_archs"](nvcc) == ["90", "120"]
+    monkeypatch.setenv("FASTSEG_CUDA_ARCHS", "120,90a;80")
+    assert module["cuda_archs"](nvcc) == ["80", "90a", "120"]
 
 
 def test_front_end_of_nvcc_compiles_once_for_a_generation(setup):
