@@ -191,7 +191,7 @@ def test_an_object_that_was_in_use_at_the_fork_says_so():
             except RuntimeError as error:
                 os._exit(7 if "forked" in str(error) else 8)
             os._exit(9)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
         os._exit(0)
     """
     assert run(program) == "7"
