@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch._C import (
@@ -41,6 +42,24 @@ def _tensors_of(bn: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor | None, ...
         return bn.weight, bn.bias, bn.running_mean, bn.running_var
 
 
+class _Entry(NamedTuple):
+    """What is remembered of a batch norm.
+
+    Attributes:
+        eps: the module's.
+        state: the state of its tensors.
+        folded: scale and shift.
+        tensors: the module's tensors themselves.
+        aliases: their memory, which is so given to no other tensor at the same address.
+    """
+
+    eps: float
+    state: State
+    folded: tuple[Tensor, Tensor]
+    tensors: Sequence[Tensor | None]
+    aliases: Sequence[Tensor | None]
+
+
 class FoldedBatchNorm:
     """A cache of :func:`fastseg.fold_batch_norm` for a module, where no gradient is needed.
 
@@ -50,7 +69,7 @@ class FoldedBatchNorm:
     """
 
     def __init__(self) -> None:
-        self._entry: tuple | None = None
+        self._entry: _Entry | None = None
 
     def __reduce__(self):
         return FoldedBatchNorm, ()
@@ -65,18 +84,14 @@ class FoldedBatchNorm:
         It is for eager mode without a mode or transform, of which it does not ask.
         """
         entry = self._entry
-        if entry is None or entry[0] != bn.eps:
+        if entry is None or entry.eps != bn.eps:
             return None
         tensors = _tensors_of(bn)
-        # Beside a small map's convolution each question takes long: values tell of versions.
-        for t, known, place in zip(tensors, entry[3], entry[1].places, strict=True):
+        for t, known in zip(tensors, entry.tensors, strict=True):
             if t is not known:
                 return None
-            if t is not None and (
-                t.data_ptr() != place[0] or t.shape != place[2] or t.stride() != place[3]
-            ):
-                return None
-        return None if needs_gradient(tensors) or not entry[1].has_same_values() else entry[2]
+        still = not needs_gradient(tensors) and entry.state.still_of_same(tensors)
+        return entry.folded if still else None
 
     def __call__(self, bn: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
         """Returns scale and shift, (C,), float32 (float64 for a float64 module)."""
@@ -84,13 +99,12 @@ class FoldedBatchNorm:
         if is_compiling() or not gradient_free(tensors) or not _can_keep(tensors):
             return fold(tensors, bn.eps)
         entry = self._entry  # read once: replicas in other threads share it
-        if entry is None or entry[0] != bn.eps or not entry[1].still_of(tensors):
+        if entry is None or entry.eps != bn.eps or not entry.state.still_of(tensors):
             with ordinary_tensors():
                 folded = fold(tensors, bn.eps)
-            # The aliases keep the memory from being given to other tensors, at the same address.
             aliases = [t if t is None else t.detach() for t in tensors]
-            entry = self._entry = (bn.eps, State(tensors), folded, tensors, aliases)
-        return entry[2]
+            entry = self._entry = _Entry(bn.eps, State(tensors), folded, tensors, aliases)
+        return entry.folded
 
 
 def _can_keep(tensors: Sequence[Tensor | None]) -> bool:

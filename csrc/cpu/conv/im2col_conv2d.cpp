@@ -224,8 +224,8 @@ STABLE_TORCH_LIBRARY_IMPL(fastseg, CPU, m) {
   m.impl("im2col_conv2d", TORCH_BOX(&fastseg::cpu::im2col_conv2d));
 }
 
-// For the choice of a kernel in Python. An axis is the size of x and of the output, the kernel's,
-// stride, padding and dilation.
+// For the choice of a kernel in Python. Each axis has six numbers: the sizes of x, of the output
+// and of the kernel, stride, padding and dilation.
 extern "C" __attribute__((visibility("default"))) bool fastseg_im2col_suits_planes(
     const int64_t* vertical, const int64_t* horizontal) {
   const auto phases = [](const int64_t* a) {

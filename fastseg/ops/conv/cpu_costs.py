@@ -7,7 +7,7 @@ The costs of im2col and of fingerprints were measured on an Intel Emerald Rapids
 channels on maps of 1 x 1 to 65 x 65, and scaled by the speed of products on both; so were those of
 planes, on an AMD Zen 3 with AVX2, with 3 to 256 channels on maps of 14 x 14 to 224 x 224. What
 calls cost beside products with AVX2 was fitted there to 3 to 512 channels on maps of 5 x 5 to 129 x
-129, where other choices than before took 0.88 of the time (geometric mean of 69).
+129, where other choices than before took 0.86 to 0.88 of the time (geometric means of 68 cases).
 benchmarks/results has what the choice gains and loses on two threads.
 """
 

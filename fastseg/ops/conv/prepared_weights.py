@@ -120,10 +120,22 @@ class State:
 
     def still_of(self, tensors: Sequence[Tensor | None]) -> bool:
         """Whether these are the same tensors with the same values."""
-        return self.places == _places(tensors) and self.has_same_values()
+        return self.places == _places(tensors) and self._has_same_values()
 
-    def has_same_values(self) -> bool:
-        """Whether the memory of these tensors, which must still be theirs, holds what it held."""
+    def still_of_same(self, tensors: Sequence[Tensor | None]) -> bool:
+        """Whether the very tensors on the CPU that it was made of have the same values.
+
+        It asks less than `still_of`, which takes long beside a small map's convolution: such
+        tensors keep their dtype, and their values tell of writes as versions do.
+        """
+        for t, place in zip(tensors, self.places, strict=True):
+            if t is not None and (
+                t.data_ptr() != place[0] or t.shape != place[2] or t.stride() != place[3]
+            ):
+                return False
+        return self._has_same_values()
+
+    def _has_same_values(self) -> bool:
         return self.fingerprint == _fingerprint()(*self.memory)
 
 
