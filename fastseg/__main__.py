@@ -1,7 +1,15 @@
-"""The command ``fastseg`` as ``python -m fastseg``."""
+"""The command ``fastseg`` as ``python -m fastseg``, and as pip installs it."""
 
-import sys
+from typing import NoReturn
 
 from fastseg.cli import main
+from fastseg.train.processes import end
 
-sys.exit(main())
+
+def run() -> NoReturn:
+    """Runs the process's command line, and ends the process with its exit status."""
+    end(main())
+
+
+if __name__ == "__main__":
+    run()

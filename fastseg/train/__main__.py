@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 from fastseg.cli import train
 from fastseg.cli.single import run_single
+from fastseg.train.processes import end
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -14,4 +13,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

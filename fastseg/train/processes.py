@@ -5,9 +5,13 @@ Without torchrun there is one process, and everything here is trivial.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
+import sys
+import threading
 from types import MethodType
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -48,11 +52,11 @@ def join(device: torch.device) -> torch.device:
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         if device.type == "cpu":
-            _keep(dist.group.WORLD)
+            keep(dist.group.WORLD)
     return device
 
 
-def _keep(group: object) -> None:
+def keep(group: object) -> None:
     """Keeps a group of gloo's to the end of the process.
 
     Its destructor waits for its threads and holds Python's lock meanwhile, which one of them may
@@ -65,6 +69,21 @@ def leave() -> None:
     """Ends this process's part in the others' communication."""
     if dist.is_available() and dist.is_initialized() and dist.get_backend() != "gloo":
         dist.destroy_process_group()
+
+
+def end(status: int) -> NoReturn:
+    """Ends this process with an exit status.
+
+    With gloo it ends as multiprocessing's children do, without Python's own end: a thread of gloo's
+    that needs Python's lock then, to let the tensors of the last exchange go, would abort it.
+    """
+    if dist.is_available() and dist.is_initialized() and dist.get_backend() == "gloo":
+        threading._shutdown()  # type: ignore[attr-defined] # waits for threads, as Python does
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def global_sum(value: Tensor) -> Tensor:

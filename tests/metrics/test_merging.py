@@ -11,6 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from fastseg.metrics import BoundaryF1, BoundaryIoU, ConfusionMatrix, TrimapCurve
+from tests.process_groups import destroy_process_group
 
 VOID = 9
 KINDS = (ConfusionMatrix, BoundaryF1, BoundaryIoU, TrimapCurve)
@@ -95,7 +96,7 @@ def _in_process(rank: int, file: str) -> None:
         assert_same(metric, filled(kind))
         alone = kind(3, VOID) if rank else filled(kind)  # a process without a batch
         assert_same(alone.all_reduce(), filled(kind))
-    dist.destroy_process_group()
+    destroy_process_group()
 
 
 @pytest.mark.skipif(not dist.is_available(), reason="torch is built without torch.distributed")

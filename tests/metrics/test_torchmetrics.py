@@ -11,6 +11,7 @@ import torch.multiprocessing as mp
 
 from fastseg.metrics import ConfusionMatrix
 from tests.metrics.test_merging import KINDS, VOID, batches, filled
+from tests.process_groups import destroy_process_group
 
 torchmetrics = pytest.importorskip("torchmetrics", reason="torchmetrics is not installed")
 
@@ -80,7 +81,7 @@ def _in_process(rank: int, file: str) -> None:
                 metric.update(*batch)
         scores = {name: score.item() for name, score in metric.compute().items()}
         assert scores == pytest.approx(filled(kind).compute(), rel=1e-12)
-    dist.destroy_process_group()
+    destroy_process_group()
 
 
 @pytest.mark.skipif(not dist.is_available(), reason="torch is built without torch.distributed")

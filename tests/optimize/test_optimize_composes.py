@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 import fastseg
 from tests.optimize.blocks import ASPP, BasicBlock, InvertedResidual
 from tests.optimize.optimize_cases import close
+from tests.process_groups import destroy_process_group
 from tests.zoo.other_models import with_statistics
 
 
@@ -171,4 +172,4 @@ def test_distributed_data_parallel(trained, tmp_path):
         ):
             close(actual, expected, 1e-4)
     finally:
-        dist.destroy_process_group()
+        destroy_process_group()

@@ -12,6 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 import fastseg
 from tests.optimize.blocks import ASPP, BasicBlock, InvertedResidual
 from tests.optimize.optimize_cases import close
+from tests.process_groups import destroy_process_group
 from tests.zoo.other_models import with_statistics
 
 fsdp = pytest.importorskip("torch.distributed.fsdp")
@@ -130,7 +131,7 @@ def check_all(rank: int, world_size: int, folder: str) -> None:
         check_restore()
         dist.barrier()  # or the first to end would close what the other still reads from
     finally:
-        dist.destroy_process_group()
+        destroy_process_group()
 
 
 def test_one_process(tmp_path):

@@ -5,14 +5,12 @@ A program for ``python -m torch.distributed.run --nproc-per-node 2``.
 
 from __future__ import annotations
 
-import sys
-
 import torch
 import torch.distributed as dist
 
 from fastseg.ops import upsample_ohem_cross_entropy
 from fastseg.train import losses
-from fastseg.train.processes import join, leave
+from fastseg.train.processes import end, join, leave
 
 IGNORE = 255
 CASES = {"few are hard": (30, 3.0), "many are hard": (30, 0.1), "all are kept": (10**6, 1.0)}
@@ -67,4 +65,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

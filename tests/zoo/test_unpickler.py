@@ -24,6 +24,7 @@ from fastseg.zoo import checkpoint, unpickler
 from fastseg.zoo.checkpoint import CheckpointError
 from fastseg.zoo.files import read
 from fastseg.zoo.unpickler import MAKERS, StandIn
+from tests.process_groups import destroy_process_group
 from tests.zoo.malicious_pickles import checkpoint_with, programs, repacked
 
 WEIGHT = torch.arange(6.0).view(2, 3)
@@ -318,7 +319,7 @@ def process_group():
     store = torch.distributed.HashStore()
     torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=store)
     yield
-    torch.distributed.destroy_process_group()
+    destroy_process_group()
 
 
 def sharded():

@@ -1,0 +1,41 @@
+"""The end of a process that has exchanged tensors with others."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch.distributed as dist
+
+PROGRAM = """
+import atexit, threading, time
+import torch
+import torch.distributed as dist
+from fastseg.train.processes import end, keep
+
+def need_lock(future):
+    while True:
+        time.sleep(0.001)
+
+dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+keep(dist.group.WORLD)
+work = dist.all_reduce(torch.zeros(3), async_op=True)
+work.get_future().then(need_lock)
+atexit.register(print, "exit function")
+threading.Timer(0.1, print, ("thread",)).start()
+print("program")
+end(3)
+"""
+
+
+@pytest.mark.skipif(not dist.is_available(), reason="torch is built without torch.distributed")
+def test_a_thread_of_gloo_may_need_the_lock_at_the_end():
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
+    assert done.returncode == 3, done.stderr
+    assert done.stdout.split("\n") == ["program", "thread", "exit function", ""]
+
+
+def test_a_process_alone_ends_as_python_does():
+    program = "from fastseg.train.processes import end; end(3)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 3
