@@ -242,3 +242,19 @@ def test_codes_that_name_padding_are_refused(layout, simd_level):
         # The default size ends at the centre of the last windows.
         with pytest.raises(RuntimeError, match="max_unpool2d: indices hold a code that lies"):
             fastseg.max_unpool2d(values, bad, 3, 2, 1)
+
+
+@pytest.mark.parametrize("channels", [3, 16])
+@each_layout
+def test_a_bad_code_is_found_in_every_window(layout, channels, simd_level):
+    """Rows of dilated windows cover an output's rows in another order than they lie in."""
+    x = torch.randn(1, channels, 9, 8).contiguous(memory_format=layout)
+    windows = {"dilated": (3, 1, 2, 2), "strided": (3, 2, 1, 1), "disjoint": (2, 2, 0, 1)}
+    for kernel, stride, padding, dilation in windows.values():
+        values, codes = fastseg.max_pool2d(x, kernel, stride, padding, dilation)
+        window = [(n, n) for n in (kernel, stride, padding, dilation)]
+        for i, j in itertools.product(*map(range, codes.shape[-2:])):
+            bad = codes.clone()
+            bad[0, 1, i, j] = kernel**2
+            with pytest.raises(RuntimeError, match="indices hold a code that lies outside"):
+                torch.ops.fastseg.max_pool2d_backward(values, bad, (9, 8), *window)

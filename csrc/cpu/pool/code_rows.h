@@ -62,12 +62,13 @@ class CodeRows {
   const uint8_t* rows(int64_t plane, int64_t i, int64_t count) {
     const int64_t index = plane * pool_.h.windows + i;
     const uint8_t* codes = codes_.packed ? unpacked(index, count) : codes_.data + index * size_;
-    if (index + count > checked_) {
+    if (checked_ < 0 || codes_.packed) checked_ = std::max(checked_, index);
+    for (; checked_ < index; ++checked_) {  // dilated windows: their rows come out of order
+      check(codes_.data + checked_ * size_, checked_ % pool_.h.windows, 1);
+    }
+    if (const int64_t known = checked_ - index; known < count) {
+      check(codes + known * size_, i + known, count - known);
       checked_ = index + count;
-      if (!good(codes, i, count)) {
-        codes_.bad->store(true, std::memory_order_relaxed);
-        bad_ = true;
-      }
     }
     return codes;
   }
@@ -105,19 +106,22 @@ class CodeRows {
     }();
     const int64_t run = lanes_ == 1 ? pool_.w.windows : lanes_;
     const int64_t runs_per_row = lanes_ == 1 ? 1 : pool_.w.windows;
-    scratch_.resize(count * size_);
+    scratch_.resize(count * size_ + kCodesPerByte);
     const uint8_t* in = codes_.data + index * runs_per_row * packed_size(run);
     uint8_t* out = scratch_.data();
     for (int64_t r = 0; r < count * runs_per_row; ++r) {
-      for (int64_t whole = run / kCodesPerByte; whole > 0; --whole, out += kCodesPerByte) {
-        std::memcpy(out, kUnpacked[*in++].data(), kCodesPerByte);
+      for (int64_t k = 0; k < run; k += kCodesPerByte) {
+        std::memcpy(out + k, kUnpacked[*in++].data(), kCodesPerByte);
       }
-      if (const int64_t rest = run % kCodesPerByte; rest != 0) {
-        std::memcpy(out, kUnpacked[*in++].data(), rest);
-        out += rest;
-      }
+      out += run;  // what is written beyond the run is written again
     }
     return scratch_.data();
+  }
+
+  void check(const uint8_t* codes, int64_t i, int64_t count) {
+    if (good(codes, i, count)) return;
+    codes_.bad->store(true, std::memory_order_relaxed);
+    bad_ = true;
   }
 
   bool good(const uint8_t* codes, int64_t i, int64_t count) const {
@@ -170,7 +174,7 @@ class CodeRows {
   std::vector<uint8_t> scratch_;
   const uint8_t* row_ = nullptr;
   int64_t current_ = -1;
-  int64_t checked_ = 0;  // rows, of all planes
+  int64_t checked_ = -1;  // the row, of all planes, up to which codes were checked; -1: none
   bool bad_ = false;
 };
 

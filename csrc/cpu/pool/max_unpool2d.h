@@ -25,7 +25,7 @@ struct MaxUnpool2d {
   int64_t lanes() const { return channels_last ? channels : 1; }
 
   bool by_planes() const {
-    return channels_last ? channels < 8 : !pool.is_2x2() || pool.w.windows < 16;
+    return channels_last ? channels < 8 : !pool.is_2x2() || pool.w.windows < 8;
   }
 };
 
