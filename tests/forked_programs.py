@@ -13,35 +13,46 @@ import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run_programs(programs: Sequence[Sequence[str]]) -> list[str]:
-    """Runs programs one by one, from the project's root.
+def run_each(
+    programs: Sequence[Sequence[str]], environment: Mapping[str, str] = os.environ
+) -> list[subprocess.CompletedProcess[str]]:
+    """Runs programs one by one, from the project's root; returns how each has ended.
 
     Args:
         programs: what Python is given for each: ``-c`` and a text, ``-m`` and a module, or a file,
             and the program's arguments.
-
-    Returns:
-        What each has printed.
-
-    Raises:
-        RuntimeError: one has ended with another status than 0; with what it said.
+        environment: the variables of all programs.
     """
     done = subprocess.run(
         [sys.executable, "-m", "tests.forked_programs"],
         cwd=ROOT,
+        env=environment,
         input=json.dumps(programs),
         capture_output=True,
         text=True,
     )
     if done.returncode != 0:
         raise RuntimeError(done.stderr)
-    return json.loads(done.stdout)
+    return [subprocess.CompletedProcess(*ended) for ended in json.loads(done.stdout)]
+
+
+def run_programs(programs: Sequence[Sequence[str]]) -> list[str]:
+    """Runs programs as :func:`run_each` does; returns what each has printed.
+
+    Raises:
+        RuntimeError: one has ended with another status than 0; with what it said.
+    """
+    ended = run_each(programs)
+    for program in ended:
+        if program.returncode != 0:
+            raise RuntimeError(f"{program.args}: status {program.returncode}\n{program.stderr}")
+    return [program.stdout for program in ended]
 
 
 def become(program: Sequence[str]) -> None:
@@ -61,24 +72,23 @@ def become(program: Sequence[str]) -> None:
 
 
 def main() -> None:
-    """Reads programs from stdin, and prints what each has printed."""
-    programs, outputs = json.load(sys.stdin), []
+    """Reads programs from stdin, and prints the arguments of each's CompletedProcess."""
+    programs, ended = json.load(sys.stdin), []
     import torch  # noqa: F401  (here alone, which is why the programs need not)
 
     gc.freeze()  # what is there before a fork is not looked through as the fork ends
     for program in programs:
-        with tempfile.TemporaryFile("w+") as out:
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
             child = os.fork()
             if child == 0:
                 os.dup2(out.fileno(), 1)
+                os.dup2(err.fileno(), 2)
                 break
-            _, status = os.waitpid(child, 0)
-            out.seek(0)
-            outputs.append(out.read())
-        if status != 0:
-            sys.exit(f"{program}: status {os.waitstatus_to_exitcode(status)}")
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            texts = [file.read() for file in (out, err) if file.seek(0) == 0]
+            ended.append((program, status, *texts))
     else:
-        print(json.dumps(outputs))
+        print(json.dumps(ended))
         return
     become(program)
 

@@ -7,8 +7,7 @@ import torch
 
 from fastseg import reference
 from tests.cuda_on_cpu.build import cuda_home
-from tests.cuda_on_cpu.loader import SANITIZE, load
-from tests.cuda_on_cpu.sanitized import assert_sanitized
+from tests.cuda_on_cpu.loader import load
 from tests.head.head_cases import CASES, STRIDES, Case, logits_of
 from tests.head.test_confusion_matrix import IDS, maps
 from tests.head.test_upsample_confusion_matrix import target_of
@@ -121,10 +120,3 @@ def test_a_bad_target_of_upsampled_logits_stops_the_op(bad):
     with pytest.raises(RuntimeError, match="upsample_confusion_matrix: target must hold ids 0 to"):
         ops.upsample_confusion_matrix(logits, target, False, None)
     ops.upsample_confusion_matrix(logits, target, False, bad)
-
-
-@pytest.mark.skipif(SANITIZE, reason="this is the inner run")
-def test_under_address_sanitizer(order):
-    """All accesses to tensors and shared memory checked."""
-    selection = "forward and (tables or ignored or layouts or uint8 or upsampled)"
-    assert_sanitized(order, __file__, selection)

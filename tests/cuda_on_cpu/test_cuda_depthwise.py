@@ -8,8 +8,6 @@ import torch
 from fastseg import reference
 from tests.conv.conv_cases import ConvCase
 from tests.cuda_on_cpu.build import cuda_home
-from tests.cuda_on_cpu.loader import SANITIZE
-from tests.cuda_on_cpu.sanitized import assert_sanitized
 from tests.pool.pool_cases import misaligned
 
 ops = torch.ops.fastseg_cuda_on_cpu
@@ -193,8 +191,3 @@ def test_more_elements_than_kernels_count():
     x = torch.empty(0, 1 << 20, 32, 32)
     with pytest.raises(RuntimeError, match="on CUDA, the elements of an image must be below"):
         ops.depthwise_conv2d_weight_grad(x, x, [3, 3], [1, 1], [1, 1], [1, 1])
-
-
-@pytest.mark.skipif(SANITIZE, reason="this is the inner run")
-def test_under_address_sanitizer(order):
-    assert_sanitized(order, __file__, "forward and (torch.float16 or begin_anywhere)")

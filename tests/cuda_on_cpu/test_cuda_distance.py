@@ -7,8 +7,6 @@ import torch
 
 from fastseg import reference
 from tests.cuda_on_cpu.build import cuda_home
-from tests.cuda_on_cpu.loader import SANITIZE
-from tests.cuda_on_cpu.sanitized import assert_sanitized
 from tests.head.test_distance_transform import MASKS, SPACINGS, axes, lines_of_one_zero, masks
 
 ops = torch.ops.fastseg_cuda_on_cpu
@@ -55,8 +53,3 @@ def test_empty_and_too_long():
     assert ops.distance_transform(torch.ones(0, 4, 5), [1.0, 1.0]).shape == (0, 4, 5)
     with pytest.raises(RuntimeError, match=r"on CUDA, an axis must be no longer than 2\^19"):
         ops.distance_transform(torch.ones(1, dtype=torch.bool).expand((1 << 19) + 1), [1.0])
-
-
-@pytest.mark.skipif(SANITIZE, reason="this is the inner run")
-def test_under_address_sanitizer(order):
-    assert_sanitized(order, __file__, "forward and not 000")

@@ -9,8 +9,6 @@ from fastseg._core import extension
 from fastseg import reference
 from tests.crf.permutohedral_cases import FLOATS, LatticeCase, name_of_change
 from tests.cuda_on_cpu.build import cuda_home
-from tests.cuda_on_cpu.loader import SANITIZE
-from tests.cuda_on_cpu.sanitized import assert_sanitized
 
 ops = torch.ops.fastseg_cuda_on_cpu
 
@@ -235,8 +233,3 @@ def test_a_bad_bandwidth_stops_the_filter(bad):
     for sigma in (torch.tensor([bad, 1.0]), torch.tensor([1.0, bad]).double()):
         with pytest.raises(RuntimeError, match="sigma must be positive and finite"):
             ops.spatial_gaussian_filter(torch.zeros(1, 1, 3, 3), sigma)
-
-
-@pytest.mark.skipif(SANITIZE, reason="this is the inner run")
-def test_under_address_sanitizer(order):
-    assert_sanitized(order, __file__, "forward and float32")

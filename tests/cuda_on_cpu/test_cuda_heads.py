@@ -10,8 +10,7 @@ import torch
 from fastseg._core import library
 from fastseg import reference
 from tests.cuda_on_cpu.build import cuda_home
-from tests.cuda_on_cpu.loader import NAMES, SANITIZE, load
-from tests.cuda_on_cpu.sanitized import assert_sanitized
+from tests.cuda_on_cpu.loader import NAMES, load
 from tests.head.head_cases import CASES, STRIDES, Case, logits_of
 
 ops = torch.ops.fastseg_cuda_on_cpu
@@ -66,8 +65,3 @@ def test_dtypes_and_values_that_are_no_numbers():
         logits[0, 3, 2, 4] = value
         classes = ops.upsample_argmax(logits, size, False, torch.uint8)
         assert torch.equal(classes, reference.upsample_argmax(logits, size, False, torch.uint8))
-
-
-@pytest.mark.skipif(SANITIZE, reason="this is the inner run")
-def test_under_address_sanitizer(order):
-    assert_sanitized(order, __file__, "forward and (float16 or not float)")

@@ -15,8 +15,6 @@ from tests.crf.permutohedral_cases import (
     assert_same_lattice,
 )
 from tests.cuda_on_cpu.build import cuda_home
-from tests.cuda_on_cpu.loader import SANITIZE
-from tests.cuda_on_cpu.sanitized import assert_sanitized
 
 TILE_POINTS = 128
 LATTICES = (
@@ -161,8 +159,3 @@ def test_a_capture_is_refused(monkeypatch):
     monkeypatch.setenv("CUDA_ON_CPU_CAPTURES", "1")
     with pytest.raises(RuntimeError, match=r"permutohedral_lattice: .*outside of the capture"):
         permutohedral_lattice(torch.rand(1, 2, 9))
-
-
-@pytest.mark.skipif(SANITIZE, reason="this is the inner run")
-def test_under_address_sanitizer(order):
-    assert_sanitized(order, __file__, "forward and references and float32")

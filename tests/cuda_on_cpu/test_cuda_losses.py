@@ -8,8 +8,7 @@ import torch.nn.functional as F
 
 from fastseg import reference
 from tests.cuda_on_cpu.build import cuda_home
-from tests.cuda_on_cpu.loader import SANITIZE, load
-from tests.cuda_on_cpu.sanitized import assert_sanitized
+from tests.cuda_on_cpu.loader import load
 from tests.head.loss_cases import (
     CASES,
     IGNORED,
@@ -309,10 +308,3 @@ def test_a_target_that_is_no_class_stops_the_op(bad):
     sums = torch.zeros(2, 4)
     with pytest.raises(RuntimeError, match=f"upsample_softmax_sums_backward: {message}"):
         ops.upsample_softmax_sums_backward(sums, sums, logits, target, kept, False, IGNORED, False)
-
-
-@pytest.mark.skipif(SANITIZE, reason="this is the inner run")
-def test_under_address_sanitizer(order):
-    """All accesses to tensors and shared memory checked."""
-    selection = "forward and (cross_entropy or sums or dtypes or layouts or special or empty)"
-    assert_sanitized(order, __file__, selection)

@@ -20,8 +20,6 @@ from tests.crf.test_lattice_mean_field import (
     problem,
 )
 from tests.cuda_on_cpu.build import cuda_home
-from tests.cuda_on_cpu.loader import SANITIZE
-from tests.cuda_on_cpu.sanitized import assert_sanitized
 
 ops = torch.ops.fastseg_cuda_on_cpu
 NONE, BEFORE, AFTER, SYMMETRIC = range(4)
@@ -248,8 +246,3 @@ def test_bad_input(name, quality):
     kernels, mu, message = BAD[name]
     with pytest.raises(RuntimeError, match=message):
         ops.lattice_mean_field(UNARY, kernels, mu, [SYMMETRIC] * len(mu), 1, *quality)
-
-
-@pytest.mark.skipif(SANITIZE, reason="this is the inner run")
-def test_under_address_sanitizer(order):
-    assert_sanitized(order, __file__, "forward and (sizes or labels or layouts)")

@@ -7,8 +7,6 @@ import torch
 
 from fastseg import reference
 from tests.cuda_on_cpu.build import cuda_home
-from tests.cuda_on_cpu.loader import SANITIZE
-from tests.cuda_on_cpu.sanitized import assert_sanitized
 
 ops = torch.ops.fastseg_cuda_on_cpu
 
@@ -71,8 +69,3 @@ def test_too_many_dilations():
     image = torch.rand(1, 3, 4, 4)
     with pytest.raises(RuntimeError, match="on CUDA, dilations must be at most 64, got 65"):
         ops.pixel_adaptive_refinement(image, image, [1] * 65, 1, "par")
-
-
-@pytest.mark.skipif(SANITIZE, reason="this is the inner run")
-def test_under_address_sanitizer(order):
-    assert_sanitized(order, __file__, "forward and float32")
