@@ -51,11 +51,14 @@ class CodeRows {
   // The codes of row i of plane (or image) `plane`. Valid until the next call.
   const uint8_t* row(int64_t plane, int64_t i) {
     const int64_t index = plane * pool_.h.windows + i;
-    if (index != current_) {
-      current_ = index;
-      row_ = rows(plane, i, 1);
+    if (index < held_ || index >= held_end_) {  // the rows below are soon asked for, too
+      const int64_t count =
+          std::clamp(kAhead / std::max<int64_t>(size_, 1), int64_t{1}, pool_.h.windows - i);
+      row_ = rows(plane, i, count);
+      held_ = index;
+      held_end_ = index + count;
     }
-    return row_;
+    return row_ + (index - held_) * size_;
   }
 
   // The codes of `count` rows from row i on. Valid until the next call.
@@ -78,6 +81,7 @@ class CodeRows {
 
  private:
   static constexpr uint16_t kNoTap = UINT16_MAX;
+  static constexpr int64_t kAhead = 2048;  // codes that are unpacked and checked at once
 
   struct Tap {
     uint16_t ki, kj;
@@ -172,8 +176,8 @@ class CodeRows {
   std::array<Tap, 256> tap_;
   std::vector<TapRange> rows_, columns_;
   std::vector<uint8_t> scratch_;
-  const uint8_t* row_ = nullptr;
-  int64_t current_ = -1;
+  const uint8_t* row_ = nullptr;  // the rows [held_, held_end_), of all planes
+  int64_t held_ = 0, held_end_ = 0;
   int64_t checked_ = -1;  // the row, of all planes, up to which codes were checked; -1: none
   bool bad_ = false;
 };
