@@ -85,8 +85,8 @@ def main() -> None:
                 os.dup2(err.fileno(), 2)
                 break
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            texts = [file.read() for file in (out, err) if file.seek(0) == 0]
-            ended.append((program, status, *texts))
+            out.seek(0), err.seek(0)
+            ended.append((program, status, out.read(), err.read()))
     else:
         print(json.dumps(ended))
         return

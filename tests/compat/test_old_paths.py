@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib
 import pickle
-import subprocess
-import sys
 
 import pytest
 
 import fastseg
 from fastseg.compat.old_paths import MOVED
+from tests.forked_programs import run_each
 
 
 @pytest.mark.parametrize("old", MOVED)
@@ -46,16 +45,25 @@ PROGRAMS = {
 }
 
 
+COMMANDS = ("fastseg.evaluate", "fastseg.train.evaluate", "fastseg.train")
+
+
+@pytest.fixture(scope="module")
+def ended():
+    """How programs and commands have ended, each in a process of its own."""
+    programs = [["-c", text] for text in PROGRAMS.values()]
+    helps = [["-m", name, "--help"] for name in COMMANDS]
+    return dict(zip((*PROGRAMS, *COMMANDS), run_each(programs + helps), strict=True))
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_in_a_process_of_its_own(name):
-    done = subprocess.run([sys.executable, "-c", PROGRAMS[name]], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_in_a_process_of_its_own(ended, name):
+    assert ended[name].returncode == 0, ended[name].stderr
 
 
-@pytest.mark.parametrize("name", ["fastseg.evaluate", "fastseg.train.evaluate", "fastseg.train"])
-def test_commands_by_module(name):
-    done = subprocess.run([sys.executable, "-m", name, "--help"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert "--data" in done.stdout
-    assert name == "fastseg.train" or "--weights" in done.stdout
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands_by_module(ended, name):
+    assert ended[name].returncode == 0, ended[name].stderr
+    assert ended[name].stderr == ""
+    assert "--data" in ended[name].stdout
+    assert name == "fastseg.train" or "--weights" in ended[name].stdout
