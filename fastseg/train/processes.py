@@ -23,9 +23,14 @@ LOST = ("gloo", "connection", "socket", "nccl", "timed out")
 """Words in the errors of torch.distributed when another process has ended."""
 
 
+def _has_group() -> bool:
+    """Whether this process has joined a group, of one or more."""
+    return dist.is_available() and dist.is_initialized()
+
+
 def is_distributed() -> bool:
     """Whether this process is one of several that train together."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return _has_group() and dist.get_world_size() > 1
 
 
 def world_size() -> int:
@@ -67,7 +72,7 @@ def keep(group: object) -> None:
 
 def leave() -> None:
     """Ends this process's part in the others' communication."""
-    if dist.is_available() and dist.is_initialized() and dist.get_backend() != "gloo":
+    if _has_group() and dist.get_backend() != "gloo":
         dist.destroy_process_group()
 
 
@@ -77,7 +82,7 @@ def end(status: int) -> NoReturn:
     With gloo it ends as multiprocessing's children do, without Python's own end: a thread of gloo's
     that needs Python's lock then, to let the tensors of the last exchange go, would abort it.
     """
-    if dist.is_available() and dist.is_initialized() and dist.get_backend() == "gloo":
+    if _has_group() and dist.get_backend() == "gloo":
         threading._shutdown()  # type: ignore[attr-defined] # waits for threads, as Python does
         atexit._run_exitfuncs()
         sys.stdout.flush()

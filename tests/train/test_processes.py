@@ -29,13 +29,18 @@ end(3)
 """
 
 
+def run(program: str) -> subprocess.CompletedProcess[str]:
+    """How a program has ended; one that hangs is an error."""
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
 @pytest.mark.skipif(not dist.is_available(), reason="torch is built without torch.distributed")
 def test_a_thread_of_gloo_may_need_the_lock_at_the_end():
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
+    done = run(PROGRAM)
     assert done.returncode == 3, done.stderr
     assert done.stdout.split("\n") == ["program", "thread", "exit function", ""]
 
 
 def test_a_process_alone_ends_as_python_does():
-    program = "from fastseg.train.processes import end; end(3)"
-    assert subprocess.run([sys.executable, "-c", program]).returncode == 3
+    assert run("from fastseg.train.processes import end; end(3)").returncode == 3

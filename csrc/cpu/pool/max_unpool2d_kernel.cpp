@@ -88,12 +88,9 @@ void both_rows_2x2(const MaxUnpool2d<T>& op, const T* values, const uint8_t* cod
   T* const bottom = top + w.size;
   for_blocks<kLanes<T>>(0, w.windows, [&](auto lanes, int64_t j) {
     using S = Simd<T, lanes>;
-    using Value = typename S::Value;
-    const Value value = S::load(values + j) + zero;
-    const auto code = S::load_codes(codes + j);
-    const auto placed = [&](int k) { return code == S::fill_code(k) ? value : Value{}; };
-    S::store_interleaved(top + 2 * j, placed(0), placed(1));
-    S::store_interleaved(bottom + 2 * j, placed(2), placed(3));
+    const auto at = [&](int code) { return placed<T, lanes>(values + j, codes + j, code, zero); };
+    S::store_interleaved(top + 2 * j, at(0), at(1));
+    S::store_interleaved(bottom + 2 * j, at(2), at(3));
   });
   for (T* row : {top, bottom}) std::fill(row + 2 * w.windows, row + w.size, T{});
 }
