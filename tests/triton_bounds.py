@@ -8,16 +8,15 @@ Usage: python -m tests.triton_bounds SCRIPT, with TRITON_INTERPRET set.
 
 from __future__ import annotations
 
-import inspect
 import runpy
 import sys
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
-from triton.language.core import is_builtin
-from triton.runtime import interpreter
 from triton.runtime.interpreter import GridExecutor, InterpreterBuilder, TensorDescriptor
+
+from tests import quick_interpreter
 
 
 def tensors_of(arguments: Iterable[object]) -> Iterator[torch.Tensor]:
@@ -71,26 +70,6 @@ class Bounds:
             )
 
 
-def remember_builtins() -> None:
-    """Spares the interpreter a search through all of Triton's language at each call of a function.
-
-    It replaces the language's functions and later puts them back, but adds none: their names are
-    those that it finds as it first replaces them.
-    """
-    names: dict[object, list[str]] = {}
-
-    def patch_builtin(package, builder, scope):
-        if package not in names:
-            members = inspect.getmembers(package)
-            names[package] = [name for name, member in members if is_builtin(member)]
-        for name in names[package]:
-            member = getattr(package, name)
-            if is_builtin(member):
-                interpreter._patch_attr(package, name, member, builder, scope)
-
-    interpreter._patch_builtin = patch_builtin
-
-
 def install() -> None:
     """Checks all launches from now on."""
     bounds = Bounds(())
@@ -119,6 +98,6 @@ def install() -> None:
 
 
 if __name__ == "__main__":
-    remember_builtins()
+    quick_interpreter.install()
     install()
     runpy.run_path(sys.argv[1], run_name="__main__")
