@@ -87,6 +87,8 @@ $(VENV)/.test: $(VENV)/.torch pyproject.toml
 	$(PIP) pytest pytest-benchmark pytest-xdist ruff clang-format safetensors triton
 # Not among the others: beside this project's folder of its name, programs would import that.
 	$(PIP) --upgrade --target $(VENV)/hub kernels
+# The oldest that is supported, torch 2.11's, beside the newest.
+	$(PIP) --upgrade --no-deps --target $(VENV)/oldest-triton triton==3.6.0
 	@touch $@
 
 $(VENV)/.wheel: $(VENV)/.torch

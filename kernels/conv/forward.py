@@ -29,11 +29,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastseg.kernels.conv.epilogue import epilogue
+from fastseg.kernels.conv.epilogue import Operands, epilogue
 from fastseg.kernels.conv.loads import (
     load_pixels,
     load_weight,
-    operands_of,
     pick,
     reads_of,
     source_of,
@@ -198,7 +197,12 @@ def atrous_conv2d_kernel(
         at = (slot * columns.blocks + part).to(tl.int64) * BM * BN
         tl.store(workspace + (at + (row * BN + n)), sums)
     else:
-        operands = operands_of(biases, scales, shifts, residual, branch)
+        operands = Operands(
+            pick(biases, branch) if biases is not None else None,
+            pick(scales, branch) if scales is not None else None,
+            pick(shifts, branch) if shifts is not None else None,
+            residual,
+        )
         pixel = tl.load(pixels)  # anew, so that it takes no registers in the loop
         finish(
             sums, out, operands, shifts, branch, pixel, column, columns, BM, BN, SUMMED, ACTIVATION
@@ -239,7 +243,12 @@ def reduce_kernel(
         sums += tl.load(workspace + at)
         at += columns.blocks * BM * BN
     pixel = tl.load(pixels + tile.to(tl.int64) * BM + row)
-    operands = operands_of(biases, scales, shifts, residual, branch)
+    operands = Operands(
+        pick(biases, branch) if biases is not None else None,
+        pick(scales, branch) if scales is not None else None,
+        pick(shifts, branch) if shifts is not None else None,
+        residual,
+    )
     finish(
         sums, out, operands, shifts, branch, pixel, column, columns, ROWS, BN, SUMMED, ACTIVATION
     )

@@ -12,11 +12,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fastseg.kernels.conv.epilogue import Operands
 from fastseg.kernels.conv.forward import finish
 from fastseg.kernels.conv.loads import (
     load_pixels,
     load_weight,
-    operands_of,
     pick,
     reads_of,
     source_of,
@@ -114,7 +114,12 @@ def atrous_conv2d_wide_kernel(
         tl.store(workspace + at + ROWS * BN, sums1)
         tl.store(workspace + at + 2 * ROWS * BN, sums2)
     else:
-        operands = operands_of(biases, scales, shifts, residual, branch)
+        operands = Operands(
+            pick(biases, branch) if biases is not None else None,
+            pick(scales, branch) if scales is not None else None,
+            pick(shifts, branch) if shifts is not None else None,
+            residual,
+        )
         # The pixels anew, so that they take no registers in the loop.
         pixel = tl.load(pixels)
         finish_block(sums0, out, operands, shifts, branch, pixel, column, columns, BN, ACTIVATION)

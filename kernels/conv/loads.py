@@ -1,4 +1,4 @@
-"""What the programs of dense convolutions read: items, pixels of x, weights, operands.
+"""What the programs of dense convolutions read: items, pixels of x, weights.
 
 A comes through asynchronous copies, B through a tensor descriptor where its rows are aligned: see
 :mod:`fastseg.kernels.conv.forward`.
@@ -10,7 +10,6 @@ import triton
 import triton.language as tl
 
 from fastseg.kernels.conv.arguments import Windows
-from fastseg.kernels.conv.epilogue import Operands
 
 
 @triton.jit
@@ -20,17 +19,6 @@ def pick(pointers, branch):
     for i in tl.static_range(1, len(pointers)):
         chosen = tl.where(branch == i, pointers[i], chosen)
     return chosen
-
-
-@triton.jit
-def operands_of(biases, scales, shifts, residual, branch):
-    """The `Operands` of a branch, of tuples of a vector for each branch, or None."""
-    return Operands(
-        pick(biases, branch) if biases is not None else None,
-        pick(scales, branch) if scales is not None else None,
-        pick(shifts, branch) if shifts is not None else None,
-        residual,
-    )
 
 
 @triton.jit

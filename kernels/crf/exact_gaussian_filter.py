@@ -30,6 +30,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+import triton
 from torch import Tensor
 
 from fastseg import reference
@@ -52,6 +53,9 @@ from fastseg.kernels.crf.exact_gaussian_filter_kernels import (
     grad_features_kernel,
 )
 from fastseg.kernels.crf.exact_gaussian_filter_operands import rows_kernel
+
+LOADS_AHEAD_ON_SM_90 = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7)
+"""Whether Triton compiles these kernels for sm_90 in several stages; 3.6 ends with an error."""
 
 MOST_DIMS = 32
 """Most dimensions of a feature: a tile of more would not fit registers."""
@@ -139,9 +143,12 @@ def options(architecture: str, columns: int, gradient: bool) -> dict[str, int]:
             filter_kernel. Three stages have two of its tiles on their way while one is computed;
             on sm_100 they cost more instructions than the bar of 400 leaves.
     """
+    stages = 2 if gradient or architecture == "sm_100" else 3
+    if architecture == "sm_90" and not LOADS_AHEAD_ON_SM_90:
+        stages = 1
     return {
         "num_warps": 8 if gradient and columns > 32 else 4,
-        "num_stages": 2 if gradient or architecture == "sm_100" else 3,
+        "num_stages": stages,
         "enable_fp_fusion": True,
     }
 

@@ -3,9 +3,11 @@
 #include "cuda_on_cpu.h"
 
 #include <algorithm>
+#include <climits>
 #include <cstdlib>
 #include <memory>
 #include <random>
+#include <unordered_map>
 #include <vector>
 
 #include "fiber.h"
@@ -18,7 +20,20 @@ constexpr int kWarp = 32;
 bool launch_failed = false;
 std::string failure;  // of the last launch that failed
 
-size_t largest_shared = 48 << 10;  // that a block may have; cudaFuncSetAttribute raises it
+constexpr size_t kDefaultShared = 48 << 10;
+std::unordered_map<const void*, size_t> largest_shared;  // where cudaFuncSetAttribute raised it
+
+// What a GPU says of a launch, or nullptr.
+const char* refusal(const void* kernel, dim3 grid, dim3 block, size_t shared_bytes) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return "an empty grid";
+  if (grid.x > INT_MAX || grid.y > 65535 || grid.z > 65535) return "a grid that is too large";
+  if (uint64_t{block.x} * block.y * block.z > 1024 || block.z > 64) return "too many threads";
+  const auto raised = largest_shared.find(kernel);
+  if (shared_bytes > (raised == largest_shared.end() ? kDefaultShared : raised->second)) {
+    return "more shared memory than the kernel was allowed";
+  }
+  return nullptr;
+}
 
 struct Failure {};  // unwinds the thread that failed
 
@@ -251,9 +266,9 @@ void fail(const std::string& message) {
 }
 
 void launch(const void* kernel, dim3 grid, dim3 block, size_t shared_bytes, Body body) {
-  if (grid.x * grid.y * grid.z == 0 || shared_bytes > largest_shared) {
+  if (const char* why = refusal(kernel, grid, block, shared_bytes)) {
     launch_failed = true;
-    failure = "invalid configuration: an empty grid, or more shared memory than was asked for";
+    failure = std::string("invalid configuration: ") + why;
     return;
   }
   Launch launch(grid, block, shared_bytes, body);
@@ -285,8 +300,8 @@ extern "C" cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStat
   return cudaSuccess;
 }
 
-extern "C" cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int bytes) {
-  cuda_on_cpu::largest_shared = std::max<size_t>(cuda_on_cpu::largest_shared, bytes);
+extern "C" cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int bytes) {
+  cuda_on_cpu::largest_shared[kernel] = bytes;
   return cudaSuccess;
 }
 

@@ -1,6 +1,7 @@
 // A block's sum by all that the shim offers, and the same with one mistake each.
 
 #include "cuda/launch.h"
+#include "cuda/shared_memory.h"
 
 namespace {
 
@@ -38,6 +39,18 @@ __global__ void strided(const float* in, float* out, int global_stride, int shar
   row[t * shared_stride] = in[(blockIdx.x * blockDim.x + t) * global_stride];
   __syncwarp();
   out[blockIdx.x * blockDim.x + t] = row[t * shared_stride];
+}
+
+template <int kNumber>
+__global__ void numbered(int* out) {
+  if (threadIdx.x == 0) *out = kNumber;
+}
+
+template <int kNumber>
+const char* launch(int* out, dim3 grid, int threads, int shared_bytes) {
+  FASTSEG_LAUNCH(numbered<kNumber>, grid, threads, shared_bytes, nullptr, out);
+  const cudaError_t error = cudaGetLastError();
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 
 // Of what threads of a warp, of a block, of a grid, leave for each other.
@@ -81,4 +94,14 @@ extern "C" __attribute__((visibility("default"))) const char* run_sum(const int*
                  static_cast<Mistake>(mistake));
   const cudaError_t error = cudaGetLastError();
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+// Null if the launch of a kernel went well, else the reason. Another kernel may have more shared
+// memory.
+extern "C" __attribute__((visibility("default"))) const char* run_numbered(int* out, int blocks_y,
+                                                                           int threads,
+                                                                           int shared_bytes) {
+  if (fastseg::cuda::allow_shared(&numbered<2>, 1 << 16) != cudaSuccess) return "no attribute";
+  if (const char* why = launch<2>(out, 1, 32, 1 << 16)) return why;
+  return launch<1>(out, dim3(1, blocks_y), threads, shared_bytes);
 }

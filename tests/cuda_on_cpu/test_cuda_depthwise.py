@@ -171,6 +171,17 @@ def test_nan_and_infinity_reach_exactly_what_reads_them(case, layout):
         torch.testing.assert_close(actual, expected, equal_nan=True, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(264, 16, 14, 92), (264, 8, 16, 164)], ids=str)
+def test_tiles_of_more_than_48_kilobytes(shape):
+    """With what a block knows of its rows and columns; kernels must ask for so much."""
+    x, weight = torch.randn(shape).bfloat16(), torch.randn(shape[1], 1, 3, 3).bfloat16()
+    x = x.contiguous(memory_format=torch.channels_last)
+    others = [None] * 4, [[1, 1]] * 3
+    out = ops.depthwise_conv2d(x, weight, *others[0], *others[1], "")
+    expected = reference.depthwise_conv2d(x.double(), weight.double(), *others[0], *others[1], "")
+    assert_near(out, expected, torch.bfloat16)
+
+
 def test_more_images_than_a_grid_has_rows():
     x, weight = torch.randn(70000, 1, 1, 1), torch.randn(1, 1, 3, 3)
     out = ops.depthwise_conv2d(x, weight, *[None] * 4, [2, 2], [1, 1], [1, 1], "")

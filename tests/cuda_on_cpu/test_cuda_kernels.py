@@ -254,6 +254,25 @@ def test_shim_refuses(mistake, reason):
     assert reason in block_sum(mistake)[0]
 
 
+@pytest.mark.parametrize(
+    ("blocks_y", "threads", "shared_bytes", "reason"),
+    [
+        (65535, 32, 0, None),
+        (65536, 32, 0, "a grid that is too large"),
+        (0, 32, 0, "an empty grid"),
+        (1, 1024, 48 << 10, None),
+        (1, 1056, 0, "too many threads"),
+        (1, 32, (48 << 10) + 1, "more shared memory than the kernel was allowed"),
+    ],
+)
+def test_shim_has_the_limits_of_a_launch(blocks_y, threads, shared_bytes, reason):
+    """Also of shared memory where another kernel was allowed more."""
+    run = load()[0].run_numbered
+    run.restype = ctypes.c_char_p
+    said = run(ctypes.byref(ctypes.c_int()), blocks_y, threads, shared_bytes)
+    assert said == (reason and f"invalid configuration: {reason}".encode())
+
+
 @pytest.mark.skipif(not SANITIZE, reason="run by test_address_sanitizer")
 def test_shim_sees_accesses_past_shared_memory():
     block_sum("past shared")  # ends the process

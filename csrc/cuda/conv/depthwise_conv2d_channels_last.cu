@@ -111,8 +111,9 @@ void launch(const DepthwiseConv2d& op, cudaStream_t stream) {
   const auto blocks = static_cast<unsigned>(tiles.count * tiles.chunks);
   const int bytes = tiles.source_bytes() + tiles.place_bytes();
   with_plain<K>(op.activation, op.residual, [&](auto plain) {
-    FASTSEG_LAUNCH((depthwise_conv2d_same<T, K, plain>), blocks, tiles.threads(), bytes, stream,
-                   job);
+    constexpr auto kernel = &depthwise_conv2d_same<T, K, plain>;
+    if (allow_shared(kernel, bytes) != cudaSuccess) return;
+    FASTSEG_LAUNCH(kernel, blocks, tiles.threads(), bytes, stream, job);
   });
 }
 
