@@ -12,6 +12,8 @@ class Interrupted(Exception):
 class StopSignal:
     """A context that turns the first SIGINT or SIGTERM into a flag; a second one acts as usual.
 
+    A signal that the process ignores stays ignored, as SIGINT is behind a shell script's ``&``.
+
     Attributes:
         received: the signal that came, or None.
     """
@@ -22,7 +24,8 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._receive)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *exception) -> None:

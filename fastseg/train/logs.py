@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,12 +57,25 @@ class RunLog:
     def write_json(self, name: str, contents: Any) -> None:
         """Writes a JSON file into the run's folder."""
         with atomic_write(self.out / name) as file:
-            file.write(json.dumps(contents, indent=1).encode())
+            file.write(json_text(contents, indent=1).encode())
 
     def write_picture(self, name: str, picture: Image.Image) -> None:
         """Writes a PNG into the run's folder."""
         with atomic_write(self.out / name) as file:
             picture.save(file, format="PNG")
+
+
+def json_text(contents: Any, indent: int | None = None) -> str:
+    """Returns JSON, with null for a score that is NaN, which JSON does not have."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [plain(one) for one in value]
+        return None if isinstance(value, float) and math.isnan(value) else value
+
+    return json.dumps(plain(contents), indent=indent)
 
 
 def _summary_writer(folder: Path) -> Any:

@@ -6,18 +6,20 @@ Without torchrun there is one process, and everything here is trivial.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import os
 import sys
 import threading
+from collections.abc import Callable
 from types import MethodType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+from torch.overrides import TorchFunctionMode
 
 LOST = ("gloo", "connection", "socket", "nccl", "timed out")
 """Words in the errors of torch.distributed when another process has ended."""
@@ -100,6 +102,20 @@ def global_sum(value: Tensor) -> Tensor:
     return value
 
 
+class _Sum(torch.autograd.Function):
+    """The sum of a value over all processes, and of its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        """Returns the sum."""
+        return global_sum(value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Returns the sum of what all processes' results make of this one's value."""
+        return global_sum(gradient)
+
+
 def any_of_all(flag: bool, device: torch.device) -> bool:
     """Whether a flag is set in any process."""
     return bool(global_sum(torch.tensor(float(flag), device=device)).item())
@@ -115,36 +131,63 @@ def synchronise_batch_norms(model: nn.Module) -> None:
     """Lets batch norms in training use the mean and variance of all processes' batches.
 
     torch's own SyncBatchNorm runs on GPUs alone, and is another class than the one that fastseg's
-    modules fold in evaluation.
+    modules fold in evaluation. What a batch norm of another project does around its normalisation,
+    such as an activation, stays as it is.
     """
     if not is_distributed():
         return
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.forward = MethodType(_synchronised, module)
 
 
-def _synchronised(bn: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """Normalises x (N, C, H, W) by the statistics of all processes."""
-    if not bn.training:
-        return F.batch_norm(
-            x, bn.running_mean, bn.running_var, bn.weight, bn.bias, False, 0.0, bn.eps
-        )
-    wide = x.float()
-    count = x.new_full((1,), x.numel() / x.shape[1], dtype=torch.float32)
-    total = all_reduce(torch.cat((wide.sum((0, 2, 3)), count)))
+def _synchronised(bn: nn.modules.batchnorm._BatchNorm, *inputs: Any, **named: Any) -> Any:
+    """Calls a batch norm, in training with the statistics of all processes."""
+    with _OfAllProcesses() if bn.training else contextlib.nullcontext():
+        return type(bn).forward(bn, *inputs, **named)
+
+
+class _OfAllProcesses(TorchFunctionMode):
+    """A context in which F.batch_norm takes the statistics of all processes."""
+
+    def __torch_function__(
+        self, function: Callable, types: Any, arguments: tuple = (), named: dict | None = None
+    ) -> Any:
+        """Calls the function, or what stands in for it."""
+        if function is F.batch_norm:
+            function = _batch_norm
+        return function(*arguments, **(named or {}))
+
+
+def _batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """F.batch_norm of (N, C, ...) by the statistics of all processes."""
+    if not training:
+        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    x = input.to(torch.promote_types(input.dtype, torch.float32))
+    others = [axis for axis in range(x.dim()) if axis != 1]
+
+    def by_channel(vector: Tensor) -> Tensor:
+        return vector.reshape(-1, *[1] * (x.dim() - 2))
+
+    count = x.new_full((1,), x.numel() / x.shape[1])
+    total = _Sum.apply(torch.cat((x.sum(others), count)))
     mean = total[:-1] / total[-1]
-    centred = wide - mean[:, None, None]
-    variance = all_reduce(centred.square().sum((0, 2, 3))) / total[-1]
-    if bn.track_running_stats:
+    centred = x - by_channel(mean)
+    variance = _Sum.apply(centred.square().sum(others)) / total[-1]
+    if running_mean is not None and running_var is not None:
         with torch.no_grad():
-            bn.num_batches_tracked += 1
-            momentum = bn.momentum if bn.momentum is not None else 1 / bn.num_batches_tracked
             unbiased = variance * total[-1] / (total[-1] - 1).clamp_min(1)
-            bn.running_mean.lerp_(mean.to(bn.running_mean.dtype), momentum)
-            bn.running_var.lerp_(unbiased.to(bn.running_var.dtype), momentum)
-    scale = (variance + bn.eps).rsqrt()
-    if bn.weight is not None:
-        scale = scale * bn.weight
-    y = centred * scale[:, None, None]
-    return (y if bn.bias is None else y + bn.bias[:, None, None]).to(x.dtype)
+            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+            running_var.lerp_(unbiased.to(running_var.dtype), momentum)
+    scale = (variance + eps).rsqrt()
+    y = centred * by_channel(scale if weight is None else scale * weight)
+    return (y if bias is None else y + by_channel(bias)).to(input.dtype)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -25,18 +26,19 @@ STATE = {"config", "model", "optimizer", *POSITION}
 
 def settings(config: Config) -> dict[str, Any]:
     """Returns the settings as plain lists, numbers and texts."""
-    plain = asdict(config)
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
+    return json.loads(json.dumps(asdict(config)))
 
 
-def load_state(path: Path, config: Config, classes: Sequence[str], images: int) -> dict[str, Any]:
+def load_state(
+    path: Path, config: Config, classes: Sequence[str], pictures: Mapping[str, list[str]]
+) -> dict[str, Any]:
     """Reads the state of a run, and checks that it is one of the same settings and data.
 
     Args:
         path: the file.
         config: the settings now.
         classes: the classes' names now.
-        images: the number of training pictures now.
+        pictures: the names of the pictures now, by part.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -47,19 +49,29 @@ def load_state(path: Path, config: Config, classes: Sequence[str], images: int) 
     if not isinstance(state, dict) or not state.keys() >= STATE:
         raise checkpoint.CheckpointError(f"{path} is not the state of a training run")
     defaults = {f.name: f.default for f in fields(Config)}  # of settings newer than the file
-    saved = {**defaults, **state["config"]}
+    saved = json.loads(json.dumps({**defaults, **state["config"]}))
     changed = [
         f"{name} {saved[name]} is now {value}"
         for name, value in settings(config).items()
         if name not in MAY_CHANGE and saved[name] != value
     ]
-    if state.get("images", images) != images:
-        changed.append(f"{state['images']} training images are now {images}")
+    for part, names in state.get("pictures", {}).items():
+        changed += _other_pictures(part, names, pictures.get(part, []))
     if list(state.get("classes", classes)) != list(classes):
         changed.append(f"classes {', '.join(state['classes'])} are now {', '.join(classes)}")
     if changed:
         raise ValueError(f"the run of {path} had other settings: {', '.join(changed)}")
     return state
+
+
+def _other_pictures(part: str, saved: Sequence[str], now: Sequence[str]) -> Iterator[str]:
+    """Yields how the pictures of a part differ from those of a saved run."""
+    kind = {"train": "training", "val": "validation"}.get(part, part)
+    if len(saved) != len(now):
+        yield f"{len(saved)} {kind} images are now {len(now)}"
+    elif list(saved) != list(now):
+        old, new = next((a, b) for a, b in zip(saved, now, strict=True) if a != b)
+        yield f"{kind} image {old} is now {new}"
 
 
 def class_weights(source: DataSource, config: Config) -> Tensor | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from fastseg.train.evaluation import evaluate, scores
 from fastseg.train.failures import failures_in_a_line
 from fastseg.train.interrupt import Interrupted, StopSignal
 from fastseg.train.loading import Batches, epoch_order, loader
-from fastseg.train.logs import RunLog
+from fastseg.train.logs import RunLog, json_text
 from fastseg.train.losses import Loss
 from fastseg.train.network import build_network, check_crop, frozen_batch_norms
 from fastseg.train.processes import (
@@ -145,6 +144,8 @@ class Trainer:
             self.model.compile()
         if not is_distributed():
             return self.model
+        if self.config.freeze_bn:  # what needs no gradient is none that the processes wait for
+            frozen_batch_norms(self.model)
         synchronise_batch_norms(self.model)
         gpus = [self.device.index] if self.device.type == "cuda" else None
         return DistributedDataParallel(self.model, gpus, broadcast_buffers=False)
@@ -156,7 +157,7 @@ class Trainer:
         state = {
             "config": settings(self.config),
             "classes": list(self.source.classes.names),
-            "images": len(self.train_set),
+            "pictures": names_of(self.source.parts),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -175,8 +176,8 @@ class Trainer:
             ValueError: a setting that changes the results differs from the saved run's.
         """
         path = self.out / "last.pt"
-        names = self.source.classes.names
-        state = load_state(path, self.config, names, len(self.train_set))
+        names, pictures = self.source.classes.names, names_of(self.source.parts)
+        state = load_state(path, self.config, names, pictures)
         checkpoint.load_state_dict(self.model, state["model"], source=str(path))
         self.optimizer.load_state_dict(state["optimizer"])
         if state.get("scaler"):
@@ -185,6 +186,10 @@ class Trainer:
             checkpoint.load_state_dict(self.average, state["average"], source=str(path))
         for name in POSITION:
             setattr(self, name, state[name])
+        if self.epoch >= self.config.epochs:
+            self.notes.append(
+                f"the run has ended after {self.epoch} epochs, and epochs is {self.config.epochs}"
+            )
 
     def run(self, stop: StopSignal) -> None:
         """Trains to the last epoch.
@@ -219,7 +224,7 @@ class Trainer:
             record |= self._evaluate_and_keep_best(stop)
         self.history.append(record)
         if rank() == 0:
-            print(json.dumps(record), flush=True)
+            print(json_text(record), flush=True)
         self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
         self.save()
         if self.log is not None:

@@ -31,6 +31,7 @@ from tests.zoo.other_models import import_or_skip
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--model", "unet", "--option", "width=4", "--option", "depth=2", "--threads", "1")
+DEFAULT = ("--option", "width=4", "--threads", "1")
 
 
 class Never:
@@ -350,7 +351,8 @@ def torchrun(*words):
 def test_two_processes_train_as_one(tmp_path, port, accumulate):
     """Batch norms, losses, class weights and scores are those of the whole batch."""
     root = make_pictures(tmp_path / "own", 10, classes=3)
-    arguments = [*data(root), *SMALL, "--batch-size", "4", "--epochs", "2", "--optimizer", "sgd"]
+    network = DEFAULT if accumulate == 1 else SMALL
+    arguments = [*data(root), *network, "--batch-size", "4", "--epochs", "2", "--optimizer", "sgd"]
     arguments += ["--lr", "0.05", "--loss", "ce+focal+dice+ohem", "--class-weights", "median"]
     if accumulate > 1:  # OHEM chooses its pixels in each part, of which one process has others
         arguments[arguments.index("--loss") + 1] = "ce+focal+dice"
@@ -371,6 +373,20 @@ def test_two_processes_train_as_one(tmp_path, port, accumulate):
         *(json.loads((run / "history.json").read_text()) for run in (one, two)), strict=True
     ):
         assert a == pytest.approx(b, rel=2e-3)
+
+
+def test_two_processes_train_with_frozen_batch_norms(tmp_path, port):
+    root = make_pictures(tmp_path / "own", 8)
+    arguments = [*DEFAULT, "--freeze-bn", "--epochs", "2", "--batch-size", "4"]
+    done = subprocess.run(
+        torchrun(*data(root), *arguments, "--out", str(root / "run")),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    assert checkpoint.load(root / "run/last.pt")["epoch"] == 2
 
 
 def test_a_killed_process_ends_the_run_with_its_checkpoint_whole(tmp_path, port):

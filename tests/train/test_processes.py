@@ -1,9 +1,10 @@
-"""The end of a process that has exchanged tensors with others."""
+"""Batch norms of several processes, and the end of one that has exchanged tensors with others."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch.distributed as dist
@@ -48,3 +49,15 @@ def test_a_thread_of_gloo_may_need_the_lock_at_the_end():
 
 def test_a_process_alone_ends_as_python_does():
     assert run("from fastseg.train.processes import end; end(3)").returncode == 3
+
+
+def test_batch_norms_take_the_statistics_of_all_processes(port):
+    program = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [sys.executable, *program, "-m", "tests.train.batch_norms_of_all"],
+        cwd=Path(__file__).resolve().parents[2],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import random
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from fastseg.train.__main__ import main
 from fastseg.train.evaluate import evaluate, scores
 from fastseg.train.evaluate import main as evaluate_main
 from fastseg.train.interrupt import Interrupted, StopSignal
+from fastseg.train.logs import json_text
 from fastseg.train.randomness import seed_at
 from fastseg.zoo import checkpoint
 from tests.train.foreign_masks import KINDS, make_foreign
@@ -232,6 +234,47 @@ def test_other_data_do_not_resume_a_run(config, tmp_path):
     trainer = Trainer(replace(config, data=more, epochs=2))
     with pytest.raises(ValueError, match="other settings: 6 training images are now 8"):
         trainer.resume()
+
+
+def test_other_pictures_do_not_resume_a_run(config):
+    """As many as before, but of other names: what was to validate with has been trained on."""
+    trainer = trained(replace(config, epochs=1))
+    saved = torch.load(trainer.out / "last.pt", weights_only=True)
+    for part, kind in (("train", "training"), ("val", "validation")):
+        first, *others = saved["pictures"][part]
+        pictures = saved["pictures"] | {part: ["another", *others]}
+        torch.save(saved | {"pictures": pictures}, trainer.out / "last.pt")
+        with pytest.raises(ValueError, match=f"settings: {kind} image another is now {first}"):
+            Trainer(replace(config, epochs=2)).resume()
+
+
+def test_settings_resume_as_a_file_of_them_has_them(config):
+    """Tuples among the options are lists in config.json."""
+    config = replace(config, model="deeplabv3", epochs=1, crop=(32, 32))
+    options = {"backbone_options": {"width": 4, "layers": (1, 1, 1, 1)}, "atrous_rates": (1, 2)}
+    trained(replace(config, options=options | {"aspp_channels": 8}))
+    listed = {"backbone_options": {"width": 4, "layers": [1] * 4}, "atrous_rates": [1, 2]}
+    again = Trainer(replace(config, options=listed | {"aspp_channels": 8}))
+    again.resume()
+    assert again.notes[-1] == "the run has ended after 1 epochs, and epochs is 1"
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopSignal() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            stop.check()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def test_a_score_that_is_nan_is_null_in_json():
+    text = json_text([{"miou": float("nan"), "loss": 0.5, "more": {"iou": [float("nan"), 1.0]}}])
+    assert json.loads(text, parse_constant=pytest.fail) == [
+        {"miou": None, "loss": 0.5, "more": {"iou": [None, 1.0]}}
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
