@@ -60,3 +60,14 @@ def conv2d_epilogue(
     if residual is not None:
         y = y + residual.to(y.dtype)
     return ACTIVATION[activation](y)
+
+
+def is_counted(target: Tensor, ignore_index: int) -> Tensor:
+    """Returns where a target of integers is not to be ignored, bool, of its shape.
+
+    torch wraps the number that it compares with: as uint8, -100 would be the class 156.
+    """
+    limits = torch.iinfo(target.dtype)
+    if not limits.min <= ignore_index <= limits.max:
+        return torch.ones_like(target, dtype=torch.bool)
+    return target != ignore_index

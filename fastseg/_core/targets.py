@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
-from fastseg._core.formulas import compute_dtype
+from fastseg._core.formulas import compute_dtype, is_counted
 from fastseg._core.logits import check_logits
 from fastseg._core.tensor_checks import (
     check_dense,
@@ -123,7 +123,7 @@ def check_target_values(op: str, target: Tensor, classes: int, ignore_index: int
     """Raises where a target is no class; on a GPU the op that reads it does, on the device."""
     if target.device.type != "cpu":
         return
-    bad = target[(target != ignore_index) & ((target < 0) | (target >= classes))]
+    bad = target[is_counted(target, ignore_index) & ((target < 0) | (target >= classes))]
     if bad.numel():
         raise RuntimeError(
             f"{op}: target must lie in [0, {classes - 1}] or be ignore_index = {ignore_index}, got "

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastseg._core.formulas import is_counted
 from fastseg.metrics.metric import check_ids, check_maps
 
 Unit = Literal["diagonal", "pixels"]
@@ -47,7 +48,7 @@ def class_maps(
         )
     check_ids(prediction, label, num_classes, ignore_index)
     if ignore_index is not None:
-        ignored = label == ignore_index
+        ignored = ~is_counted(label, ignore_index)
         prediction, label = (t.int().masked_fill(ignored, VOID) for t in (prediction, label))
     height, width = label.shape[-2:]
     return tuple(t.int().reshape(-1, height, width) for t in (prediction, label))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fastseg._core.formulas import is_counted
 from fastseg.ops.head.confusion_matrix import IDS
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def check_ids(
 ) -> None:
     """Raises ValueError if an id of a counted pixel is no class."""
     if ignore_index is not None:
-        counted = label != ignore_index
+        counted = is_counted(label, ignore_index)
         prediction, label = prediction[counted], label[counted]
     if label.numel() == 0:
         return

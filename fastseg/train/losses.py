@@ -7,6 +7,7 @@ import re
 import torch
 from torch import Tensor, nn
 
+from fastseg._core.formulas import is_counted
 from fastseg.ops import (
     upsample_cross_entropy,
     upsample_dice_loss,
@@ -81,7 +82,7 @@ class Loss(nn.Module):
         Args:
             target: this process's labels of the batch, (N, H, W).
         """
-        counted = target != self.ignore_index
+        counted = is_counted(target, self.ignore_index)
         weight = pixels = counted.sum().float()
         if self.class_weights is not None:
             weight = (self.class_weights[torch.where(counted, target, 0)] * counted).sum()
@@ -112,7 +113,7 @@ class Loss(nn.Module):
     def _ohem(self, logits: Tensor, target: Tensor) -> tuple[Tensor, str]:
         if is_distributed():
             return self._ohem_of_all(logits, target)
-        if not (target != self.ignore_index).any():
+        if not is_counted(target, self.ignore_index).any():
             return logits.sum() * 0, "pictures"
         mean = upsample_ohem_cross_entropy(
             logits,
@@ -128,7 +129,7 @@ class Loss(nn.Module):
         """Computes this process's share of OHEM over the pixels of all processes."""
         with torch.no_grad():
             losses = upsample_cross_entropy(logits, target, reduction="none", **self.common)
-            counted = target != self.ignore_index
+            counted = is_counted(target, self.ignore_index)
             p = torch.where(counted, (-losses.float()).exp(), torch.inf)
         pictures = int(global_sum(counted.new_tensor(len(target), dtype=torch.int64)))
         least = LEAST_KEPT * pictures

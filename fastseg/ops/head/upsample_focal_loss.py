@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastseg._core.autocast import autocast_dtype
+from fastseg._core.formulas import is_counted
 from fastseg._core.targets import check_class_factor, check_loss
 from fastseg.ops.head.upsample_cross_entropy import pixel_losses
 
@@ -60,7 +61,7 @@ def upsample_focal_loss(
     # 1 - p, above 0: a power less than 1 has no slope there.
     rest = (-torch.expm1(-losses)).clamp_min(torch.finfo(losses.dtype).tiny)
     losses = losses * rest**gamma
-    kept = target != ignore_index
+    kept = is_counted(target, ignore_index)
     if alpha is not None:
         check_class_factor(FOCAL, "alpha", alpha, logits.shape[1])
         losses = losses * alpha.to(losses.dtype)[torch.where(kept, target, 0).long()]
@@ -108,7 +109,7 @@ def upsample_ohem_cross_entropy(
     if min_kept < 0:
         raise RuntimeError(f"{OHEM}: min_kept must be at least 0, got {min_kept}")
     losses = pixel_losses(logits, target, align_corners, None, ignore_index, 0.0, "none", None)
-    valid = target != ignore_index
+    valid = is_counted(target, ignore_index)
     p = torch.where(valid, (-losses.detach()).exp(), torch.inf)
     kept = p < _raised(p, valid, threshold, min_kept * target.shape[0])
     if weight is not None:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastseg._core.formulas import is_counted
 from fastseg.reference.head.upsample_argmax import upsample
 
 
@@ -36,7 +37,7 @@ def upsample_cross_entropy(
         reduction="none",
     )
     if weight_map is not None:
-        loss = torch.where(target == ignore_index, loss, loss * weight_map)
+        loss = torch.where(is_counted(target, ignore_index), loss * weight_map, loss)
     if reduction != "none":
         loss = loss.sum()
     if reduction == "mean":
@@ -64,7 +65,7 @@ def upsample_cross_entropy_backward(
     classes = full.shape[1]
     if weight is None:
         weight = full.new_ones(classes)
-    kept = target != ignore_index
+    kept = is_counted(target, ignore_index)
     targets = torch.where(kept, target, 0).long()
     p = (full - normalizer[:, None]).exp()
     hit = F.one_hot(targets, classes).movedim(-1, 1).to(p)
@@ -84,7 +85,7 @@ def pixel_weights(
     ignore_index: int,
 ) -> Tensor:
     """Returns each pixel's weight, (N, H, W); that of an ignored pixel is 0."""
-    kept = target != ignore_index
+    kept = is_counted(target, ignore_index)
     if weight is None:
         weight = full.new_ones(full.shape[1])
     weights = weight[torch.where(kept, target, 0).long()]

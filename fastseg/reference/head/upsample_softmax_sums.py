@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastseg._core.formulas import is_counted
 from fastseg.reference.head.upsample_argmax import upsample
 from fastseg.reference.head.upsample_cross_entropy import upsample_backward
 
@@ -59,7 +60,7 @@ def probabilities(
     full: Tensor, target: Tensor, normalizer: Tensor, ignore_index: int
 ) -> tuple[Tensor, Tensor]:
     """Returns the softmax and the one-hot target, (N, C, H, W); 0 where a pixel is ignored."""
-    kept = target != ignore_index
+    kept = is_counted(target, ignore_index)
     hit = F.one_hot(torch.where(kept, target, 0).long(), full.shape[1]).movedim(-1, 1)
     p = (full - normalizer[:, None]).exp()
     return torch.where(kept[:, None], p, 0), (hit * kept[:, None]).to(p)
