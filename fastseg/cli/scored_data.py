@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from fastseg.data.classes import Classes
 from fastseg.data.layouts import layout_of
 from fastseg.data.picture_format import PictureFormat
 from fastseg.data.source import DataOptions, DataSource, open_data
-from fastseg.data.splits import PARTS, read_split
+from fastseg.data.splits import PARTS, read_shares, read_split
 
 
 def add_split_option(parser: argparse._ActionsContainer) -> None:
@@ -27,7 +28,7 @@ def add_split_option(parser: argparse._ActionsContainer) -> None:
 def scored_data(
     options: argparse.Namespace, known: Classes | None, form: PictureFormat | None = None
 ) -> tuple[DataSource, str]:
-    """Returns the data, and the part of them that is scored.
+    """Returns the data, and the part of them that is scored; prints what was decided for the user.
 
     Args:
         options: what ``add_data_options`` and :func:`add_split_option` have read.
@@ -36,9 +37,12 @@ def scored_data(
 
     Raises:
         FileNotFoundError: a folder, file or mask is missing.
-        ValueError: options or pictures that cannot be used; classes that are not the weights'.
+        ValueError: options or pictures that cannot be used; classes that are not the weights';
+            pictures that would be chosen at random, as ``crf --tune`` alone may.
     """
     told: DataOptions = replace(data_options(options), form=form)
+    told.check()
+    own = layout_of(told.data).parts(Path(told.data)) if told.data else {}
     split, part = options.split, "all"
     if split in PARTS:
         if not told.data:
@@ -50,9 +54,17 @@ def scored_data(
         if split.endswith((".txt", ".json")):
             read_split(split)
         told = replace(told, split=split)
-    elif told.data and "all" not in layout_of(told.data).parts(Path(told.data)):
+    elif told.data and "all" not in own:
         part = "val"
+    drawn = not told.split and part == "val" and part not in own
+    if "tune" not in options and (drawn or read_shares(told.split) is not None):
+        raise ValueError(
+            f"--split {split or part}: chooses pictures at random, perhaps some that were trained "
+            "on; expected a part that --data has, or a file of names, such as the run's split.json"
+        )
     source = open_data(told, (part,), known=known)
+    for note in source.notes:
+        print(f"fastseg: {note}", file=sys.stderr)
     if known is not None and list(source.classes.names) != list(known.names):
         raise ValueError(
             f"{options.weights} knows {len(known)} classes, {', '.join(known.names[:3])}, ...: "

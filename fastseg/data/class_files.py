@@ -21,6 +21,9 @@ FORMS = (
 )
 """Forms of a line: ids, names and colours in the orders that data sets have; else it is a name."""
 
+Entry = tuple[str, int | None, Colour | None]
+"""Name, id and colour of a class; None where the file does not say."""
+
 HEADER = re.compile(r"\W*(id|name|class|label)s?\W.*\b(r|red|name|class|colou?r|label)\b.*", re.I)
 """Pattern of a table's first line."""
 
@@ -47,17 +50,19 @@ def read_classes(path: str | Path) -> Classes:
     try:
         entries = _of_json(json.loads(text)) if path.suffix.lower() == ".json" else _of_text(text)
         return _classes(entries)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, KeyError, RecursionError) as error:
         raise ValueError(f"{path}: {_reason(error)}") from None
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"is no JSON ({error})"
+    if isinstance(error, RecursionError):
+        return "its JSON is nested too deeply, expected a list or a dict of classes"
     return f"lacks {error}" if isinstance(error, KeyError) else str(error)
 
 
-def _classes(entries: list[tuple[str, int | None, Colour | None]]) -> Classes:
+def _classes(entries: list[Entry]) -> Classes:
     """Returns the classes of (name, id, colour) entries."""
     if not entries:
         raise ValueError("lists no classes")
@@ -87,7 +92,7 @@ def _classes(entries: list[tuple[str, int | None, Colour | None]]) -> Classes:
     return Classes(tuple(kept), tuple(drawn), values)
 
 
-def _of_text(text: str) -> list[tuple[str, int | None, Colour | None]]:
+def _of_text(text: str) -> list[Entry]:
     lines = [line.strip().strip(",;") for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
     if len(lines) > 1 and HEADER.fullmatch(lines[0]):
@@ -99,7 +104,7 @@ def _of_text(text: str) -> list[tuple[str, int | None, Colour | None]]:
     return [(line, None, None) for line in lines]
 
 
-def _of_match(match: re.Match[str]) -> tuple[str, int | None, Colour | None]:
+def _of_match(match: re.Match[str]) -> Entry:
     named = match.groupdict()
     inner = [match.group(k) for k in range(1, match.re.groups + 1)]
     places = set(match.re.groupindex.values())
@@ -112,7 +117,7 @@ def _of_match(match: re.Match[str]) -> tuple[str, int | None, Colour | None]:
     )
 
 
-def _of_json(found: Any) -> list[tuple[str, int | None, Colour | None]]:
+def _of_json(found: Any) -> list[Entry]:
     if isinstance(found, dict):
         for key in ("classes", "names", "labels", "categories"):
             if isinstance(found.get(key), (list, dict)):
@@ -120,24 +125,33 @@ def _of_json(found: Any) -> list[tuple[str, int | None, Colour | None]]:
                 entries = _of_json(found[key])
                 if colours is None:
                     return entries
-                pairs = zip(entries, colours, strict=True)
-                return [(name, k, _colour(colour)) for (name, k, _), colour in pairs]
+                return _coloured(entries, colours)
         return [_of_item(key, value) for key, value in found.items()]
     if not isinstance(found, list):
         raise ValueError(f"must hold a list or a dict of classes, got {type(found).__name__}")
     return [_of_entry(entry) for entry in found]
 
 
-def _of_item(key: str, value: Any) -> tuple[str, int | None, Colour | None]:
+def _coloured(entries: list[Entry], palette: Any) -> list[Entry]:
+    """Returns classes with the colours of a palette, in their order."""
+    if not isinstance(palette, list):
+        raise ValueError(f"its palette must be a list of colours, got {palette!r}")
+    if len(palette) != len(entries):
+        raise ValueError(f"its palette has {len(palette)} colours for {len(entries)} classes")
+    pairs = zip(entries, palette, strict=True)
+    return [(name, k, _colour(colour)) for (name, k, _), colour in pairs]
+
+
+def _of_item(key: str, value: Any) -> Entry:
     """Returns the class of a dict's item: a name by an id, or an id or a colour by a name."""
-    if isinstance(value, str) and key.lstrip("-").isdigit():
+    if isinstance(value, str) and re.fullmatch(r"-?\d+", key):
         return value, int(key), None
     if isinstance(value, bool) or not isinstance(value, (int, list)):
         raise ValueError(f"item {key!r}: {value!r} is neither an id, a colour nor a name by an id")
     return (key, value, None) if isinstance(value, int) else (key, None, _colour(value))
 
 
-def _of_entry(entry: Any) -> tuple[str, int | None, Colour | None]:
+def _of_entry(entry: Any) -> Entry:
     if isinstance(entry, str):
         return entry, None, None
     if not isinstance(entry, dict):
@@ -151,8 +165,8 @@ def _of_entry(entry: Any) -> tuple[str, int | None, Colour | None]:
 
 def _colour(values: Any) -> Colour:
     if isinstance(values, str) and re.fullmatch(r"#?[0-9a-fA-F]{6}", values):
-        values = bytes.fromhex(values.lstrip("#"))
-    good = not isinstance(values, str) and len(values) == 3
+        values = list(bytes.fromhex(values.lstrip("#")))
+    good = isinstance(values, list) and len(values) == 3
     if not (good and all(isinstance(v, int) and 0 <= v <= 255 for v in values)):
         raise ValueError(f"a colour must be three numbers of 0 to 255, got {values!r}")
     return (values[0], values[1], values[2])

@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fastseg._core.atomic import atomic_write
+from fastseg.data.silence import pillow_silenced
 from fastseg.data.tiff import TiffError, is_tiff
-from fastseg.data.to_rgb import Stored, stored_values, tiff_to_rgb, to_rgb
+from fastseg.data.to_rgb import Stored, grey_values, stored_values, tiff_to_rgb, to_rgb
 
 ORIENTATION = 0x0112
 """Number of EXIF's tag for the orientation."""
@@ -40,9 +41,9 @@ def read_image(path: str | Path) -> Image.Image:
 
     Grey, 16-bit, palette, CMYK and floating-point images are converted; transparent pixels become
     white; a camera's orientation tag is applied. Integers of more than 8 bits are taken to have the
-    fewest of 8, 10, 12, 14, 16, 24 or 32 bits that hold the largest; where that is fewer than 16,
-    an ImageWarning says so. The range of floats, and of integers below zero, is stretched to 0 to
-    255.
+    fewest of 8, 10, 12, 14, 16, 18, 24, 32 or 64 bits that hold the largest; where that is none of
+    16, 32 and 64, an ImageWarning says so. The range of floats, and of integers below zero, is
+    stretched to 0 to 255.
 
     A TIFF that Pillow does not know, of many channels or floats in colours, is read by tifffile if
     it is installed: the first three channels are red, green and blue, which an ImageWarning says of
@@ -52,6 +53,18 @@ def read_image(path: str | Path) -> Image.Image:
         ImageError: there is no such file, it is empty, truncated, not an image, of a mode that
             cannot be converted, or larger than Pillow's limit against decompression bombs (twice
             ``PIL.Image.MAX_IMAGE_PIXELS``).
+    """
+    rgb, guess = read_with_guess(path)
+    if guess:
+        warnings.warn(guess, ImageWarning, stacklevel=2)
+    return rgb
+
+
+def read_with_guess(path: str | Path) -> tuple[Image.Image, str]:
+    """Returns what :func:`read_image` does, and the text of its warning; "" for none.
+
+    Raises:
+        ImageError: as :func:`read_image` does.
     """
     try:
         with opened(path) as (image, stored):
@@ -66,9 +79,7 @@ def read_image(path: str | Path) -> Image.Image:
             rgb, guess = tiff_to_rgb(Path(path))
         except TiffError as error:
             raise ImageError(f"{path}: {error}") from None
-    if guess:
-        warnings.warn(f"{path}: {guess}", ImageWarning, stacklevel=2)
-    return rgb
+    return rgb, guess and f"{path}: {guess}"
 
 
 class LabelImage(NamedTuple):
@@ -84,7 +95,9 @@ def read_labels(path: str | Path) -> LabelImage:
     """Reads a picture of class ids, upright: its orientation tag is applied.
 
     The ids are the indices of a palette picture or the grey values of a file of 1, 2, 4, 8, 16 or
-    32 bits as they are stored: Pillow spreads those of 2 and 4 bits over 0 to 255.
+    32 bits as they are stored: Pillow spreads those of 2 and 4 bits over 0 to 255, and inverts
+    those of a TIFF whose 0 is white. Of 1 bit, white is 1 either way: fax compression, which has 0
+    for white, stores masks as well.
 
     Raises:
         ImageError: a file that :func:`read_image` refuses; a picture in colour, with transparency
@@ -122,10 +135,12 @@ def labels_of(path: str | Path, image: Image.Image, stored: Stored) -> LabelImag
             f"{path}: labels are a palette or grey picture of ids, this is {image.mode}"
         )
     palette = image.getpalette("RGB")
-    ids = np.asarray(upright(image)).astype(np.int64)
+    ids = grey_values(upright(image), stored).astype(np.int64)
     if stored.highest is not None:
         spread = 255 if image.mode == "L" else 65535
         ids = (ids * stored.highest + spread // 2) // spread
+    if stored.inverted:
+        ids = (stored.highest or 255) - ids
     low, high = ids.min(), ids.max()
     if low < 0 or high > 255:
         raise ImageError(f"{path}: ids must be 0 to 255, got {low if low < 0 else high}")
@@ -135,13 +150,11 @@ def labels_of(path: str | Path, image: Image.Image, stored: Stored) -> LabelImag
 
 def is_turned(path: str | Path) -> bool:
     """Whether a picture that can be read has an orientation tag by which Pillow turns it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with Image.open(path) as image:
-                return image.getexif().get(ORIENTATION) in range(2, 9)
-        except Exception:  # malformed tags, see upright; or a TIFF that Pillow does not know
-            return False
+    try:
+        with pillow_silenced(), Image.open(path) as image:
+            return image.getexif().get(ORIENTATION) in range(2, 9)
+    except Exception:  # malformed tags, see upright; or a TIFF that Pillow does not know
+        return False
 
 
 @contextmanager
@@ -155,15 +168,16 @@ def opened(path: str | Path) -> Iterator[tuple[Image.Image, Stored]]:
     if path.stat().st_size == 0:
         raise ImageError(f"{path}: the file is empty")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # damaged files raise, too, or are usable
-            # Pillow gets an open file: by a name it would map plain TIFFs of 8 and 16 bits into
-            # memory, and mix up the rows of those that are turned by 90 degrees.
-            with path.open("rb") as file, Image.open(file) as image:
+        # Pillow gets an open file: by a name it would map plain TIFFs of 8 and 16 bits into
+        # memory, and mix up the rows of those that are turned by 90 degrees.
+        with path.open("rb") as file:
+            with pillow_silenced():
+                image = Image.open(file)
                 if 0 in image.size:
                     raise ImageError(f"{path}: has no pixels")
                 stored = stored_values(image)
                 image.load()
+            with image:
                 yield image, stored
     except ImageError:
         raise
@@ -184,7 +198,8 @@ def opened(path: str | Path) -> Iterator[tuple[Image.Image, Stored]]:
 def upright(image: Image.Image) -> Image.Image:
     """Returns a picture turned as its orientation tag says."""
     try:
-        return ImageOps.exif_transpose(image)
+        with pillow_silenced():
+            return ImageOps.exif_transpose(image)
     except Exception:  # Pillow raises nearly anything at malformed tags; the pixels are there
         return image
 

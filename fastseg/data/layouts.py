@@ -6,7 +6,7 @@ classes. It is taken where all of its folders are there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from fastseg.data.class_files import read_classes
 from fastseg.data.classes import IGNORE, Classes
 from fastseg.data.label_sets import CAMVID, CITYSCAPES, VOC, LabelSet, voc_palette
 from fastseg.data.large_label_sets import ADE20K, COCO_STUFF, COCO_STUFF_IDS
-from fastseg.data.pairs import Pair, match_named, pictures
-from fastseg.data.splits import Parts
+from fastseg.data.pairs import Pair, by_name, match_named, pictures
+from fastseg.data.splits import PARTS, Parts
 
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 """Stored ids of Cityscapes' 19 classes; the others of 0 to 33 do not count."""
@@ -34,6 +34,7 @@ class Layout:
         name: the data set.
         folders: paths below the data set's folder, all of which are there.
         parts: a function of the folder that returns the pairs by part; "all" is one to be divided.
+            The part "test" is left out where it has no masks, as in data of a contest.
         classes: a function of the folder and the masks that returns the classes; None tells them
             from the masks.
     """
@@ -73,12 +74,17 @@ def _folders(images: str, masks: str, **parts: tuple[str, str]) -> Callable[[Pat
     def find(root: Path) -> Parts:
         found = {}
         for part, (image_part, mask_part) in parts.items():
-            folder = root / images.format(image_part)
-            if folder.is_dir():
-                found[part] = pairs_of(folder, root / masks.format(mask_part))
+            folders = root / images.format(image_part), root / masks.format(mask_part)
+            if _is_there(part, *folders):
+                found[part] = pairs_of(*folders)
         return found
 
     return find
+
+
+def _is_there(part: str, images: Path, masks: Path) -> bool:
+    """Whether a part is to be read: training needs masks, which those who test may not have."""
+    return images.is_dir() and (part != "test" or masks.is_dir())
 
 
 def pairs_of(images: Path, masks: Path, wanted: Callable[[Path], bool] | None = None) -> list[Pair]:
@@ -86,11 +92,12 @@ def pairs_of(images: Path, masks: Path, wanted: Callable[[Path], bool] | None = 
 
     Raises:
         FileNotFoundError: a folder or a mask is missing.
+        ValueError: two pictures or two masks have one name.
     """
     named = []
     for folder in (images, masks):
         found = [p for p in pictures(folder) if wanted is None or folder is images or wanted(p)]
-        named.append({p.relative_to(folder).with_suffix("").as_posix(): p for p in found})
+        named.append(by_name(found, folder))
     matches = match_named(*named)
     if matches.images or not matches.pairs:
         first = matches.images[0].name if matches.images else "all"
@@ -103,8 +110,10 @@ def pairs_of(images: Path, masks: Path, wanted: Callable[[Path], bool] | None = 
 def _voc(root: Path) -> Parts:
     lists = root / "ImageSets" / "Segmentation"
     lists = lists if lists.is_dir() else root
-    images = {p.stem: p for p in pictures(root / "JPEGImages")}
-    masks = {p.stem: p for p in pictures(root / "SegmentationClass")}
+    images, masks = (
+        by_name(pictures(folder), folder, lambda path: path.stem)
+        for folder in (root / "JPEGImages", root / "SegmentationClass")
+    )
     parts: Parts = {}
     for part in ("train", "val"):
         if (lists / f"{part}.txt").is_file():
@@ -169,14 +178,18 @@ def _drive(root: Path) -> Parts:
 
 def _numbered_pairs(images: Path, masks: Path) -> list[Pair]:
     """Returns the pairs of DRIVE, whose names begin with one number."""
-    by_number = {path.name.partition("_")[0]: path for path in pictures(masks)}
+    by_number = by_name(pictures(masks), masks, _number)
     pairs = []
-    for image in pictures(images):
-        number = image.name.partition("_")[0]
-        if number not in by_number:
+    for name, image in by_name(pictures(images), images, lambda path: path.stem).items():
+        if _number(image) not in by_number:
             raise FileNotFoundError(f"{image} has no mask in {masks}")
-        pairs.append(Pair(image.stem, image, by_number[number]))
+        pairs.append(Pair(name, image, by_number[_number(image)]))
     return pairs
+
+
+def _number(path: Path) -> str:
+    """Returns the number that a name of DRIVE begins with."""
+    return path.stem.partition("_")[0]
 
 
 def _numbered(name: str, *names: str) -> Callable[[Path, Sequence[Path]], Classes]:
@@ -213,11 +226,10 @@ def _own_classes(root: Path, masks: Sequence[Path]) -> Classes | None:
 
 def _own(images: str, masks: str) -> Layout:
     def find(root: Path) -> Parts:
-        folders = {part: root / images / part for part in ("train", "val", "test")}
-        there: Iterable[str] = [part for part, folder in folders.items() if folder.is_dir()]
-        if "train" not in there:
+        if not (root / images / "train").is_dir():
             return {"all": pairs_of(root / images, root / masks)}
-        return {part: pairs_of(folders[part], root / masks / part) for part in there}
+        folders = {part: (root / images / part, root / masks / part) for part in PARTS}
+        return {part: pairs_of(*both) for part, both in folders.items() if _is_there(part, *both)}
 
     return Layout(f"{images} and {masks}", (images, masks), find, _own_classes)
 

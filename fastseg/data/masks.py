@@ -76,7 +76,7 @@ def _of_colours(path: str | Path, pixels: np.ndarray) -> Mask:
     values: list[Value] = [c[0] for c in colours] if grey else list(colours)
     return Mask(
         dict(zip(values, counts.tolist(), strict=True)),
-        places.reshape(red.shape),
+        places.reshape(red.shape).astype(np.uint16),  # MOST_COLOURS are fewer
         colours if grey else None,
     )
 

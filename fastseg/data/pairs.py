@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterable
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
@@ -25,11 +26,19 @@ class Pair(NamedTuple):
         name: what both are called: the picture's path in its folder, without its suffix.
         image: the picture's file.
         mask: the mask's file.
+        part: the part of a known data set that the picture is in, where another has a picture of
+            the same name; else "".
     """
 
     name: str
     image: Path
     mask: Path
+    part: str = ""
+
+    @property
+    def full_name(self) -> str:
+        """The name by which a file of names tells the picture from those of other parts."""
+        return f"{self.part}/{self.name}" if self.part else self.name
 
 
 class Matches(NamedTuple):
@@ -49,6 +58,8 @@ class Matches(NamedTuple):
 def pictures(folder: str | Path) -> list[Path]:
     """Returns the pictures in a folder and the folders in it, by name; hidden files are left out.
 
+    Links to folders are followed, but not to one that they lie in.
+
     Raises:
         FileNotFoundError: there is no such folder.
     """
@@ -57,9 +68,15 @@ def pictures(folder: str | Path) -> list[Path]:
         raise FileNotFoundError(f"{folder} is not a folder")
     found = []
     for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        inner = sorted(f for f in folders if not f.startswith("."))
+        folders[:] = [f for f in inner if not _leads_back(Path(place, f))]
         found += [Path(place, name) for name in names if _is_picture(name)]
     return sorted(found)
+
+
+def _leads_back(folder: Path) -> bool:
+    """Whether a folder is one that it lies in, so that its pictures would come again."""
+    return any(folder.samefile(above) for above in folder.absolute().parents)
 
 
 def _is_picture(name: str) -> bool:
@@ -75,24 +92,28 @@ def match(images: str | Path, masks: str | Path) -> Matches:
 
     Raises:
         FileNotFoundError: a folder is missing.
-        ValueError: a folder has no pictures, or two of the same name.
+        ValueError: a folder has no pictures, or two of the same name; a picture has several masks.
     """
     named = []
     for folder, what in ((Path(images), "pictures"), (Path(masks), "masks")):
         found = pictures(folder)
         if not found:
             raise ValueError(f"{folder} has no {what} ({', '.join(SUFFIXES)})")
-        named.append(_by_name(found, folder))
+        named.append(by_name(found, folder))
     return match_named(*named)
 
 
 def match_named(images: dict[str, Path], masks: dict[str, Path]) -> Matches:
-    """Matches pictures and masks by their names, see :func:`match`."""
+    """Matches pictures and masks by their names, see :func:`match`.
+
+    Raises:
+        ValueError: the names of several masks begin with that of one picture.
+    """
     image_of, mask_of = ({name: name for name in found} for found in (images, masks))
     if not image_of.keys() & mask_of.keys():
         image_of, mask_of = _cores(list(images)), _cores(list(masks))
     if not image_of.keys() & mask_of.keys():
-        mask_of = {_beginning(name, images): name for name in masks}
+        mask_of = _by_beginning(images, masks)
         image_of = {name: name for name in images}
     both = sorted(image_of.keys() & mask_of.keys())
     return Matches(
@@ -102,10 +123,22 @@ def match_named(images: dict[str, Path], masks: dict[str, Path]) -> Matches:
     )
 
 
-def _by_name(files: Sequence[Path], folder: Path) -> dict[str, Path]:
+def by_name(
+    files: Iterable[Path], folder: Path, name_of: Callable[[Path], str] | None = None
+) -> dict[str, Path]:
+    """Returns the pictures of a folder by their names.
+
+    Args:
+        files: the pictures.
+        folder: the folder they lie in.
+        name_of: a function that returns a picture's name; None is its path without suffix.
+
+    Raises:
+        ValueError: two have the same name.
+    """
     named: dict[str, Path] = {}
     for path in files:
-        name = path.relative_to(folder).with_suffix("").as_posix()
+        name = name_of(path) if name_of else path.relative_to(folder).with_suffix("").as_posix()
         if name in named:
             raise ValueError(f"{folder} has two pictures called {name}: {named[name].name}, {path}")
         named[name] = path
@@ -126,6 +159,22 @@ def _cores(names: list[str]) -> dict[str, str]:
 def _common_start(names: list[str]) -> str:
     columns = zip(*names, strict=False)
     return "".join(c for c, *_ in takewhile(lambda column: len(set(column)) == 1, columns))
+
+
+def _by_beginning(images: dict[str, Path], masks: dict[str, Path]) -> dict[str, str]:
+    """Returns the names of masks by those of the pictures that they begin with."""
+    found = defaultdict(list)
+    for name in masks:
+        found[_beginning(name, images)].append(name)
+    several = {image: names for image, names in found.items() if len(names) > 1}
+    if several:
+        image, names = min(several.items())
+        shown = ", ".join(masks[name].name for name in names)
+        raise ValueError(
+            f"{len(several)} of {len(images)} pictures have several masks, expected one each: "
+            f"{images[image]} has {shown}"
+        )
+    return {image: name for image, (name,) in found.items()}
 
 
 def _beginning(name: str, images: Container[str]) -> str:

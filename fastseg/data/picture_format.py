@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from PIL import Image
 
 from fastseg.data.channel_image import ChannelImage, Picture
 from fastseg.data.image import ImageError, opened, read_image, upright
+from fastseg.data.silence import pillow_silenced
 from fastseg.data.tiff import TiffError, is_tiff, read_channels, stored_shape
 from fastseg.data.to_rgb import stored_values
 
@@ -173,11 +173,9 @@ def stored_kind(path: str | Path) -> Kind | None:
 def _of_header(path: Path) -> tuple[Kind | None, Kind | None]:
     """Returns the kind of a picture that Pillow reads as it is stored, and of what it reads."""
     try:
-        with warnings.catch_warnings(), path.open("rb") as file:
-            warnings.simplefilter("ignore")
-            with Image.open(file) as image:
-                mode = stored_values(image).mode
-                return _exact_kind(image, mode), _described(image, mode)
+        with pillow_silenced(), path.open("rb") as file, Image.open(file) as image:
+            mode = stored_values(image).mode
+            return _exact_kind(image, mode), _described(image, mode)
     except Exception:  # Pillow's readers raise nearly anything at malformed bytes
         return None, None
 

@@ -13,7 +13,7 @@ from fastseg.data.classes import IGNORE, Classes
 from fastseg.data.layouts import CAMVID_LAYOUT, Layout, layout_of
 from fastseg.data.pairs import Pair, match
 from fastseg.data.picture_format import PictureFormat
-from fastseg.data.splits import FEW, PARTS, Parts, read_split, split_pairs
+from fastseg.data.splits import FEW, PARTS, Parts, read_split, split_pairs, told_apart
 from fastseg.data.survey import (
     Surveyed,
     fitted,
@@ -123,7 +123,7 @@ def open_data(
     else:
         if layout is CAMVID_LAYOUT and classes is None:
             _check_camvid(options, wanted)
-        divided = layout.parts(Path(options.data))
+        divided = told_apart(layout.parts(Path(options.data)))
     parts = _divided(divided, options, wanted, notes)
     pairs = list(dict.fromkeys(pair for part in wanted for pair in parts[part]))
     form = options.form
@@ -189,7 +189,7 @@ def _divided(found: Parts, options: DataOptions, wanted: Sequence[str], notes: l
     else:
         parts = dict(found)
         if "val" not in parts and "train" in parts:
-            parts |= {k: v for k, v in split_pairs(parts["train"]).items() if k != "test"}
+            parts |= split_pairs(parts["train"], seed=options.seed)
             notes.append(
                 f"there is no part for validation: kept for it are {len(parts['val'])} of the "
                 "pictures to train on"
@@ -198,7 +198,8 @@ def _divided(found: Parts, options: DataOptions, wanted: Sequence[str], notes: l
     if missing:
         there = ", ".join(parts)
         raise ValueError(
-            f"{options.data or options.images} has no part {missing[0]}; it has {there}"
+            f"{options.data or options.images} has no part {missing[0]}; it has {there}, each of "
+            "pictures and masks"
         )
     return parts
 

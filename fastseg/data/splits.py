@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,9 @@ def split_pairs(pairs: Sequence[Pair], split: str = "", seed: int = 0) -> Parts:
         pairs: the pictures.
         split: shares of the training, validation and perhaps test pictures, such as "0.8,0.2" or
             "0.7,0.1,0.2"; or a file: JSON with lists of names under "train", "val" and "test", or
-            a text with the name of a validation picture in each line. Empty keeps a fifth for
-            validation, and none of fewer than five.
+            a text with the name of a validation picture in each line. A name that two parts of the
+            data have begins with the part's: "val/p000". Empty keeps a fifth for validation, and
+            none of fewer than five.
         seed: of the random choice, for shares.
 
     Returns:
@@ -38,12 +40,12 @@ def split_pairs(pairs: Sequence[Pair], split: str = "", seed: int = 0) -> Parts:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: shares or names that do not fit the pictures.
+        ValueError: shares or names that do not fit the pictures, or that several pictures have.
     """
     if not split:
         share = VALIDATION if len(pairs) >= FEW else 0.0
         parts = _by_shares(pairs, [1 - share, share], seed)
-    elif (shares := _shares(split)) is not None:
+    elif (shares := read_shares(split)) is not None:
         parts = _by_shares(pairs, shares, seed)
     else:
         parts = _by_names(pairs, read_split(split), split)
@@ -54,8 +56,12 @@ def split_pairs(pairs: Sequence[Pair], split: str = "", seed: int = 0) -> Parts:
     return parts
 
 
-def _shares(text: str) -> list[float] | None:
-    """Returns the shares that a text gives; None if it is none of numbers."""
+def read_shares(text: str) -> list[float] | None:
+    """Returns the shares that a text gives; None if it is none of numbers.
+
+    Raises:
+        ValueError: numbers that are no shares.
+    """
     try:
         shares = [float(part) for part in text.split(",")]
     except ValueError:
@@ -111,23 +117,52 @@ def read_split(path: str | Path) -> dict[str, list[str]]:
 
 
 def _by_names(pairs: Sequence[Pair], names: Mapping[str, list[str]], path: str) -> Parts:
-    known = {pair.name: pair for pair in pairs} | {pair.image.name: pair for pair in pairs}
-    missing = [name for listed in names.values() for name in listed if name not in known]
+    meant = _meant(pairs)
+    listed = [name for part in names.values() for name in part]
+    missing = [name for name in listed if name not in meant]
     if missing:
         raise ValueError(
             f"--split {path}: names {len(missing)} that are not there, the first is {missing[0]}"
         )
-    parts = {part: [known[name] for name in names.get(part, [])] for part in PARTS}
+    unclear = [name for name in listed if len(meant[name]) > 1]
+    if unclear:
+        expected = " or ".join(sorted(pair.full_name for pair in meant[unclear[0]])[:3])
+        raise ValueError(
+            f"--split {path}: names {len(unclear)} that several pictures have, the first is "
+            f"{unclear[0]}, expected {expected}"
+        )
+    parts = {part: [pair for n in names.get(part, []) for pair in meant[n]] for part in PARTS}
     if "train" not in names:
         others = {pair for listed in parts.values() for pair in listed}
         parts["train"] = [pair for pair in pairs if pair not in others]
     trained = set(parts["train"])
-    both = sorted(p.name for part in PARTS[1:] for p in parts[part] if p in trained)
+    both = sorted(p.full_name for part in PARTS[1:] for p in parts[part] if p in trained)
     if both and trained != set(parts["val"]):  # all of them are, where there are few
         raise ValueError(f"--split {path}: {both[0]} is to be trained on and to be scored")
     return parts if parts["test"] else {part: parts[part] for part in PARTS[:2]}
 
 
+def _meant(pairs: Sequence[Pair]) -> dict[str, set[Pair]]:
+    """Returns the pictures that a name in a file may mean: names come before names of files."""
+    named: dict[str, set[Pair]] = defaultdict(set)
+    files: dict[str, set[Pair]] = defaultdict(set)
+    for pair in pairs:
+        named[pair.name].add(pair)
+        named[pair.full_name].add(pair)
+        files[pair.image.name].add(pair)
+    return {**files, **named}
+
+
+def told_apart(parts: Parts) -> Parts:
+    """Returns pictures that know their part where their names do not tell them apart."""
+    files = {(pair.name, pair.image) for pairs in parts.values() for pair in pairs}
+    count = Counter(name for name, _ in files)
+    return {
+        part: [pair._replace(part=part) if count[pair.name] > 1 else pair for pair in pairs]
+        for part, pairs in parts.items()
+    }
+
+
 def names_of(parts: Parts) -> dict[str, list[str]]:
     """Returns the names of the pictures by part, as a file of them has them."""
-    return {part: [pair.name for pair in pairs] for part, pairs in parts.items()}
+    return {part: [pair.full_name for pair in pairs] for part, pairs in parts.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,14 +15,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from fastseg.data.channel_image import ChannelImage
 from fastseg.data.channel_stats import ChannelStats, measured
 from fastseg.data.classes import IGNORE, Classes, Value, listed_values
-from fastseg.data.image import ImageError
+from fastseg.data.image import ImageError, ImageWarning, read_with_guess
 from fastseg.data.label_sets import Colour, voc_palette
 from fastseg.data.masks import Mask, meanings, read_mask
 from fastseg.data.pairs import Pair
-from fastseg.data.picture_format import PictureFormat, read_picture
+from fastseg.data.picture_format import PictureFormat
+from fastseg.data.silence import pillow_silenced
 
 MOST_UNNAMED = 64
 """Number of ids above which masks without a file of classes are hardly masks."""
@@ -63,35 +64,47 @@ def survey(
 ) -> list[Surveyed]:
     """Reads all pictures and masks, on all processors.
 
+    An ImageWarning tells of each picture whose reading rests on a guess, in the pictures' order.
+
     Args:
         pairs: the files.
         form: how pictures are read as they are stored; None is as RGB of 8 bits.
         progress: whether to show a bar on stderr.
     """
     workers = min(32, len(os.sched_getaffinity(0)) + 1)
-    with ThreadPoolExecutor(workers) as pool:
-        found = pool.map(partial(_look_at, form=form), pairs)
-        return list(tqdm(found, "look at pictures", len(pairs), leave=False, disable=not progress))
+    with pillow_silenced(), ThreadPoolExecutor(workers) as pool:
+        looks = pool.map(partial(_look_at, form=form), pairs)
+        bar = tqdm(looks, "look at pictures", len(pairs), leave=False, disable=not progress)
+        found = list(bar)
+    for _, guess in found:
+        if guess:
+            warnings.warn(guess, ImageWarning, stacklevel=2)
+    return [surveyed for surveyed, _ in found]
 
 
-def _look_at(pair: Pair, form: PictureFormat | None) -> Surveyed:
-    size, mask, stats, problems = (0, 0), None, None, []
+def _look_at(pair: Pair, form: PictureFormat | None) -> tuple[Surveyed, str]:
+    """Returns what is found, and the text of a guess, which the calling thread warns of."""
+    size, mask, stats, guess, problems = (0, 0), None, None, "", []
     try:
-        picture = read_picture(pair.image, form)
-        size = picture.size
-        stats = measured(picture) if isinstance(picture, ChannelImage) else None
+        if form is None:
+            picture, guess = read_with_guess(pair.image)
+            size = picture.size
+        else:
+            channels = form.read(pair.image)
+            size = channels.size
+            stats = measured(channels)
     except ImageError as error:
         problems.append(str(error))
     try:
         whole = read_mask(pair.mask)
-        mask = whole._replace(places=whole.places[:0])
+        mask = whole._replace(places=whole.places[:0].copy())  # a view would keep all of them
         if (0, 0) != size != whole.size:
             problems.append(
                 f"{pair.mask}: is {whole.size[0]}x{whole.size[1]}, its picture {size[0]}x{size[1]}"
             )
     except ImageError as error:
         problems.append(str(error))
-    return Surveyed(pair, size, mask, "; ".join(problems) or None, stats)
+    return Surveyed(pair, size, mask, "; ".join(problems) or None, stats), guess
 
 
 def of_one_type(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +10,12 @@ import numpy as np
 from PIL import Image
 
 from fastseg.data.tiff import read_channels
+
+DEPTHS = (8, 10, 12, 14, 16, 18, 24, 32, 64)
+"""Numbers of bits that integers may be of."""
+
+TYPES = (16, 32, 64)
+"""Those of them that are a type's own, so that values that fill it are no guess."""
 
 
 class Stored(NamedTuple):
@@ -18,6 +25,11 @@ class Stored(NamedTuple):
     """Pillow's "raw mode", such as "L;4", or "" without one."""
     highest: int | None
     """Grey value that Pillow gives as 255, or as 65535 in mode "I"; None if it gives the value."""
+
+    @property
+    def inverted(self) -> bool:
+        """Whether Pillow inverts grey values of 2 to 8 bits, those of a TIFF whose 0 is white."""
+        return bool(re.fullmatch("L;[24]?IR?", self.mode))
 
 
 def stored_values(image: Image.Image) -> Stored:
@@ -34,7 +46,8 @@ def to_rgb(image: Image.Image, stored: Stored) -> tuple[Image.Image, str]:
     """Returns a picture as RGB, and the text of a guess."""
     guess, colours_of_16_bits = "", ";16" in stored.mode and image.mode.startswith("RGB")
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        pixels, guess = _to_8_bit(np.asarray(image, dtype=np.float64), image.mode, stored)
+        values = grey_values(image, stored).astype(np.float64)
+        pixels, guess = _to_8_bit(values, image.mode, stored)
         image = Image.fromarray(pixels)
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -49,6 +62,12 @@ def to_rgb(image: Image.Image, stored: Stored) -> tuple[Image.Image, str]:
     return rgb, guess
 
 
+def grey_values(image: Image.Image, stored: Stored) -> np.ndarray:
+    """Returns the values of a grey picture; Pillow gives unsigned ones of 32 bits as signed."""
+    values = np.asarray(image)
+    return values.view(np.uint32) if stored.mode == "I;32N" else values
+
+
 def _to_8_bit(pixels: np.ndarray, mode: str, stored: Stored) -> tuple[np.ndarray, str]:
     """Returns grey values of 0 to 255, and the text of a guess."""
     guess, low, high = "", 0.0, 65535.0
@@ -57,9 +76,9 @@ def _to_8_bit(pixels: np.ndarray, mode: str, stored: Stored) -> tuple[np.ndarray
         low, high = finite.min(), finite.max()
     elif finite.size and stored.highest is None:
         largest = int(finite.max())
-        bits = next(b for b in (8, 10, 12, 14, 16, 24, 32) if largest < 1 << b)
+        bits = next((b for b in DEPTHS if largest < 1 << b), DEPTHS[-1])
         high = (1 << bits) - 1
-        if bits < 16 and largest > 0:
+        if bits not in TYPES and largest > 0:
             guess = f"its grey values end at {largest} and are taken to be of {bits} bits"
     scaled = (np.nan_to_num(pixels, nan=low, posinf=high, neginf=low) - low) / max(
         high - low, 1e-12

@@ -85,6 +85,16 @@ def test_void_classes_do_not_count(tmp_path):
         ("a.json", '[{"id": 3}]', "lacks 'name'"),
         ("a.json", '[{"name": "a", "id": "x"}]', "an id must be a whole number, got 'x'"),
         ("a.json", '[{"name": "a", "color": [1, 2]}]', "a colour must be three numbers"),
+        (
+            "a.json",
+            '{"classes": ["a", "b"], "palette": [[0, 0, 0]]}',
+            "its palette has 1 colours for 2 classes",
+        ),
+        ("a.json", '{"names": ["a"], "palette": 5}', "its palette must be a list .*, got 5"),
+        ("a.json", '{"names": ["a"], "colors": {"a": 1}}', "its palette must be a list"),
+        ("a.json", '[{"name": "a", "color": 5}]', "a colour must be three numbers .*, got 5"),
+        ("a.json", '{"\\u00b2": "a"}', "item '\u00b2': 'a' is neither an id"),
+        ("a.json", "[" * 100_000, "its JSON is nested too deeply, expected a list or a dict"),
         ("a.json", '{"a": true}', "item 'a': True is neither an id, a colour nor a name"),
     ],
 )

@@ -1,12 +1,13 @@
 """Pictures and masks are matched by name, and divided."""
 
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from fastseg.data.pairs import Pair, match, pictures
-from fastseg.data.splits import FEW, names_of, read_split, split_pairs
+from fastseg.data.splits import FEW, names_of, read_split, split_pairs, told_apart
 
 
 def touch(folder, *names):
@@ -54,6 +55,27 @@ def test_one_picture_and_one_mask_of_other_names_do_not_match(tmp_path, names):
 def test_hidden_files_and_other_files_are_no_pictures(tmp_path):
     touch(tmp_path, "a.png", ".b.png", ".hidden/c.png", "notes.txt", "D.PNG")
     assert [p.name for p in pictures(tmp_path)] == ["D.PNG", "a.png"]
+
+
+@pytest.mark.parametrize(
+    ("link", "target"),
+    [("i/self", "."), ("i/inner/up", ".."), ("other/back", "../i"), ("i/above", "..")],
+)
+def test_links_to_folders_are_followed_once(tmp_path, link, target):
+    root = touch(tmp_path / "i", "a.png", "inner/b.png")
+    touch(tmp_path / "other", "c.png")
+    (root / "other").symlink_to(tmp_path / "other")
+    (tmp_path / link).symlink_to(target)
+    found = [p.relative_to(root).as_posix() for p in pictures(root)]
+    assert found == ["a.png", "inner/b.png", "other/c.png"]
+
+
+def test_several_masks_of_one_picture_are_refused(tmp_path):
+    images = touch(tmp_path / "i", "cat.png", "dog.png")
+    masks = touch(tmp_path / "m", "cat_mask.png", "cat_mask_1.png", "dog_mask.png")
+    said = r"1 of 2 pictures have several masks, .*cat\.png has cat_mask\.png, cat_mask_1\.png$"
+    with pytest.raises(ValueError, match=said):
+        match(images, masks)
 
 
 def test_two_pictures_of_one_name_and_no_pictures(tmp_path):
@@ -109,6 +131,39 @@ def test_the_file_of_a_run_with_few_pictures_gives_them_twice_again(tmp_path):
     parts = split_pairs(named)
     (tmp_path / "s.json").write_text(json.dumps(names_of(parts)))
     assert split_pairs(named, str(tmp_path / "s.json")) == parts
+
+
+def in_parts(**names):
+    return {
+        part: [Pair(name, tmp / f"{name}.png", tmp / f"{name}_mask.png") for name in listed]
+        for part, listed in names.items()
+        for tmp in (Path(part),)
+    }
+
+
+def test_files_of_names_that_two_parts_have(tmp_path):
+    parts = told_apart(in_parts(train=["a", "b", "c"], val=["a", "d"], test=["b"]))
+    names = {"train": ["train/a", "train/b", "c"], "val": ["val/a", "d"], "test": ["test/b"]}
+    assert names_of(parts) == names
+    every = [pair for found in parts.values() for pair in found]
+    (tmp_path / "s.json").write_text(json.dumps(names))
+    assert split_pairs(every, str(tmp_path / "s.json")) == parts
+    for name in ("a", "a.png"):
+        (tmp_path / "v.txt").write_text(f"d\n{name}\n")
+        said = f"1 that several pictures have, the first is {name}, expected train/a or val/a$"
+        with pytest.raises(ValueError, match=said):
+            split_pairs(every, str(tmp_path / "v.txt"))
+
+
+def test_a_picture_in_two_parts_is_one_picture():
+    parts = {part: [Pair("a", Path("a.png"), Path("a_mask.png"))] for part in ("train", "val")}
+    assert told_apart(parts) == parts
+
+
+def test_names_come_before_names_of_files(tmp_path):
+    (tmp_path / "v.txt").write_text("a.png")
+    named = [Pair(name, tmp_path / f"{name}.png", tmp_path / "m") for name in ("a", "a.png")]
+    assert split_pairs(named, str(tmp_path / "v.txt"))["val"] == named[1:]
 
 
 @pytest.mark.parametrize(
