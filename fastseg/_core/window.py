@@ -22,10 +22,15 @@ def pair(op: str, name: str, value: Ints) -> tuple[int, int]:
         value: one integer, or a sequence of one or two.
 
     Raises:
+        TypeError: it is neither.
         RuntimeError: the sequence has another length.
     """
     if isinstance(value, int):
         return (value, value)
+    if hasattr(value, "__index__"):  # an integer of numpy's
+        return (value.__index__(),) * 2
+    if not hasattr(value, "__iter__"):
+        raise TypeError(f"{op}: {name} must be one integer or two, got {value!r}")
     values = tuple(value)
     if len(values) == 1:
         values *= 2

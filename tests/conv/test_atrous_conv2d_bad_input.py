@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
@@ -230,3 +231,12 @@ def test_two_devices(devices):
 def test_arguments_that_are_no_integers(name, value):
     with pytest.raises((RuntimeError, TypeError)):
         conv(**{name: value})
+
+
+def test_a_stride_that_is_no_integer():
+    with pytest.raises(TypeError, match=r"stride must be one integer or two, got 1\.5"):
+        conv(stride=1.5)
+
+
+def test_integers_of_numpy():
+    assert conv(stride=np.int64(2), padding=np.int32(1)).shape == (1, 4, 4, 5)

@@ -85,6 +85,14 @@ def test_small_logits_compile():
     torch.testing.assert_close(compiled(small, image), refined(small, image))
 
 
+def test_compiled_for_all_sizes():
+    compiled = torch.compile(crf, fullgraph=True, dynamic=True, backend="aot_eager")
+    for batch, labels, height, width in ((2, 4, 8, 8), (3, 4, 9, 11), (2, 5, 12, 7)):
+        unary = torch.randn(batch, labels, height, width)
+        image = torch.rand(batch, 3, height, width) * 255
+        torch.testing.assert_close(compiled(unary, image), crf(unary, image))
+
+
 @pytest.mark.parametrize(
     ("unary", "image", "message"),
     [

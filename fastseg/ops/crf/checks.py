@@ -82,7 +82,7 @@ def check_gaussian(
         shape = gaussian.features.shape
         if (
             len(shape) != unary.dim()
-            or shape[0] not in (1, batch)
+            or (shape[0] != 1 and shape[0] != batch)  # a traced size is in no tuple
             or shape[1] == 0
             or shape[2:] != spatial
         ):

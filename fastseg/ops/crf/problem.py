@@ -165,7 +165,7 @@ def _check_image(name: str, image: Tensor, unary: Tensor, size: Sequence[int]) -
     if (
         image.dim() != unary.dim()
         or shape[-axes:] != expected
-        or (unary.dim() > 3 and shape[0] not in (1, unary.shape[0]))
+        or (unary.dim() > 3 and shape[0] != 1 and shape[0] != unary.shape[0])  # not in a tuple
     ):
         raise ValueError(
             f"{name}: image must be ({lead}, {', '.join(map(str, expected))}) for a unary of shape "
