@@ -15,6 +15,7 @@ import fastseg
 from fastseg.data.image import read_image, write_png
 from fastseg.data.overlay import class_shares, overlay, present_classes
 from fastseg.segment import Segmenter
+from fastseg.segment.jobs import check_results, find_jobs
 from fastseg.segment.segmenter import highest_class, refine
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
@@ -29,23 +30,24 @@ def main(arguments: Sequence[str] | None = None) -> list[Path]:
     parser.add_argument("--crf", action="store_true", help="refine with a dense CRF")
     options = parser.parse_args(arguments)
 
+    found = [p for p in options.pictures.iterdir() if p.suffix.lower() in SUFFIXES]
+    jobs = find_jobs(sorted(map(str, found)))  # names: of a.jpg beside a.png with their suffixes
+    targets = {job: options.output / f"{job.name}.png" for job in jobs}
+    check_results({job: [target] for job, target in targets.items()})
     segmenter = Segmenter.load(options.weights)
     fastseg.optimize_(segmenter.model, mode="infer")
     options.output.mkdir(parents=True, exist_ok=True)
-    written = []
-    for path in sorted(p for p in options.pictures.iterdir() if p.suffix.lower() in SUFFIXES):
-        picture = read_image(path)
+    for job, target in targets.items():
+        picture = read_image(job.image)
         scores = segmenter(segmenter.prepare(picture))
         if options.crf:
             scores = refine(scores, picture)
         labels = highest_class(scores, (picture.height, picture.width))
         shares = class_shares(labels, len(segmenter.classes))
-        print(path.name, *(segmenter.classes[k] for k in present_classes(shares)[:3]))
-        target = options.output / f"{path.stem}.png"
+        print(job.image.name, *(segmenter.classes[k] for k in present_classes(shares)[:3]))
         shown = overlay(picture, {"": labels}, segmenter.classes, segmenter.palette)
         write_png(shown, target)
-        written.append(target)
-    return written
+    return list(targets.values())
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from PIL import Image
 
 import fastseg
 from fastseg.data.image import ImageError, read_image, write_png
-from fastseg.data.pairs import pictures
 from fastseg.segment import Predictor, Segmenter
+from fastseg.segment.jobs import check_results, find_jobs
 
 
 class SegmentPictures:
@@ -89,17 +89,14 @@ def main(arguments: Sequence[str] | None = None) -> list[str]:
     parser.add_argument("--batch-size", type=int, default=8, help="files at a time (default: 8)")
     options = parser.parse_args(arguments)
 
+    output = options.output.absolute()
+    jobs = find_jobs([str(options.pictures)])
+    check_results({job: [output / f"{job.name}.png"] for job in jobs})
+
     import ray.data  # here, so that --help needs no Ray
 
-    output = options.output.absolute()
     output.mkdir(parents=True, exist_ok=True)
-    rows = [
-        {
-            "image": str(path.absolute()),
-            "name": path.relative_to(options.pictures).with_suffix("").as_posix(),
-        }
-        for path in pictures(options.pictures)
-    ]
+    rows = [{"image": str(job.image.absolute()), "name": job.name} for job in jobs]
     results = ray.data.from_items(rows).map_batches(
         SegmentPictures,
         fn_constructor_kwargs={

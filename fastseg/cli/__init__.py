@@ -40,6 +40,7 @@ def _run(arguments: list[str] | None) -> int:
         description="Kernels for semantic segmentation, and what is built on them.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"fastseg {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -47,7 +48,7 @@ def _run(arguments: list[str] | None) -> int:
     for command in COMMANDS:
         name = command.__name__.rpartition(".")[2]
         summary = command.__doc__.partition("\n")[0]
-        subparsers[name] = subparser = commands.add_parser(name, help=summary)
+        subparsers[name] = subparser = commands.add_parser(name, help=summary, allow_abbrev=False)
         describe(command, subparser)
         subparser.set_defaults(run=command.run)
     if given and given[0] in subparsers:

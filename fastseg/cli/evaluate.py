@@ -176,4 +176,5 @@ def _report(
 
 def _write(path: Path, text: str) -> None:
     with atomic_write(path) as file:
-        file.write(text.encode())
+        # The name of a file may be no UTF-8, and is readable nevertheless.
+        file.write(text.encode(errors="backslashreplace"))

@@ -42,6 +42,9 @@ EXAMPLES = """examples:
 
 DEFAULT_INPUT = "1,3,512,512"
 
+MAX_SIZE = 2**63 - 1
+"""Greatest size of an input's dimension that torch can hold."""
+
 DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "uint8", "bool")
 
 CONTIGUOUS, CHANNELS_LAST, OPTIMISED = "eager, contiguous", "eager, channels_last", "optimised"
@@ -79,6 +82,8 @@ def input_spec(text: str) -> InputSpec:
         shape = ()
     if not shape or min(shape) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of sizes such as {DEFAULT_INPUT}")
+    if max(shape) > MAX_SIZE:
+        raise argparse.ArgumentTypeError(f"{text!r}: a size is at most {MAX_SIZE}")
     if colon and dtype not in DTYPES:
         raise argparse.ArgumentTypeError(f"{text!r}: the dtype is one of {', '.join(DTYPES)}")
     return InputSpec(shape, dtype) if colon else InputSpec(shape)

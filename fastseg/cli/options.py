@@ -18,6 +18,9 @@ from fastseg.data.source import DataOptions
 from fastseg.models import list_models
 from fastseg.models.foreign import PACKAGES, is_foreign
 
+MOST_THREADS = 1024
+"""Greatest number of CPU threads, that of ``fastseg.train``; OpenMP dies of many more."""
+
 
 def model_option(text: str) -> tuple[str, Any]:
     """Returns name and value of ``--option NAME=VALUE``; a value is a Python literal or a string.
@@ -148,10 +151,12 @@ def use_threads(threads: int | None) -> None:
     """Sets the number of CPU threads; 0 and None leave it to torch.
 
     Raises:
-        ValueError: a negative number.
+        ValueError: a negative number, or more threads than a process can have.
     """
-    if threads is not None and threads < 0:
-        raise ValueError(f"--threads {threads}: at least 0, torch's choice")
+    if threads is not None and not 0 <= threads <= MOST_THREADS:
+        raise ValueError(
+            f"--threads {threads}: at least 0, torch's choice, and at most {MOST_THREADS}"
+        )
     if threads:
         torch.set_num_threads(threads)
 
@@ -188,6 +193,8 @@ def with_config(
     if path is None:
         return list(arguments)
     given = _as_arguments(Path(path), parser)
+    if given:  # a list of values would go on with the command line's pictures
+        given.append(f"--config={path}")
     return [*arguments[:positional], *given, *arguments[positional:]]
 
 

@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from fastseg._core.devices import named_device
@@ -29,13 +28,15 @@ from fastseg.cli.options import (
 )
 from fastseg.cli.running import UNFINISHED
 from fastseg.cli.weights import add_network_options, add_weights_option, load_segmenter
-from fastseg.data.channel_image import Picture, preview
+from fastseg.data.channel_image import preview
 from fastseg.data.image import check_writable, write_png
 from fastseg.data.overlay import class_shares, overlay, present_classes
+from fastseg.data.pairs import SUFFIXES
 from fastseg.data.picture_format import read_picture
 from fastseg.segment.jobs import Job, find_jobs, is_many
 from fastseg.segment.many import Outputs, segment_many, write_coco
 from fastseg.segment.predictor import DEFAULT_TILE, Predictor
+from fastseg.segment.record import results_in
 from fastseg.segment.segmenter import Segmenter, highest_class, refine, weights_file
 
 EXAMPLES = """examples:
@@ -69,6 +70,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="pixels it is resized to for the network (default: what the weights say, or 512)",
     )
     parser.add_argument(
+        "--scales", type=float, nargs="+", default=[1.0], help="average over these (default: 1)"
+    )
+    parser.add_argument("--flip", action="store_true", help="average over flipped pictures, too")
+    parser.add_argument(
+        "--tile",
+        type=int,
+        default=DEFAULT_TILE,
+        help="side of the tiles that larger inputs are cut into (default: %(default)s)",
+    )
+    parser.add_argument(
         "--crf", action="store_true", help="refine it along the picture's edges with a dense CRF"
     )
     parser.add_argument(
@@ -88,16 +99,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--coco", type=Path, metavar="FILE", help="also all masks as run-length codes, COCO's JSON"
     )
     many.add_argument("--batch-size", type=int, default=1, help="pictures of one size at once")
-    many.add_argument(
-        "--scales", type=float, nargs="+", default=[1.0], help="average over these (default: 1)"
-    )
-    many.add_argument("--flip", action="store_true", help="average over flipped pictures, too")
-    many.add_argument(
-        "--tile",
-        type=int,
-        default=DEFAULT_TILE,
-        help="side of the tiles that larger inputs are cut into (default: %(default)s)",
-    )
     many.add_argument("--overwrite", action="store_true", help="also what is there already")
     add_machine_options(parser)
     add_config_option(parser)
@@ -107,6 +108,8 @@ def run(options: argparse.Namespace) -> int:
     """Segments one picture, or many; returns 1 where some of many are broken."""
     use_threads(options.threads)
     device = named_device(options.device)
+    if options.batch_size < 1:
+        raise ValueError(f"--batch-size {options.batch_size}: at least 1")
     if _writes_masks(options):
         return _run_many(options, device)
     (options.image,) = options.image
@@ -125,8 +128,6 @@ def _writes_masks(options: argparse.Namespace) -> bool:
 def _run_many(options: argparse.Namespace, device: torch.device) -> int:
     if options.beside or options.compare:
         raise ValueError("--beside and --compare take one picture and a PNG for --out")
-    if options.batch_size < 1:
-        raise ValueError(f"--batch-size {options.batch_size}: at least 1")
     outputs = Outputs(options.output or MANY, options.probabilities, options.overlay)
     if outputs.folder.exists() and not outputs.folder.is_dir():
         raise ValueError(f"{outputs.folder}: many masks need a folder, this is a file")
@@ -134,10 +135,13 @@ def _run_many(options: argparse.Namespace, device: torch.device) -> int:
         raise FileNotFoundError(
             f"{options.coco}: cannot be written (there is no folder {options.coco.parent})"
         )
-    jobs = find_jobs(options.image)
-    predictor = Predictor(
-        _load(options, device), device, options.scales, options.flip, options.crf, options.tile
-    )
+    jobs = find_jobs(options.image, results_in(outputs.folder))
+    if outputs.folder.suffix.lower() in SUFFIXES and not outputs.folder.exists():
+        raise ValueError(
+            f"{outputs.folder}: masks go into a folder, with what --overlay, --probabilities and "
+            "--coco add; this is the name of a picture"
+        )
+    predictor = _predictor(_load(options, device), options, device, options.crf)
     count = {"written": 0, "there already": 0, "broken": 0}
     with tqdm(total=len(jobs), desc="segment", leave=False, mininterval=1) as bar:
 
@@ -193,13 +197,13 @@ def _run_one(options: argparse.Namespace, device: torch.device) -> int:
                 f"{segmenter.form or 'RGB'}: pictures of other channels"
             )
         title = other.name if other.name != segmenter.name else Path(options.beside).stem
-        labelings[title] = highest_class(other(_input(other, picture, device)), size)
-    x = _input(segmenter, picture, device)
-    logits = segmenter(x)
-    labelings[segmenter.name] = labels = highest_class(logits, size)
+        (scores,) = _predictor(other, options, device).scores([picture])
+        labelings[title] = highest_class(scores, size)
+    (scores,) = _predictor(segmenter, options, device).scores([picture])
+    labelings[segmenter.name] = labels = highest_class(scores, size)
     if options.crf:
         start = time.perf_counter()
-        refined = highest_class(refine(logits, picture), size)
+        refined = highest_class(refine(scores, picture), size)
         labelings[f"{segmenter.name} and dense CRF"] = refined
         seconds = time.perf_counter() - start
         notes = [
@@ -213,6 +217,7 @@ def _run_one(options: argparse.Namespace, device: torch.device) -> int:
     print(f"written to {options.output}")
     if options.compare:
         rival = _load(options, device, backend="torch")
+        x = segmenter.prepare(picture).to(device, memory_format=torch.channels_last)
         print(f"\n{segmenter.name} on {tuple(x.shape)}, {_threads(device)}:")
         print(table(compare({"fastseg": segmenter, "torch": rival}, x)))
     return 0
@@ -227,8 +232,10 @@ def _on(device: torch.device, segmenter: Segmenter) -> Segmenter:
     return segmenter
 
 
-def _input(segmenter: Segmenter, picture: Picture, device: torch.device) -> Tensor:
-    return segmenter.prepare(picture).to(device, memory_format=torch.channels_last)
+def _predictor(
+    segmenter: Segmenter, options: argparse.Namespace, device: torch.device, crf: bool = False
+) -> Predictor:
+    return Predictor(segmenter, device, options.scales, options.flip, crf, options.tile)
 
 
 def _shares(labelings: dict, classes: list[str]) -> list[str]:

@@ -29,7 +29,7 @@ def run_single(command: ModuleType, program: str, arguments: list[str] | None) -
     """
 
     def body() -> int:
-        parser = argparse.ArgumentParser(prog=program)
+        parser = argparse.ArgumentParser(prog=program, allow_abbrev=False)
         describe(command, parser)
         given = sys.argv[1:] if arguments is None else arguments
         options = parser.parse_args(with_config(given, parser))

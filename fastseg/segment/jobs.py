@@ -5,9 +5,9 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from PIL import Image
@@ -38,20 +38,26 @@ class Job(NamedTuple):
     @property
     def file_name(self) -> str:
         """The name of the picture, with its suffix; of a frame that of its mask."""
-        suffix = ".png" if self.frame is not None else self.image.suffix
-        return self.name if self.name.endswith(suffix) else self.name + suffix
+        if self.frame is not None:
+            return f"{self.name}.png"
+        return PurePosixPath(self.name).with_name(self.image.name).as_posix()
 
 
 Read = tuple[Job, Picture | str]
 """A picture, or why it cannot be read."""
 
 
-def find_jobs(inputs: Sequence[str]) -> list[Job]:
+def find_jobs(inputs: Sequence[str], results: Collection[Path] = ()) -> list[Job]:
     """Returns the pictures of files, folders, patterns such as ``img/*.jpg``, and videos.
 
     The results of a folder's pictures have their paths in it; those of two files of one name keep
     their suffixes. Frames of a video that is named or matches a pattern are pictures in a folder of
     its name, 000001 the first.
+
+    Args:
+        inputs: files, folders and patterns.
+        results: resolved paths of masks and overlays, which are no pictures in a folder, nor those
+            of a pattern.
 
     Raises:
         FileNotFoundError: an input is not there, or a folder has no pictures.
@@ -62,7 +68,7 @@ def find_jobs(inputs: Sequence[str]) -> list[Job]:
     for text in inputs:
         path = Path(text)
         if path.is_dir():
-            inside = pictures(path)
+            inside = [p for p in pictures(path) if p.resolve() not in results]
             if not inside:
                 raise FileNotFoundError(f"{path}: has no pictures")
             found += [Job(p, p.relative_to(path).with_suffix("").as_posix()) for p in inside]
@@ -70,6 +76,7 @@ def find_jobs(inputs: Sequence[str]) -> list[Job]:
             found += _jobs_of(path)
         else:
             matching = sorted(p for p in map(Path, glob.glob(text, recursive=True)) if p.is_file())
+            matching = [p for p in matching if p.resolve() not in results]
             if not matching:
                 raise FileNotFoundError(f"{text}: no file has such a name")
             found += [job for p in matching for job in _jobs_of(p)]
@@ -85,6 +92,28 @@ def find_jobs(inputs: Sequence[str]) -> list[Job]:
             raise ValueError(f"{job.image} and {seen[job.name]} would have results of one name")
         seen[job.name] = job.image
     return jobs
+
+
+def check_results(files: Mapping[Job, Sequence[Path]]) -> None:
+    """Checks that the files that are written for each picture replace no picture and no other one.
+
+    Raises:
+        ValueError: a file is a picture's, or that of two.
+    """
+    images = {job.image.resolve() for job in files}
+    seen: dict[Path, Job] = {}
+    for job, paths in files.items():
+        for path in paths:
+            if path.resolve() in images:
+                raise ValueError(
+                    f"{path} is a picture to segment: give another folder for the masks"
+                )
+            first = seen.setdefault(path, job)
+            if first is not job:
+                raise ValueError(
+                    f"{path} would be a result of {first.image} and of {job.image}: rename one, or "
+                    "give them folders of their own"
+                )
 
 
 def _jobs_of(path: Path) -> list[Job]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +18,12 @@ from PIL import Image
 from fastseg._core.atomic import atomic_write
 from fastseg.data.channel_image import Picture, preview
 from fastseg.data.coco import coco_dataset
-from fastseg.data.image import read_labels, write_png
+from fastseg.data.image import read_labels
 from fastseg.data.overlay import overlay
-from fastseg.segment.jobs import Job, Read, read_ahead
+from fastseg.segment.jobs import Job, Read, check_results, read_ahead
 from fastseg.segment.predictor import Predictor
+from fastseg.segment.record import Record, locked
 from fastseg.segment.segmenter import Segmenter, highest_class
-
-SETTINGS = "segment.json"
-"""File in the folder of results with what they were made by; others are made anew."""
 
 OVERLAY_OPACITY, OVERLAY_SHARE = 0.4, 0.005
 """Opacity of the classes over a picture, and the least share of a class in the legend."""
@@ -84,6 +84,7 @@ def segment_many(
         outputs: where and what is written. The folder is made if it is missing.
         batch_size: pictures of one size that follow each other and are computed at once.
         settings: what the results depend on; those in the folder that have others are replaced.
+            The folder's record says which have.
         overwrite: whether results that are there are made anew.
         on_done: called after each picture, with the reason if it is broken; for one that is there
             already with "".
@@ -93,6 +94,7 @@ def segment_many(
 
     Raises:
         OSError: the folder cannot be written to.
+        ValueError: a result would replace a picture, another result, or what nobody knows.
     """
     missing = _begin(jobs, outputs, settings, overwrite)
     left = set(missing)  # a video has many frames
@@ -108,8 +110,9 @@ def segment_many(
             on_done(job, problem)
         if good:
             for result in _results(predictor, good, outputs.probabilities):
-                _write(predictor.segmenter, outputs, result)
-                on_done(result.job, None)
+                problem = _write(predictor.segmenter, outputs, result)
+                broken += problem is not None
+                on_done(result.job, problem)
     return broken
 
 
@@ -118,31 +121,43 @@ def _begin(
 ) -> list[Job]:
     """Prepares the folder; returns the pictures whose results are not there."""
     files = {job: outputs.files(job.name) for job in jobs}
-    images = {job.image.resolve() for job in jobs}
-    for path in (path for paths in files.values() for path in paths):
-        if path.resolve() in images:
-            raise ValueError(f"{path} is a picture to segment: give another folder for the masks")
+    check_results(files)
     outputs.folder.mkdir(parents=True, exist_ok=True)
-    there = [path for paths in files.values() for path in paths if path.exists()]
-    known = outputs.folder / SETTINGS
-    if not overwrite and _read_settings(known) == json.loads(json.dumps(settings)):
-        return [job for job in jobs if not all(path.exists() for path in files[job])]
-    if there and not overwrite and not known.exists():
+    names = {job: {p.relative_to(outputs.folder).as_posix() for p in files[job]} for job in jobs}
+    with locked(outputs.folder):
+        made = _record(outputs.folder, names, settings, overwrite)
+    return [job for job in jobs if not names[job].isdisjoint(made)]
+
+
+def _record(
+    folder: Path, names: dict[Job, set[str]], settings: dict[str, Any] | None, overwrite: bool
+) -> set[str]:
+    """Removes files of other settings; returns those that are going to be made.
+
+    The record is right after every step: what is said to be made by these settings either was, or
+    is not there. So a run that is killed is gone on with.
+    """
+    every = set().union(*names.values())
+    there = {name for name in every if os.path.exists(folder / name)}
+    record = Record.read(folder, every)
+    foreign = sorted(there - record.known)
+    if foreign and not overwrite:
         raise ValueError(
-            f"{there[0]} is there and was not made by this command; --overwrite replaces it"
+            f"{folder / foreign[0]} is there and was not made by this command; --overwrite "
+            "replaces it"
         )
-    for path in there:  # what was made by other settings must not be taken for done
-        path.unlink()
-    with atomic_write(known) as file:
-        file.write(json.dumps(settings, indent=1).encode())
-    return list(jobs)
-
-
-def _read_settings(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
+    record = record.of(json.loads(json.dumps(settings)))
+    done = set() if overwrite else there & record.files
+    made = set().union(*(own for own in names.values() if not own <= done))
+    stale = (made & there) - done
+    if stale:
+        record = record.without(made)
+        record.write(folder)
+        for name in stale:  # what was made by other settings must not be taken for done
+            (folder / name).unlink()
+    if made:
+        record.with_made(made).write(folder)
+    return made
 
 
 def _batches(read: Iterator[Read], predictor: Predictor, batch_size: int) -> Iterator[list[Read]]:
@@ -179,7 +194,18 @@ def _results(
         yield Result(job, picture, labels, q.cpu().numpy().astype(np.float16))
 
 
-def _write(segmenter: Segmenter, outputs: Outputs, result: Result) -> None:
+def _write(segmenter: Segmenter, outputs: Outputs, result: Result) -> str | None:
+    """Writes what belongs to a picture; returns why a name cannot be that of a file, or None."""
+    try:
+        _write_files(segmenter, outputs, result)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:  # others concern all pictures
+            raise
+        return f"{result.job.image}: {error.filename} cannot be written ({error.strerror})"
+    return None
+
+
+def _write_files(segmenter: Segmenter, outputs: Outputs, result: Result) -> None:
     mask, *others = outputs.files(result.job.name)
     mask.parent.mkdir(parents=True, exist_ok=True)
     if result.probabilities is not None:
@@ -195,10 +221,12 @@ def _write(segmenter: Segmenter, outputs: Outputs, result: Result) -> None:
             outlines=True,
             least_share=OVERLAY_SHARE,
         )
-        write_png(drawn, others[-1])
+        with atomic_write(others[-1]) as file:
+            drawn.save(file, format="PNG")
     image = Image.fromarray(result.labels)
     image.putpalette([channel for colour in segmenter.palette for channel in colour])
-    write_png(image, mask)  # the last one: a picture with a mask is done
+    with atomic_write(mask) as file:  # the last one: a picture with a mask is done
+        image.save(file, format="PNG")
 
 
 def write_coco(path: Path, jobs: Sequence[Job], folder: Path, classes: Sequence[str]) -> int:
@@ -217,8 +245,8 @@ def write_coco(path: Path, jobs: Sequence[Job], folder: Path, classes: Sequence[
         OSError: the file cannot be written.
     """
     masks = ((job.file_name, folder / f"{job.name}.png") for job in jobs)
-    found = ((name, read_labels(mask).ids) for name, mask in masks if mask.exists())
+    found = ((name, read_labels(mask).ids) for name, mask in masks if os.path.exists(mask))
     dataset = coco_dataset(found, classes)
     with atomic_write(path) as file:
-        file.write(json.dumps(dataset, ensure_ascii=False).encode())
+        file.write(json.dumps(dataset).encode())
     return len(dataset["images"])

@@ -14,8 +14,8 @@ from fastseg.data.channel_image import preview
 from fastseg.data.sheets import coloured
 from fastseg.segment.scoring import Labelled, PictureScore, Scores
 
-WIDTH = 420
-"""Width of pictures, pixels."""
+WIDTH, MAX_HEIGHT = 420, 4096
+"""Width of pictures and their greatest height, pixels; a JPEG has no more than 65500."""
 
 OPACITY = 0.55
 MOST_CELLS = 40
@@ -175,8 +175,8 @@ def _figure(labelled: Labelled, found: PictureScore, scores: Scores) -> str:
 
 
 def _data_url(picture: Image.Image) -> str:
-    scale = WIDTH / picture.width
-    size = (WIDTH, max(1, round(picture.height * scale)))
+    scale = min(WIDTH / picture.width, MAX_HEIGHT / picture.height)
+    size = tuple(max(1, round(side * scale)) for side in picture.size)
     file = io.BytesIO()
     picture.resize(size, Image.Resampling.LANCZOS).save(file, "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -22,7 +22,7 @@ from fastseg.data.transforms import normalise
 from fastseg.models import CRF_TERMS, main_logits
 from fastseg.nn import DenseCRF
 from fastseg.ops import dense_crf, upsample_argmax
-from fastseg.zoo import SOURCES
+from fastseg.zoo import SOURCES, Preprocessing
 from fastseg.zoo.checkpoint import CheckpointError
 from fastseg.zoo.load import build
 
@@ -31,6 +31,9 @@ DEFAULT_WEIGHTS = "deeplabv3plus_mobilenet_v2_camvid"
 
 SHORT_SIDE = 512
 """Pixels of a picture's short side for weights that do not say; most were trained at this size."""
+
+MAX_SHORT_SIDE = 2**16
+"""Largest number of pixels that a picture's short side is resized to."""
 
 MAX_ASPECT_RATIO = 8
 """Largest ratio of a picture's sides; a longer picture is squeezed for the network."""
@@ -109,6 +112,8 @@ class Segmenter:
         """
         if short_side is not None and short_side < 1:
             raise ValueError(f"short_side must be at least 1, got {short_side}")
+        if short_side is not None and short_side > MAX_SHORT_SIDE:
+            raise ValueError(f"short_side must be at most {MAX_SHORT_SIDE}, got {short_side}")
         path = weights_file(weights)
         network, known, name, metadata = build(
             path, model, source=source, **{"backend": backend, **(options or {})}
@@ -128,7 +133,8 @@ class Segmenter:
                 form,
             )
         labels = label_set(network.num_classes)
-        rule = SOURCES[known].preprocessing
+        # A state_dict of fastseg's own says nothing; our networks take ImageNet's mean and std.
+        rule = SOURCES[known].preprocessing if known in SOURCES else Preprocessing()
         return cls(
             network,
             name,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 
 import pytest
 
-from fastseg.cli import COMMANDS, main
+from fastseg.cli import COMMANDS, main, segment
 from fastseg.cli.options import with_config
+from fastseg.train.__main__ import main as train
 from fastseg.zoo import checkpoint
 from tests.data.own_pictures import make_pictures
 
@@ -71,6 +73,28 @@ def test_the_command_line_wins(folder):
     (folder / "run.json").write_text(json.dumps({**SETTINGS, "epochs": 7, "out": "one"}))
     assert main(["train", "--epochs", "1", "--config", "run.json"]) == 0
     assert json.loads((folder / "one/config.json").read_text())["epochs"] == 1
+
+
+def test_a_list_ends_before_the_command_lines_own_words(tmp_path, monkeypatch):
+    """Otherwise it would go on with the pictures."""
+    (tmp_path / "own.json").write_text(json.dumps({"option": ["a=1"], "scales": [0.5, 1.0]}))
+    parser = argparse.ArgumentParser()
+    segment.add_arguments(parser)
+    given = ["a.png", "b.png", "--config", str(tmp_path / "own.json"), "--flip"]
+    options = parser.parse_args(with_config(given, parser))
+    assert (options.image, options.scales) == (["a.png", "b.png"], [0.5, 1.0])
+    assert options.flip
+
+
+@pytest.mark.parametrize("main_of", [main, train])
+def test_flags_are_not_cut_short(folder, capsys, main_of):
+    """A file that --conf names would not be read, and nobody would say so."""
+    (folder / "run.json").write_text(json.dumps(SETTINGS))
+    command = ["train"] * (main_of is main)
+    with pytest.raises(SystemExit) as end:
+        main_of([*command, *DATA, "--conf", "run.json"])
+    assert end.value.code == 2
+    assert "unrecognized arguments: --conf run.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

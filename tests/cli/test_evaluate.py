@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -16,6 +19,7 @@ from PIL import Image
 from fastseg.cli import main
 from fastseg.metrics import BoundaryF1, BoundaryIoU, ConfusionMatrix, TrimapCurve
 from fastseg.models import build_model
+from fastseg.segment.report import MAX_HEIGHT, WIDTH, _data_url
 from fastseg.zoo.checkpoint import save_model
 from tests.data import own_pictures as own
 from tests.data.own_pictures import make_pictures, true_ids
@@ -145,6 +149,25 @@ def test_the_report_is_one_file_with_everything_in_it(folder):
     shown = re.findall(r"<figcaption>(p\d):", page)
     assert shown[0] == worst["name"]
     assert len(set(shown)) == 6
+
+
+def test_names_that_are_no_utf_8(folder):
+    name = os.fsdecode(b"caf\xe9")
+    for kind in ("img", "mask"):
+        (folder / f"own/{kind}/p0.png").rename(folder / f"own/{kind}/{name}.png")
+    assert main([*WEIGHTS, "--html", "r.html", "--json", "s.json"]) == 0
+    assert "<figcaption>caf\\udce9: " in (folder / "r.html").read_text()
+    found = json.loads((folder / "s.json").read_text())
+    assert name in [picture["name"] for picture in found["pictures"]]
+
+
+@pytest.mark.parametrize("size", [(8, 2000), (1, 65000), (2000, 8), (30, 40)])
+def test_pictures_of_a_report_are_no_larger_than_a_jpeg(size):
+    url = _data_url(Image.new("RGB", size))
+    width, height = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).size
+    assert width <= WIDTH
+    assert height <= MAX_HEIGHT
+    assert (size != (30, 40)) or (width, height) == (WIDTH, WIDTH * 4 / 3)
 
 
 def test_a_browser_shows_the_report(folder):

@@ -333,6 +333,11 @@ def test_what_a_rival_refuses_or_gets_wrong_is_its_reason(monkeypatch, capsys):
         ("mine.nets:Network --input 1,3,8,8:real", "'1,3,8,8:real': the dtype is one of float32"),
         ("mine.nets:Network --input 9999999,9999999", "not enough memory"),
         ("mine.nets:Network --input 9999999999,9999999999", "--input .*overflow"),
+        ("mine.nets:Network --input 1,3,9223372036854775807,5", "--input .*overflow"),
+        (
+            "mine.nets:Network --input 1,3,9223372036854775808,5",
+            "a size is at most 922337203685477",
+        ),
         ("mine.nets:Network --json none/o.json", "there is no folder none"),
         ("mine.nets:Network --json mine", "it is a folder"),
         ("mine.nets:Network --threads -1", "--threads -1: at least 0"),

@@ -78,6 +78,23 @@ def test_segment_folder(tmp_path, crf):
     assert Image.open(written[1]).height >= 64
 
 
+@pytest.mark.parametrize("name", ["segment_folder.py", "segment_with_ray.py"])
+def test_examples_replace_no_picture(tmp_path, name):
+    Image.effect_noise((40, 30), 60).convert("RGB").save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    with pytest.raises(ValueError, match=r"a\.png is a picture to segment: give another folder"):
+        load(name)["main"]([str(tmp_path), str(tmp_path)])
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
+def test_segment_folder_of_pictures_of_one_name(tmp_path):
+    for name in ("a.png", "a.jpg"):
+        Image.effect_noise((40, 30), 60).convert("RGB").save(tmp_path / name)
+    arguments = [str(tmp_path), str(tmp_path / "out"), "--weights", "segnet_basic_camvid"]
+    written = load("segment_folder.py")["main"](arguments)
+    assert [path.name for path in written] == ["a.jpg.png", "a.png.png"]
+
+
 @pytest.fixture
 def pictures(tmp_path):
     """A folder of pictures, one of them broken, in folders."""

@@ -2,44 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 import sys
 from types import ModuleType
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from fastseg.cli import main
-from fastseg.models import build_model
 from fastseg.segment.jobs import find_jobs
-from fastseg.zoo.checkpoint import save_model
-
-CLASSES = ["sky", "road", "tree"]
-PALETTE = [[0, 0, 255], [128, 64, 128], [0, 128, 0]]
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """A small model with weights that nobody trained."""
-    torch.manual_seed(0)
-    options = {"width": 4, "kernel_size": 3}
-    metadata = {"model": "segnet_basic", "options": options, "classes": CLASSES}
-    metadata |= {"palette": PALETTE, "short_side": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
-    path = tmp_path_factory.mktemp("weights") / "small.pt"
-    save_model(path, build_model("segnet_basic", 3, **options), metadata)
-    return str(path)
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """Pictures of some sizes, also in a folder in the folder; the working folder is above it."""
-    (tmp_path / "img/sub").mkdir(parents=True)
-    for name, size in {"a.png": (41, 30), "b.jpg": (30, 41), "sub/c.png": (41, 30)}.items():
-        Image.effect_noise(size, 60).convert("RGB").save(tmp_path / "img" / name)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+from tests.segment.conftest import CLASSES, PALETTE
 
 
 def segment(weights, *arguments):
@@ -117,7 +93,9 @@ def test_what_is_there_is_not_made_again(folder, weights, capsys):
     assert "3 written" in capsys.readouterr().out
     assert segment(weights, "img", "-o", "out", "--flip") == 0, "other settings, other masks"
     assert "3 written" in capsys.readouterr().out
-    assert json.loads((folder / "out/segment.json").read_text())["flip"] is True
+    record = json.loads((folder / "out/segment.json").read_text())
+    assert record["settings"]["flip"] is True
+    assert record["files"] == ["a.png", "b.png", "sub/c.png"]
 
 
 def test_nothing_of_the_users_is_overwritten(folder, weights, capsys):
@@ -158,6 +136,12 @@ def test_files_folders_and_patterns(folder):
         (["img", "--scales", "9"], "--scales: must be 0.1 to 4, got [9.0]"),
         (["img", "--tile", "3"], "--tile 3: at least 32 pixels"),
         (["img", "--beside", "x"], "--beside and --compare take one picture"),
+        (["img/a.png", "--batch-size", "-3"], "--batch-size -3: at least 1"),
+        (["img/a.png", "--scales", "99"], "--scales: must be 0.1 to 4, got [99.0]"),
+        (["img/a.png", "--tile", "-5"], "--tile -5: at least 32 pixels"),
+        (["img/a.png", "--short-side", "65537"], "short_side must be at most 65536, got 65537"),
+        (["img/a.png", "--threads", "1025"], "--threads 1025: at least 0, torch's choice, and at "),
+        (["img/a.png", "-o", "x.png", "--overlay"], "x.png: masks go into a folder, with what"),
     ],
 )
 def test_what_cannot_be_used(folder, weights, capsys, arguments, said):
@@ -175,6 +159,7 @@ def test_coco_of_all_masks(folder, weights, capsys):
     found = json.loads((folder / "all.json").read_text())
     names = [image["file_name"] for image in found["images"]]
     assert names == ["a.png", "b.jpg", "sub/c.png"]
+    assert find_jobs(["a.png.png"])[0].file_name == "a.png.png"
     assert [c["name"] for c in found["categories"]] == CLASSES
     areas = {(a["image_id"], a["category_id"]): a["area"] for a in found["annotations"]}
     for number, name in enumerate(("a", "b", "sub/c"), 1):
@@ -188,6 +173,60 @@ def test_coco_of_all_masks(folder, weights, capsys):
     assert (folder / "all.json").read_bytes() == before, "also of what was there already"
     assert segment(weights, "img", "-o", "out", "--coco", "none/all.json") == 2
     assert "there is no folder none" in capsys.readouterr().err
+
+
+def test_coco_of_names_that_are_no_utf_8(folder, weights):
+    name = os.fsdecode(b"caf\xe9.png")
+    shutil.copy("img/a.png", f"img/sub/{name}")
+    assert segment(weights, "img/sub", "-o", "out", "--coco", "all.json") == 0
+    found = json.loads((folder / "all.json").read_text())
+    assert [image["file_name"] for image in found["images"]] == ["c.png", name]
+
+
+def test_a_name_that_is_too_long_leaves_the_others(folder, weights, capsys):
+    shutil.copy("img/a.png", f"img/{'0' * 251}.png")  # with .png 255 bytes, with _overlay.png more
+    assert segment(weights, "img", "-o", "out") == 0
+    assert segment(weights, "img", "-o", "drawn", "--overlay", "--coco", "all.json") == 1
+    out, err = capsys.readouterr()
+    assert "3 written, 1 broken" in out
+    assert f"fastseg: img/{'0' * 251}.png: drawn/{'0' * 251}_overlay.png cannot be written" in err
+    assert not list((folder / "drawn").glob(".*"))
+
+
+def test_a_full_disk_ends_the_run(folder, weights, capsys, monkeypatch):
+    def full(self, file, **_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    assert segment(weights, "img", "-o", "out") == 2
+    assert capsys.readouterr().err.endswith("fastseg: out/a.png: No space left on device\n")
+
+
+def test_results_that_would_replace_each_other(folder, weights, capsys):
+    shutil.copy("img/a.png", "img/a_overlay.png")
+    assert segment(weights, "img", "-o", "out", "--overlay") == 2
+    said = "out/a_overlay.png would be a result of img/a.png and of img/a_overlay.png: rename one"
+    assert said in capsys.readouterr().err
+    assert not (folder / "out").exists()
+    assert segment(weights, "img", "-o", "out") == 0
+
+
+def test_a_single_picture_is_computed_like_many(folder, weights, monkeypatch):
+    """Scales, flips and tiles count for a picture that is drawn, too."""
+    drawn = {}
+
+    def remember(shown, labelings, *_):
+        drawn.update(labelings)
+        return shown
+
+    monkeypatch.setattr("fastseg.cli.segment.overlay", remember)
+    options = ["--scales", "0.5", "2", "--flip", "--tile", "32"]
+    assert segment(weights, "img/a.png", "-o", "one.png", *options) == 0
+    assert segment(weights, "img/a.png", "-o", "out", *options) == 0
+    mask = np.asarray(Image.open("out/a.png"))
+    np.testing.assert_array_equal(drawn["segnet_basic"], mask)
+    assert segment(weights, "img/a.png", "-o", "one.png") == 0
+    assert (drawn["segnet_basic"] != mask).any(), "the options change something"
 
 
 def test_frames_of_a_video_get_masks(folder, weights, monkeypatch):
