@@ -101,6 +101,7 @@ __global__ void __launch_bounds__(kMostTileThreads, 2)
     for (int i = threadIdx.x; i < width && first + i < op.channels; i += blockDim.x) {
       const F* const of_channel = columns + i % V * op.tiles.tile_columns * lanes + i / V;
       F sum = 0;
+#pragma unroll 4
       for (int slot = 0; slot < op.tiles.tile_columns; ++slot) sum += of_channel[slot * lanes];
       out[int64_t{tap} * op.channels + i] = sum;
     }
