@@ -15,9 +15,9 @@ class MaxPool2d(torch.nn.MaxPool2d):
     :class:`fastseg.nn.MaxUnpool2d` takes and :func:`fastseg.codes_to_indices` converts.
     """
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Pools x, (N, C, H, W) or (C, H, W)."""
+    def forward(self, input: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Pools an input (N, C, H, W) or (C, H, W)."""
         values, codes = max_pool2d(
-            x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
+            input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
         )
         return (values, codes) if self.return_indices else values

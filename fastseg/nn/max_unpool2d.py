@@ -14,9 +14,9 @@ class MaxUnpool2d(torch.nn.MaxUnpool2d):
     """torch.nn.MaxUnpool2d on :func:`fastseg.max_unpool2d`; the arguments are torch's."""
 
     def forward(
-        self, values: Tensor, indices: Tensor, output_size: Sequence[int] | None = None
+        self, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None
     ) -> Tensor:
-        """Unpools values by uint8 codes or int64 indices of the same shape."""
+        """Unpools an input by uint8 codes or int64 indices of the same shape."""
         return max_unpool2d(
-            values, indices, self.kernel_size, self.stride, self.padding, output_size
+            input, indices, self.kernel_size, self.stride, self.padding, output_size
         )

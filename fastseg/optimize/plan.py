@@ -13,7 +13,7 @@ from fastseg.optimize.blocks.guard import Guard
 from fastseg.optimize.blocks.modules import Atrous, Codes, Folded, Folding, Frozen, Fused, Relaid
 from fastseg.optimize.blocks.pairs import Pairs
 from fastseg.optimize.blocks.rewriting import Rewriting, forms_of, put_in
-from fastseg.optimize.blocks.swap import swap
+from fastseg.optimize.blocks.swap import Swapped, subclass, swap
 from fastseg.optimize.classify.eligible import HOOKED
 from fastseg.optimize.classify.steps import Kind, Steps
 from fastseg.optimize.match.aspp import find_aspp, fuse_aspp, lists_of_modules
@@ -284,26 +284,34 @@ class Plan:
 
     def apply(self) -> None:
         """Swaps what is to be swapped in the model, in place."""
-        infer = self.mode == "infer"
-        for module in self.modules:
-            if module in self.swapped:
-                swap(module, Frozen if infer else Atrous)
-            elif module in self.folded:
-                swap(module, Folded if infer else Folding)
-            elif module in self.pools.found:
-                swap(module, Codes)
-            elif infer and self.steps[module].kind is Kind.INSTANCE_NORM:
-                swap(module, Relaid)
-        for block in self.rewritings:
-            swap(block, Fused)
+        swaps = self._swaps()
+        # A class that allows no subclass raises here, before anything is swapped.
+        for module, mixin in swaps:
+            subclass(mixin, type(module))
+        for module, mixin in swaps:
+            swap(module, mixin)
         for block, rewritings in self.rewritings.items():
             put_in(block, rewritings)
         if self.pools.found:
             self._watch_pools()
 
+    def _swaps(self) -> list[tuple[nn.Module, type[Swapped]]]:
+        """The modules that are to be swapped, each with what it becomes."""
+        infer = self.mode == "infer"
+        swaps: list[tuple[nn.Module, type[Swapped]]] = []
+        for module in self.modules:
+            if module in self.swapped:
+                swaps.append((module, Frozen if infer else Atrous))
+            elif module in self.folded:
+                swaps.append((module, Folded if infer else Folding))
+            elif module in self.pools.found:
+                swaps.append((module, Codes))
+            elif infer and self.steps[module].kind is Kind.INSTANCE_NORM:
+                swaps.append((module, Relaid))
+        blocks = dict.fromkeys((*self.rewritings, *([self.model] if self.pools.found else ())))
+        return swaps + [(block, Fused) for block in blocks]
+
     def _watch_pools(self) -> None:
-        if not isinstance(self.model, Fused):
-            swap(self.model, Fused)
         trace = self.pools.trace
         replaced = {*trace.inlined, *self.pools.found} - {self.model}
         guard = Guard(self.model, conditions_of(self.model, trace.witnesses, replaced))

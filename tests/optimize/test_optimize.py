@@ -144,3 +144,23 @@ def test_bad_arguments():
     fastseg.optimize_(model)
     with pytest.raises(ValueError, match="restore_"):
         fastseg.optimize_(model)
+
+
+@torch.no_grad()
+def test_statistics_that_are_taken_away():
+    """Batch norm normalises by the batch then, as torch's does in evaluation too."""
+    block = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    model, x = with_statistics(block), torch.randn(2, 4, 8, 8)
+    ours = copy.deepcopy(model)
+    fastseg.optimize_(ours, mode="infer")
+    kept = ours[1].running_mean, ours[1].running_var
+    for m in (model, ours):
+        m[1].running_mean = m[1].running_var = None
+        m.double().float()
+        m.load_state_dict(m.state_dict())
+    close(ours(x), model(x))
+    close(torch.compile(ours, backend="eager")(x), model(x))
+    for m in (model, ours):
+        m[1].weight.mul_(2)
+        m[1].running_mean, m[1].running_var = kept
+    close(ours(x), model(x))

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import threading
 
 import pytest
 import torch
@@ -216,3 +217,103 @@ def test_functions_in_different_blocks_and_filter():
     report = fastseg.optimize_(model, filter_fn=lambda module, name: module is not model)
     reasons = [entry.detail for entry in report.left if entry.module.startswith("F.")]
     assert reasons == ["filter_fn"] * 4
+
+
+class Encoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.pool = nn.MaxPool2d(2, return_indices=True)
+
+    def forward(self, x):
+        return self.pool(self.conv(x).relu())
+
+
+class WithEncoder(nn.Module):
+    """A model whose encoder others call alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.features, self.unpool = Encoder(), nn.MaxUnpool2d(2)
+
+    def forward(self, x):
+        values, indices = self.features(x)
+        return self.unpool(values, indices)
+
+
+def with_encoder():
+    model, x = WithEncoder().eval(), torch.randn(1, 3, 8, 8)
+    ours = copy.deepcopy(model)
+    report = fastseg.optimize_(ours, mode="train")
+    assert [e.detail for e in report.swapped].count("byte codes") == 2
+    return model, ours, x
+
+
+def pools(graph) -> list[str]:
+    return [n.name for n in graph.nodes if n.name.startswith("max_pool2d")]
+
+
+@torch.no_grad()
+def test_a_part_called_alone_returns_indices():
+    model, ours, x = with_encoder()
+    _, expected = model.features(x)
+    twins = copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))
+    for m in (ours, *twins, copy.deepcopy(ours.features)):
+        part = m if isinstance(m, Encoder) else m.features
+        for _ in range(2):
+            _, indices = part(x)
+            assert torch.equal(indices, expected)
+            if part is not m:
+                with Calls() as calls:
+                    actual = m(x)
+                close(actual, model(x))
+                if m is not twins[1]:  # a file may not hold all that its guard compares
+                    assert "max_pool2d_with_indices" not in calls.names
+
+
+@torch.no_grad()
+def test_a_part_called_alone_after_an_error_and_in_another_thread():
+    model, ours, x = with_encoder()
+    _, expected = model.features(x)
+    found = []
+
+    def look():
+        found.append(ours.features(x)[1].dtype)
+
+    class Failing(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            look()
+            thread = threading.Thread(target=look)
+            thread.start()
+            thread.join()
+            raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        ours(x.as_subclass(Failing))
+    assert found == [torch.uint8, torch.int64]
+    assert torch.equal(ours.features(x)[1], expected)
+
+
+@torch.no_grad()
+def test_a_part_compiled_alone_returns_indices():
+    model, ours, x = with_encoder()
+    torch._dynamo.reset()
+    graphs = []
+
+    def backend(module, inputs):
+        graphs.append(module.graph)
+        return module
+
+    whole = torch.compile(ours, backend=backend, fullgraph=True)
+    part = torch.compile(ours.features, backend=backend, fullgraph=True)
+    for _ in range(2):
+        close(whole(x), model(x))
+        assert torch.equal(part(x)[1], model.features(x)[1])
+    assert len(graphs) == 2
+    assert "max_unpool2d" in str(graphs[0])
+    exported = torch.export.export(ours, (x,))
+    assert pools(exported.graph) == ["max_pool2d"]
+    close(exported.module()(x), model(x))
+    exported = torch.export.export(ours.features, (x,))
+    assert torch.equal(exported.module()(x)[1], model.features(x)[1])

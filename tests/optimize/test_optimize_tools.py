@@ -57,6 +57,51 @@ def test_trace(mode):
         close(torch.jit.load(file)(X), model(X))
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_trace_with_gradients(training):
+    """torch.jit.trace compares its graph with one that it makes without gradients."""
+    model, ours = pair("train")
+    for m in (model, ours):
+        m.train(training)
+        for child in m.modules():  # statistics that move, and noise, are no graph's difference
+            if isinstance(child, (nn.BatchNorm2d, nn.Dropout)):
+                child.eval()
+    traced = torch.jit.trace(ours, X)
+    assert "fastseg::" in str(traced.inlined_graph)
+    gradients = []
+    for m in (traced, model):
+        x = X.clone().requires_grad_()
+        m(x).square().sum().backward()
+        gradients.append(x.grad)
+    close(*gradients, 1e-3)
+
+
+@MODES
+@pytest.mark.parametrize("activation", [nn.SiLU, nn.Hardswish, nn.LeakyReLU])
+def test_trace_of_activations_with_gradients(activation, mode):
+    def build():
+        return nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.BatchNorm2d(8), activation())
+
+    model, ours = pair(mode, lambda: with_statistics(build()))
+    x = X.contiguous(memory_format=torch.channels_last)
+    traced = torch.jit.trace(ours, x)
+    assert "fastseg::" in str(traced.inlined_graph)
+    gradients = []
+    for m in (traced, model):
+        inputs = x.clone().requires_grad_()
+        m(inputs).square().sum().backward()
+        gradients.append(inputs.grad)
+    close(*gradients, 1e-3)
+
+
+def test_trace_of_pooling_with_gradients():
+    stem = nn.Sequential(nn.Conv2d(4, 8, 2, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2))
+    model, ours = pair("train", lambda: with_statistics(stem))
+    traced = torch.jit.trace(ours, X)
+    assert "fastseg::batch_norm_relu_max_pool2d" in str(traced.inlined_graph)
+    close(traced(X), model(X))
+
+
 def operators(graph) -> set[str]:
     return {str(node.target) for node in graph.nodes if node.op == "call_function"}
 

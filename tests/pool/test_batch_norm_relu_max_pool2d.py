@@ -226,3 +226,14 @@ def test_a_nan_passes_no_gradient_where_relu_cuts():
     values, _ = fastseg.batch_norm_relu_max_pool2d(x, torch.ones(1), torch.zeros(1), 2)
     values.backward(torch.tensor([[[[math.nan, 3.0]]]]))
     assert x.grad.tolist() == [[[[0, 0, 0, 3], [0, 0, 0, 0]]]]
+
+
+@each_layout
+def test_values_may_be_written_to_before_the_gradient(layout):
+    """As those of torch's pooling, which keeps no values."""
+    x = torch.randn(2, 5, 8, 10).contiguous(memory_format=layout)
+    tensors = [t.requires_grad_() for t in (x, torch.randn(5), torch.randn(5))]
+    theirs = unfused(*tensors, PoolCase(()))[0]
+    ours = fastseg.batch_norm_relu_max_pool2d(*tensors, 2)[0]
+    gradients = [torch.autograd.grad(y.mul_(-3).add_(1).sum(), tensors) for y in (ours, theirs)]
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)

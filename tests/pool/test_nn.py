@@ -24,6 +24,14 @@ def test_signatures_are_torchs(name):
     assert inspect.signature(ours) == inspect.signature(theirs)
 
 
+def test_forwards_take_torchs_keywords():
+    x = torch.randn(1, 2, 4, 6)
+    values, codes = fastseg.nn.MaxPool2d(2, return_indices=True)(input=x)
+    size = x.shape[-2:]
+    unpooled = fastseg.nn.MaxUnpool2d(2)(input=values, indices=codes, output_size=size)
+    assert_identical(unpooled, fastseg.max_unpool2d(values, codes, 2, output_size=size))
+
+
 @each_layout
 @pytest.mark.parametrize(
     "options",

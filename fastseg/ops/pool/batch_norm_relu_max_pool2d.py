@@ -153,19 +153,20 @@ def _setup_context(ctx, inputs, output):
     ctx.pool = windows(OP, kernel_size, stride, padding, dilation)
     codes, ctx.packed_dim = codes_to_save(codes, ctx.pool)
     ctx.shift_dtype = shift.dtype
-    ctx.save_for_backward(x, scale, values, codes)
+    # Whoever has the values may write to them, as to those of torch's pooling.
+    ctx.save_for_backward(x, scale, values > 0, codes)
 
 
 def _backward(ctx, grad_values, grad_codes):
     """Returns the gradients of x, scale and shift.
 
-    Let y = x[code] * scale + shift, so that values = relu(y), and grad = grad_values where y > 0.
-    Then dx = grad * scale at the code's position, dscale = sum grad * x[code] and dshift = sum
-    grad.
+    Let y = x[code] * scale + shift, so that values = relu(y), and grad = grad_values where y > 0,
+    which `passes` says. Then dx = grad * scale at the code's position, dscale = sum grad * x[code]
+    and dshift = sum grad.
     """
-    x, scale, values, codes = ctx.saved_tensors
+    x, scale, passes, codes = ctx.saved_tensors
     wide = compute_dtype(x.dtype)
-    grad = torch.where(values > 0, grad_values, 0).to(wide)
+    grad = torch.where(passes, grad_values, 0).to(wide)
     per_channel = scale.to(wide).view(-1, 1, 1)
     but_channels = [d for d in range(x.dim()) if d != x.dim() - 3]
     grad_x = grad_scale = grad_shift = None
@@ -173,7 +174,7 @@ def _backward(ctx, grad_values, grad_codes):
         windows = (grad * per_channel).to(x.dtype)
         grad_x = ops.max_pool2d_backward(windows, codes, x.shape[-2:], *ctx.pool, ctx.packed_dim)
     if ctx.needs_input_grad[1]:
-        picked = ops.max_unpool2d_backward(x, codes, values.shape[-2:], *ctx.pool, ctx.packed_dim)
+        picked = ops.max_unpool2d_backward(x, codes, passes.shape[-2:], *ctx.pool, ctx.packed_dim)
         grad_scale = (grad * picked).sum(but_channels).to(scale.dtype)
     if ctx.needs_input_grad[2]:
         grad_shift = grad.sum(but_channels).to(ctx.shift_dtype)

@@ -6,21 +6,22 @@ calls must do what they did: their classes, hooks and deciding attributes are co
 
 from __future__ import annotations
 
-import copy
+import functools
 import importlib
 import sys
 import types
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-import torch
 import torch.nn.modules.module as torch_modules
 from torch import nn
 
 from fastseg.optimize.classify.eligible import deciding, is_timm_batch_norm
 from fastseg.optimize.classify.same_padding import fixed_padding, pads_same
-from fastseg.optimize.trace.contents import CONTAINERS, attributes, is_opaque
+from fastseg.optimize.trace.contents import attributes, is_constant, is_opaque, snapshot
 from fastseg.optimize.trace.origins import is_trusted
+from fastseg.optimize.trace.owners import FunctionParts, Globals
 from fastseg.optimize.trace.witness import Witness
 
 
@@ -60,12 +61,15 @@ class Condition(NamedTuple):
         owner = self.owner if isinstance(self.owner, str) else f"a {_name(self.owner)}"
         if isinstance(self.owner, type):
             owner = f"class {self.owner.__name__}"
+        if isinstance(self.owner, FunctionParts):
+            owner = str(self.owner)
         if self.kind == "hooks":
             return f"{owner} has hooks"
         if self.kind == "class":
             return f"{owner} is in the place of a {self.value.__name__}"
         if self.kind == "children":
-            return f"the children of {owner} are others"
+            parts = "children" if isinstance(self.owner, nn.Module) else "attributes"
+            return f"the {parts} of {owner} are others"
         return f"{self.key or 'a variable'} of {owner} is another"
 
 
@@ -99,53 +103,85 @@ def _all(block, witnesses: list[Witness], replaced) -> Iterator[Condition]:
     yield Condition("global hooks", torch_modules.__name__, "__dict__", "", None, False)
     call = nn.Module.__dict__["__call__"]
     yield Condition("call", nn.Module, "__dict__", "__call__", call, False)
-    yield from _found(base_of(block), "forward")
     objects: dict[int, tuple[Any, bool]] = {}
+    yield from _found(base_of(block), "forward", objects)
+    unnamed: dict[int, Globals] = {}
     for witness in witnesses:
         for module, name in witness.reads.values():
             yield from _read(block, module, name, objects)
         for mapping, name in witness.items.values():
             owner = mapping.get("__name__")
-            if _is_module(owner, mapping) and name in mapping:
+            if not _is_module(owner, mapping):
+                if str(owner).startswith("namedtuple_"):
+                    continue  # They are of a class by collections, and nobody has a name for them.
+                owner = unnamed.setdefault(id(mapping), Globals(mapping))
+            if name in mapping:
                 yield from _item(owner, mapping, name, False, objects)
+            elif isinstance(owner, Globals):
+                yield Condition("absent", owner, "__dict__", name, None, False)
         for cell, name in witness.cells.values():
             yield Condition("cell", cell, "", name, snapshot(cell.cell_contents), False)
             _note_objects(cell.cell_contents, False, objects)
         for value in witness.objects.values():
             objects.setdefault(id(value), (value, False))
-    yield from _of_objects(objects, set().union(*(w.names for w in witnesses)))
     for module in replaced:
-        yield from _of_replaced(module)
+        yield from _of_replaced(module, objects)
+    ran = _Ran(
+        set().union(*(w.names for w in witnesses)),
+        any(w.computes_names for w in witnesses),
+        set().union(*(w.codes for w in witnesses)),
+    )
+    yield from _of_objects(objects, ran)
 
 
-def _of_replaced(module: nn.Module) -> Iterator[Condition]:
+class _Ran(NamedTuple):
+    """The code that ran.
+
+    Attributes:
+        names: the names in it.
+        computes_names: whether it may have read attributes that it has no names of.
+        codes: the code of each function.
+    """
+
+    names: set[str]
+    computes_names: bool
+    codes: set[types.CodeType]
+
+    def reads_in(self, held) -> list[str]:
+        """The names in a dictionary of attributes under which it may have read something."""
+        names = (n for n in held if isinstance(n, str))
+        return sorted(n for n in names if self.computes_names or n in self.names)
+
+
+def _of_replaced(module: nn.Module, objects: dict) -> Iterator[Condition]:
     """The conditions under which a module would do what it did."""
     held = attributes(module)
     yield Condition("class", module, "", "", type(module))
     yield Condition("absent", module, "__dict__", "forward")
     yield Condition("hooks", module, "__dict__", "")
-    yield from _found(base_of(module), "forward")
+    yield from _found(base_of(module), "forward", objects)
     if isinstance(module, nn.Conv2d):
-        yield from _found(nn.Conv2d, "_conv_forward")
+        yield from _found(nn.Conv2d, "_conv_forward", objects)
     for name in deciding(module):
         yield Condition("equals", module, "__dict__", name, held[name])
     if "inplace" in held:
         yield Condition("equals", module, "__dict__", "inplace", held["inplace"])
     if pads_same(module) and fixed_padding(module) is not None:
         yield Condition("is", module, "_modules", "static_padding", fixed_padding(module))
-        yield from _of_replaced(fixed_padding(module))
+        yield from _of_replaced(fixed_padding(module), objects)
     if is_timm_batch_norm(module):
         for name in ("act", "drop"):
             child = held["_modules"][name]
             yield Condition("is", module, "_modules", name, child)
-            yield from _of_replaced(child)
+            yield from _of_replaced(child, objects)
 
 
-def _found(cls: type, name: str) -> Iterator[Condition]:
+def _found(cls: type, name: str, objects: dict) -> Iterator[Condition]:
     """The condition that an attribute stays what it is where a class finds it."""
     owner = next((c for c in cls.__mro__ if name in vars(c)), None)
     if owner is not None:
         yield Condition("is", owner, "__dict__", name, vars(owner)[name], False)
+        _note_objects(vars(owner)[name], False, objects)
 
 
 def _read(block, module: nn.Module, name: str, objects: dict) -> Iterator[Condition]:
@@ -189,66 +225,84 @@ def _item(owner, mapping, name: str, is_local: bool, objects: dict) -> Iterator[
 
 
 def _note_objects(value, is_local: bool, objects: dict) -> None:
-    """Notes the objects in a value that have attributes."""
-    parts = [value]
+    """Notes the functions in a value and the objects that have attributes."""
+    parts, seen = [value], set()
     while parts:
         value = parts.pop()
+        if id(value) in seen:
+            continue
         if isinstance(value, dict):
-            parts += value.values()
-        elif isinstance(value, (list, tuple, set, frozenset)):
+            parts += dict.values(value)
+        elif isinstance(value, (list, tuple, set, frozenset, deque)):
             parts += value
-        elif is_opaque(value) or isinstance(value, (type, types.ModuleType)):
+        elif isinstance(value, property):
+            parts += (value.fget,)
+        elif isinstance(value, (staticmethod, classmethod, types.MethodType)):
+            parts += (value.__func__,)
+        elif isinstance(value, functools.partial):
+            parts += (value.func,)
+        elif isinstance(value, types.FunctionType):
+            objects.setdefault(id(value), (value, False))
+        # An object of a subclass of dict may have attributes besides its items.
+        if is_opaque(value) or isinstance(value, (type, types.ModuleType)):
             objects.setdefault(id(value), (value, is_local))
+        seen.add(id(value))
 
 
-def _of_objects(objects: dict[int, tuple[Any, bool]], names: set[str]) -> Iterator[Condition]:
-    """The conditions of what code has the names of in objects, classes and modules of Python."""
+def _of_objects(objects: dict[int, tuple[Any, bool]], ran: _Ran) -> Iterator[Condition]:
+    """The conditions of functions that ran, and of what may have been read in objects.
+
+    Objects are classes and modules of Python too.
+    """
     seen: set[int] = set()
     while pending := [entry for key, entry in objects.items() if key not in seen]:
         for value, is_local in pending:
             seen.add(id(value))
             if is_opaque(value):
-                yield from _of_object(value, is_local, names, objects)
+                yield from _of_object(value, is_local, ran, objects)
+            elif isinstance(value, types.FunctionType):
+                if value.__code__ in ran.codes:
+                    yield from _of_function(value, objects)
             elif not is_trusted(value):
                 module = isinstance(value, types.ModuleType)
                 owner = value.__name__ if module else value
-                if not module or _is_module(owner, vars(value)):
-                    for name in sorted(names & vars(value).keys()):
-                        yield from _item(owner, vars(value), name, False, objects)
+                if module and not _is_module(owner, vars(value)):
+                    owner = Globals(vars(value))
+                for name in ran.reads_in(vars(value)):
+                    # What code has no name of may be read there, but leads to nothing else.
+                    found = objects if name in ran.names else {}
+                    yield from _item(owner, vars(value), name, False, found)
 
 
-def _of_object(value, is_local: bool, names: set[str], objects: dict) -> Iterator[Condition]:
+def _of_function(function: types.FunctionType, objects: dict) -> Iterator[Condition]:
+    """The conditions that a function does what it did; without defaults none is read."""
+    owner = FunctionParts(function)
+    yield Condition("is", owner, "", "__code__", function.__code__, False)
+    for name in ("__defaults__", "__kwdefaults__"):
+        if owner[name]:
+            yield Condition("equals", owner, "", name, snapshot(owner[name]), False)
+            _note_objects(owner[name], False, objects)
+
+
+def _of_object(value, is_local: bool, ran: _Ran, objects: dict) -> Iterator[Condition]:
     held = attributes(value)
-    for name in sorted(names & held.keys()):
+    if ran.computes_names:
+        kept = [snapshot(v) if is_constant(v) else v for v in held.values()]
+        yield Condition("children", value, "__dict__", "", ([*held], kept), is_local)
+    for name in ran.reads_in(held):
         yield from _item(value, held, name, is_local, objects)
     for cls in (c for c in type(value).__mro__ if not is_trusted(c)):
-        for name in sorted((names & vars(cls).keys()) - held.keys()):
+        for name in ran.reads_in(vars(cls)):
+            if name in held or name in _OF_ANY_CLASS:
+                continue
             yield Condition("absent", value, "__dict__", name, None, is_local)
             yield from _item(cls, vars(cls), name, False, objects)
+
+
+_OF_ANY_CLASS = ("__dict__", "__weakref__")
 
 
 def _is_module(name: str | None, mapping: dict) -> bool:
     """Whether a dictionary is the globals of the module of that name."""
     module = sys.modules.get(name or "")
     return module is not None and vars(module) is mapping
-
-
-def snapshot(value):
-    """A copy to compare a value with later if it is a container, any other value itself."""
-    if type(value) is dict:
-        return {k: snapshot(v) for k, v in value.items()}
-    if type(value) is list:
-        return [*map(snapshot, value)]
-    if type(value) is tuple:
-        parts = tuple(map(snapshot, value))
-        # Comparing one object with itself takes no time.
-        return value if all(a is b for a, b in zip(parts, value, strict=True)) else parts
-    return copy.copy(value) if isinstance(value, CONTAINERS) else value
-
-
-def is_constant(value) -> bool:
-    """Whether equal values are as good as the same one."""
-    if isinstance(value, (*CONTAINERS, tuple, frozenset)):
-        return True
-    plain = (int, float, complex, str, bytes, range, slice, torch.device)
-    return type(value) in plain and value == value

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+from torch._C import _get_tracing_state
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling, is_dynamo_compiling
@@ -25,6 +28,16 @@ def is_left_to_torch() -> bool:
     if is_dynamo_compiling():
         return False
     return forward_ad._current_level >= 0 or is_exporting()
+
+
+def takes_no_gradient(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether what is faster without gradients is to run.
+
+    While torch.jit.trace looks on it does, with any tensors: the trace is made with gradients and
+    compared with one without, which must be the same. In mode "train" its ops have gradients all
+    the same.
+    """
+    return gradient_free(tensors if _get_tracing_state() is None else ())
 
 
 def is_map(x: Tensor) -> bool:
@@ -145,7 +158,11 @@ def _in_layout(x: Tensor, layout: torch.memory_format) -> Tensor:
         return x
     to_channels_last = layout is torch.channels_last
     other = torch.contiguous_format if to_channels_last else torch.channels_last
-    if x.dtype == torch.float32 and x.is_contiguous(memory_format=other) and gradient_free((x,)):
+    if (
+        x.dtype == torch.float32
+        and x.is_contiguous(memory_format=other)
+        and takes_no_gradient((x,))
+    ):
         return call(image_layout, (x,), to_channels_last)
     return x.contiguous(memory_format=layout) if to_channels_last else x
 
@@ -181,7 +198,7 @@ def convolve(
         weight, bias = tensors_of(conv)
         arguments = (x, weight, bias, *(folded or (None, None)))
         given = (*arguments, residual)
-        if gradient_free(given) and cpu_pointwise.suits(*given):
+        if takes_no_gradient(given) and cpu_pointwise.suits(*given):
             y = cpu_pointwise.pointwise_conv2d(*arguments, activation, residual)
             if y is not None:
                 return y

@@ -6,28 +6,28 @@ import functools
 
 import torch
 from torch import Tensor, is_grad_enabled, nn
+from torch._C import _get_tracing_state
 from torch.compiler import is_compiling
 
 from fastseg._core.ordinary_tensors import ordinary_tensors
-from fastseg._core.plain_tensors import gradient_free
 from fastseg.nn import MaxPool2d, MaxUnpool2d
 from fastseg.nn._batch_norm import FoldedBatchNorm, can_fold, fold
 from fastseg.optimize.blocks.convolve import (
     apply,
     convolve,
-    has_its_kernel,
     in_contiguous,
     is_left_to_inductor,
     is_left_to_torch,
     is_map,
     owns,
+    takes_no_gradient,
 )
-from fastseg.optimize.blocks.pairs import Pairs
+from fastseg.optimize.blocks.convolving import Convolving
+from fastseg.optimize.blocks.pairs import Pairs, Scope
 from fastseg.optimize.blocks.program import Program
 from fastseg.optimize.blocks.swap import Swapped
 from fastseg.optimize.blocks.training import RefusesTraining, refuse_training
 from fastseg.optimize.blocks.variants import Variants
-from fastseg.optimize.classify.eligible import deciding
 
 
 class Fused(Swapped):
@@ -45,10 +45,7 @@ class Fused(Swapped):
 
     @classmethod
     def _forward_for(cls, base):
-        @functools.wraps(base.forward)
-        def forward(self, *args, **kwargs):
-            if self._pairs is not None:
-                self._pairs.look()
+        def fused(self, args, kwargs):
             program, values = self._program, args
             if program is None or kwargs or not program.fits(self, args):
                 program = None
@@ -57,6 +54,17 @@ class Fused(Swapped):
             if program is None or is_left_to_torch():
                 return base.forward(self, *args, **kwargs)
             return program.function(self, *values)
+
+        @functools.wraps(base.forward)
+        def forward(self, *args, **kwargs):
+            pairs = self._pairs
+            if pairs is None:
+                return fused(self, args, kwargs)
+            outer = pairs.enter()
+            try:
+                return fused(self, args, kwargs)
+            finally:
+                pairs.leave(outer)
 
         return forward
 
@@ -85,43 +93,6 @@ class Fused(Swapped):
             self.__dict__.pop(name, None)
 
 
-class Convolving(Swapped):
-    """A Conv2d that :func:`fastseg.atrous_conv2d` computes.
-
-    Attributes:
-        _was: the attributes that decide what it computes, as they were.
-    """
-
-    def _after_swap(self):
-        self._was = _deciding(self)
-
-    def _before_restore(self):
-        self.__dict__.pop("_was", None)
-
-    def is_as_it_was(self) -> bool:
-        """Whether the module computes what it did, and torch's Conv2d too."""
-        return (
-            self._was == _deciding(self)
-            and has_its_kernel(self)
-            and self._base.forward is self._base_forward
-            and nn.Conv2d._conv_forward is _CONV_FORWARD
-        )
-
-
-_CONV_FORWARD = nn.Conv2d._conv_forward
-
-
-def _deciding(conv: nn.Conv2d) -> tuple:
-    held = conv.__dict__
-    pad = held["_modules"].get("static_padding")  # same_padding.py says what this child is
-    if pad is not None:
-        return *[held.get(name) for name in _NAMES], pad, pad.__dict__.get("padding")
-    return tuple([held.get(name) for name in _NAMES])
-
-
-_NAMES = deciding(nn.Conv2d(1, 1, 1))
-
-
 class Atrous(Convolving):
     """A convolution that fastseg computes where that is faster.
 
@@ -139,19 +110,25 @@ class Atrous(Convolving):
         super()._before_restore()
         self.__dict__.pop("_left", None)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Computes what torch's forward does."""
         compiling = is_compiling()
-        if not compiling and self.training and x.shape in self._left and is_grad_enabled():
-            return self._base.forward(self, x)
-        if is_left_to_torch() or x.dim() != 4:
-            return self._base.forward(self, x)
-        gradient = not gradient_free((x, self.weight, self.bias))
-        if owns(self, x, gradient) and self.is_as_it_was():
-            return apply(self, x)
+        if (
+            not compiling
+            and self.training
+            and input.shape in self._left
+            and is_grad_enabled()
+            and _get_tracing_state() is None
+        ):
+            return self._base.forward(self, input)
+        if is_left_to_torch() or input.dim() != 4:
+            return self._base.forward(self, input)
+        gradient = not takes_no_gradient((input, self.weight, self.bias))
+        if owns(self, input, gradient) and self.is_as_it_was():
+            return apply(self, input)
         if gradient and self.training and not compiling and len(self._left) < _SHAPES:
-            self._left[x.shape] = None
-        return self._base.forward(self, x)
+            self._left[input.shape] = None
+        return self._base.forward(self, input)
 
 
 _SHAPES = 64
@@ -160,16 +137,16 @@ _SHAPES = 64
 class Frozen(Convolving):
     """A convolution of a model for inference, computed in channels_last."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Computes what torch's forward does."""
         if (
             is_left_to_torch()
             or not self.is_as_it_was()
-            or not is_map(x)
-            or is_left_to_inductor(self, x)
+            or not is_map(input)
+            or is_left_to_inductor(self, input)
         ):
-            return self._base.forward(self, x)
-        return convolve(self, x)
+            return self._base.forward(self, input)
+        return convolve(self, input)
 
 
 class Relaid(Swapped):
@@ -178,8 +155,8 @@ class Relaid(Swapped):
     @classmethod
     def _forward_for(cls, base):
         @functools.wraps(base.forward)
-        def forward(self, x):
-            return base.forward(self, in_contiguous(x))
+        def forward(self, input):
+            return base.forward(self, in_contiguous(input))
 
         return forward
 
@@ -247,6 +224,8 @@ class Folded(RefusesTraining, Foldable):
     def _fold(self):
         tensors = (self.weight, self.bias, self.running_mean, self.running_var)
         self._folded_of = (*tensors, self.eps)
+        if self.running_mean is None or self.running_var is None:
+            return  # the batch's statistics are taken then, and nothing is folded
         with ordinary_tensors(), torch.no_grad():
             folded = fold([t if t is None else _whole(t.detach()) for t in tensors], self.eps)
         for name, t in zip(_FOLDED, folded, strict=True):
@@ -254,15 +233,16 @@ class Folded(RefusesTraining, Foldable):
 
     def fold(self) -> tuple[Tensor, Tensor] | None:  # noqa: D102
         held = self.__dict__
-        if held["training"]:
-            return None
         parameters, buffers = held["_parameters"], held["_buffers"]
-        weight, bias, mean, variance, eps = held["_folded_of"]
+        mean, variance = buffers.get("running_mean"), buffers.get("running_var")
+        if held["training"] or mean is None or variance is None:
+            return None
+        weight, bias, old_mean, old_variance, eps = held["_folded_of"]
         if is_compiling() or (
             parameters.get("weight") is weight
             and parameters.get("bias") is bias
-            and buffers.get("running_mean") is mean
-            and buffers.get("running_var") is variance
+            and mean is old_mean
+            and variance is old_variance
             and held["eps"] == eps
         ):
             return buffers["folded_scale"], buffers["folded_shift"]
@@ -292,10 +272,10 @@ class Codes(Swapped):
     """Max-pooling whose indices are byte codes, and the unpooling that takes them.
 
     Attributes:
-        _hands_on_codes: whether a pooling hands on codes; an unpooling takes indices as well.
+        _scope: tells whether a pooling hands on codes; an unpooling, which has none, takes both.
     """
 
-    _hands_on_codes = True
+    _scope: Scope | None = None
 
     @classmethod
     def _forward_for(cls, base):
@@ -303,14 +283,18 @@ class Codes(Swapped):
 
         @functools.wraps(base.forward)
         def forward(self, *args, **kwargs):
-            if self._hands_on_codes and not is_left_to_torch():
+            if (self._scope is None or self._scope.is_open) and not is_left_to_torch():
                 return ours(self, *args, **kwargs)
             return base.forward(self, *args, **kwargs)
 
         return forward
 
+    def hands_on_codes(self) -> bool:
+        """Whether its indices are codes here and now."""
+        return self._scope is not None and self._scope.is_open
+
     def _before_restore(self):
-        self.__dict__.pop("_hands_on_codes", None)
+        self.__dict__.pop("_scope", None)
 
 
 def _whole(t: Tensor) -> Tensor:

@@ -73,7 +73,12 @@ class Program:
 
     def fits(self, block: nn.Module, arguments: tuple) -> bool:
         """Whether the program does with these arguments what the block's own forward does."""
-        if not self.trains and block.training and torch.is_grad_enabled():
+        # A trace, which torch.jit makes with gradients, is compared with one without.
+        if (
+            not self.trains
+            and block.training
+            and (torch.is_grad_enabled() or _get_tracing_state() is not None)
+        ):
             return False
         if len(arguments) != self.arguments or self.guard.block is not block:
             return False

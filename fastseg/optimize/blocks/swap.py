@@ -23,6 +23,9 @@ class Swapped:
     _base: type
     _base_forward: Callable
 
+    def __init_subclass__(cls, **kwargs):
+        """Does without what authors have done for each class of theirs, as registries have."""
+
     def __new__(cls, *args, **kwargs):
         """Makes a module of the own class where code makes another of a module's class."""
         if args or kwargs:

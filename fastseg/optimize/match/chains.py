@@ -145,11 +145,12 @@ def fuse(trace: Trace, chains: list[Chain]) -> None:
         with graph.inserting_before(last):
             conv = graph.get_attr(first.target)
             bn = None if chain.bn is None else graph.get_attr(chain.bn_name)
-            arguments = (conv, bn, chain.activation, first.args[0])
+            arguments, options = (conv, bn, chain.activation, first.args[0]), {}
             if chain.addition is not None:
                 # The residual is read here: it may be the end of a chain before this one.
                 arguments += tuple(n for n in chain.addition.args if n not in chain.nodes)
-            call = graph.call_function(conv_bn_act, arguments)
+                options["in_place"] = trace.memory.writes(chain.addition)
+            call = graph.call_function(conv_bn_act, arguments, options)
         last.replace_all_uses_with(call)
         for node in reversed(chain.nodes):
             graph.erase_node(node)

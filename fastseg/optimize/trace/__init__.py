@@ -4,6 +4,7 @@
 - ``tracer.py``, ``stand_ins.py``: one run of a forward with stand-ins for its tensors.
 - ``witness.py``: what the Python of a forward reads, calls and changes meanwhile. It asks
   ``bytecode.py`` what a function's code does, ``origins.py`` whose code runs, ``frames.py`` what a
-  frame tells, and ``contents.py`` what mutable objects held before.
+  frame tells, and ``contents.py`` what mutable objects held before. ``owners.py`` has functions
+  and globals as owners of what was read.
 - ``memory.py``: which values of a graph may share memory.
 """

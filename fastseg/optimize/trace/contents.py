@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import types
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Collection
 
+import torch
 from torch import nn
 
 CONTAINERS = (list, dict, set, deque, bytearray)
@@ -140,3 +141,40 @@ def _put_back(value, then) -> None:
         value.update(then)
     else:
         value.extend(then)
+
+
+def snapshot(value, around: tuple = ()):
+    """A copy to compare a value with later if it is a container, any other value itself.
+
+    The copy is of the class of Python that the container's own class is or derives from, with
+    which it compares as with its own. So nothing of the container's own class runs here.
+
+    Args:
+        value: the value.
+        around: the containers that it is in; one of them is itself.
+    """
+    base = next((b for b in _BASES if isinstance(value, b)), None)
+    if base is None or any(value is v for v in around):
+        return value
+    if base in (set, bytearray):
+        return base(value)
+    around = (*around, value)
+    if base in (dict, OrderedDict):
+        return base((k, snapshot(v, around)) for k, v in base.items(value))
+    parts = base(snapshot(v, around) for v in base.__iter__(value))
+    if base is not tuple:
+        return parts
+    # Comparing one object with itself takes no time.
+    same = all(a is b for a, b in zip(parts, tuple.__iter__(value), strict=True))
+    return value if same else parts
+
+
+_BASES = (OrderedDict, *CONTAINERS, tuple)
+
+
+def is_constant(value) -> bool:
+    """Whether equal values are as good as the same one."""
+    if isinstance(value, (*CONTAINERS, tuple, frozenset)):
+        return True
+    plain = (int, float, complex, str, bytes, range, slice, torch.device)
+    return type(value) in plain and value == value

@@ -155,7 +155,8 @@ class Traces:
             raise NotTraceable(f"is a {type(module).__name__}")
         if "forward" in module.__dict__ or type(module).__call__ is not nn.Module.__call__:
             raise NotTraceable("its forward was replaced")
-        modules = list(module.modules())
+        # An attribute of a scripted module is in its C++ alone; one here would hide it for ever.
+        modules = [m for m in module.modules() if not isinstance(m, torch.jit.ScriptModule)]
         training, traces = [m.training for m in modules], []
         modes = (module.training,)
         if form.training is not None:

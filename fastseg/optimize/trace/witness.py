@@ -12,6 +12,7 @@ import contextlib
 import enum
 import functools
 import gc
+import operator
 import sys
 import threading
 import types
@@ -21,7 +22,7 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from fastseg.optimize.trace.bytecode import facts
-from fastseg.optimize.trace.contents import CONTAINERS, Contents, is_opaque
+from fastseg.optimize.trace.contents import CONTAINERS, Contents, attributes, is_opaque
 from fastseg.optimize.trace.frames import decides, functions_of, holds
 from fastseg.optimize.trace.origins import (
     ASKS,
@@ -50,6 +51,7 @@ class Witness:
         objects: objects and classes of which something may have been read, by id.
         codes: the code of the functions that ran.
         names: all names in that code.
+        computes_names: whether attributes may have been read that the code has no names of.
         asks: the contexts that were asked for, of "tracing" and "compiling".
         asks_for_none: whether a local value was compared with None, any of them.
         asked_for_none: the nodes of arguments of functions that were compared with None.
@@ -64,6 +66,7 @@ class Witness:
         self.objects: dict[int, object] = {}
         self.codes: set[types.CodeType] = set()
         self.names: set[str] = set()
+        self.computes_names = False
         self.asks: set[str] = set()
         self.asks_for_none = False
         self.asked_for_none: set[fx.Node] = set()
@@ -138,6 +141,11 @@ class Witness:
             self.refuse(why_not_stdlib(frame))
             owner = frame.f_locals.get("self")
             self.saw(owner, f"a {type(owner).__name__}")
+            # The names in that code are none of those which the forward has.
+            for value in filter(is_opaque, frame.f_locals.values()):
+                self.computes_names = True
+                for part in attributes(value).values():
+                    self.contents.keep(part, ())
             return
         code = frame.f_code
         self.refuse(why_not_torch(code))
@@ -155,6 +163,7 @@ class Witness:
         if code in self.codes:
             return
         self.names |= found.names
+        self.computes_names |= not _COMPUTE_NAMES.isdisjoint(found.names)
         self.asks_for_none |= found.asks_for_none
         self.refuse(found.refusal)
         for name in found.global_names:
@@ -222,6 +231,7 @@ class Witness:
         """Keeps what may change in a value that was read, and refuses one that hides its state."""
         if value is None or isinstance(value, (*_ATOMS, Tensor, nn.Module)) or is_stand_in(value):
             return
+        self.computes_names |= any(value is f for f in _READERS)
         if isinstance(value, (*CONTAINERS, tuple, frozenset)):
             self.contents.keep(value, self.names)
             for part in value.values() if isinstance(value, dict) else value:
@@ -261,6 +271,11 @@ class Witness:
         if self.contents.restore():
             raise NotTraceable("its forward writes attributes or other state")
 
+
+_READERS = (getattr, hasattr, vars, dir, operator.attrgetter, operator.methodcaller)
+"""What reads attributes by names that are values."""
+
+_COMPUTE_NAMES = {f.__name__ for f in _READERS} | {"__dict__", "__getattribute__"}
 
 _ATOMS = (
     *(bool, int, float, complex, str, bytes, type(...), type(NotImplemented), range, slice),
