@@ -20,6 +20,7 @@ LONGEST = (
     "cuda_on_cpu/test_address_sanitizer.py",
     "crf/test_exact_gaussian_filter_triton.py",
     "train/test_own_pictures.py",
+    "core/test_oldest_triton.py",
     "core/test_fork.py",
     "export/test_onnx_export.py",
     "packaging/test_hub.py",
