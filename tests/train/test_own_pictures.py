@@ -315,6 +315,7 @@ def whole_run(tmp_path_factory):
     return run
 
 
+@pytest.mark.usefixtures("default_sigint")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_run_with_workers_goes_on_as_if_nothing_had_been(tmp_path, whole_run, number):
     """Ctrl-C comes to the whole group, the workers too; kill -9 to the run alone."""

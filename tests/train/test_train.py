@@ -317,14 +317,6 @@ def test_both_backends_train_alike(config, tmp_path):
         assert a == pytest.approx(b, rel=1e-4)
 
 
-@pytest.fixture
-def default_sigint():
-    """A shell starts background jobs with SIGINT ignored, and Python then leaves it so."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield signal.default_int_handler
-    signal.signal(signal.SIGINT, previous)
-
-
 def test_a_stop_signal_can_come_twice(default_sigint):
     with StopSignal() as stop:
         stop.check()
@@ -336,6 +328,7 @@ def test_a_stop_signal_can_come_twice(default_sigint):
     assert signal.getsignal(signal.SIGINT) is default_sigint
 
 
+@pytest.mark.usefixtures("default_sigint")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_the_program_at_a_step_with_its_state_saved(config, number):
     config = replace(config, epochs=100_000)
