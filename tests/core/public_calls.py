@@ -172,11 +172,12 @@ def poolings(random) -> list[PublicCall]:
     codes = fastseg.max_pool2d(x, 2)[1]
     indices = fastseg.codes_to_indices(codes, x.shape, 2)
     module = fastseg.nn.BatchNormReLUMaxPool2d(3).eval()
+    pool, unpool = fastseg.nn.MaxPool2d(2), fastseg.nn.MaxUnpool2d(2)
     with_codes = {"values": values, "indices": codes}
     with_indices = {"values": values, "indices": indices}
     return [
         PublicCall("fastseg::max_pool2d", lambda x: fastseg.max_pool2d(x, 2), {"x": x}),
-        PublicCall("fastseg::max_pool2d", fastseg.nn.MaxPool2d(2), {"x": x}, note="module"),
+        PublicCall("fastseg::max_pool2d", lambda x: pool(x), {"x": x}, note="module"),
         PublicCall(
             "fastseg::batch_norm_relu_max_pool2d",
             lambda **t: fastseg.batch_norm_relu_max_pool2d(**t, kernel_size=2),
@@ -195,7 +196,12 @@ def poolings(random) -> list[PublicCall]:
             with_indices,
             note="indices",
         ),
-        PublicCall("fastseg::max_unpool2d", fastseg.nn.MaxUnpool2d(2), with_codes, note="module"),
+        PublicCall(
+            "fastseg::max_unpool2d",
+            lambda values, indices: unpool(values, indices),
+            with_codes,
+            note="module",
+        ),
         PublicCall(
             "fastseg::codes_to_indices",
             lambda codes: fastseg.codes_to_indices(codes, (8, 6), 2),
