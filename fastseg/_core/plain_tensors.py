@@ -41,6 +41,15 @@ def gradient_free(tensors: Sequence[Tensor | None]) -> bool:
     return True
 
 
+def takes_no_gradient(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether what is faster without gradients is to run.
+
+    While torch.jit.trace looks on it does, with any tensors: the trace is made with gradients and
+    compared with one without, which must be the same. The ops have gradients all the same.
+    """
+    return gradient_free(tensors if _get_tracing_state() is None else ())
+
+
 PLAIN = (Tensor, torch.nn.Parameter)
 """Classes of tensors on which ops are torch's own."""
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastseg._core.json_values import without_nan
 from fastseg.data.channel_image import Picture
 from fastseg.data.classes import IGNORE, Classes
 from fastseg.data.folder import PictureFolder
@@ -112,7 +113,7 @@ class Scores:
 
     def as_json(self) -> dict[str, Any]:
         """Returns everything as numbers and texts; None stands for nan."""
-        return _without_nan(
+        return without_nan(
             {
                 **self.summary(),
                 "trimap": self.boundaries[2].compute(),
@@ -124,14 +125,6 @@ class Scores:
                 ],
             }
         )
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(v) for key, v in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def predicted_by(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from fastseg._core.atomic import atomic_write
+from fastseg._core.json_values import without_nan
 from fastseg.data.charts import SIZE, draw_curve
 
 CURVES = {"loss": ("loss", (200, 60, 40)), "miou": ("validation mIoU", (40, 90, 200))}
@@ -43,7 +43,7 @@ class RunLog:
         writer = csv.DictWriter(table, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
-        self.write_json("history.json", list(history))
+        self.write_json("history.json", without_nan(list(history)))
         with atomic_write(self.out / "log.csv") as file:
             file.write(table.getvalue().encode())
         self.write_picture("curves.png", draw_curves(history))
@@ -57,25 +57,12 @@ class RunLog:
     def write_json(self, name: str, contents: Any) -> None:
         """Writes a JSON file into the run's folder."""
         with atomic_write(self.out / name) as file:
-            file.write(json_text(contents, indent=1).encode())
+            file.write(json.dumps(contents, indent=1).encode())
 
     def write_picture(self, name: str, picture: Image.Image) -> None:
         """Writes a PNG into the run's folder."""
         with atomic_write(self.out / name) as file:
             picture.save(file, format="PNG")
-
-
-def json_text(contents: Any, indent: int | None = None) -> str:
-    """Returns JSON, with null for a score that is NaN, which JSON does not have."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(one) for key, one in value.items()}
-        if isinstance(value, list):
-            return [plain(one) for one in value]
-        return None if isinstance(value, float) and math.isnan(value) else value
-
-    return json.dumps(plain(contents), indent=indent)
 
 
 def _summary_writer(folder: Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from fastseg._core.devices import named_device
+from fastseg._core.json_values import without_nan
 from fastseg.data import EvalTransform, PictureFolder
 from fastseg.data.augmentation import Augmentation, TrainTransform
 from fastseg.data.classes import IGNORE
@@ -23,7 +25,7 @@ from fastseg.train.evaluation import evaluate, scores
 from fastseg.train.failures import failures_in_a_line
 from fastseg.train.interrupt import Interrupted, StopSignal
 from fastseg.train.loading import Batches, epoch_order, loader
-from fastseg.train.logs import RunLog, json_text
+from fastseg.train.logs import RunLog
 from fastseg.train.losses import Loss
 from fastseg.train.network import build_network, check_crop, frozen_batch_norms
 from fastseg.train.processes import (
@@ -224,7 +226,7 @@ class Trainer:
             record |= self._evaluate_and_keep_best(stop)
         self.history.append(record)
         if rank() == 0:
-            print(json_text(record), flush=True)
+            print(json.dumps(without_nan(record)), flush=True)
         self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
         self.save()
         if self.log is not None:

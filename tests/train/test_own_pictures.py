@@ -26,6 +26,7 @@ from fastseg.train import Config, Trainer
 from fastseg.zoo import checkpoint
 from tests.data import own_pictures as own
 from tests.data.own_pictures import make_pictures
+from tests.process_groups import torchrun
 from tests.zoo.other_models import import_or_skip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -343,11 +344,6 @@ def test_a_killed_run_with_workers_goes_on_as_if_nothing_had_been(tmp_path, whol
         assert (stopped / name).read_text() == (whole_run / name).read_text()
 
 
-def torchrun(*words):
-    run = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "fastseg.train"]
-    return [sys.executable, *run, *words]
-
-
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_two_processes_train_as_one(tmp_path, port, accumulate):
     """Batch norms, losses, class weights and scores are those of the whole batch."""
@@ -361,7 +357,7 @@ def test_two_processes_train_as_one(tmp_path, port, accumulate):
     one, two = root / "one", root / "two"
     assert main(["train", *arguments, "--out", str(one)]) == 0
     both = subprocess.run(
-        torchrun(*arguments, "--out", str(two)),
+        torchrun("fastseg.train", *arguments, "--out", str(two)),
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -380,7 +376,7 @@ def test_two_processes_train_with_frozen_batch_norms(tmp_path, port):
     root = make_pictures(tmp_path / "own", 8)
     arguments = [*DEFAULT, "--freeze-bn", "--epochs", "2", "--batch-size", "4"]
     done = subprocess.run(
-        torchrun(*data(root), *arguments, "--out", str(root / "run")),
+        torchrun("fastseg.train", *data(root), *arguments, "--out", str(root / "run")),
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -394,7 +390,7 @@ def test_a_killed_process_ends_the_run_with_its_checkpoint_whole(tmp_path, port)
     root = make_pictures(tmp_path / "own", 6)
     run = root / "run"
     arguments = [*data(root), *SMALL, "--batch-size", "4", "--epochs", "100000", "--out", str(run)]
-    process = start(torchrun(*arguments))
+    process = start(torchrun("fastseg.train", *arguments))
     try:
         wait_for(run / "history.json", process)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()

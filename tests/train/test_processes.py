@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
+from tests.process_groups import torchrun
+
 PROGRAM = """
 import atexit, threading, time
 import torch
@@ -52,9 +54,8 @@ def test_a_process_alone_ends_as_python_does():
 
 
 def test_batch_norms_take_the_statistics_of_all_processes(port):
-    program = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [sys.executable, *program, "-m", "tests.train.batch_norms_of_all"],
+        torchrun("tests.train.batch_norms_of_all"),
         cwd=Path(__file__).resolve().parents[2],
         capture_output=True,
         text=True,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from fastseg.train.selection import number_of_all, raised_threshold
+from tests.process_groups import torchrun
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,9 +38,8 @@ def test_no_pixel_counts():
 
 
 def test_two_processes_choose_as_one(port):
-    program = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [sys.executable, *program, "-m", "tests.train.ohem_of_all"],
+        torchrun("tests.train.ohem_of_all"),
         cwd=ROOT,
         capture_output=True,
         text=True,

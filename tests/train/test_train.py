@@ -23,7 +23,7 @@ from fastseg.train.__main__ import main
 from fastseg.train.evaluate import evaluate, scores
 from fastseg.train.evaluate import main as evaluate_main
 from fastseg.train.interrupt import Interrupted, StopSignal
-from fastseg.train.logs import json_text
+from fastseg.train.logs import RunLog
 from fastseg.train.randomness import seed_at
 from fastseg.zoo import checkpoint
 from tests.train.foreign_masks import KINDS, make_foreign
@@ -270,10 +270,13 @@ def test_a_signal_that_is_ignored_stays_so():
         signal.signal(signal.SIGINT, previous)
 
 
-def test_a_score_that_is_nan_is_null_in_json():
-    text = json_text([{"miou": float("nan"), "loss": 0.5, "more": {"iou": [float("nan"), 1.0]}}])
+def test_a_score_that_is_nan_is_null_in_json(tmp_path):
+    record = {"epoch": 1, "miou": float("nan"), "loss": 0.5}
+    record["more"] = {"iou": [float("nan"), 1.0]}
+    RunLog(tmp_path).write([record])
+    text = (tmp_path / "history.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail) == [
-        {"miou": None, "loss": 0.5, "more": {"iou": [None, 1.0]}}
+        {"epoch": 1, "miou": None, "loss": 0.5, "more": {"iou": [None, 1.0]}}
     ]
 
 

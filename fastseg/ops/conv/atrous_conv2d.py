@@ -8,8 +8,6 @@ from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
-from torch._C import _get_tracing_state
-from torch.compiler import is_dynamo_compiling
 
 from fastseg._core import extension, prepared_calls
 from fastseg import reference
@@ -35,9 +33,9 @@ from fastseg._core.library import (
 )
 from fastseg._core.plain_tensors import (
     are_plain_on_cpu,
-    gradient_free,
     needs_gradient,
     outside_modes,
+    takes_no_gradient,
 )
 from fastseg._core.remember import remember
 from fastseg._core.tensor_checks import FLOATS, check_optional_tensors, check_tensors
@@ -163,9 +161,7 @@ def atrous_conv2d(
     kernel_size = weight.shape[2:] if weight.dim() == 4 else (1, 1)  # the op refuses other weights
     padding = resolve_padding(OP, padding, kernel_size, dilation)
     geometry = (pair(OP, "stride", stride), padding, pair(OP, "dilation", dilation), groups)
-    # torch.jit.trace compares a graph made with gradients with one made without.
-    tracing = not is_dynamo_compiling() and _get_tracing_state() is not None
-    if activation in RECOMPUTED and not gradient_free(() if tracing else tensors):
+    if activation in RECOMPUTED and not takes_no_gradient(tensors):
         # Their derivatives need their input: it is kept here, so that it is computed only once.
         return ACTIVATION[activation](call(_atrous_conv2d, tensors, *geometry, ""))
     out = call(_atrous_conv2d, tensors, *geometry, activation)

@@ -14,6 +14,7 @@ from fastseg._core.plain_tensors import (
     are_plain_on_cpu,
     needs_gradient,
     outside_modes,
+    takes_no_gradient,
 )
 from fastseg._core.tensor_checks import FLOATS
 from fastseg.ops import (
@@ -34,7 +35,6 @@ from fastseg.optimize.blocks.convolve import (
     output_size,
     owns,
     pays_in_evaluation,
-    takes_no_gradient,
     tensors_of,
 )
 from fastseg.optimize.blocks.modules import Codes, Foldable, Frozen

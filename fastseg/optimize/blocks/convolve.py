@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
-from torch._C import _get_tracing_state
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling, is_dynamo_compiling
@@ -14,7 +11,7 @@ from torch.compiler import is_compiling, is_dynamo_compiling
 from fastseg._core.conv2d import Conv2d
 from fastseg._core.library import call
 from fastseg._core.onnx_export import is_exporting
-from fastseg._core.plain_tensors import gradient_free
+from fastseg._core.plain_tensors import takes_no_gradient
 from fastseg.nn.atrous_conv_bn_act import geometry
 from fastseg.ops import atrous_conv2d
 from fastseg.ops.conv import cpu_depthwise_plan, cpu_plan, cpu_pointwise
@@ -28,16 +25,6 @@ def is_left_to_torch() -> bool:
     if is_dynamo_compiling():
         return False
     return forward_ad._current_level >= 0 or is_exporting()
-
-
-def takes_no_gradient(tensors: Sequence[Tensor | None]) -> bool:
-    """Whether what is faster without gradients is to run.
-
-    While torch.jit.trace looks on it does, with any tensors: the trace is made with gradients and
-    compared with one without, which must be the same. In mode "train" its ops have gradients all
-    the same.
-    """
-    return gradient_free(tensors if _get_tracing_state() is None else ())
 
 
 def is_map(x: Tensor) -> bool:

@@ -10,6 +10,7 @@ from torch._C import _get_tracing_state
 from torch.compiler import is_compiling
 
 from fastseg._core.ordinary_tensors import ordinary_tensors
+from fastseg._core.plain_tensors import takes_no_gradient
 from fastseg.nn import MaxPool2d, MaxUnpool2d
 from fastseg.nn._batch_norm import FoldedBatchNorm, can_fold, fold
 from fastseg.optimize.blocks.convolve import (
@@ -20,7 +21,6 @@ from fastseg.optimize.blocks.convolve import (
     is_left_to_torch,
     is_map,
     owns,
-    takes_no_gradient,
 )
 from fastseg.optimize.blocks.convolving import Convolving
 from fastseg.optimize.blocks.pairs import Pairs, Scope
