@@ -33,6 +33,7 @@ from fastseg.optimize.match.heads import (
 )
 from fastseg.optimize.match.mentions import may_read_logits, names_of_readers
 from fastseg.optimize.match.module_pooling import PairedPools, paired_pools
+from fastseg.optimize.trace.class_questions import ASKED, asked_for_classes
 from fastseg.optimize.trace.stand_ins import NotTraceable
 from fastseg.optimize.trace.trace import (
     ANY_FORM,
@@ -79,8 +80,9 @@ class Plan:
             if type(m).__module__.startswith("fastseg.nn.")
             for inner in m.modules()
         }
+        asked = asked_for_classes(model)
         self.modules = [m for m in self.names if m not in of_fastseg]
-        self.steps = Steps(model)
+        self.steps = Steps(model, dict.fromkeys(asked, ASKED))
         self.traces = Traces(self.steps)
         self._filter, self._wanted = filter_fn, {}
         self.swapped = {m for m in self.modules if self._swaps_conv(m)}
@@ -94,7 +96,7 @@ class Plan:
         self.alone: dict[nn.Module, str] = {}
         self._known: set[tuple] = set()
         # Inner Sequentials come first: what they fuse needs no other forward around them.
-        inner_first = self.modules[::-1]
+        inner_first = [m for m in self.modules[::-1] if m not in asked]
         for module in sorted(inner_first, key=lambda m: not is_sequential(m)):
             is_norm = self.steps[module].kind is Kind.BATCH_NORM
             if has_own_forward(module) and not is_norm and self._has_work(module):
@@ -120,6 +122,11 @@ class Plan:
         if step.kind is not Kind.CONV or step.why_not or not self.wanted(module):
             return False
         return self.mode == "infer" or may_own(module)
+
+    def _relays(self, module: nn.Module) -> bool:
+        """Whether a module is an instance norm that is handed contiguous maps."""
+        step = self.steps[module]
+        return step.kind is Kind.INSTANCE_NORM and step.why_not is None
 
     def _plan_block(self, block: nn.Module) -> None:
         """Rewrites the block's forward if that fuses what Sequentials alone do not."""
@@ -306,7 +313,7 @@ class Plan:
                 swaps.append((module, Folded if infer else Folding))
             elif module in self.pools.found:
                 swaps.append((module, Codes))
-            elif infer and self.steps[module].kind is Kind.INSTANCE_NORM:
+            elif infer and self._relays(module):
                 swaps.append((module, Relaid))
         blocks = dict.fromkeys((*self.rewritings, *([self.model] if self.pools.found else ())))
         return swaps + [(block, Fused) for block in blocks]

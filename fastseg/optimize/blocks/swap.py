@@ -6,7 +6,7 @@ isinstance() stay. The subclass is made for the class at hand, so pickle and cop
 
 from __future__ import annotations
 
-import functools
+import weakref
 from collections.abc import Callable
 
 from torch import nn
@@ -55,9 +55,19 @@ class Swapped:
         return (_new, (self._mixin, self._base, *arguments), *state)
 
 
-@functools.cache
+_subclasses: weakref.WeakValueDictionary[tuple[type, int], type] = weakref.WeakValueDictionary()
+"""The subclasses in use, by mixin and the id of the class, which each of them keeps alive."""
+
+
 def subclass(mixin: type[Swapped], base: type) -> type:
     """The class of modules of class `base` that were swapped by `mixin`."""
+    made = _subclasses.get((mixin, id(base)))
+    if made is None:
+        made = _subclasses.setdefault((mixin, id(base)), _made(mixin, base))
+    return made
+
+
+def _made(mixin: type[Swapped], base: type) -> type:
     members = {
         "_base": base,
         "_base_forward": staticmethod(base.forward),

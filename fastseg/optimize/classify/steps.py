@@ -6,6 +6,7 @@ The patterns of fastseg.optimize.match are looked for among these steps.
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from enum import Enum
 from typing import NamedTuple
 
@@ -102,10 +103,13 @@ class Steps(dict[nn.Module, Step]):
     Args:
         model: the module all of whose modules are classified at once. Others, such as a slice of a
             Sequential that a forward makes, are when they are first asked for.
+        left: modules for which no op may stand, each with the reason.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, left: Mapping[nn.Module, str]):
         super().__init__((module, step_of_module(module)) for module in model.modules())
+        for module, reason in left.items():
+            self[module] = self[module]._replace(why_not=self[module].why_not or reason)
 
     def __missing__(self, module: nn.Module) -> Step:
         step = self[module] = step_of_module(module)

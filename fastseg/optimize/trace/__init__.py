@@ -6,5 +6,6 @@
   ``bytecode.py`` what a function's code does, ``origins.py`` whose code runs, ``frames.py`` what a
   frame tells, and ``contents.py`` what mutable objects held before. ``owners.py`` has functions
   and globals as owners of what was read.
+- ``class_questions.py``: the modules whose classes a forward asks for, which stay as they are.
 - ``memory.py``: which values of a graph may share memory.
 """
