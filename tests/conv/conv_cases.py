@@ -114,6 +114,8 @@ GEOMETRIES = (
     ConvCase((1, 6, 10, 8), 5, padding=(1, 5), dilation=(3, 4)),
     ConvCase((1, 2, 4, 5), 3, padding=(18, 18), dilation=(9, 9)),  # outputs that read nothing
 )
+IN_BLOCKS = ConvCase((1, 33, 33, 29), 20, (5, 5))
+"""A large kernel, for contiguous maps of which torch has the faster one with AVX2."""
 GROUPED = (
     ConvCase((2, 6, 9, 10), 8, groups=2),
     ConvCase((1, 12, 20, 17), 18, dilation=(6, 6), groups=3),

@@ -13,6 +13,7 @@ import fastseg
 from tests.conv.conv_cases import (
     ACTIVATION_NAMES,
     CASES,
+    IN_BLOCKS,
     ConvCase,
     assert_close,
     expected_conv2d,
@@ -39,6 +40,7 @@ SOME = (
     ConvCase((2, 17, 20, 13), 17, dilation=(6, 6), groups=17),
     ConvCase((1, 5, 14, 11), 4, (3, 5), stride=(2, 2)),
 )
+each_of_some_and_blocks = pytest.mark.parametrize("case", [*SOME, IN_BLOCKS], ids=str)
 each_of_some = pytest.mark.parametrize("case", SOME, ids=str)
 
 
@@ -125,7 +127,7 @@ def test_every_epilogue(case, activation, layout, simd_level):
 
 @each_dtype
 @pytest.mark.parametrize("vector_dtype", FLOATS, ids=lambda d: str(d)[6:])
-@each_of_some
+@each_of_some_and_blocks
 def test_vectors_of_any_floating_dtype(case, dtype, vector_dtype, simd_level):
     """Computed in float32 with 16-bit x too, and rounded once, or twice by torch's bfloat16."""
     x, weight = case.tensors(dtype)
@@ -203,7 +205,7 @@ def test_three_dimensions(case, simd_level):
 
 @each_layout
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@each_of_some
+@each_of_some_and_blocks
 def test_what_is_not_finite_reaches_what_reads_it(case, value, layout, simd_level):
     n, c, h, w = case.shape
     places = [(0, 0, 0), (h - 1, w - 1, c - 1), (h // 2, w // 2, c // 2), (2, 1, 0), (0, w // 2, 1)]
@@ -221,7 +223,7 @@ def test_what_is_not_finite_reaches_what_reads_it(case, value, layout, simd_leve
 
 
 @each_layout
-@each_of_some
+@each_of_some_and_blocks
 def test_infinities_of_both_signs(case, layout, simd_level):
     x, weight = case.tensors(torch.float32, layout)
     lot = torch.randint(0, 60, case.shape)
@@ -231,7 +233,7 @@ def test_infinities_of_both_signs(case, layout, simd_level):
 
 
 @each_layout
-@each_of_some
+@each_of_some_and_blocks
 def test_a_nan_of_another_operand_stays_in_its_channel(case, layout, simd_level):
     x, weight = case.tensors(torch.float32, layout)
     given = operands(case, torch.float32)
@@ -294,7 +296,9 @@ def test_sixteen_bits_overflow_to_infinity(case, simd_level):
 
 @needs_kernel("atrous_conv2d")
 @each_layout
-@pytest.mark.parametrize("case", [*SOME, ConvCase((1, 40, 65, 65), 24, dilation=(12, 12))], ids=str)
+@pytest.mark.parametrize(
+    "case", [*SOME, IN_BLOCKS, ConvCase((1, 40, 65, 65), 24, dilation=(12, 12))], ids=str
+)
 def test_deterministic_for_any_number_of_threads(case, layout, simd_level):
     x, weight = case.tensors(torch.float32, layout)
     given = operands(case, torch.float32)

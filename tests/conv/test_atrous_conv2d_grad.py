@@ -15,6 +15,7 @@ from fastseg.ops.conv.cpu_costs import WEIGHT_GRADIENT_CHANNELS
 from tests.conv.conv_cases import (
     ACTIVATION_NAMES,
     CASES,
+    IN_BLOCKS,
     ConvCase,
     assert_close,
     double,
@@ -40,6 +41,7 @@ SMALL = (
     ConvCase((1, 4, 5, 5), 4, dilation=(3, 3), groups=4),
     ConvCase((1, 3, 4, 5), 5, (1, 1)),
 )
+each_of_some_and_blocks = pytest.mark.parametrize("case", [*SOME, IN_BLOCKS], ids=str)
 each_of_some = pytest.mark.parametrize("case", SOME, ids=str)
 each_small = pytest.mark.parametrize("case", SMALL, ids=str)
 
@@ -103,7 +105,7 @@ def test_strides(case, kind, simd_level):
 
 
 @each_layout
-@each_of_some
+@each_of_some_and_blocks
 def test_what_is_not_finite_reaches_what_reads_it(case, layout, simd_level):
     for value, place in itertools.product((math.nan, math.inf), ((0, 0), (-1, 2), (3, -1))):
         x, weight = case.tensors(torch.float32, layout)
@@ -123,7 +125,7 @@ def test_what_is_not_finite_reaches_what_reads_it(case, layout, simd_level):
 
 @needs_kernel("atrous_conv2d_input_grad", "atrous_conv2d_weight_grad")
 @each_layout
-@each_of_some
+@each_of_some_and_blocks
 def test_deterministic_for_any_number_of_threads(case, layout, simd_level):
     x, weight = case.tensors(torch.float32, layout)
     grad = torch.randn(case.out_shape).contiguous(memory_format=layout)

@@ -92,6 +92,24 @@ def test_choice_with_avx2(channels, filters, size, kernel, geometry, chosen):
         assert planned(x, weight, conv, "relu") == chosen
 
 
+@pytest.mark.skipif("avx2" not in extension.available_simd_levels(), reason="measured with AVX2")
+@pytest.mark.parametrize(
+    ("channels", "kernel", "dilation", "by_torch"),
+    [(32, 5, 1, True), (32, 7, 1, True), (16, 5, 1, False), (32, 3, 1, False), (32, 5, 2, False)],
+)
+def test_large_kernels_of_contiguous_maps_are_torchs(channels, kernel, dilation, by_torch):
+    """oneDNN's other kernels, for dilated ones, have bits that depend on the number of threads."""
+    x, weight = torch.empty(1, channels, 40, 40), torch.empty(32, channels, kernel, kernel)
+    conv = Conv2d((1, 1), (kernel // 2 * dilation,) * 2, (dilation,) * 2, 1)
+    with extension.use_simd_level("avx2"):
+        chosen = plan(x, weight, conv, "relu", bare=False)
+        planes = chosen.keywords.get("planes", chosen).func.__name__
+        assert (planes == "planes_by_torch") is by_torch
+        with torch.backends.mkldnn.flags(enabled=False):
+            chosen = plan(x, weight, conv, "relu", bare=False)
+            assert chosen.keywords.get("planes", chosen).func.__name__ != "planes_by_torch"
+
+
 def test_the_plan_computes_what_the_op_does():
     x, weight = operands()
     scale, shift = torch.rand(2, 24)

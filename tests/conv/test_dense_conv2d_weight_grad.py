@@ -59,11 +59,12 @@ def test_matches_float64(case, layout, simd_level):
     assert actual.is_contiguous(memory_format=torch._prims_common.suggest_memory_format(x))
 
 
+@pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("channels", [1, 3, 14, 16, 17, 33, 100])
 @pytest.mark.parametrize("out_channels", [1, 6, 15, 28, 100])
-def test_channels(channels, out_channels, simd_level):
+def test_channels(channels, out_channels, kernel, simd_level):
     """Panels and tiles with lanes and rows over."""
-    case = ConvCase((2, channels, 6, 7), out_channels, dilation=(2, 2))
+    case = ConvCase((2, channels, 6, 7), out_channels, (kernel, kernel), dilation=(2, 2))
     for layout in LAYOUTS:
         x, grad = tensors(case, layout)
         assert_right(op(x, grad, *geometry(case)), expected_grad(x, grad, case))

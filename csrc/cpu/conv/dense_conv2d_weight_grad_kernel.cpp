@@ -5,33 +5,19 @@
 // and the output once.
 
 #include <algorithm>
+#include <type_traits>
 
 #include "cpu/conv/dense_conv2d_weight_grad.h"
 #include "cpu/conv/gemm_tile.h"
+#include "cpu/conv/transpose_block.h"
 
 namespace fastseg::cpu::FASTSEG_SIMD {
 namespace {
 
 constexpr int L = kLanes<float>;
-constexpr int kMostRows = 16;  // of transpose
-static_assert(kTileRows <= kMostRows && kPanel <= kMostRows && kWeightGradTaps <= kMostRows);
-
-// (16, L) to (L, 16): each of the four rounds rotates the bits of the positions by one.
-void transpose_block(const float* from, float* to) {
-  using S = Simd<float>;
-  alignas(64) float buffers[2][kMostRows * L];
-  for (int round = 0; round < 4; ++round) {
-    const float* const in = round == 0 ? from : buffers[round % 2];
-    float* const out = round == 3 ? to : buffers[(round + 1) % 2];
-    FASTSEG_UNROLL
-    for (int i = 0; i < 8; ++i) {
-      S::store_interleaved(out + 2 * i * L, S::load(in + i * L), S::load(in + (i + 8) * L));
-    }
-  }
-}
 
 // to[j * to_step + i] = from[i * from_step + j] for i < rows, j < columns, and 0 for the other i <
-// width. At most 16 rows.
+// width.
 void transpose(const float* from, int64_t from_step, int64_t rows, int64_t columns, float* to,
                int64_t to_step, int64_t width) {
   if (columns < L) {
@@ -42,18 +28,27 @@ void transpose(const float* from, int64_t from_step, int64_t rows, int64_t colum
     }
     return;
   }
-  alignas(64) float block[kMostRows * L] = {}, transposed[kMostRows * L];
-  for (int64_t j = 0; j < columns; j += L) {
-    const int64_t first = std::min(j, columns - L);  // the last block is moved back
-    for (int64_t i = 0; i < rows; ++i) {
-      Simd<float>::store(block + i * L, Simd<float>::load(from + i * from_step + first));
-    }
-    transpose_block(block, transposed);
-    for (int k = 0; k < L; ++k) {
-      for_blocks<L>(0, width, [&](auto lanes, int64_t i) {
-        using S = Simd<float, decltype(lanes)::value>;
-        S::store(to + (first + k) * to_step + i, S::load(transposed + k * kMostRows + i));
-      });
+  alignas(64) float block[L * L], transposed[L * L];
+  for (int64_t i = 0; i < width; i += L, from += L * from_step, to += L) {
+    const int64_t count = std::clamp<int64_t>(rows - i, 0, L),
+                  wide = std::min<int64_t>(L, width - i);
+    std::fill(block, block + L * L, 0.0f);
+    for (int64_t j = 0; j < columns; j += L) {
+      const int64_t first = std::min(j, columns - L);  // the last block is moved back
+      if (count == L) {
+        transpose_block(from + first, from_step, to + first * to_step, to_step);
+        continue;
+      }
+      for (int64_t k = 0; k < count; ++k) {
+        Simd<float>::store(block + k * L, Simd<float>::load(from + k * from_step + first));
+      }
+      transpose_block(block, L, transposed, L);
+      for (int k = 0; k < L; ++k) {
+        for_blocks<L>(0, wide, [&](auto lanes, int64_t w) {
+          using S = Simd<float, decltype(lanes)::value>;
+          S::store(to + (first + k) * to_step + w, S::load(transposed + k * L + w));
+        });
+      }
     }
   }
 }
@@ -63,14 +58,20 @@ template <int kWidth>
 void pack_pixels(const float* from, int64_t pixel_step, int64_t channel_step, int64_t channels,
                  int64_t count, float* to) {
   if (pixel_step == 1) return transpose(from, channel_step, channels, count, to, kWidth, kWidth);
-  if (channel_step == 1 && channels == kWidth) {
-    for (int64_t p = 0; p < count; ++p) {
-      for_blocks<L>(0, kWidth, [&](auto lanes, int64_t c) {
-        using S = Simd<float, decltype(lanes)::value>;
-        S::store(to + p * kWidth + c, S::load(from + p * pixel_step + c));
-      });
-    }
-    return;
+  if (channel_step == 1) {
+    // A number of channels that is known when this is compiled makes one or two copies of a pixel.
+    const auto copy = [&](auto known) {
+      for (int64_t p = 0; p < count; ++p) {
+        for_blocks<L>(0, known, [&](auto lanes, int64_t c) {
+          using S = Simd<float, decltype(lanes)::value>;
+          S::store(to + p * kWidth + c, S::load(from + p * pixel_step + c));
+        });
+        for (int64_t c = known; c < kWidth; ++c) to[p * kWidth + c] = 0;
+      }
+    };
+    if (channels == kWidth) return copy(std::integral_constant<int64_t, kWidth>{});
+    if (channels == kWidth - 1) return copy(std::integral_constant<int64_t, kWidth - 1>{});
+    return copy(channels);
   }
   for (int64_t p = 0; p < count; ++p) {
     for (int64_t c = 0; c < kWidth; ++c) {
@@ -143,7 +144,7 @@ void store(const WeightGrad& op, const WeightGradTask& task, const float* sums, 
   const int64_t channels = std::min(sums_step, all_channels - first_channel);
   for (int64_t r = 0; r < rows; ++r, sums += sums_step) {
     float* const row = op.out + (first_row + r) * all_channels * all_taps;
-    if (!op.channels_last) {
+    if (!op.channels_last && all_taps > 1) {
       transpose(sums, rows * sums_step, taps, channels,
                 row + first_channel * all_taps + task.first_tap, all_taps, taps);
       continue;

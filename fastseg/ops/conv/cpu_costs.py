@@ -104,6 +104,17 @@ FUSED_OUTPUTS = 2
 """Number of outputs per element of x from which oneDNN fuses a ReLU: its ReLU turns NaN into 0, so
 that x must be searched for NaN first, which costs a pass over x and saves one over the output."""
 
+DIRECT_KERNEL = 5
+"""Side of a kernel from which torch's convolution of contiguous maps, oneDNN's in blocks of 8
+channels, is faster than planes with AVX2, at rate 1: it takes 0.78 to 0.92 of their time."""
+
+DIRECT_CHANNELS = 32
+"""Number of input channels from which that is so. Of 16, planes take 0.6 to 1.0 of its time, and
+of 24 to 40 about as long."""
+
+DIRECT_FLOPS = 30_000_000
+"""Number of operations from which that is so. Smaller products are small beside a call."""
+
 BLOCK_CHANNELS = 16
 """Number of input channels, of a group if there are some, up to which torch's convolution, batch
 norm and ReLU take longer than planes: with AVX2 1.1 to 3.3 times as long in groups, on maps of 17 x

@@ -135,7 +135,11 @@ def _winograd_input_grad(grad: Tensor, weight: Tensor, keep: bool, conv: Conv2d)
 def _adjoint_input_grad(
     grad: Tensor, weight: Tensor, keep: bool, groups: int, convolve: Callable
 ) -> Tensor:
-    flipped = adjoint(weight, groups).flip(2, 3).contiguous()
+    if groups == 1 and weight.shape[2:] == (1, 1):
+        # torch transposes a matrix block by block, but not a tensor of four dimensions.
+        flipped = weight.flatten(1).t().contiguous()[:, :, None, None]
+    else:
+        flipped = adjoint(weight, groups).flip(2, 3).contiguous()
     return convolve(grad, flipped, None, None, None, None)
 
 

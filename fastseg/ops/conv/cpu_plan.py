@@ -7,6 +7,7 @@
   to channels_last and back would cost more: those of a network's first layer, of large kernels and
   of strides. It takes the weight as it is; all others are prepared and compared with what was
   prepared in each call.
+- torch's convolution: contiguous maps and large kernels at rate 1, with AVX2.
 - oneDNN with a prepared weight, the batch norm's scale in it, and a fused epilogue: all else; by
   torch's convolution where x and the weight are in channels_last and little or nothing follows.
 
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -36,6 +38,9 @@ from fastseg.ops.conv.cpu_cost_model import output_pixels
 from fastseg.ops.conv.cpu_costs import (
     BLOCK_CHANNELS,
     COSTS,
+    DIRECT_CHANNELS,
+    DIRECT_FLOPS,
+    DIRECT_KERNEL,
     EPILOGUE_OUTPUTS,
     GRADIENT_OVERHEAD,
     NATIVE_RATE,
@@ -58,6 +63,7 @@ from fastseg.ops.conv.cpu_forms import (
 )
 from fastseg.ops.conv.cpu_kernels import depthwise_conv2d, im2col_conv2d, winograd_conv2d
 from fastseg.ops.conv.cpu_onednn import (
+    has_onednn,
     is_native,
     onednn_conv2d,
     torch_conv2d,
@@ -112,6 +118,9 @@ def plan(
     if prefers_im2col(x, weight, conv):
         return by_product
     run = _plan_large(x, weight, conv, activation, bare)
+    if torch_wins_in_blocks(x, weight, conv):
+        by_torch = partial(planes_by_torch, conv=conv, activation=activation)
+        return partial(by_layout, planes=by_torch, channels_last=run)
     if prefers_planes(x, weight, conv):
         return partial(by_layout, planes=by_product, channels_last=run)
     return run
@@ -211,6 +220,24 @@ def prefers_planes(shape, weight_shape, conv: Conv2d, fast: bool, level: str | N
     return costs.planes(shape, weight_shape, conv) < others
 
 
+def torch_wins_in_blocks(x: Tensor, weight: Tensor, conv: Conv2d) -> bool:
+    """Whether torch's convolution of contiguous float32 x is faster than our products of planes.
+
+    It is oneDNN's for blocks of channels, which sums in one order whatever the number of threads:
+    not so its other ones, for dilated kernels. Other processors than those with AVX2 have others.
+    """
+    return has_onednn() and _suits_blocks(x, weight, conv)
+
+
+@_of_shapes
+def _suits_blocks(shape, weight_shape, conv: Conv2d, fast: bool, level: str | None) -> bool:
+    if level != "avx2" or conv.groups != 1 or conv.dilation != (1, 1):
+        return False
+    flops = 2 * output_pixels(shape, weight_shape, conv) * math.prod(weight_shape)
+    large = min(weight_shape[2:]) >= DIRECT_KERNEL and weight_shape[1] >= DIRECT_CHANNELS
+    return large and flops >= DIRECT_FLOPS and torch_takes_onednn(shape, weight_shape, conv)
+
+
 def planes_pay(x: Tensor, weight: Tensor, conv: Conv2d) -> bool:
     """Whether contiguous planes with an epilogue are faster than torch's three ops.
 
@@ -218,6 +245,8 @@ def planes_pay(x: Tensor, weight: Tensor, conv: Conv2d) -> bool:
     whole block. Its own activation and batch norm are a pass over the output each.
     """
     if x.dtype != torch.float32 or not prefers_planes(x, weight, conv):
+        return False
+    if torch_wins_in_blocks(x, weight, conv):
         return False
     if weight.shape[1] <= BLOCK_CHANNELS:
         return True
