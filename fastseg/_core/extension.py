@@ -6,12 +6,15 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import struct
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+
+from fastseg._core import nvml
 
 _FOLDER = Path(__file__).parents[1]
 SIMD_LEVELS = ("portable", "avx2", "avx512")
@@ -51,13 +54,39 @@ def _is_cut_short(path: Path) -> bool:
 
 
 def _load_cuda() -> tuple[ctypes.CDLL | None, str | None]:
-    if torch.version.cuda is None and (_FOLDER / "_C_cuda.so").exists():
+    if not (_FOLDER / "_C_cuda.so").exists():
+        return _load("_C_cuda.so")
+    if torch.version.cuda is None:
         return None, f"_C_cuda.so is there, but torch {torch.__version__} is a build without CUDA"
-    return _load("_C_cuda.so")
+    try:
+        build = build_info()
+    except (OSError, ValueError):
+        build = {}
+    reason = misfit(build, nvml.hardware())
+    return (None, reason) if reason else _load("_C_cuda.so")
 
 
-_cpu, CPU_MISSING = _load("_C.so")
-_, CUDA_MISSING = _load_cuda()
+def misfit(build: dict, hardware: nvml.Hardware | None) -> str | None:
+    """Why each call of a CUDA library would fail on a machine, or None if none is known to.
+
+    Args:
+        build: what `build_info` returns.
+        hardware: the machine's driver and GPUs, if they are known.
+    """
+    if hardware is None:
+        return None
+    nvcc = str(build.get("nvcc") or "")
+    major = re.match(r"\d+", nvcc)
+    if major and int(major[0]) > hardware.cuda[0]:
+        driver = ".".join(map(str, hardware.cuda))
+        return f"_C_cuda.so was built by CUDA {nvcc}, and the driver is for CUDA {driver}"
+    archs = re.findall(r"\d+", str(build.get("cuda_archs"))) or ["80"]
+    least = min(archs, key=int)
+    gpus = [f"{major}{minor}" for major, minor in hardware.capabilities]
+    if gpus and all(int(gpu) < int(least) for gpu in gpus):
+        of_gpus = ", ".join(f"sm_{gpu}" for gpu in gpus)
+        return f"_C_cuda.so is compiled for sm_{least} and later, and the GPU is {of_gpus}"
+    return None
 
 
 def warn() -> None:
@@ -93,6 +122,10 @@ def build_info() -> dict:
     if not isinstance(build, dict):
         raise ValueError(f"a {type(build).__name__} instead of a dict")
     return build
+
+
+_cpu, CPU_MISSING = _load("_C.so")
+_, CUDA_MISSING = _load_cuda()
 
 
 def simd_level() -> str | None:

@@ -212,7 +212,7 @@ def _check_weights(term: Pairwise) -> None:
     name, mu = type(term).__name__, term.compatibility
     if not isinstance(mu, Tensor):
         try:
-            mu = torch.tensor(mu, dtype=torch.float64)
+            mu = torch.tensor(mu, dtype=torch.float64, device="cpu")
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(
                 f"{name}: compatibility must be a number, (L,), (L, L) or a tensor, got {mu!r}"

@@ -74,7 +74,7 @@ def enclosing_simplex(features: Tensor, refine: float) -> tuple[Tensor, Tensor, 
         elevated[j] = total - j * scaled
         total = total + scaled
     elevated[0] = total
-    inverse = torch.tensor(1.0, dtype=features.dtype) / (d + 1)
+    inverse = torch.tensor(1.0, dtype=features.dtype, device="cpu") / (d + 1)
     y = torch.stack(elevated, 1)
     quotients = (y * inverse).round()
     offsets = y - quotients * (d + 1)
@@ -96,9 +96,10 @@ def enclosing_simplex(features: Tensor, refine: float) -> tuple[Tensor, Tensor, 
 
 def feature_scales(dimensions: int, refine: float, dtype: torch.dtype) -> list[float]:
     """The factors of the features, by which the blur's deviation is one unit of theirs."""
-    deviation = torch.tensor(math.sqrt(2 / 3) * (dimensions + 1), dtype=dtype).item()
+    deviation = math.sqrt(2 / 3) * (dimensions + 1)
+    deviation = torch.tensor(deviation, dtype=dtype, device="cpu").item()
     scales = [1 / math.sqrt((i + 2) * (i + 1)) * deviation * refine for i in range(dimensions)]
-    return torch.tensor(scales, dtype=torch.float64).to(dtype).tolist()
+    return torch.tensor(scales, dtype=torch.float64, device="cpu").to(dtype).tolist()
 
 
 def barycentric_backward(features: Tensor, refine: float, grad: Tensor) -> Tensor:

@@ -26,11 +26,27 @@ from fastseg._core.float32_precision import tf32_in_convolutions
 MOST_PREPARED = 1024
 """Number of prepared calls that are kept; all are dropped beyond that."""
 
+MOST_BYTES = 1 << 27
+"""Bytes of a GPU's memory that prepared calls may hold, in their plans; all are dropped beyond
+that, and a call that needs more alone is not kept."""
+
 CALLS: dict[tuple, Callable[[Sequence[Tensor | None]], Tensor | None]] = {}
 """Prepared calls by their keys. None as a result says that the ordinary way must be taken."""
 
-# A child must not use the parent's GPU, as torch tells who tries.
-os.register_at_fork(after_in_child=CALLS.clear)
+OF_PARENT: list[dict] = []
+"""In a forked child, the parent's calls."""
+
+
+def _leave_to_parent() -> None:
+    """Makes a forked child find none of its parent's calls, whose GPU it must not use.
+
+    They stay: CUDA, of which a child can ask nothing, would end it where their memory is freed.
+    """
+    OF_PARENT.append(CALLS.copy())
+    CALLS.clear()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def _load():
@@ -100,15 +116,23 @@ def keep(op: str, tensors: Sequence[Tensor | None], options: tuple, call: Callab
     key = key_of(op, tensors, options)
     if key is None:
         return
-    if len(CALLS) >= MOST_PREPARED:
+    if len(CALLS) >= MOST_PREPARED or _held_bytes([*CALLS.values(), call]) > MOST_BYTES:
         CALLS.clear()
+        if _held_bytes([call]) > MOST_BYTES:
+            return
     CALLS[key] = call
+
+
+def _held_bytes(calls: Sequence[Callable]) -> int:
+    """The bytes of the plans of these calls, some of which may share one."""
+    plans = {id(plan): plan for call in calls for plan in call.plans}
+    return sum(plan.buffer.nbytes for plan in plans.values())
 
 
 def keep_as_well(op: str, tensors: Sequence[Tensor | None], options: tuple, others: tuple) -> None:
     """Lets a call with `options` find what is prepared for `others`, which mean the same."""
     call = find(op, tensors, others)
-    if call is not None:
+    if call is not None and find(op, tensors, options) is not call:
         try:
             keep(op, tensors, options, call)
         except TypeError:  # an option without a hash

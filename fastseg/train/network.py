@@ -1,12 +1,20 @@
-"""The network of a run, as its settings say, and whether it takes the run's crops."""
+"""The network of a run, as its settings say: built, asked for its crops, shared by processes."""
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from fastseg.models import build_model, main_logits
 from fastseg.train.config import Config
+from fastseg.train.processes import is_distributed, synchronise_batch_norms
+
+_SYNC_BUFFERS = "forward_sync_buffers"  # torch 2.13's name
+if _SYNC_BUFFERS not in inspect.signature(DistributedDataParallel).parameters:
+    _SYNC_BUFFERS = "broadcast_buffers"
 
 
 def build_network(config: Config, num_classes: int) -> nn.Module:
@@ -54,3 +62,19 @@ def frozen_batch_norms(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval().requires_grad_(False)
+
+
+def trained_by_all(model: nn.Module, config: Config, device: torch.device) -> nn.Module:
+    """Returns what a training step calls: the model, compiled and distributed where that is so.
+
+    Buffers are not sent around in each step: the batch norms of all processes have the same.
+    """
+    if config.compile:
+        model.compile()
+    if not is_distributed():
+        return model
+    if config.freeze_bn:  # what needs no gradient is none that the processes wait for
+        frozen_batch_norms(model)
+    synchronise_batch_norms(model)
+    gpus = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(model, gpus, **{_SYNC_BUFFERS: False})

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from fastseg._core.devices import named_device
@@ -27,14 +26,18 @@ from fastseg.train.interrupt import Interrupted, StopSignal
 from fastseg.train.loading import Batches, epoch_order, loader
 from fastseg.train.logs import RunLog
 from fastseg.train.losses import Loss
-from fastseg.train.network import build_network, check_crop, frozen_batch_norms
+from fastseg.train.network import (
+    build_network,
+    check_crop,
+    frozen_batch_norms,
+    trained_by_all,
+)
 from fastseg.train.processes import (
     any_of_all,
     global_sum,
     is_distributed,
     join,
     rank,
-    synchronise_batch_norms,
     world_size,
 )
 from fastseg.train.progress import Progress
@@ -116,7 +119,7 @@ class Trainer:
             self.average = torch.optim.swa_utils.AveragedModel(
                 model, multi_avg_fn=average, use_buffers=True
             )
-        self.trained = self._wrapped()
+        self.trained = trained_by_all(self.model, config, self.device)
         self.out = Path(config.out)
         if rank() == 0:
             self.out.mkdir(parents=True, exist_ok=True)
@@ -139,18 +142,6 @@ class Trainer:
                 f"a batch of {batch} is more than the pictures to train on, {images}: they come "
                 "again in it, changed at random each time"
             )
-
-    def _wrapped(self) -> torch.nn.Module:
-        """Returns what a training step calls: the model, compiled and distributed if asked."""
-        if self.config.compile:
-            self.model.compile()
-        if not is_distributed():
-            return self.model
-        if self.config.freeze_bn:  # what needs no gradient is none that the processes wait for
-            frozen_batch_norms(self.model)
-        synchronise_batch_norms(self.model)
-        gpus = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(self.model, gpus, broadcast_buffers=False)
 
     def save(self) -> None:
         """Writes the whole state to ``OUT/last.pt``."""

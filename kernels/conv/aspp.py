@@ -26,6 +26,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastseg._core import prepared_calls
 from fastseg import reference
 from fastseg._core.conv2d import in_layout_of
 from fastseg.kernels.conv import few_outputs
@@ -96,7 +97,12 @@ def aspp_with_pooling(
         pool_first: whether the pooled branch's channels are the first of the projection's weight.
         activation: its name, or "".
     """
-    recording = Recording((x, *weights, *scales, *shifts, *project, *pool))
+    tensors = (x, *weights, *scales, *shifts, *project, *pool)
+    options = (len(weights), tuple(dilations), activation, pool_first)
+    out = prepared_calls.run("aspp", tensors, options)
+    if out is not None:  # as of a device that was not the current one before
+        return out
+    recording = Recording(tensors)
     x_last = recording.derive(channels_last, x)
     weight, scale, shift = pool
     split = weight.shape[0] if pool_first else project[0].shape[1] - weight.shape[0]
@@ -114,7 +120,7 @@ def aspp_with_pooling(
     ending = (by_maps, *project[1:], bias, activation, recording)
     out = _aspp(x_last, weights, scales, shifts, dilations, *ending)
     out = recording.derive(in_layout_of, x, out)
-    return recording.keep("aspp", (len(weights), tuple(dilations), activation, pool_first), out)
+    return recording.keep("aspp", options, out)
 
 
 def _aspp(

@@ -11,6 +11,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -19,11 +20,15 @@ from torch import Tensor
 MOST_PLANS = 512
 """Number of plans that are kept, most of them of some 10 KB."""
 
+MOST_BYTES = 1 << 27
+"""Bytes of the plans that are kept: those of large maps have some for each pixel and branch. The
+last plan is kept in any case."""
+
 
 def pack(arrays: Sequence[np.ndarray]) -> tuple[Tensor, ...]:
     """A buffer on the host, and the int32 arrays in it, each from a multiple of 16 bytes on."""
     places = np.cumsum([0] + [-(-array.size // 4) * 4 for array in arrays]).tolist()
-    buffer = torch.zeros(places[-1], dtype=torch.int32)
+    buffer = torch.zeros(places[-1], dtype=torch.int32, device="cpu")  # whatever the default is
     views = []
     for array, place in zip(arrays, places[:-1], strict=True):
         view = buffer[place : place + array.size].view(array.shape)
@@ -43,11 +48,22 @@ def moved(plan, buffer: Tensor):
     return type(plan)(buffer, *parts)
 
 
+def on_device(buffer: Tensor, device: torch.device) -> Tensor:
+    """A copy of a buffer on a device that outlives the call, ready for all streams.
+
+    A thread of its own makes it. What the calling thread allocates may belong to another: under
+    torch.compile's CUDA graphs, whose pool must hold nothing that stays, or under use_mem_pool.
+    """
+    with ThreadPoolExecutor(1) as other:
+        return other.submit(buffer.to, device).result()
+
+
 class PlanCache:
     """The plans of a process that were used last; threads share it."""
 
-    def __init__(self, most: int = MOST_PLANS):
+    def __init__(self, most: int = MOST_PLANS, most_bytes: int = MOST_BYTES):
         self.most = most
+        self.most_bytes = most_bytes
         self.lock = threading.Lock()
         self.plans: OrderedDict = OrderedDict()
         # What CUDA graphs read without owning it, which nobody tells when a graph is gone: one
@@ -81,15 +97,19 @@ class PlanCache:
                     if key not in self.pinned:
                         self.pinned[key] = plan.buffer.pin_memory()
                     return moved(plan, self.pinned[key].to(device, non_blocking=True))
-                # Waits for the copy: other streams may use the plan right away.
-                plan = moved(plan, plan.buffer.to(device))
+                plan = moved(plan, on_device(plan.buffer, device))
                 self.plans[key] = plan
-                if len(self.plans) > self.most:
-                    self.plans.popitem(last=False)
+                self._drop_the_oldest()
             self.plans.move_to_end(key)
         if on_gpu:
             self.protect(plan, capturing)
         return plan
+
+    def _drop_the_oldest(self) -> None:
+        held = sum(plan.buffer.nbytes for plan in self.plans.values())
+        while len(self.plans) > 1 and (len(self.plans) > self.most or held > self.most_bytes):
+            _, plan = self.plans.popitem(last=False)
+            held -= plan.buffer.nbytes
 
     def protect(self, plan, capturing: bool) -> None:
         """Makes a plan outlive what the current stream of its device does with it.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections import Counter
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -262,6 +264,54 @@ def test_cache_keeps_the_plans_that_were_used_last():
     assert get(0) is first
     assert get(1) is not second
     assert len(cache.plans) == 2
+
+
+def test_the_cache_holds_few_bytes():
+    """Plans of many large maps would fill a GPU's memory; the last one is kept in any case."""
+    sizes = [Sizes(1, n, 9, n, 9) for n in (5, 6, 30)]
+    problems = [(size, (atrous(2),), CUTS[0], False, False) for size in sizes]
+    bytes_of = [plans.build(*problem).buffer.nbytes for problem in problems]
+    assert bytes_of[2] > sum(bytes_of[:2])
+    cache, cpu = PlanCache(most_bytes=sum(bytes_of[:2])), torch.device("cpu")
+    for problem, left in zip(problems, (1, 2, 1), strict=True):
+        plan = cache.get(cpu, plans.build, *problem)
+        assert len(cache.plans) == left
+        assert cache.get(cpu, plans.build, *problem) is plan
+
+
+def test_tiles_of_many_pixels_are_kept_of_few_launches():
+    """They have some bytes for each pixel, and are asked for of one launch after the other."""
+    many, few = (1, 600, 500), (1, 9, 11)
+    assert math.prod(few) <= plans.FEW_PIXELS < math.prod(many)
+    for size, others in ((many, 10), (few, 20)):
+        first = Sizes(*size, *size[1:])
+        tiles = tiles_of(first, (atrous(2),), 128, False, False)
+        assert tiles_of(first, (atrous(2),), 128, False, False) is tiles
+        for rate in range(3, 3 + others):
+            assert tiles_of(first, (atrous(rate),), 128, False, False) is not tiles
+        again = tiles_of(first, (atrous(2),), 128, False, False)
+        assert (again is tiles) == (size == few)
+
+
+def test_memory_of_a_plan_is_allocated_by_a_thread_of_its_own():
+    """torch.compile's CUDA graphs take what their thread allocates, and refuse what stays."""
+
+    class Buffer:
+        nbytes = 0
+
+        def to(self, device):
+            threads.append(threading.current_thread())
+            return self
+
+    class OnlyBuffer(NamedTuple):
+        buffer: Buffer
+
+    threads = []
+    for _ in range(2):
+        PlanCache().get(torch.device("cpu"), lambda: OnlyBuffer(Buffer()))
+    assert threading.current_thread() not in threads
+    assert len(threads) == 2
+    assert not any(thread.is_alive() for thread in threads)
 
 
 def test_gradients_of_the_weight_share_the_cache():

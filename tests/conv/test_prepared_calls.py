@@ -191,15 +191,43 @@ def test_parameters_of_a_compiled_kernel():
         recording.parameters_in(ptx + ptx)
 
 
-def test_cache_is_emptied_where_it_is_full(monkeypatch):
+@pytest.fixture
+def few_calls(monkeypatch):
+    """A cache of its own, of three calls, whose tensors may be anything."""
     monkeypatch.setattr(prepared_calls, "MOST_PREPARED", 3)
     monkeypatch.setattr(prepared_calls, "CALLS", {})
     monkeypatch.setattr(
         prepared_calls, "launcher", SimpleNamespace(describe=lambda *tensors: repr(tensors))
     )
-    for i in range(5):
-        prepared_calls.keep("op", (i,), (), print)
+
+
+def call_of(*sizes):
+    """A prepared call with plans of so many integers."""
+    plans = [SimpleNamespace(buffer=torch.zeros(n, dtype=torch.int32)) for n in sizes]
+    return SimpleNamespace(plans=plans)
+
+
+@pytest.mark.usefixtures("few_calls")
+def test_cache_is_emptied_where_it_is_full():
+    calls = [call_of() for _ in range(5)]
+    for i, call in enumerate(calls):
+        prepared_calls.keep("op", (i,), (), call)
     assert len(prepared_calls.CALLS) == 2
-    assert prepared_calls.find("op", (4,), ()) is print
+    assert prepared_calls.find("op", (4,), ()) is calls[4]
     assert prepared_calls.find("op", (4,), ([],)) is None
     assert prepared_calls.find("op", (1,), ()) is None
+
+
+@pytest.mark.usefixtures("few_calls")
+def test_calls_do_not_hold_much_of_a_gpu_s_memory(monkeypatch):
+    """Plans of many large maps would fill it; one that two calls share counts once."""
+    monkeypatch.setattr(prepared_calls, "MOST_BYTES", 400)
+    first, second, third, large = call_of(40), call_of(60), call_of(1), call_of(101)
+    prepared_calls.keep("op", (1,), (), first)
+    prepared_calls.keep("op", (2,), (), second)
+    prepared_calls.keep_as_well("op", (2,), (2,), ())
+    assert len(prepared_calls.CALLS) == 3
+    prepared_calls.keep("op", (3,), (), third)
+    assert list(prepared_calls.CALLS.values()) == [third]
+    prepared_calls.keep("op", (4,), (), large)
+    assert not prepared_calls.CALLS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fastseg._core import prepared_calls
 from fastseg import reference
 
 pytestmark = [
@@ -151,12 +152,16 @@ def test_cuda_graphs(warm):
 
     # Compiles the kernels, which a capture cannot wait for; elsewhere a plan of the same kind.
     run()
+    plans.cache.pinned.clear()
     if not warm:
         plans.cache.plans.clear()
+        prepared_calls.forget()  # they hold plans
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         out = run()
+    assert bool(plans.cache.pinned) != warm
     plans.cache.plans.clear()
+    prepared_calls.forget()
     torch.full((1 << 22,), -1, dtype=torch.int32, device="cuda")  # over memory that was given up
     x.copy_(torch.randn_like(x))
     graph.replay()
@@ -164,3 +169,26 @@ def test_cuda_graphs(warm):
         x.double(), weight.double(), *[None] * 4, *geometry, ""
     )  # fmt: skip
     assert error(out, expected) < TOLERANCE[torch.float16]
+
+
+def test_compiled_cuda_graphs():
+    """Those of torch.compile, whose pool must hold nothing that stays, as a plan does."""
+    from fastseg.kernels.conv import plan_cache as plans
+
+    case = ((2, 256, 27, 33), 64, (3, 3), ONE, (12, 12), (12, 12))
+    x, weight, *_, geometry = inputs(case, torch.float16)
+
+    def run(x):
+        return torch.ops.fastseg.atrous_conv2d(x, weight, *[None] * 4, *geometry, "relu") + 1
+
+    torch._dynamo.reset()
+    plans.cache.plans.clear()
+    prepared_calls.forget()
+    compiled = torch.compile(run, mode="reduce-overhead")
+    with torch.no_grad():
+        for _ in range(4):  # warms up, records, replays
+            torch.compiler.cudagraph_mark_step_begin()
+            x.copy_(torch.randn_like(x))
+            found = compiled(x).clone()  # first, while nothing is planned
+            assert torch.equal(found, run(x))
+    torch._dynamo.reset()

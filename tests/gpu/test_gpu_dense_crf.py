@@ -205,9 +205,13 @@ def test_filters_can_be_captured_in_a_graph():
 
 @pytest.mark.parametrize("quality", ["compat", "high"])
 def test_a_dense_crf_can_be_captured_in_a_graph(quality):
-    """And replayed on another picture, whose lattice has other sizes."""
+    """And replayed on another picture, whose lattice has other sizes; numbers are the caller's."""
     unary, image = torch.rand(2, 21, 61, 83).cuda(), torch.rand(2, 3, 61, 83).cuda() * 255
-    call = partial(fastseg.dense_crf, unary, image, iterations=5, quality=quality)
+    terms = [
+        fastseg.PairwiseGaussian((3, 4), torch.rand(21).tolist()),
+        fastseg.PairwiseBilateral(80, (13, 14, 15), torch.rand(21, 21).tolist()),
+    ]
+    call = partial(fastseg.dense_crf, unary, image, terms, iterations=5, quality=quality)
     call()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()

@@ -383,6 +383,7 @@ def test_two_processes_train_with_frozen_batch_norms(tmp_path, port):
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
+    assert "FutureWarning" not in done.stderr, done.stderr
     assert checkpoint.load(root / "run/last.pt")["epoch"] == 2
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from fastseg._core.lattice_quality import QUALITIES
 from fastseg._core.mean_field_terms import FeatureGaussian, Gaussian, PositionGaussian, Term
@@ -220,4 +221,21 @@ def _compatibility(term: Pairwise, unary: Tensor) -> Tensor:
         return mu.to(unary.dtype)
     if isinstance(mu, Real):
         return unary.new_full((), mu)  # filled on the device: nothing to wait for
-    return torch.tensor(mu, dtype=unary.dtype, device=unary.device)
+    values = torch.tensor(mu, dtype=unary.dtype, device="cpu")
+    return _filled(values, unary) if _is_captured(unary) else values.to(unary.device)
+
+
+def _is_captured(t: Tensor) -> bool:
+    """Whether what is done with t now becomes a part of a CUDA graph."""
+    if is_dynamo_compiling() or not t.is_cuda or not torch.cuda.is_initialized():
+        return False
+    with torch.cuda.device_of(t):
+        return torch.cuda.is_current_stream_capturing()
+
+
+def _filled(values: Tensor, like: Tensor) -> Tensor:
+    """The values on like's device, number by number: a graph cannot copy them from the host."""
+    out = like.new_empty(values.shape)
+    for place, value in zip(out.view(-1).unbind(), values.view(-1).tolist(), strict=True):
+        place.fill_(value)
+    return out

@@ -70,7 +70,8 @@ def winograd_conv2d(
             pixels = torch.arange(len(piece.input[0]), device=x.device)
             reads.append(start + (pixels + piece.first) * d + r)
             writes.append(start + torch.arange(len(piece.output), device=x.device) * d)
-            slots.append(torch.tensor([axis.rows.index(row) for row in piece.rows]))
+            rows = [axis.rows.index(row) for row in piece.rows]
+            slots.append(torch.tensor(rows, device=x.device))
         tiles = padded[:, :, reads[0][:, :, None, None], reads[1]]  # (N, Ci, ys, i, xs, j)
         (in_y, in_x), (out_y, out_x) = (
             [torch.tensor(matrix, dtype=x.dtype, device=x.device) for matrix in side]

@@ -33,7 +33,8 @@ def permutohedral_lattice(
             shift += 0 if shift_by is None else getattr(image, shift_by)
         return torch.cat(parts, -1)
 
-    rows = torch.tensor([0] + [image.rows for image in images[: b if n else 0]])
+    rows = [0] + [image.rows for image in images[: b if n else 0]]
+    rows = torch.tensor(rows, device="cpu")
     tile_vertices = joined("tile_vertices", "vertices")
     vertices = sum(image.vertices for image in images)
     counts = torch.bincount(tile_vertices, minlength=vertices)
@@ -51,7 +52,7 @@ def permutohedral_lattice(
         tile_vertices.argsort(stable=True).int(),
         starts.int(),
         torch.cat(neighbors, -1).int(),
-        torch.tensor([image.touched for image in images[:b]], dtype=torch.int64),
+        torch.tensor([image.touched for image in images[:b]], dtype=torch.int64, device="cpu"),
     )
 
 

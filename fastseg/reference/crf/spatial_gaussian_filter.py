@@ -37,7 +37,7 @@ def gaussian_taps(sigma: float, size: int, like: Tensor, derivative: bool = Fals
     """
     smallest = 8 * torch.finfo(like.dtype).eps / (64 if derivative else 1)
     radius = int(min(sigma * math.sqrt(-2 * math.log(smallest)), max(size, 1) - 1))
-    z = torch.arange(radius + 1, dtype=torch.float64) / sigma
+    z = torch.arange(radius + 1, dtype=torch.float64, device="cpu") / sigma
     taps = torch.exp(-0.5 * z * z) * (z * z / sigma if derivative else 1)
     return taps.to(like)
 

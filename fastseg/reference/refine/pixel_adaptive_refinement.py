@@ -66,7 +66,8 @@ def affinities(image: Tensor, dilations: Sequence[int], variant: str) -> list[Te
 def position_weights(dilations: Sequence[int]) -> Tensor:
     """Returns PAR's weights of the neighbours' distances, float64; their sum is 0.01."""
     shifts = neighbor_shifts(dilations)
-    distances = torch.tensor([math.hypot(*s) for s in shifts], dtype=torch.float64)
+    distances = [math.hypot(*s) for s in shifts]
+    distances = torch.tensor(distances, dtype=torch.float64, device="cpu")
     return 0.01 * (-(distances / (distances.std() + 1e-8) / 0.3).square()).softmax(0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import weakref
 
 import pytest
 import torch
@@ -111,11 +112,16 @@ def test_threads():
 
 @check
 def test_a_forked_child_prepares_nothing_of_its_parent():
+    """Nor does it free a plan, for which CUDA may ask the parent's streams how far they are."""
+    prepared_calls.forget()
     convolve(tensors())
-    assert prepared_calls.CALLS
+    (call,) = {id(call): call for call in prepared_calls.CALLS.values()}.values()
+    plan = weakref.ref(call.plans[0].buffer)
+    cache.plans.clear()
+    del call
     child = os.fork()
     if child == 0:
-        os._exit(1 if prepared_calls.CALLS else 0)
+        os._exit(1 if prepared_calls.CALLS else 2 if plan() is None else 0)
     assert os.waitpid(child, 0)[1] == 0
     assert prepared_calls.CALLS
 
@@ -149,6 +155,38 @@ def test_another_device_is_the_current_one():
     finally:
         driver.device = 0
     assert not driver.launches()
+
+
+@check
+def test_tensors_on_a_device_that_is_not_the_current_one():
+    """Prepared as well: the op makes it the current one, and finds what is prepared there."""
+    x, branches = randn(1, 64, 13, 13), pyramid()
+    pooled, projected = branch(160, 1, 1, 48), branch(128, 1, 1, 48)
+    given, before = tensors(), torch.cuda.device_of
+
+    @contextlib.contextmanager
+    def device_of(_):
+        outer, driver.device = driver.device, 0
+        yield
+        driver.device = outer
+
+    torch.cuda.device_of = device_of
+    try:
+        for run in (
+            lambda: convolve(given),
+            lambda: fastseg.aspp(x, branches, projected),
+            lambda: fastseg.aspp(x, branches, pooled, pool=branch(64, 1, 1)),
+        ):
+            run()
+            driver.launches()
+            driver.device = 1
+            run()
+            driver.device = 0
+            launched = driver.launches()
+            assert launched
+            assert not any(one.by_triton for one in launched), run
+    finally:
+        driver.device, torch.cuda.device_of = 0, before
 
 
 @check
