@@ -12,7 +12,10 @@ from fastseg.data.image import ImageWarning
 
 @contextmanager
 def image_warnings_in_one_line() -> Iterator[None]:
-    """Prints each ImageWarning in the block to stderr, without its line of code."""
+    """Prints each ImageWarning in the block to stderr, without its line of code.
+
+    What Pillow itself warns of names no file and is silenced, in threads that read ahead too.
+    """
     show = warnings.showwarning
 
     def show_in_one_line(message, category, *where, **options):
@@ -24,4 +27,5 @@ def image_warnings_in_one_line() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.showwarning = show_in_one_line
         warnings.simplefilter("always", ImageWarning)
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         yield

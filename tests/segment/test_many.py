@@ -6,7 +6,9 @@ import errno
 import json
 import os
 import shutil
+import subprocess
 import sys
+import warnings
 from types import ModuleType
 
 import numpy as np
@@ -54,6 +56,23 @@ def test_batches_change_nothing(folder, weights):
                 np.asarray(Image.open(folder / f / name)) for f in ("single", "batched")
             )
             assert (first == other).mean() > 0.999, name
+
+
+def test_what_pillow_warns_of_is_silent_in_threads(folder, weights):
+    """It names no file, and the pixels are read all the same."""
+    exif = Image.Exif()
+    exif[0x010E] = 20 * "x"
+    for k in range(2):
+        Image.new("RGB", (41, 30)).save(folder / f"img/y{k}.jpg", exif=exif.tobytes()[:30])
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with Image.open(folder / "img/y0.jpg") as image:
+            image.getexif()
+        assert len(warned) == 1
+    command = [sys.executable, "-m", "fastseg", "segment", "img", "-o", "out", "--weights", weights]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr, done.stderr
 
 
 def test_probabilities_and_overlays(folder, weights, capsys):
