@@ -17,13 +17,15 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 # one thread of torch's: after a fork GNU's OpenMP hangs where it has had more, in any op of torch.
 # The kinds of work come one after the other, for to import torch takes as long as most forks.
 FORKS = """
-import json, os, sys, threading, time
+import faulthandler, json, os, signal, sys, tempfile, threading, time
 import numpy as np, torch, fastseg
 import fastseg.compat.pydensecrf as densecrf
 
 torch.manual_seed(0)
 torch.set_num_threads(1)
-FORKS, SECONDS = 150, 20
+FORKS, SECONDS = 150, 60  # machines of others may stand still for a while
+TRACE = tempfile.TemporaryFile("w+")
+faulthandler.enable(TRACE)
 
 def convolution():
     x, weight = torch.randn(1, 32, 24, 24), torch.randn(32, 32, 3, 3)
@@ -88,12 +90,15 @@ def outcomes(work):
                 found.add(os.waitstatus_to_exitcode(status))
                 break
             if time.monotonic() > end:
-                os.kill(child, 9)
+                state = open(f"/proc/{child}/stat").read().rpartition(")")[2].split()
+                os.kill(child, signal.SIGABRT)
                 os.waitpid(child, 0)
-                found.add("hangs")
+                TRACE.seek(0)
+                found.add(f"hangs: {state[0]} after {state[11]} ticks, at {TRACE.read()}")
+                stop.set()
                 break
             time.sleep(0.0005)
-        if "hangs" in found:
+        if stop.is_set():
             break
     stop.set()
     thread.join()
