@@ -47,7 +47,7 @@ def _run(arguments: list[str] | None) -> int:
     subparsers = {}
     for command in COMMANDS:
         name = command.__name__.rpartition(".")[2]
-        summary = command.__doc__.partition("\n")[0]
+        summary = (command.__doc__ or "").partition("\n")[0]  # python -OO leaves no docstrings
         subparsers[name] = subparser = commands.add_parser(name, help=summary, allow_abbrev=False)
         describe(command, subparser)
         subparser.set_defaults(run=command.run)

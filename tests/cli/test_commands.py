@@ -273,3 +273,17 @@ def test_streams_limits_and_names(number, results):
     else:
         assert re.search(said, err), err
     assert bool(out) == (status == 0 and settings.get("stdout") != "closed")
+
+
+def test_python_without_docstrings():
+    """-OO strips them, and the first line of a command's is its summary."""
+    for words in (["--help"], ["segment", "--help"], ["info"]):
+        done = subprocess.run(
+            [sys.executable, "-OO", "-m", "fastseg", *words],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "fastseg" in done.stdout

@@ -112,10 +112,11 @@ WAYS = [
     Way("winograd_conv2d", (1, 32, 24, 24), (32, 32, 3, 3), geometry(1, 1)),
     Way("im2col_conv2d", (1, 16, 5, 5), (8, 16, 3, 3), geometry(2, 1)),
     Way("by_layout", (1, 64, 28, 28), (64, 16, 3, 3), geometry(2, 1, groups=4)),
-    Way("as_it_lies", (1, 128, 30, 30), (96, 128, 5, 5), geometry(1, 2)),
+    Way("as_it_lies", (1, 128, 30, 30), (96, 128, 5, 5), geometry(1, 4, 2)),
+    Way("as_it_lies", (1, 32, 46, 46), (24, 32, 5, 5), geometry(1, 2), avx2="by_layout"),
     Way("im2col_conv2d", (1, 8, 40, 40), (64, 8, 1, 1), geometry()),
     Way("by_layout", (1, 8, 96, 96), (64, 8, 3, 3), geometry(2, 1)),
-    Way("onednn_conv2d", (1, 64, 40, 40), (128, 64, 7, 7), geometry(1, 3)),
+    Way("onednn_conv2d", (1, 64, 40, 40), (128, 64, 7, 7), geometry(1, 6, 2)),
     Way("by_layout", (1, 8, 96, 96), (64, 8, 1, 1), geometry()),
     Way(
         "onednn_conv2d",
