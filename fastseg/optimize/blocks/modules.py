@@ -228,8 +228,12 @@ class Folded(RefusesTraining, Foldable):
             return  # the batch's statistics are taken then, and nothing is folded
         with ordinary_tensors(), torch.no_grad():
             folded = fold([t if t is None else _whole(t.detach()) for t in tensors], self.eps)
-        for name, t in zip(_FOLDED, folded, strict=True):
-            self.register_buffer(name, t, persistent=False)
+            for name, t in zip(_FOLDED, folded, strict=True):
+                old = self._buffers.get(name)
+                if old is not None and (old.dtype, old.device) == (t.dtype, t.device):
+                    old.copy_(t)  # a CUDA graph that was captured before reads these
+                else:
+                    self.register_buffer(name, t, persistent=False)
 
     def fold(self) -> tuple[Tensor, Tensor] | None:  # noqa: D102
         held = self.__dict__
