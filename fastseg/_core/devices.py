@@ -1,8 +1,10 @@
-"""Devices by the names that commands take."""
+"""Devices by the names that commands take; whether a CUDA graph is being captured on one."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 
 def named_device(name: str) -> torch.device:
@@ -20,3 +22,16 @@ def named_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices")
     return device
+
+
+def is_captured(t: Tensor) -> bool:
+    """Whether what is done with t now becomes a part of a CUDA graph.
+
+    Its results are there when the graph is replayed, not before, and each time anew.
+    """
+    if is_dynamo_compiling() or not t.is_cuda or not torch.cuda.is_initialized():
+        return False
+    if t.get_device() == torch.cuda.current_device():  # the other way takes longer
+        return torch.cuda.is_current_stream_capturing()
+    with torch.cuda.device_of(t):
+        return torch.cuda.is_current_stream_capturing()

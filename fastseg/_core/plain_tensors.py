@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, is_grad_enabled
 from torch._C import (
     _dispatch_keys,
+    _get_function_stack_at,
     _get_tracing_state,
     _is_any_autocast_enabled,
     _len_torch_dispatch_stack,
@@ -65,12 +66,25 @@ PLAIN_KEYS = _plain_keys()
 have those of a transform and views that negate or conjugate another tensor's values."""
 
 
+def function_mode_looks_on() -> bool:
+    """Whether there is a mode of functions but that of torch.set_default_device.
+
+    A default device is of tensors that are made without one, which ops make none of.
+    """
+    count = _len_torch_function_stack()
+    if count == 0:
+        return False
+    from torch.utils._device import DeviceContext  # which torch itself imports when it is needed
+
+    return any(type(_get_function_stack_at(i)) is not DeviceContext for i in range(count))
+
+
 def outside_modes() -> bool:
     """Whether no mode, transform or tracing looks at ops on plain tensors; a profiler may."""
     return not (
         is_dynamo_compiling()
         or _len_torch_dispatch_stack()
-        or _len_torch_function_stack()
+        or function_mode_looks_on()
         or _is_any_autocast_enabled()
         or _get_tracing_state() is not None
         or peek_interpreter_stack() is not None

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
-from torch._C import (
-    _get_tracing_state,
-    _len_torch_dispatch_stack,
-    _len_torch_function_stack,
-)
+from torch._C import _get_tracing_state, _len_torch_dispatch_stack
 from torch.compiler import is_compiling
 
+from fastseg._core.devices import is_captured
 from fastseg._core.formulas import compute_dtype
 from fastseg._core.ordinary_tensors import ordinary_tensors
-from fastseg._core.plain_tensors import PLAIN, gradient_free, needs_gradient
+from fastseg._core.plain_tensors import (
+    PLAIN,
+    function_mode_looks_on,
+    gradient_free,
+    needs_gradient,
+)
 from fastseg.ops import fold_batch_norm
 from fastseg.ops.conv.prepared_weights import State
 
@@ -90,6 +93,8 @@ class FoldedBatchNorm:
         for t, known in zip(tensors, entry.tensors, strict=True):
             if t is not known:
                 return None
+        if is_captured(entry.folded[0]):
+            return None
         still = not needs_gradient(tensors) and entry.state.still_of_same(tensors)
         return entry.folded if still else None
 
@@ -102,6 +107,8 @@ class FoldedBatchNorm:
         if entry is None or entry.eps != bn.eps or not entry.state.still_of(tensors):
             with ordinary_tensors():
                 folded = fold(tensors, bn.eps)
+            if folded[0].is_cuda:  # threads with other streams may take it right away
+                torch.cuda.current_stream(folded[0].device).synchronize()
             aliases = [t if t is None else t.detach() for t in tensors]
             entry = self._entry = _Entry(bn.eps, State(tensors), folded, tensors, aliases)
         return entry.folded
@@ -112,18 +119,16 @@ def _can_keep(tensors: Sequence[Tensor | None]) -> bool:
 
     It may not for tensors of inference mode, which have no version, for those without memory, for
     those of a mode such as FakeTensorMode, which mean nothing outside of it, and while
-    torch.jit.trace must see the computation.
+    torch.jit.trace must see the computation. So must a CUDA graph, which computes it anew for
+    weights that have changed since, and before its first replay not at all.
     """
-    if (
-        _len_torch_dispatch_stack()
-        or _len_torch_function_stack()
-        or _get_tracing_state() is not None
-    ):
+    looked_on = _len_torch_dispatch_stack() or function_mode_looks_on()
+    if looked_on or _get_tracing_state() is not None:
         return False
     for t in tensors:
         if t is not None and (type(t) not in PLAIN or t.is_inference() or t.is_meta):
             return False
-    return True
+    return not is_captured(tensors[2])
 
 
 def fold(tensors: Sequence[Tensor | None], eps: float) -> tuple[Tensor, Tensor]:

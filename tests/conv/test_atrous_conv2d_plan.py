@@ -354,3 +354,12 @@ def test_threads_share_the_cache():
         t.join()
     assert len(found) == 80
     assert len({id(plan) for _, plan in found}) == len(cache.plans) == 20
+
+
+def test_plans_are_built_on_the_host_whatever_torch_s_default_is():
+    """torch.compile makes the GPU the default while it warms up CUDA graphs."""
+    problem = (Sizes(1, 9, 11, 9, 11), (atrous(2),), CUTS[1], False, False)
+    expected = plans.build(*problem)
+    with torch.device("meta"):
+        plan = plans.build(*problem)
+    assert torch.equal(plan.buffer, expected.buffer)

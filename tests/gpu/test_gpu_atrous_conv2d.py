@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import fastseg
 from fastseg._core import prepared_calls
 from fastseg import reference
 
@@ -192,3 +193,22 @@ def test_compiled_cuda_graphs():
             found = compiled(x).clone()  # first, while nothing is planned
             assert torch.equal(found, run(x))
     torch._dynamo.reset()
+
+
+@torch.no_grad()
+def test_captured_modules_follow_their_weights():
+    """What a module keeps of its batch norm is made anew in a graph, which would read it freed."""
+    module = fastseg.nn.AtrousConvBNAct(64, 32, 3, dilation=2).cuda().eval()
+    x = torch.randn(1, 64, 17, 19, device="cuda")
+    expected = module(x)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = module(x)
+    graph.replay()
+    assert torch.equal(out, expected)
+    module[-1].weight.fill_(0.5)
+    module[-1].bias.fill_(-0.25)
+    expected = module(x)  # folds, and forgets what there was
+    torch.full((1 << 20,), torch.nan, device="cuda")  # over memory that was given up
+    graph.replay()
+    assert torch.equal(out, expected)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from numbers import Integral, Real
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.compiler import is_dynamo_compiling
 
+from fastseg._core.devices import is_captured
 from fastseg._core.lattice_quality import QUALITIES
 from fastseg._core.mean_field_terms import FeatureGaussian, Gaussian, PositionGaussian, Term
 from fastseg._core.pairwise import (
@@ -21,6 +22,7 @@ from fastseg._core.pairwise import (
     bilateral_features,
     gaussian_bandwidths,
 )
+from fastseg._core.readable import readable
 from fastseg.ops.crf.checks import check_compatibility, check_gaussian
 from fastseg.ops.crf.pictures import image_tensor, warn_of_units
 
@@ -107,12 +109,26 @@ def make_problem(
     if image is not None:
         warn_of_units(name, image, pairwise)
     if energies.shape[2:] != size:
-        mode = "bilinear" if len(size) == 2 else "trilinear"
-        energies = F.interpolate(energies, size, mode=mode, align_corners=align_corners)
+        energies = _upsampled(energies, size, align_corners)
     terms = [
         _term(f"{name}: pairwise[{i}]", term, energies, image) for i, term in enumerate(pairwise)
     ]
     return Problem(energies, terms, QUALITIES.index(quality), UnaryForm(dtype, batched))
+
+
+def _upsampled(energies: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
+    """Energies of that size. A label that is forbidden at a pixel is so wherever it has a share.
+
+    The plain weighted sum would be NaN beside such a pixel, where its share is 0 (0 * infinity).
+    """
+    mode = "bilinear" if len(size) == 2 else "trilinear"
+    resize = partial(F.interpolate, size=size, mode=mode, align_corners=align_corners)
+    values = readable(energies)
+    if values is not None and not bool((values == torch.inf).any()):
+        return resize(energies)
+    forbidden = energies == torch.inf
+    share = resize(forbidden.to(energies.dtype))
+    return resize(energies.masked_fill(forbidden, 0)).masked_fill_(share > 0, torch.inf)
 
 
 def check_count(what: str, value: int) -> int:
@@ -222,15 +238,7 @@ def _compatibility(term: Pairwise, unary: Tensor) -> Tensor:
     if isinstance(mu, Real):
         return unary.new_full((), mu)  # filled on the device: nothing to wait for
     values = torch.tensor(mu, dtype=unary.dtype, device="cpu")
-    return _filled(values, unary) if _is_captured(unary) else values.to(unary.device)
-
-
-def _is_captured(t: Tensor) -> bool:
-    """Whether what is done with t now becomes a part of a CUDA graph."""
-    if is_dynamo_compiling() or not t.is_cuda or not torch.cuda.is_initialized():
-        return False
-    with torch.cuda.device_of(t):
-        return torch.cuda.is_current_stream_capturing()
+    return _filled(values, unary) if is_captured(unary) else values.to(unary.device)
 
 
 def _filled(values: Tensor, like: Tensor) -> Tensor:
