@@ -159,7 +159,7 @@ def build(sizes: Sizes, branches: tuple[Branch, ...], outputs: int, chunks: int,
         )
         taps.append((first_column[b] + tap * pitch, *(i * d - p for i, d, p in shifts)))
     taps += [(0, NEVER, 0)] * (-len(taps) % UNROLL.value)
-    tables = ((items, 5), (tiles.pixels, way.config.BM), (columns, 3), (taps, 3))
+    tables = ((items, 5), (tiles.pixels(), way.config.BM), (columns, 3), (taps, 3))
     return Plan(*pack([np.array(t, np.int32).reshape(-1, n) for t, n in tables]))
 
 

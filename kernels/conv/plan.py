@@ -22,10 +22,6 @@ from fastseg.kernels.conv.geometry import Branch, Sizes
 from fastseg.kernels.conv.plan_cache import pack
 from fastseg.kernels.conv.tiles import Tiles, make_tiles
 
-FEW_PIXELS = 1 << 18
-"""Pixels of all branches up to which the tiles of many launches are kept, 4 bytes each; those of
-larger launches, one of whose block shapes are asked for one after the other, of a few."""
-
 
 class Plan(NamedTuple):
     """A plan as :mod:`fastseg.kernels.conv.forward` reads it.
@@ -91,6 +87,7 @@ def make_items(tiles: Tiles, cuts: Cuts, chunks: int, summed: int):
     )
 
 
+@functools.lru_cache(maxsize=64)
 def tiles_of(
     sizes: Sizes, branches: tuple[Branch, ...], tile: int, summed: bool, flipped: bool
 ) -> Tiles:
@@ -107,12 +104,7 @@ def tiles_of(
             f"atrous_conv2d: {sizes.batch} maps of {sizes.height} x {sizes.width} have more pixels"
             " than an int32 counts"
         )
-    make = _few_pixels if outputs * len(branches) <= FEW_PIXELS else _many_pixels
-    return make(sizes, branches, tile, summed, flipped)
-
-
-_few_pixels = functools.lru_cache(maxsize=64)(make_tiles)
-_many_pixels = functools.lru_cache(maxsize=8)(make_tiles)
+    return make_tiles(sizes, branches, tile, summed, flipped)
 
 
 @functools.lru_cache(maxsize=64)
@@ -155,5 +147,5 @@ def build(
     cuts, _ = cuts_of(sizes, branches, cut, summed, flipped)
     width = len(branches) if summed else 1
     items, taps, reductions, slots = make_items(tiles, cuts, cut.chunks, width)
-    arrays = (items, tiles.pixels, taps, reductions)
+    arrays = (items, tiles.pixels(), taps, reductions)
     return Plan(*pack(arrays), slots, tiles.mixed)

@@ -21,11 +21,50 @@ import numpy as np
 from fastseg.kernels.conv.geometry import Branch, Joined, Sizes, live_taps
 
 
+class Arrangement(NamedTuple):
+    """How one group of branches puts the pixels of its output in tiles.
+
+    The pixels of one region read the same live taps. A region is a class of rows and one of
+    columns; regions are counted over (classes of rows, classes of columns).
+
+    Attributes:
+        row_class: the class of each row of the output.
+        column_class: the class of each column.
+        columns: number of classes of columns.
+        batch: number of images.
+        tile: number of pixels of a tile.
+        order: the regions in the order of their tiles.
+        mixed: whether tiles cross from one region to the next.
+    """
+
+    row_class: np.ndarray
+    column_class: np.ndarray
+    columns: int
+    batch: int
+    tile: int
+    order: list[int]
+    mixed: bool
+
+    def pixels(self) -> np.ndarray:
+        """Pixels of the output, counted over (N, h, w), (tiles, tile) int32."""
+        region_of = (self.row_class[:, None] * self.columns + self.column_class).ravel()
+        counts = np.bincount(region_of, minlength=max(self.order) + 1)
+        in_image = np.argsort(region_of, kind="stable").astype(np.int32)
+        in_image = np.split(in_image, np.cumsum(counts)[:-1])
+        images = np.arange(self.batch, dtype=np.int32)[:, None] * np.int32(len(region_of))
+        pixels = [(images + in_image[r]).ravel() for r in self.order]
+        if self.mixed:
+            pixels = [np.concatenate(pixels)]
+        tiled = [np.pad(p, (0, -len(p) % self.tile), mode="edge") for p in pixels]
+        return np.concatenate(tiled).reshape(-1, self.tile)
+
+
 class Tiles(NamedTuple):
     """Tiles on the host, longest first.
 
     Attributes:
-        pixels: pixels of the output, counted over (N, h, w), (tiles, BM) int32.
+        arrangements: where the pixels of each group of branches are.
+        order: the number of each tile among those of all arrangements.
         branches: the branch of each tile; 0 where branches are summed.
         lists: the number of the tap list that each tile walks.
         tap_lists: tuples of taps (branch, number in the weight, dy, dx): the pixel (y, x) reads
@@ -33,7 +72,8 @@ class Tiles(NamedTuple):
         mixed: whether some tile's taps are not live for all of its pixels.
     """
 
-    pixels: np.ndarray
+    arrangements: list[Arrangement]
+    order: np.ndarray
     branches: np.ndarray
     lists: np.ndarray
     tap_lists: list[tuple[tuple[int, int, int, int], ...]]
@@ -43,6 +83,14 @@ class Tiles(NamedTuple):
     def taps(self) -> np.ndarray:
         """Number of taps that each tile walks."""
         return np.array([len(taps) for taps in self.tap_lists])[self.lists]
+
+    def pixels(self) -> np.ndarray:
+        """Pixels of the output, counted over (N, h, w), (tiles, BM) int32.
+
+        They are made in each call: an estimate of a launch's time does without, and those of large
+        maps are many.
+        """
+        return np.concatenate([a.pixels() for a in self.arrangements])[self.order]
 
 
 def make_tiles(
@@ -63,40 +111,40 @@ def make_tiles(
         flipped: whether a tap's number in the weight counts from the last tap.
     """
     groups = [list(enumerate(branches))] if summed else [[pair] for pair in enumerate(branches)]
-    tiles = [
-        _joined_tiles(sizes, group[0], tile)
-        if isinstance(group[0][1], Joined)
-        else _group_tiles(sizes, group, tile, flipped)
-        for group in groups
-    ]
-    tap_lists = list(dict.fromkeys(taps for _, lists, _ in tiles for taps in lists))
+    arrangements, walked, of_groups = [], [], []
+    for group in groups:
+        if isinstance(group[0][1], Joined):
+            arrangement, tap_lists, list_of = _joined_tiles(sizes, group[0], tile)
+        else:
+            arrangement, tap_lists, list_of = _group_tiles(sizes, group, tile, flipped)
+        arrangements.append(arrangement)
+        of_groups.append(list_of + len(walked))
+        walked += tap_lists
+    tap_lists = list(dict.fromkeys(walked))
     number = {taps: i for i, taps in enumerate(tap_lists)}
-    pixels = np.concatenate([pixels for pixels, _, _ in tiles])
-    lists = np.array([number[taps] for _, of_tiles, _ in tiles for taps in of_tiles])
-    branch = np.repeat(np.arange(len(tiles)), [len(pixels) for pixels, _, _ in tiles])
-    order = np.argsort([-len(tap_lists[i]) for i in lists], kind="stable")
-    mixed = any(m for _, _, m in tiles)
-    return Tiles(pixels[order], branch[order], lists[order], tap_lists, mixed)
+    lists = np.array([number[taps] for taps in walked])[np.concatenate(of_groups)]
+    branch = np.repeat(np.arange(len(groups)), [len(of_group) for of_group in of_groups])
+    order = np.argsort(np.array([-len(taps) for taps in tap_lists])[lists], kind="stable")
+    mixed = any(a.mixed for a in arrangements)
+    return Tiles(arrangements, order, branch[order], lists[order], tap_lists, mixed)
 
 
 def _joined_tiles(sizes, numbered, tile):
     """What `_group_tiles` returns, of a `Joined` with its number: its taps are counted through."""
     number, joined = numbered
-    pixels, lists, mixed = _group_tiles(sizes, list(enumerate(joined.branches)), tile, False)
+    arrangement, lists, list_of = _group_tiles(sizes, list(enumerate(joined.branches)), tile, False)
     first = np.cumsum([0] + [branch.taps for branch in joined.branches]).tolist()
-    renamed = {
-        walked: tuple((number, first[b] + tap, dy, dx) for b, tap, dy, dx in walked)
-        for walked in set(lists)
-    }
-    return pixels, [renamed[walked] for walked in lists], mixed
+    renamed = [
+        tuple((number, first[b] + tap, dy, dx) for b, tap, dy, dx in walked) for walked in lists
+    ]
+    return arrangement, renamed, list_of
 
 
 def _group_tiles(sizes, group, tile, flipped):
-    """Pixels (tiles, tile), the taps of each tile, mixed, for branches that share their tiles."""
+    """The arrangement of branches that share tiles, tap lists, and the number of each tile's."""
     (rows, row_class), (columns, column_class) = (
         _axis_classes(*sizes.axes[axis], group, axis) for axis in (0, 1)
     )
-    region_of = row_class[:, None] * columns.shape[1] + column_class
     regions = [
         frozenset(
             (b, i, j)
@@ -107,21 +155,18 @@ def _group_tiles(sizes, group, tile, flipped):
         for r in range(rows.shape[1])
         for c in range(columns.shape[1])
     ]
-    counts = np.bincount(region_of.ravel(), minlength=len(regions)) * sizes.batch
+    counts = np.outer(np.bincount(row_class), np.bincount(column_class)).ravel() * sizes.batch
     order, mixed = _cheapest_order(regions, counts, tile)
-    in_image = np.argsort(region_of.ravel(), kind="stable")
-    in_image = np.split(in_image, np.cumsum(counts // sizes.batch)[:-1])
-    images = np.arange(sizes.batch)[:, None] * sizes.out_pixels
-    pixels = [(images + in_image[r]).ravel() for r in order]
+    in_order = [regions[r] for r in order]
     if mixed:
-        pixels = [np.concatenate(pixels)]
-    tiled = [np.pad(p, (0, -len(p) % tile), mode="edge").reshape(-1, tile) for p in pixels]
-    if mixed:
-        live = _unions([regions[r] for r in order], counts[order], tile)
+        live, list_of = _unions(in_order, counts[order], tile)
     else:
-        live = [regions[r] for r, t in zip(order, tiled, strict=True) for _ in range(len(t))]
-    tap_lists = {taps: _tap_list(taps, dict(group), flipped) for taps in set(live)}
-    return np.concatenate(tiled).astype(np.int32), [tap_lists[taps] for taps in live], mixed
+        live, list_of = in_order, np.repeat(np.arange(len(order)), -(-counts[order] // tile))
+    tap_lists = [_tap_list(taps, dict(group), flipped) for taps in live]
+    arrangement = Arrangement(
+        row_class, column_class, columns.shape[1], sizes.batch, tile, order, mixed
+    )
+    return arrangement, tap_lists, list_of
 
 
 def _axis_classes(size, out, group, axis):
@@ -143,14 +188,20 @@ def _tap_list(live, branches, flipped):
 
 
 def _unions(regions, counts, tile):
-    """The live taps of each tile of one list of pixels, in the order of `regions`."""
+    """The live taps of the tiles of one list of pixels, and the number of each tile's.
+
+    Args:
+        regions: the live taps of the list's regions, in its order.
+        counts: the numbers of their pixels.
+        tile: number of pixels of a tile.
+    """
     ends = np.cumsum(counts)
     starts = np.arange(0, ends[-1], tile)
     first = np.searchsorted(ends, starts, "right")
     last = np.searchsorted(ends, np.minimum(starts + tile, ends[-1]) - 1, "right")
-    spans = list(zip(first.tolist(), last.tolist(), strict=True))
-    union = {(a, b): frozenset().union(*regions[a : b + 1]) for a, b in set(spans)}
-    return [union[span] for span in spans]
+    spans, of_tiles = np.unique(first * len(regions) + last, return_inverse=True)
+    spans = [divmod(span, len(regions)) for span in spans.tolist()]
+    return [frozenset().union(*regions[a : b + 1]) for a, b in spans], of_tiles.reshape(-1)
 
 
 def _cheapest_order(regions, counts, tile):
@@ -164,7 +215,8 @@ def _cheapest_order(regions, counts, tile):
         rest.remove(nearest)
 
     def cost(order):
-        return sum(map(len, _unions([regions[r] for r in order], counts[order], tile)))
+        live, of_tiles = _unions([regions[r] for r in order], counts[order], tile)
+        return int(np.array([len(taps) for taps in live])[of_tiles].sum())
 
     one_region_each = sum(-(-int(c) // tile) * len(r) for r, c in zip(regions, counts, strict=True))
     order = min((most_first, chain), key=cost)
