@@ -25,7 +25,8 @@ class Deployed(nn.Module):
         class_map: whether the output is the class of each pixel.
 
     Raises:
-        ExportError: the network ends in a dense CRF.
+        ExportError: the network ends in a dense CRF, or is not float32 on the CPU; class_map of a
+            network of one class.
         ValueError: pictures for a network of other than three channels, whose weights do not say
             how files store them.
     """
@@ -37,6 +38,17 @@ class Deployed(nn.Module):
             raise ExportError(
                 "the network ends in a dense CRF, which other runtimes do not have: "
                 "--without-crf leaves it out (in Python, segmenter.model.crf = None)"
+            )
+        for parameter in self.network.parameters():
+            if parameter.dtype != torch.float32 or not parameter.is_cpu:
+                raise ExportError(
+                    "the network must be of float32 on the CPU, got "
+                    f"{parameter.dtype} on {parameter.device}"
+                )
+        if class_map and len(segmenter.classes) < 2:
+            raise ExportError(
+                "a network of one class has no class map: its logit is that of a foreground; "
+                "export the logits and threshold them at 0"
             )
         form = segmenter.form if normalise else None
         self.channels = getattr(segmenter.model, "in_channels", 3)

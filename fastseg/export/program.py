@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Callable
+
 import torch
+from sympy import Integer, false
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
@@ -56,9 +60,28 @@ def _check_standard(program: ExportedProgram) -> None:
 
 
 def least_size(program: ExportedProgram, module: Deployed) -> tuple[int, int]:
-    """Returns the least height and width that a program with dynamic sizes takes."""
+    """Returns the least height and width that a program with dynamic sizes takes.
+
+    Ranges alone do not tell them: a condition such as "a map of stride 8 has more than one row"
+    narrows no range, and is a guard.
+    """
     (name,) = program.graph_signature.user_inputs
     node = next(n for n in program.graph.nodes if n.op == "placeholder" and n.name == name)
-    sizes = dict(zip(module.axes, node.meta["val"].shape, strict=True))
-    ranges = (program.range_constraints[sizes[a].node.expr] for a in ("height", "width"))
-    return tuple(max(1, int(r.lower)) for r in ranges)
+    shape = dict(zip(module.axes, node.meta["val"].shape, strict=True))
+    sizes = {axis: shape[axis].node for axis in ("batch", "height", "width")}
+    guards = [guard.expr for guard in node.meta["val"].fake_mode.shape_env.guards]
+
+    def holds(**sides: int) -> bool:
+        values = {axis: sides.get(axis, size.hint) for axis, size in sizes.items()}
+        by_symbol = {sizes[axis].expr: Integer(value) for axis, value in values.items()}
+        return not any(guard.xreplace(by_symbol) == false for guard in guards)
+
+    lowest = {a: max(1, int(program.range_constraints[sizes[a].expr].lower)) for a in sizes}
+    height = _least(lowest["height"], sizes["height"].hint, lambda h: holds(height=h))
+    width = _least(lowest["width"], sizes["width"].hint, lambda w: holds(height=height, width=w))
+    return height, width
+
+
+def _least(low: int, high: int, holds: Callable[[int], bool]) -> int:
+    """Returns the least number from which on up to `high` a condition holds, by bisection."""
+    return low + bisect_left(range(low, high), True, key=holds)

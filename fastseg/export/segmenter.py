@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from fastseg._core.atomic import atomic_write
+from fastseg._core.json_values import without_nan
 from fastseg._core.version import __version__
 from fastseg.export.compare import Comparison, compare
 from fastseg.export.deployed import Deployed
@@ -130,7 +131,9 @@ def export_segmenter(
     }
     card = path.with_name(f"{path.name}.json")
     with atomic_write(card) as file:
-        file.write((json.dumps(contents, indent=1, ensure_ascii=False) + "\n").encode())
+        text = json.dumps(without_nan(contents), indent=1, ensure_ascii=False) + "\n"
+        # A name may hold what UTF-8 does not, a lone surrogate, whose escape is JSON's.
+        file.write(text.encode(errors="backslashreplace"))
     return Exported(path, card, comparison)
 
 

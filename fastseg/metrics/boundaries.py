@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastseg._core.formulas import is_counted
-from fastseg.metrics.metric import check_ids, check_maps
+from fastseg.metrics.metric import check_ids, check_maps, counted_pixels
 
 Unit = Literal["diagonal", "pixels"]
 """What distances are given in: shares of the image's diagonal, or pixels."""
@@ -20,16 +20,31 @@ VOID = -1
 
 
 def check_distance(name: str, distance: float, unit: Unit) -> None:
-    """Raises ValueError for a distance that is not positive and finite, or an unknown unit."""
+    """Checks a distance and its unit.
+
+    Raises:
+        ValueError: the distance is not positive and finite, or is more than a diagonal; an unknown
+            unit.
+        TypeError: the distance is no number.
+    """
+    if not isinstance(distance, Real):
+        raise TypeError(f"{name} must be a number, got {distance!r}")
     if not 0 < distance < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {distance}")
     if unit not in ("diagonal", "pixels"):
         raise ValueError(f"unit must be 'diagonal' or 'pixels', got {unit!r}")
+    if unit == "diagonal" and distance > 1:
+        raise ValueError(
+            f"{name} must be at most 1, the image's whole diagonal, got {distance}; "
+            "of pixels give unit='pixels'"
+        )
 
 
 def in_pixels(distance: float, unit: Unit, size: torch.Size) -> float:
-    """Returns a distance in pixels of an image of (..., H, W)."""
-    return distance * math.hypot(*size[-2:]) if unit == "diagonal" else distance
+    """Returns a distance in pixels of an image of (..., H, W), no longer than both sides."""
+    height, width = size[-2:]
+    pixels = distance * math.hypot(height, width) if unit == "diagonal" else distance
+    return min(pixels, height + width)  # no pixels lie farther apart
 
 
 def class_maps(
@@ -48,10 +63,9 @@ def class_maps(
         )
     check_ids(prediction, label, num_classes, ignore_index)
     if ignore_index is not None:
-        ignored = ~is_counted(label, ignore_index)
+        ignored = ~counted_pixels(label, ignore_index)
         prediction, label = (t.int().masked_fill(ignored, VOID) for t in (prediction, label))
-    height, width = label.shape[-2:]
-    return tuple(t.int().reshape(-1, height, width) for t in (prediction, label))
+    return tuple(t.int() if t.dim() == 3 else t.int()[None] for t in (prediction, label))
 
 
 def contour(labels: Tensor) -> Tensor:
@@ -103,7 +117,8 @@ def near(points: Tensor, others: Tensor, distance: float, size: torch.Size) -> T
     )
     left = torch.arange(points.shape[1], device=points.device)
     square = math.floor(distance**2)
-    for row_distance in sorted(range(-math.isqrt(square), math.isqrt(square) + 1), key=abs):
+    rows = min(math.isqrt(square), height - 1)
+    for row_distance in sorted(range(-rows, rows + 1), key=abs):
         reach = math.isqrt(square - row_distance**2)
         plane, row, column = points[:, left]
         row = row + row_distance

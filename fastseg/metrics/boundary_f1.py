@@ -37,7 +37,9 @@ class BoundaryF1(Metric):
         unit: "diagonal" (default), shares of the image's diagonal in pixels, or "pixels".
 
     Raises:
-        ValueError: num_classes or tolerance is not positive, or an unknown unit.
+        ValueError: num_classes or tolerance is not positive, tolerance is more than a diagonal, or
+            an unknown unit.
+        TypeError: num_classes or ignore_index is no integer, or tolerance no number.
     """
 
     def __init__(

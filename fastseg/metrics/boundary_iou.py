@@ -34,7 +34,9 @@ class BoundaryIoU(Metric):
         unit: "diagonal" (default), shares of the image's diagonal in pixels, or "pixels".
 
     Raises:
-        ValueError: num_classes or distance is not positive, or an unknown unit.
+        ValueError: num_classes or distance is not positive, distance is more than a diagonal, or
+            an unknown unit.
+        TypeError: num_classes or ignore_index is no integer, or distance no number.
     """
 
     def __init__(

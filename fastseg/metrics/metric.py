@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +27,14 @@ class Metric(ABC):
 
     Raises:
         ValueError: num_classes is not positive.
+        TypeError: num_classes or ignore_index is no integer.
     """
 
     def __init__(self, num_classes: int, ignore_index: int | None = None) -> None:
-        if num_classes < 1:
+        self.num_classes = integer("num_classes", num_classes)
+        if self.num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-        self.num_classes = num_classes
-        self.ignore_index = ignore_index
+        self.ignore_index = None if ignore_index is None else integer("ignore_index", ignore_index)
         self.sums: dict[str, Tensor] = self._zeros()
 
     @abstractmethod
@@ -101,9 +103,19 @@ class Metric(ABC):
         self.sums = {name: self.sums[name].to(t.device) + t for name, t in terms.items()}
 
 
+def integer(name: str, value: Any) -> int:
+    """Returns an argument as an integer, also one of NumPy; raises TypeError for anything else."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+
+
 def check_maps(prediction: Tensor, label: Tensor) -> None:
     """Raises TypeError unless both are of integers, ValueError unless they have one shape."""
     for name, tensor in (("prediction", prediction), ("label", label)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
         if tensor.dtype not in IDS:
             raise TypeError(f"{name} must hold integer class ids, got {tensor.dtype}")
     if prediction.shape != label.shape:
@@ -118,7 +130,7 @@ def check_ids(
 ) -> None:
     """Raises ValueError if an id of a counted pixel is no class."""
     if ignore_index is not None:
-        counted = is_counted(label, ignore_index)
+        counted = counted_pixels(label, ignore_index)
         prediction, label = prediction[counted], label[counted]
     if label.numel() == 0:
         return
@@ -126,6 +138,11 @@ def check_ids(
         low, high = (int(v) for v in ids.aminmax())
         if low < 0 or high >= num_classes:
             raise ValueError(f"{name} must hold ids 0 to {num_classes - 1}, got {low} to {high}")
+
+
+def counted_pixels(label: Tensor, ignore_index: int) -> Tensor:
+    """Returns where a label of any dtype of IDS is counted, bool, of its shape."""
+    return is_counted(label.to(torch.uint8) if label.dtype == torch.bool else label, ignore_index)
 
 
 def ratio(part: Tensor, whole: Tensor, absent: float | None = None) -> Tensor:

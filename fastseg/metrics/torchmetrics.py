@@ -19,6 +19,10 @@ class TorchMetric(torchmetrics.Metric):
     Args:
         metric: a metric of fastseg without batches. It belongs to this object from now on.
         options: options of torchmetrics.Metric.
+
+    Raises:
+        TypeError: the metric is none of fastseg's.
+        ValueError: the metric has batches, which torchmetrics would not count.
     """
 
     full_state_update = False
@@ -27,6 +31,10 @@ class TorchMetric(torchmetrics.Metric):
 
     def __init__(self, metric: Metric, **options: Any) -> None:
         super().__init__(**options)
+        if not isinstance(metric, Metric):
+            raise TypeError(f"metric must be one of fastseg.metrics, got {type(metric).__name__}")
+        if any(total.any() for total in metric.sums.values()):
+            raise ValueError(f"metric must be without batches, reset() {metric!r} first")
         self.metric = metric
         for name, total in metric.sums.items():
             self.add_state(name, torch.zeros_like(total), dist_reduce_fx="sum")
@@ -43,6 +51,11 @@ class TorchMetric(torchmetrics.Metric):
         self._lend_states()
         scores = self.metric.compute().items()
         return {name: torch.tensor(score, dtype=torch.float64) for name, score in scores}
+
+    def reset(self) -> None:
+        """Forgets all batches."""
+        super().reset()
+        self._lend_states()
 
     def _lend_states(self) -> None:
         self.metric.sums = {name: getattr(self, name) for name in self._defaults}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastseg.metrics.boundaries import VOID, class_maps, contour, squared_distances
 from fastseg.metrics.confusion_matrix import ConfusionMatrix
-from fastseg.metrics.metric import Metric
+from fastseg.metrics.metric import Metric, integer
 from fastseg.ops.head.confusion_matrix import confusion_matrix
 
 
@@ -30,6 +30,7 @@ class TrimapCurve(Metric):
 
     Raises:
         ValueError: num_classes or a width is not positive, or there is none.
+        TypeError: num_classes, ignore_index or a width is no integer.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class TrimapCurve(Metric):
         *,
         widths: Sequence[int] = (1, 2, 4, 8, 16),
     ) -> None:
-        self.widths = tuple(widths)
+        self.widths = tuple(integer("widths", width) for width in widths)
         if not self.widths or min(self.widths) < 1:
             raise ValueError(f"widths must be whole numbers from 1 up, got {self.widths}")
         super().__init__(num_classes, ignore_index)
@@ -60,11 +61,12 @@ class TrimapCurve(Metric):
             TypeError: a tensor that is not of integers.
         """
         predicted, true = class_maps(prediction, label, self.num_classes, self.ignore_index)
-        distances = squared_distances(contour(true), max(self.widths) - 1)
+        farthest = sum(true.shape[-2:])  # no pixels lie farther apart
+        distances = squared_distances(contour(true), min(max(self.widths) - 1, farthest))
         counts = [
             confusion_matrix(
                 predicted,
-                torch.where(distances <= (width - 1) ** 2, true, VOID),
+                torch.where(distances <= min(width - 1, farthest) ** 2, true, VOID),
                 self.num_classes,
                 ignore_index=VOID,
             )

@@ -76,12 +76,11 @@ def build_model(name: str, num_classes: int, **options: Any) -> nn.Module:
     except ValueError:  # its text names the argument
         raise
     except Exception as error:  # a layer deep inside has refused the value
-        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        values = {"num_classes": num_classes, **options}
+        given = ", ".join(f"{key}={value!r}" for key, value in values.items())
         kind = TypeError if isinstance(error, TypeError) else ValueError
         reason = str(error).split("\n")[0]
-        raise kind(
-            f"{name}(num_classes={num_classes!r}, {given}) has no model: {reason}"
-        ) from error
+        raise kind(f"{name}({given}) has no model: {reason}") from error
 
 
 def _builder(name: str) -> Callable[..., nn.Module]:

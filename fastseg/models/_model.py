@@ -44,12 +44,17 @@ class SegmentationModel(nn.Module):
         in_channels: number of the image's channels.
         align_corners: how the scores are resized to the image: False in torchvision, True in
             TensorFlow, Caffe and segmentation_models_pytorch.
+
+    Raises:
+        ValueError: num_classes or in_channels is not positive.
     """
 
     def __init__(self, num_classes: int, *, in_channels: int = 3, align_corners: bool = False):
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        if in_channels < 1:
+            raise ValueError(f"in_channels must be at least 1, got {in_channels}")
         self.num_classes = num_classes
         self.in_channels = in_channels
         self.align_corners = align_corners
@@ -143,9 +148,14 @@ class SegmentationModel(nn.Module):
             float32 (N, H, W).
 
         Raises:
-            ValueError: x has another shape.
+            ValueError: x has another shape; the network has one class, whose map would be zeros.
         """
         self._check_input(x)
+        if self.num_classes < 2:
+            raise ValueError(
+                "predict needs a network of at least 2 classes, got 1, whose logit is that of a"
+                " foreground: threshold the output of forward, model(x) > 0"
+            )
         if self.crf is None and self._resizes_scores():
             scores, size = self.scores(x)["out"], x.shape[-2:]
         else:

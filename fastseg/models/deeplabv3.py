@@ -21,6 +21,20 @@ ATROUS_RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}
 """Rates by the output stride; section 3.3 doubles them at stride 8."""
 
 
+def default_rates(output_stride: int) -> tuple[int, ...]:
+    """Returns the rates at an output stride.
+
+    Raises:
+        ValueError: a stride that a backbone may have, and that no rates are known for.
+    """
+    if output_stride not in ATROUS_RATES:
+        raise ValueError(
+            f"output_stride must be one of {tuple(ATROUS_RATES)} unless atrous_rates are given, "
+            f"got {output_stride}"
+        )
+    return ATROUS_RATES[output_stride]
+
+
 class DeepLabHead(nn.Sequential):
     """torchvision's head: ASPP, a 3x3 convolution and the classes, with keys 0, 1, 2 and 4.
 
@@ -127,7 +141,7 @@ def deeplabv3(
         in_channels=in_channels,
     )
     if atrous_rates is None:
-        atrous_rates = ATROUS_RATES[output_stride]
+        atrous_rates = default_rates(output_stride)
     head = DeepLabHead(
         features.channels["out"],
         num_classes,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fastseg.models._layers import ASPP, Conv2d, ConvBNAct, SeparableConvBNAct, resize
 from fastseg.models._model import BackboneModel, finish
 from fastseg.models.backbones import build_backbone
-from fastseg.models.deeplabv3 import ATROUS_RATES
+from fastseg.models.deeplabv3 import default_rates
 from fastseg.nn import DenseCRF
 
 
@@ -163,7 +163,7 @@ def deeplabv3plus(
         encoder.channels["out"],
         encoder.channels["low_level"],
         num_classes,
-        ATROUS_RATES[output_stride] if atrous_rates is None else atrous_rates,
+        default_rates(output_stride) if atrous_rates is None else atrous_rates,
         channels=aspp_channels,
         projected=low_level_channels,
         decoder_convs=decoder_convs,

@@ -19,6 +19,14 @@ PACKAGES = {
 }
 """The module of a package's networks, and what pip installs, by the beginning of a name."""
 
+REFUSED = {
+    "smp": {
+        "classes": "num_classes is their number",
+        "aux_params": "the network would return a class of the whole image beside the logits",
+    },
+}
+"""Options of a package's networks that a segmentation model has no place for, and why."""
+
 
 def is_foreign(name: str) -> bool:
     """Whether a name, such as "smp:Unet", is that of another package's network."""
@@ -83,11 +91,14 @@ def build_foreign(name: str, num_classes: int, **options: Any) -> ForeignModel:
     Raises:
         ImportError: the package is not installed, or does not fit the installed torch.
         ValueError: the package has no such network, or none of these options; torchvision's
-            networks take three channels.
+            networks take three channels, and smp's neither ``classes`` nor ``aux_params``.
         TypeError: an option that the network does not have.
     """
     package, _, network = name.partition(":")
     options.pop("backend", None)
+    for option, why in REFUSED.get(package, {}).items():
+        if options.get(option) is not None:
+            raise ValueError(f"{name}: {option} must not be given, got {options[option]!r}: {why}")
     builder = _builder(package, network)
     channels = options.get("in_channels", 3)
     if package == "torchvision":

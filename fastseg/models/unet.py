@@ -78,8 +78,8 @@ class Up(nn.Module):
 
 def _same_size(skip: Tensor, x: Tensor, padding: str) -> tuple[Tensor, Tensor]:
     """Crops the skip after valid convolutions, or pads x after halving odd sizes, at the centre."""
-    if torch.compiler.is_exporting() and padding == "same":
-        # An exported graph is for all sizes: it does not ask whether this one was odd.
+    if (torch.compiler.is_exporting() or torch.jit.is_tracing()) and padding == "same":
+        # A graph is for all sizes: it does not ask whether this one was odd.
         height, width = (skip.shape[axis] - x.shape[axis] for axis in (-2, -1))
         return skip, F.pad(x, (0, width, 0, height))
     for axis in (-2, -1):

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -162,9 +163,18 @@ def save_model(path: str | Path, model: nn.Module, metadata: Mapping[str, Any]) 
             short side is resized).
 
     Raises:
-        ValueError: metadata lacks a key, or a parameter does not fit float16.
+        ValueError: metadata lacks a key or has not a name for each of the model's classes, or a
+            parameter does not fit float16.
+        TypeError: metadata hold an object that a file does not bring back, such as an array.
     """
     _check_metadata(metadata, ValueError, "metadata")
+    _check_plain(metadata, "metadata")
+    classes = getattr(model, "num_classes", len(metadata["classes"]))
+    if len(metadata["classes"]) != classes:
+        raise ValueError(
+            f"metadata['classes'] must have a name for each of the model's {classes} classes, "
+            f"got {len(metadata['classes'])}"
+        )
     state = dict(model.state_dict())
     for name, parameter in model.named_parameters():
         state[name] = parameter.detach().to(torch.float16)
@@ -253,3 +263,18 @@ def _check_metadata(metadata: Mapping[str, Any], error: type[Exception], name: s
     missing = [key for key in REQUIRED_METADATA if key not in metadata]
     if missing:
         raise error(f"{name} lacks {', '.join(missing)}; it has {', '.join(metadata) or 'nothing'}")
+
+
+def _check_plain(value: Any, name: str) -> None:
+    """Raises a TypeError for an object that :func:`load` would leave aside, by its place."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _check_plain(inner, f"{name}[{key!r}]")
+    elif isinstance(value, (list, tuple)):
+        for i, inner in enumerate(value):
+            _check_plain(inner, f"{name}[{i}]")
+    elif not (value is None or isinstance(value, (str, bool, int, float, np.number, Tensor))):
+        raise TypeError(
+            f"{name} must be of texts, numbers, tensors, lists and dicts, which files bring back, "
+            f"got a {type(value).__name__}"
+        )

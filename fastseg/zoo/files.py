@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +17,15 @@ from fastseg.zoo.unpickler import StandIn
 WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model")
 """Names under which trainers save a state_dict beside other things."""
 
-PREFIXES = ("module.", "_orig_mod.")
-"""Prefixes that DistributedDataParallel and torch.compile put before every key."""
+PREFIXES = ("module.", "model.", "net.")
+"""Prefixes of a network inside of another module: DistributedDataParallel's, AveragedModel's, and
+those that Lightning's modules usually have."""
+
+INSERTED = re.compile(r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""Pattern of what torch.compile, FSDP and checkpointing put into keys, of parts too."""
+
+COUNTER = "n_averaged"
+"""Key of the number of steps that torch.optim.swa_utils.AveragedModel keeps beside a network."""
 
 MOST_WRAPPERS = 8
 """Largest number of nested wrappers: a file can hold a dict that holds itself."""
@@ -80,8 +87,9 @@ def read(path: str | Path) -> Contents:
     if state:
         return Contents(_without_prefixes(state), metadata)
     whole = [f"a whole {v.name}" for k in WRAPPERS if isinstance(v := found.get(k), StandIn)]
+    holds = f"; it holds {listed([str(key) for key in found])}" if found else ""
     raise CheckpointError(
-        f"{path} has no state_dict, neither by itself nor under {', '.join(WRAPPERS)}"
+        f"{path} has no state_dict, neither by itself nor under {', '.join(WRAPPERS)}{holds}"
         + "".join(f"; {model}, whose code is not run: save its state_dict()" for model in whole)
     )
 
@@ -127,7 +135,26 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in PREFIXES:
-        if all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): t for key, t in state.items()}
+    """Returns a state_dict with the network's own keys, where most of them have a known prefix.
+
+    What lies beside the network, such as the weights of a loss, stays and is found unexpected.
+    """
+    state = _renamed(state, lambda key: INSERTED.sub("", key))
+    while prefix := next((p for p in PREFIXES if _is_before_most(p, state)), None):
+        if prefix == "module.":
+            state.pop(COUNTER, None)
+        shorter = _renamed(state, lambda key, prefix=prefix: key.removeprefix(prefix))
+        if shorter is state:
+            break
+        state = shorter
     return state
+
+
+def _is_before_most(prefix: str, keys: Mapping[str, Tensor]) -> bool:
+    return 2 * sum(key.startswith(prefix) for key in keys) > len(keys)
+
+
+def _renamed(state: dict[str, Tensor], rename: Callable[[str], str]) -> dict[str, Tensor]:
+    """Returns the state_dict with other keys, or itself if two of them would be one."""
+    renamed = {rename(key): tensor for key, tensor in state.items()}
+    return renamed if len(renamed) == len(state) else state

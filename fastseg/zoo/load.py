@@ -28,12 +28,15 @@ from fastseg.zoo.fitting_options import hint
 from fastseg.zoo.own import LEAST_LIKENESS, how_to_load, likeness, told_options
 from fastseg.zoo.report import LoadReport, fill
 from fastseg.zoo.shapes import number_of_classes, options_of
-from fastseg.zoo.source import Converted, Layout, Source
+from fastseg.zoo.source import Converted, Layout, Source, has
 from fastseg.zoo.state_dicts import listed
 
 _MODULES = (torchvision, smp, vainf, milesial, mmseg, wkentaro, kazuto, tensorflow)
 SOURCES: dict[str, Source] = {module.SOURCE.name: module.SOURCE for module in _MODULES}
 OWN = "fastseg"
+OURS = r"crf\..*"
+"""Pattern of keys that only fastseg's networks have: its torchvision-like ones are told by it."""
+
 AUX = "aux_classifier."
 ON_BACKBONES = ("deeplabv2", "deeplabv3", "deeplabv3plus", "fcn")
 
@@ -168,9 +171,8 @@ def build(
     options = _merged(_options(layout, converted.state), options)
     if builder in ON_BACKBONES and "backbone" not in options:
         keys = listed([key for key in contents.state if key.startswith(("backbone", "encoder"))])
-        raise CheckpointError(
-            f"{name}: its backbone is none of fastseg's, {', '.join(sorted(BACKBONES))}: {keys}"
-        )
+        ours = ", ".join(sorted(BACKBONES))
+        raise CheckpointError(f"{name} has a backbone that is none of fastseg's, {ours}: {keys}")
     if options.get("num_classes") is None:
         options["num_classes"] = number_of_classes(builder, converted.state, name)
     built = build_model(builder, **options)
@@ -237,7 +239,8 @@ def _recognised(
     keys = contents.state
     if contents.metadata is not None and source in ("auto", OWN):
         return OWN, None
-    for known in (s for s in SOURCES.values() if source in ("auto", s.name)):
+    told = source == "auto" and not has(keys, OURS)
+    for known in (s for s in SOURCES.values() if told or source == s.name):
         refusal = known.refusal_of(keys)
         if refusal is not None:
             raise CheckpointError(f"{path} is of {known.what}, but {refusal}")

@@ -98,6 +98,7 @@ BAD = {
     "sxy NaN": (lambda: gaussian(sxy=np.nan), ValueError, "sxy must be positive and finite"),
     "sxy inf": (lambda: gaussian(sxy=np.inf), ValueError, "sxy must be positive and finite"),
     "sxy three": (lambda: gaussian(sxy=(3, 3, 3)), ValueError, "sxy must be a number or 2 of them"),
+    "sxy text": (lambda: gaussian(sxy="34"), TypeError, "sxy must be a number or 2 of them"),
     "sxy None": (lambda: gaussian(sxy=None), TypeError, "sxy must be a number or 2 of them"),
     "sxy tiny": (lambda: gaussian(sxy=1e-30), ValueError, "features|too large|range"),
     "srgb zero": (lambda: bilateral(srgb=(1, 0, 1)), ValueError, "srgb must be positive"),

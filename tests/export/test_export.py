@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fastseg.export import FORMATS, ExportError, Recipe, export_segmenter
+from fastseg.export import FORMATS, Comparison, ExportError, Recipe, export_segmenter
 from fastseg.export.compare import compare_outputs
 from fastseg.export.deployed import Deployed
-from fastseg.export.program import capture
+from fastseg.export.program import capture, least_size
 from fastseg.models.foreign import ForeignModel
 from fastseg.segment.segmenter import highest_class
 from tests.export.exported import CLASSES, segmenter
@@ -200,6 +200,37 @@ def test_card(tmp_path):
     assert runs("torch_export", written.path)(least).shape[-2:] == tuple(card["least_size"])
 
 
+@pytest.mark.parametrize("name", ["deeplabv3 mobile", "deeplabv3plus mobile"])
+def test_the_least_size_is_one_that_a_program_takes_and_no_less_is(name):
+    """What narrows no range, such as "more than one row at stride 16", counts too."""
+    module = Deployed(segmenter(name), normalise=False, class_map=False)
+    program = capture(module, module.random_input(2, 65, 49), dynamic=True)
+    height, width = least_size(program, module)
+    run = program.module()
+    with torch.no_grad():
+        for size in ((height, width), (height, 80), (80, width)):
+            image = module.random_input(1, *size)
+            torch.testing.assert_close(run(image), module(image))
+        for size in ((height - 1, width), (height, width - 1)):
+            with pytest.raises(AssertionError, match="Guard failed"):
+                run(module.random_input(1, *size))
+
+
+def test_a_card_is_json_whatever_names_and_numbers_are_in_it(tmp_path, monkeypatch):
+    """A name may come from bytes that are no UTF-8; the difference of broken logits is NaN."""
+    broken = Comparison("torch", [(1, 3, 32, 32)], float("nan"), problem="disagrees")
+    monkeypatch.setattr("fastseg.export.segmenter.compare", lambda *_: broken)
+    ours = segmenter("segnet_basic")
+    names = ["Straße", "caf\udce9", "tree", "car", "person"]
+    object.__setattr__(ours, "classes", names)
+    recipe = Recipe("torch_export", (32, 32))
+    written = export_segmenter(ours, tmp_path / "model.pt2", recipe)
+    text = written.card.read_text("utf-8")
+    assert "NaN" not in text
+    assert "Straße" in text
+    assert json.loads(text)["classes"] == names
+
+
 def test_outputs_of_another_size_are_told_in_the_card(tmp_path):
     recipe = Recipe("torch_export", (188, 204))
     ours = segmenter("unet", padding="valid")
@@ -235,6 +266,18 @@ def test_what_cannot_be_exported(tmp_path):
         export_segmenter(segmenter("segnet_basic", backend="fastseg"), path, small)
     with pytest.raises(ExportError, match=r"ends in a dense CRF.*--without-crf"):
         export_segmenter(segmenter("segnet_basic", crf="post"), path, small)
+    one = segmenter("segnet_basic")
+    object.__setattr__(one, "classes", ["vessel"])
+    with pytest.raises(ExportError, match="a network of one class has no class map"):
+        export_segmenter(one, path, Recipe("torch_export", (32, 32), class_map=True))
+    half = segmenter("segnet_basic")
+    half.model.half()
+    with pytest.raises(ExportError, match=r"float32 on the CPU, got torch\.float16 on cpu"):
+        export_segmenter(half, path, small)
+    elsewhere = segmenter("segnet_basic")
+    elsewhere.model.to("meta")
+    with pytest.raises(ExportError, match=r"float32 on the CPU, got torch\.float32 on meta"):
+        export_segmenter(elsewhere, path, small)
     with pytest.raises(ExportError, match=r"size \(8, 32\): x must be at least 16x16"):
         export_segmenter(segmenter("segnet_basic"), path, Recipe("torch_export", (8, 32)))
     with pytest.raises(ValueError, match="normalise must be False for a network of 1 channels"):

@@ -236,10 +236,52 @@ def test_maps_of_one_image_and_other_dtypes(kind):
 
 
 @pytest.mark.parametrize("kind", METRICS)
+def test_binary_masks_with_an_ignored_id(kind):
+    masks = [ids > 1 for ids in maps((12, 13), void=False)]
+    of_masks, of_ids = kind(2, VOID), kind(2, VOID)
+    of_masks.update(*masks)
+    of_ids.update(*(mask.long() for mask in masks))
+    assert of_masks.compute() == of_ids.compute()
+
+
+@pytest.mark.parametrize("kind", METRICS)
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0), (0, 4, 5), (2, 0, 5), (2, 4, 0)], ids=str)
+def test_maps_without_pixels_count_nothing(kind, shape):
+    metric, empty = kind(CLASSES, VOID), torch.zeros(shape, dtype=torch.int64)
+    metric.update(empty, empty)
+    assert all(math.isnan(score) for score in metric.compute().values())
+
+
+@pytest.mark.parametrize("far", [200, 1e5, 1e30])
+def test_distances_beyond_an_image_are_all_of_it(far):
+    """They take no more time or memory than the image's own; 1e5 rows would take a minute."""
+    prediction, label = maps((30, 40))
+    for kind, name in ((BoundaryF1, "tolerance"), (BoundaryIoU, "distance")):
+        scores = []
+        for distance in (50, far):
+            metric = kind(CLASSES, VOID, **{name: distance}, unit="pixels")
+            metric.update(prediction, label)
+            scores.append(metric.compute())
+        assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize("width", [100, 2**15, 2**16, 2**40])
+def test_bands_wider_than_an_image(width):
+    prediction, label = maps((30, 40))
+    label[1] = 0  # this image has no boundary, and so no band
+    whole, metric = ConfusionMatrix(CLASSES, VOID), TrimapCurve(CLASSES, VOID, widths=(width,))
+    whole.update(prediction[0], label[0])
+    metric.update(prediction, label)
+    assert torch.equal(metric.within(width).counts, whole.counts)
+
+
+@pytest.mark.parametrize("kind", METRICS)
 def test_bad_maps(kind):
     metric, zeros = kind(3), torch.zeros(1, 4, 5, dtype=torch.int64)
     for prediction, label, error, words in (
         (zeros.float(), zeros, TypeError, "prediction must hold integer class ids, got"),
+        (zeros.numpy(), zeros, TypeError, "prediction must be a tensor, got ndarray"),
+        (zeros, zeros.tolist(), TypeError, "label must be a tensor, got list"),
         (zeros, zeros[..., 1:], ValueError, r"one shape, got \(1, 4, 5\) and \(1, 4, 4\)"),
         (zeros[None], zeros[None], ValueError, r"must be \(H, W\) or \(N, H, W\), got \(1, 1, 4"),
         (zeros + 3, zeros, ValueError, "prediction must hold ids 0 to 2, got 3 to 3"),
@@ -259,8 +301,25 @@ def test_bad_maps(kind):
         (lambda: TrimapCurve(3, widths=()), r"widths must be whole numbers from 1 up, got \(\)"),
         (lambda: TrimapCurve(3, widths=(4, 0)), r"widths must be .* got \(4, 0\)"),
         (lambda: BoundaryF1(0), "num_classes must be at least 1, got 0"),
+        (lambda: BoundaryF1(3, tolerance=3), "tolerance must be at most 1, .* unit='pixels'"),
+        (lambda: BoundaryIoU(3, distance=2), "distance must be at most 1, .* unit='pixels'"),
     ],
 )
 def test_bad_options(make, words):
     with pytest.raises(ValueError, match=words):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: BoundaryF1(3, tolerance="3"), "tolerance must be a number, got '3'"),
+        (lambda: TrimapCurve(3, widths=(1, 2.5)), r"widths must be an integer, got 2\.5"),
+        (lambda: ConfusionMatrix(3.0), r"num_classes must be an integer, got 3\.0"),
+        (lambda: ConfusionMatrix(None), "num_classes must be an integer, got None"),
+        (lambda: BoundaryIoU(3, [255]), r"ignore_index must be an integer, got \[255\]"),
+    ],
+)
+def test_options_of_another_type(make, words):
+    with pytest.raises(TypeError, match=words):
         make()

@@ -42,6 +42,7 @@ def test_scores_and_reset(kind):
         scores = metric.compute()
         assert {name: score.item() for name, score in scores.items()} == expected
         metric.reset()
+        assert not any(total.any() for total in metric.metric.sums.values())
     assert pickle.loads(pickle.dumps(metric)).compute().keys() == scores.keys()
 
 
@@ -55,6 +56,15 @@ def test_forward_scores_the_batch_and_keeps_the_sum(kind):
         assert scores == pytest.approx(single.compute(), nan_ok=True)
     total = {name: score.item() for name, score in metric.compute().items()}
     assert total == pytest.approx(filled(kind).compute())
+
+
+def test_metrics_that_cannot_be_wrapped():
+    from fastseg.metrics.torchmetrics import TorchMetric
+
+    with pytest.raises(ValueError, match=r"without batches, reset\(\) ConfusionMatrix\(num_cl"):
+        TorchMetric(filled(ConfusionMatrix))
+    with pytest.raises(TypeError, match=r"one of fastseg\.metrics, got Multiclass"):
+        TorchMetric(extra()[0])
 
 
 def test_a_collection():

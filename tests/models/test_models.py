@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastseg import PairwiseBilateral, PairwiseGaussian, dense_crf, models
+from fastseg import PairwiseBilateral, PairwiseGaussian, dense_crf, models, optimize_
 from fastseg.models import build_model, list_models
 from fastseg.models._model import MEAN, STD
 from fastseg.nn import DenseCRF, UpsampleCrossEntropyLoss
@@ -192,13 +192,55 @@ def test_a_crf_of_ones_own():
             {"output_stride": 2},
             r"output_stride must be one of \[4, 8, 16, 32\], got 2",
         ),
+        ("deeplabv3", {"output_stride": 4}, r"one of \(8, 16, 32\) unless atrous_rates are given"),
+        ("deeplabv3plus", {"output_stride": 4}, r"one of \(8, 16, 32\) unless atrous_rates are"),
+        ("unet", {"in_channels": 0}, "in_channels must be at least 1, got 0"),
+        ("fcn8s", {"in_channels": 0}, "in_channels must be at least 1, got 0"),
         ("deeplabv3", {"dilation_style": "tf"}, "dilation_style must be one of"),
         ("deeplabv3", {"multi_grid": (1, 2)}, "multi_grid must have a factor for each of the 1"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 def test_arguments_out_of_range_are_refused(name, options, message):
     with pytest.raises(ValueError, match=message):
         build(name, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": 5}, "smp:Unet: classes must not be given, got 5: num_classes is"),
+        ({"aux_params": {"classes": 2}}, "smp:Unet: aux_params must not be given, got {'classes'"),
+    ],
+)
+def test_options_of_another_packages_network_that_have_no_place(options, message):
+    with pytest.raises(ValueError, match=message):
+        build_model("smp:Unet", 3, **options)
+
+
+@pytest.mark.parametrize("crf", [None, "post"])
+def test_one_logit_has_no_class_map(crf):
+    """Binary networks of other packages have one output; the highest of one is always class 0."""
+    model = build_model("unet", 1, width=4, crf=crf).eval()
+    x = torch.randn(1, 3, 16, 16)
+    with pytest.raises(ValueError, match=r"at least 2 classes, got 1, .* model\(x\) > 0"):
+        model.predict(x)
+    assert model(x).shape == (1, 1, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"), [("unet", "fastseg"), ("fcn8s", "fastseg"), ("deeplabv3 mobile", "torch")]
+)
+def test_a_trace_is_for_all_sizes(name, backend):
+    """A DeepLab is traced as docs/deploy.md says, on torch's ops and optimised."""
+    model = build(name, backend=backend).eval()
+    with torch.no_grad():
+        if backend == "torch":
+            optimize_(model, mode="infer")
+        traced = torch.jit.trace(model, torch.randn(1, 3, 48, 32))
+        assert "fastseg::" in str(traced.inlined_graph)
+        x = torch.randn(2, 3, 33, 65)
+        close(traced(x), model(x))
 
 
 def test_inputs_that_do_not_fit_are_refused():

@@ -2,11 +2,13 @@
 
 import os
 import stat
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from fastseg.models import segnet_basic
+from fastseg.models import build_model, segnet_basic
 from fastseg.zoo import checkpoint
 from fastseg.zoo.checkpoint import CheckpointError
 
@@ -146,6 +148,47 @@ def test_metadata_must_be_enough_to_build_the_model(tmp_path):
         checkpoint.save_model(tmp_path / "weights.pt", small_model(), {"model": "segnet_basic"})
 
 
+def test_every_class_of_the_model_must_have_a_name(tmp_path):
+    model = build_model("unet", 3, width=4)
+    metadata = {"model": "unet", "options": {"width": 4}, "classes": ["a", "b"]}
+    with pytest.raises(ValueError, match=r"for each of the model's 3 classes, got 2"):
+        checkpoint.save_model(tmp_path / "model.pt", model, metadata)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"mean": np.zeros(3)}, r"metadata\['mean'\] must be of texts.*, got a ndarray"),
+        ({"classes": np.array(["a", "b"])}, r"metadata\['classes'\] must be .*, got a ndarray"),
+        ({"options": {"width": 4, "x": [Path()]}}, r"metadata\['options'\]\['x'\]\[0\] must be"),
+    ],
+)
+def test_metadata_that_would_not_come_back_are_refused(other, message, tmp_path):
+    metadata = {"model": "unet", "options": {"width": 4}, "classes": ["a", "b"], **other}
+    with pytest.raises(TypeError, match=message):
+        checkpoint.save_model(tmp_path / "model.pt", build_model("unet", 2, width=4), metadata)
+    assert not list(tmp_path.iterdir())
+
+
+def test_plain_metadata_come_back(tmp_path):
+    """NumPy's numbers do so too, as options that were computed with it."""
+    path, model = tmp_path / "model.pt", build_model("unet", 2, width=4)
+    metadata = {
+        "model": "unet",
+        "options": {"width": np.int64(4)},
+        "classes": ("a", "b"),
+        "mean": torch.ones(3),
+        "std": [np.float32(0.5), 0.25, 1],
+        "crop": None,
+        "own": True,
+    }
+    checkpoint.save_model(path, model, metadata)
+    loaded = checkpoint.load_model(path)[1]
+    torch.testing.assert_close(loaded.pop("mean"), metadata.pop("mean"))
+    assert loaded == metadata
+
+
 def test_a_checkpoint_that_is_no_weights_file_is_reported(tmp_path):
     path = tmp_path / "last.pt"
     checkpoint.save({"model": {}, "epoch": 3}, path)
@@ -155,7 +198,9 @@ def test_a_checkpoint_that_is_no_weights_file_is_reported(tmp_path):
 
 def test_weights_of_another_model_are_reported(tmp_path):
     path = tmp_path / "weights.pt"
-    checkpoint.save_model(path, small_model(), {**METADATA, "classes": ["a", "b"]})
+    metadata = {**METADATA, "classes": ["a", "b"]}
+    contents = {"state_dict": small_model().state_dict(), "metadata": metadata}
+    checkpoint.save({"format": checkpoint.WEIGHTS_FORMAT, **contents}, path)
     with pytest.raises(CheckpointError, match=r"weights\.pt does not fit SegNet: 2 misshapen"):
         checkpoint.load_model(path, backend="torch")
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-
-import numpy as np
 import pytest
 import torch
 
@@ -23,79 +19,6 @@ OPTIONS = {"backbone_options": RESNET, "aspp_channels": 8}
 def same_weights(a, b):
     a, b = a.state_dict(), b.state_dict()
     return list(a) == list(b) and all(torch.equal(a[key], b[key]) for key in a)
-
-
-@pytest.fixture
-def original():
-    """milesial's U-Net, and a model that its state_dict fits."""
-    torch.manual_seed(0)
-    theirs = definitions.settled(definitions.Milesial(3, 5, 4, False), 3, 32, 32)
-    return theirs, build_model("unet", 5, width=4)
-
-
-def wrappers():
-    return {
-        "plain": lambda s: s,
-        "state_dict": lambda s: {"state_dict": s, "epoch": 3},
-        "VainF's": lambda s: {"model_state": s, "best_score": np.float64(0.5), "cur_itrs": 3},
-        "model, twice": lambda s: {"model": {"state_dict": s}},
-        "DDP": lambda s: {"model_state_dict": {f"module.{k}": t for k, t in s.items()}},
-        "compiled": lambda s: {f"module._orig_mod.{k}": t for k, t in s.items()},
-        "milesial's": lambda s: {**s, "mask_values": [0, 1]},
-    }
-
-
-@pytest.mark.parametrize("name", wrappers())
-@pytest.mark.parametrize("old", [False, True], ids=["archive", "before torch 1.6"])
-def test_files(name, old, original, tmp_path):
-    theirs, ours = original
-    path = tmp_path / "checkpoint.pth"
-    state = wrappers()[name](theirs.state_dict())
-    torch.save(state, path, _use_new_zipfile_serialization=not old)
-    report = fastseg.load_checkpoint(ours, path)
-    assert report.source == "milesial"
-    assert torch.equal(ours.down[0].conv1[0].weight, theirs.inc.double_conv[0].weight)
-
-
-def test_numbers_of_numpy_1_are_read(tmp_path):
-    path = tmp_path / "checkpoint.pth"
-    torch.save({"score": np.float64(0.25)}, path, _use_new_zipfile_serialization=False)
-    data = path.read_bytes()
-    assert b"numpy._core.multiarray" in data
-    path.write_bytes(data.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
-    assert checkpoint.load(path)["score"] == 0.25
-
-
-def test_safetensors(original, tmp_path):
-    if importlib.util.find_spec("safetensors") is None:
-        pytest.skip("needs safetensors")
-    from safetensors.torch import save_file
-
-    theirs, ours = original
-    path = tmp_path / "model.safetensors"
-    save_file(theirs.state_dict(), path)
-    assert fastseg.load_checkpoint(ours, path).source == "milesial"
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
-        fastseg.load_checkpoint(ours, path)
-
-
-def test_safetensors_says_what_to_install(original, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "safetensors", None)
-    path = tmp_path / "model.safetensors"
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*model\.safetensors"):
-        fastseg.load_checkpoint(original[1], path)
-    path.write_bytes(b"")
-    with pytest.raises(ImportError, match="pip install safetensors"):
-        fastseg.load_checkpoint(original[1], path)
-
-
-@pytest.mark.parametrize("contents", [3, {}, {"epoch": 3}, {"state_dict": {"a": 1}}])
-def test_a_file_without_state_dict(contents, original, tmp_path):
-    path = tmp_path / "checkpoint.pth"
-    torch.save(contents, path)
-    with pytest.raises(CheckpointError, match="has no state_dict, neither by itself nor under"):
-        fastseg.load_checkpoint(original[1], path)
 
 
 def test_dtypes_stay_the_models(original, tmp_path):
@@ -188,7 +111,9 @@ def test_a_backbone_that_fastseg_has_not(tmp_path):
     state = {k: t for k, t in state.items() if "conv3" not in k}  # blocks as ResNet-18's
     path = tmp_path / "checkpoint.pth"
     torch.save(state, path)
-    with pytest.raises(CheckpointError, match="its backbone is none of fastseg's, mobilenet_v2"):
+    with pytest.raises(
+        CheckpointError, match="has a backbone that is none of fastseg's, mobilenet_v2"
+    ):
         fastseg.from_checkpoint(path)
 
 
@@ -231,6 +156,20 @@ def test_a_state_dict_of_fastseg_comes_back(name, tmp_path):
     assert report.source in ("fastseg", "torchvision")
     assert same_weights(other, model)
     assert fastseg.load_checkpoint(other, path, source="fastseg").model is None
+
+
+@pytest.mark.parametrize("name", ["deeplabv3", "fcn", "unet"])
+def test_a_crf_is_fastsegs_also_behind_a_network_of_torchvisions_keys(name, tmp_path):
+    path = tmp_path / "checkpoint.pth"
+    model = build(name, crf="layer")
+    torch.save(model.state_dict(), path)
+    torch.manual_seed(1)
+    other = build(name, crf="layer")
+    assert fastseg.load_checkpoint(other, path).source == "fastseg"
+    assert same_weights(other, model)
+    assert same_weights(fastseg.from_checkpoint(path, name, crf="layer"), model)
+    message = error_of(path)
+    assert f"from_checkpoint({str(path)!r}, {name!r}, crf='layer')" in message
 
 
 def test_a_weights_file_carries_its_options(tmp_path):

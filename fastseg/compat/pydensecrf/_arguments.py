@@ -57,6 +57,8 @@ def bandwidths(name: str, values: object, count: int) -> list[float]:
     if isinstance(values, Real):
         values = [values] * count
     try:
+        if isinstance(values, str):
+            raise TypeError  # its characters may be digits
         values = [float(v) for v in values]
     except TypeError:
         raise TypeError(f"{name} must be a number or {count} of them, got {values!r}") from None
