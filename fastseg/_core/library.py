@@ -153,9 +153,17 @@ def cpu_kernel(op: torch._ops.OpOverload) -> Callable:
     """Returns the function that computes an op on the CPU without the dispatcher's other steps.
 
     These take a third of a call. The function is for CPU tensors of which autograd, a transform or
-    a mode need record nothing.
+    a mode need record nothing. Autograd does not see the copies that a kernel makes, either: it
+    would take a lock of a tensor that requires a gradient, which a fork could leave locked for ever
+    in the child.
     """
-    return functools.partial(op._handle.redispatch_boxed, CPU)
+    compute = functools.partial(op._handle.redispatch_boxed, CPU)
+
+    def run(*arguments):
+        with _AutoDispatchBelowAutograd():
+            return compute(*arguments)
+
+    return run
 
 
 def define_triton(name: str, function: Callable) -> None:

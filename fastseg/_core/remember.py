@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from torch import Tensor
+from torch._C import _get_tracing_state, _set_tracing_state
 
 MOST_CALLS = 4096
 """Number of call signatures whose results are cached; the cache is emptied beyond that."""
@@ -27,11 +28,18 @@ def remember(check: Callable[..., _T]) -> Callable[..., _T]:
 
     @functools.wraps(check)
     def remembering(*arguments):
+        state = _get_tracing_state()
+        if state is not None:  # sizes are tensors while it is set, which decide nothing
+            _set_tracing_state(None)
+            try:
+                return remembering(*arguments)
+            finally:
+                _set_tracing_state(state)
         try:
             key = _key(arguments)
             found = known.get(key)
         except (TypeError, RuntimeError):
-            # A key with symbolic sizes, as in tracing, or with a wrong argument has no hash.
+            # A key with symbolic sizes, or with a wrong argument, has no hash.
             return check(*arguments)
         if found is None:
             found = check(*arguments)

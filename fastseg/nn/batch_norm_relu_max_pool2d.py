@@ -6,14 +6,16 @@ import torch
 from torch import Tensor
 
 from fastseg._core.window import Ints
+from fastseg.nn._batch_norm import can_fold
 from fastseg.ops import batch_norm_relu_max_pool2d, fold_batch_norm, max_pool2d
 
 
 class BatchNormReLUMaxPool2d(torch.nn.BatchNorm2d):
     """BatchNorm2d, ReLU and MaxPool2d(return_indices=True); the state_dict is BatchNorm2d's.
 
-    In training the three run one after the other, since the batch's statistics need a pass of their
-    own; in evaluation they are one pass, :func:`fastseg.batch_norm_relu_max_pool2d`.
+    In training, and where running statistics have been taken away, the three run one after the
+    other, since the batch's statistics need a pass of their own; in evaluation they are one pass,
+    :func:`fastseg.batch_norm_relu_max_pool2d`.
 
     Args:
         num_features: number of channels.
@@ -41,7 +43,7 @@ class BatchNormReLUMaxPool2d(torch.nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns values and uint8 codes for x, (N, C, H, W)."""
-        if self.training:
+        if not can_fold(self):
             y = super().forward(x).relu()
             return max_pool2d(y, self.kernel_size, self.stride, self.padding)
         scale, shift = fold_batch_norm(

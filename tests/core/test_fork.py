@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from fastseg._core.library import cpu_kernel
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
@@ -200,3 +203,19 @@ def test_an_object_that_was_in_use_at_the_fork_says_so():
         os._exit(0)
     """
     assert run(program) == "7"
+
+
+def test_kernels_run_below_autograd():
+    """It would lock a tensor that requires a gradient as a kernel copies it: with a fork in that
+    moment the child waited for ever."""
+    excluded = []
+    library = torch.library.Library("fastseg_test_fork", "DEF")
+    library.define("kernel(Tensor x) -> Tensor")
+
+    def kernel(x):
+        excluded.append(torch._C._dispatch_tls_is_dispatch_key_excluded("AutogradFunctionality"))
+        return x.clone()
+
+    library.impl("kernel", kernel, "CPU")
+    cpu_kernel(torch.ops.fastseg_test_fork.kernel.default)(torch.ones(2, requires_grad=True))
+    assert excluded == [True]

@@ -75,6 +75,44 @@ def test_the_gradient_goes_through_the_upsampling():
     torch.testing.assert_close(*grads)
 
 
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("quality", ["high", "exact"])
+def test_a_label_forbidden_in_a_small_unary(quality, align_corners):
+    """It is so wherever its pixel has a share, and nowhere is NaN: 0 * infinity is no share."""
+    small, image = logits(), photo()
+    small[0, 1, 2, 3] = small[1, 0, 0, 0] = small[1, 0, :, -1] = -torch.inf
+    forbidden = (small == -torch.inf).double()
+    forbidden = F.interpolate(forbidden, (H, W), mode="bilinear", align_corners=align_corners) > 0
+    options = {"align_corners": align_corners, "quality": quality}
+    q = crf(-small, image, **options)
+    assert torch.equal(q == 0, forbidden)
+    torch.testing.assert_close(q.sum(1), torch.ones(2, H, W))
+    assert torch.equal(MeanField(-small, image, TERMS, **options).step(3) == 0, forbidden)
+    leaf = small.requires_grad_()
+    log_q = crf(-leaf, image, output="log_prob", **options)
+    log_q[~forbidden].sum().backward()
+    assert leaf.grad.isfinite().all()
+    assert leaf.grad.count_nonzero() > 0
+
+
+def test_labels_forbidden_on_both_sides_leave_none_between():
+    small = torch.zeros(1, 2, 2, 2)
+    small[0, 0, :, 0] = small[0, 1, :, 1] = torch.inf
+    with pytest.raises(RuntimeError, match="unary must leave every point a label of finite"):
+        crf(small, photo(1), align_corners=False)
+
+
+def test_forbidden_labels_of_a_small_unary_compile():
+    small, image = logits(), photo()
+    small[0, 1, 2, 3] = -torch.inf
+
+    def refined(small, image):
+        return crf(-small, image, align_corners=False)
+
+    compiled = torch.compile(refined, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(small, image), refined(small, image))
+
+
 def test_small_logits_compile():
     small, image = logits(), photo()
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
+import fastseg
 from fastseg import reference
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -140,3 +141,28 @@ def test_threads_change_no_bit(quality):
         torch.set_num_threads(threads)
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("quality", ["compat", "high", "exact"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_threads_change_no_bit_of_values_and_gradients(dtype, quality):
+    """Planes of sizes that neither the vectors nor the threads divide."""
+    unary = torch.randn(1, 5, 17, 19, dtype=dtype, requires_grad=True)
+    image = (torch.rand(1, 3, 17, 19, dtype=dtype) * 255).requires_grad_()
+    weights = torch.rand(5, dtype=dtype, requires_grad=True)
+    terms = [fastseg.PairwiseGaussian(3, weights), fastseg.PairwiseBilateral(20, 13, 4)]
+    leaves = [unary, image, weights]
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for n in (1, 2, 3, 4, 5):
+            torch.set_num_threads(n)
+            q = fastseg.dense_crf(unary, image, terms, iterations=2, quality=quality)
+            field = fastseg.MeanField(unary.detach(), image.detach(), terms, quality=quality)
+            grads = torch.autograd.grad(q.square().sum(), leaves)
+            results.append([q, field.step(2), *grads])
+    finally:
+        torch.set_num_threads(threads)
+    for others in results[1:]:
+        for one, other in zip(results[0], others, strict=True):
+            assert torch.equal(one, other)

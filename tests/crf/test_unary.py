@@ -98,6 +98,18 @@ def test_they_are_compiled():
     torch.testing.assert_close(compiled(*arguments), chain(*arguments))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"clip": 1e-9}, {"scale": 1 - 1e-6, "clip": None}], ids=str
+)
+def test_sixteen_bits_are_rounded_once(options, dtype):
+    """A clip that is 0 in float16, too, leaves no energy infinite."""
+    p = torch.tensor([[0.0, 0.25], [1.0, 0.75]], dtype=dtype)[..., None]
+    expected = fastseg.unary_from_softmax(p.double(), **options).to(dtype)
+    assert expected.isfinite().all()
+    torch.testing.assert_close(fastseg.unary_from_softmax(p, **options), expected)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_dtypes_are_kept(dtype):
     logits = torch.randn(3, 4, 5).to(dtype)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import math
 
 import pytest
 import torch
@@ -175,6 +177,28 @@ def test_ohem(threshold, min_kept):
     compare(ours, theirs, dtype=torch.float64, tolerance=1e-10)
 
 
+def test_ohem_of_pixels_that_are_all_easy_is_0():
+    logits = torch.zeros(2, 3, 4, 5)
+    logits[:, 1] = 9
+    logits.requires_grad_()
+    target = torch.ones(2, 8, 10, dtype=torch.int64)
+    target[1] = IGNORED
+    ohem = functools.partial(fastseg.upsample_ohem_cross_entropy, min_kept=0, ignore_index=IGNORED)
+    loss = ohem(logits, target)
+    assert loss == 0
+    assert not torch.autograd.grad(loss, logits)[0].any()
+    assert ohem(logits, torch.full_like(target, IGNORED)).isnan()  # as of the other losses
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+@pytest.mark.parametrize("min_kept", [0, 10, 10_000])
+def test_ohem_shows_a_nan(min_kept, everywhere):
+    logits = torch.randn(2, 3, 4, 5)
+    logits[... if everywhere else (0, 1, 2, 3)] = torch.nan
+    target = torch.ones(2, 8, 10, dtype=torch.int64)
+    assert fastseg.upsample_ohem_cross_entropy(logits, target, min_kept=min_kept).isnan()
+
+
 @pytest.mark.parametrize("case", [c for c in CASES if c.batch], ids=str)  # torch needs an image
 def test_reference(case):
     """The formulas that run where no kernel does."""
@@ -273,6 +297,10 @@ BAD = [
     (lambda: fastseg.upsample_dice_loss(Z, T, classes=[]), r"classes must be some of 0 to 2"),
     (lambda: fastseg.upsample_dice_loss(Z, T, weight=torch.ones(2)), r"weight must have .* \(3,\)"),
     (lambda: fastseg.upsample_focal_loss(Z, T, gamma=-1.0), "gamma must be at least 0, got -1.0"),
+    (
+        lambda: fastseg.upsample_focal_loss(Z, T, gamma=math.nan),
+        "gamma must be at least 0, got nan",
+    ),
     (lambda: fastseg.upsample_focal_loss(Z, T, alpha=torch.ones(2)), "alpha must have the shape"),
     (lambda: fastseg.upsample_focal_loss(Z, T.float()), "target must be int64"),
     (lambda: fastseg.upsample_focal_loss(Z, T, reduction="all"), "reduction must be"),
@@ -280,6 +308,13 @@ BAD = [
     (lambda: fastseg.upsample_ohem_cross_entropy(Z, T, weight=torch.ones(2)), "weight must have"),
     (lambda: fastseg.upsample_ohem_cross_entropy(Z, T - 1), "target must lie in"),
 ]
+
+
+@pytest.mark.parametrize("classes", [1, [1.0, 2.0], [False, True, True], ["1"]], ids=str)
+def test_classes_are_integers(classes):
+    """A list of booleans or of floats would pick others than it seems to."""
+    with pytest.raises(TypeError, match=r"upsample_dice_loss: classes must be integers.*got"):
+        fastseg.upsample_dice_loss(Z, T, classes=classes)
 
 
 @pytest.mark.parametrize(("call", "message"), BAD, ids=lambda v: v if isinstance(v, str) else "")

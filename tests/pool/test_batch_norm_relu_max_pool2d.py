@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 import fastseg
 from fastseg import reference
+from fastseg.reference.pool.batch_norm_relu_max_pool2d import batch_norm_relu
 from tests.pool.pool_cases import (
     CASES,
     FLOATS,
@@ -158,6 +159,18 @@ def test_fold_batch_norm():
         torch.testing.assert_close(x * scale[:, None, None] + shift[:, None, None], expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_sixteen_bit_statistics_fold_in_float32(dtype):
+    mean, bias = torch.randn(4).to(dtype), torch.randn(4).to(dtype)
+    weight, var = torch.randn(4).to(dtype), torch.full((4,), 3e-6, dtype=dtype)
+    statistics = (weight, bias, mean, var)
+    folded = fastseg.fold_batch_norm(*statistics)
+    expected = fastseg.fold_batch_norm(*(t.double() for t in statistics))
+    for ours, exact in zip(folded, expected, strict=True):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, exact.float())
+
+
 # Gradients.
 
 GRADCHECK_CASES = (
@@ -207,6 +220,22 @@ def test_gradients_are_those_of_the_chain(wanted, dims, layout, simd_level):
         expected = torch.autograd.grad(theirs, leaves, grad)
         actual = torch.autograd.grad(ours, leaves, grad)
         torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+@each_layout
+def test_a_window_of_padding_alone_passes_no_gradient(layout):
+    """Its dilated taps jump over the plane; torch has no such padding but as elements."""
+    x = torch.randn(2, 5, 3, 4).contiguous(memory_format=layout)
+    tensors = [t.requires_grad_() for t in (x, torch.randn(5), torch.randn(5))]
+    y = F.pad(batch_norm_relu(*tensors), (2, 2, 2, 2), value=-math.inf)
+    theirs = F.max_pool2d(y, 2, 1, 0, 4)
+    ours = fastseg.batch_norm_relu_max_pool2d(*tensors, 2, 1, 2, 4)[0]
+    assert theirs.isinf().any()
+    assert theirs.isfinite().any()
+    grad = torch.randn_like(theirs)
+    expected = torch.autograd.grad(theirs, tensors, grad)
+    actual = torch.autograd.grad(ours, tensors, grad)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -203,6 +203,38 @@ def test_overlapping_gradients_are_summed_in_float(dtype, layout, simd_level):
     torch.testing.assert_close(actual, gradient(torch_pool, x, case, grad), **tolerance)
 
 
+# Planes over which dilated taps jump: some windows, or all, lie in the padding with every tap.
+JUMP_CASES = (
+    PoolCase((2, 9, 3, 3), (2, 2), (1, 1), (1, 1), (4, 4)),
+    PoolCase((2, 9, 3, 3), (2, 2), (1, 1), (2, 2), (4, 4)),
+    PoolCase((1, 3, 2, 12), (2, 3), (1, 2), (1, 1), (3, 2)),
+    PoolCase((1, 1, 11, 1), (3, 2), (2, 1), (1, 2), (1, 3)),
+)
+
+
+def padded_pool(x, case):
+    """torch's pooling of a plane that has the padding as its own elements, which are smaller."""
+    kernel, stride, (ph, pw), dilation = case.window
+    x = F.pad(x, (pw, pw, ph, ph), value=-math.inf)
+    return F.max_pool2d(x, kernel, stride, 0, dilation, return_indices=True)
+
+
+@each_layout
+@each_dtype
+@pytest.mark.parametrize("case", JUMP_CASES, ids=str)
+def test_a_window_of_padding_alone_passes_no_gradient(case, dtype, layout, simd_level):
+    x = finite_values(case.shape, dtype, layout)
+    values, codes = fastseg_pool(x, case)
+    assert_identical(values, padded_pool(x, case)[0])
+    assert values.isinf().any()
+    grad = torch.randint(-3, 4, values.shape).to(dtype) / 2
+    actual = gradient(fastseg_pool, x, case, grad)
+    assert_identical(actual, gradient(padded_pool, x, case, grad))
+    assert_layout(actual, layout)
+    with pytest.raises(RuntimeError, match="codes hold a code outside its window or the plane"):
+        fastseg.codes_to_indices(codes, x.shape, *case.window)
+
+
 def test_gradient_of_other_strides_than_the_codes():
     x = torch.randn(2, 4, 6, 8)
     for layout in LAYOUTS:
@@ -226,6 +258,7 @@ GRADCHECK_CASES = (
     PoolCase((1, 3, 5, 7), ceil_mode=True),
     PoolCase((1, 2, 5, 6), (3, 3), (2, 2), (1, 1)),
     PoolCase((1, 2, 6, 5), (2, 2), (1, 2), (1, 0), (2, 1)),
+    PoolCase((1, 2, 3, 3), (2, 2), (1, 1), (2, 2), (4, 4)),  # some windows lie in the padding
 )
 each_gradcheck_case = pytest.mark.parametrize("case", GRADCHECK_CASES, ids=str)
 
@@ -242,7 +275,7 @@ def test_gradcheck(case, layout):
     x = distinct(case.shape, layout)
 
     def values(x):
-        return fastseg_pool(x, case)[0]
+        return fastseg_pool(x, case)[0].clamp(min=-1.0)  # -infinity has no differences
 
     assert torch.autograd.gradcheck(values, x)
     assert torch.autograd.gradgradcheck(values, x)

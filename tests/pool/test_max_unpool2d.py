@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -149,6 +150,19 @@ def test_sizes_out_of_range_are_torchs_value_errors():
                 assert "output_size" in str(error)  # noqa: PT017
                 outcomes.append("ValueError")
         assert outcomes[0] == outcomes[1], size
+
+
+def test_windows_of_numpys_integers_and_of_none():
+    values, codes = fastseg.max_pool2d(torch.randn(1, 2, 9, 9), 3, 2, 1)
+    three, two, one = np.int64(3), np.int32(2), np.int64(1)
+    expected = fastseg.max_unpool2d(values, codes, 3, 2, 1)
+    assert_identical(fastseg.max_unpool2d(values, codes, three, two, one), expected)
+    for name, number in (("kernel_size", 3.0), ("stride", 2.0), ("padding", 1.0)):
+        window = {"kernel_size": 3, "stride": 2, "padding": 1, name: number}
+        with pytest.raises(TypeError, match=f"max_unpool2d: {name} must be one integer or two"):
+            fastseg.max_unpool2d(values, codes, **window)
+    with pytest.raises(ValueError, match=r"max_unpool2d: output_size must be \(H, W\).*got 8"):
+        fastseg.max_unpool2d(values, codes, 3, 2, 1, output_size=8)
 
 
 @each_layout

@@ -150,6 +150,33 @@ def test_other_dtypes(dtype):
     torch.testing.assert_close(values, chain(plain, x, 2)[0], **tolerance)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_evaluation_folds_in_float32_as_torch_computes(dtype):
+    """The square root of a small variance, and a mean beside it, have few digits in 16 bits."""
+    fused, plain = (m.eval() for m in trained())
+    for m in (fused, plain):
+        m.running_var.fill_(3e-6)
+        m.running_mean.fill_(0.7)
+        m.to(dtype)
+    x = plain.running_mean.view(-1, 1, 1) + (torch.randn(2, 5, 8, 8) * 3e-3).to(dtype)
+    exact, _ = chain(plain.double(), x.double(), 2)
+    error = (fused(x)[0].double() - exact).abs().max()
+    assert error <= torch.finfo(dtype).eps * exact.abs().max()
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_without_running_statistics_the_batchs_count(mode):
+    fused, plain = trained()
+    for m in (fused, plain):
+        m.track_running_stats, m.running_mean, m.running_var = False, None, None
+        m.train(mode)
+    x = torch.randn(3, 5, 8, 10)
+    values, codes = fused(x)
+    expected, indices = chain(plain, x, 2)
+    assert_identical(values, expected)
+    assert_identical(fastseg.codes_to_indices(codes, x.shape, 2), indices)
+
+
 def modules():
     return [
         fastseg.nn.MaxPool2d(2, return_indices=True),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._C import _get_tracing_state
 from torch.compiler import is_dynamo_compiling
 
 from fastseg._core import prepared_calls
@@ -92,8 +93,10 @@ def aspp(
     if x.dim() == 3:
         options = {"pool": pool, "pool_first": pool_first, "activation": activation}
         return aspp(x[None], branches, project, **options)[0]
-    separable = any(b.depthwise_weight is not None for b in branches)
-    if separable or (project is not None and tuple(project.weight.shape[2:]) != (1, 1)):
+    # TorchScript, which torch.jit.trace writes, has no lists of tensors some of which are None.
+    by_branch = _get_tracing_state() is not None
+    by_branch = by_branch or any(b.depthwise_weight is not None for b in branches)
+    if by_branch or (project is not None and tuple(project.weight.shape[2:]) != (1, 1)):
         return _by_branch(x, branches, project, pool, pool_first, activation)
     weights = [b.weight for b in branches]
     triton = found and "aspp" in TRITON_NAMES and prepared_calls.are_on_gpu(found[0])

@@ -13,7 +13,7 @@ from fastseg._core.mean_field_terms import Term
 from fastseg._core.ordinary_tensors import ordinary_tensors
 from fastseg._core.pairwise import Pairwise
 from fastseg.ops.crf.mean_field import check_energies, mean_field, memory_format
-from fastseg.ops.crf.model import DenseCRFModel
+from fastseg.ops.crf.model import DenseCRFModel, softmax
 from fastseg.ops.crf.problem import check_count, check_output, make_problem
 
 
@@ -52,7 +52,8 @@ def dense_crf(
     C++ on a GPU, where these are compiled. Everything else (float64, "exact", a gradient) is a
     composition of the ops permutohedral_filter, spatial_gaussian_filter and exact_gaussian_filter,
     each of which has kernels of its own; without any, plain PyTorch. Deterministic, for any number
-    of threads.
+    of threads; the last bits of a composition with a matrix of compatibilities, which torch
+    multiplies, depend on that number.
 
     Differentiable in the unary, in a floating-point image, and in the tensors among the terms'
     bandwidths, features and compatibilities; once. The gradient computes the iterations again
@@ -78,7 +79,8 @@ def dense_crf(
         log: True is a shorter word for ``output="log_prob"``.
         align_corners: how a unary of lower resolution is brought to the image's: bilinearly, in a
             volume trilinearly, with :func:`torch.nn.functional.interpolate`'s meaning of True and
-            False. Default: not at all, both must have one size.
+            False; +infinity stays so wherever it has a share. Default: not at all, both must have
+            one size.
 
     Returns:
         Q, of unary's dtype and memory format, and of its shape or, upsampled, the image's; the
@@ -178,7 +180,7 @@ class MeanField:
         with _uncast(self._logits):
             for _ in range(check_count("MeanField.step: n", n)):
                 self._logits = self._model.logits(self._q)
-                self._q = torch.softmax(self._logits, 1)
+                self._q = softmax(self._logits)
         return self.log_q if self.log else self.q
 
     def kl_divergence(self) -> Tensor:

@@ -22,6 +22,7 @@ from fastseg.ops.crf.lattice_mean_field import lattice_mean_field
 from fastseg.ops.crf.model import (
     DenseCRFModel,
     log_softmax_backward,
+    softmax,
     softmax_backward,
 )
 from fastseg.ops.crf.vmap import by_images
@@ -108,8 +109,8 @@ def _infer(
         model = DenseCRFModel(unary.contiguous(), terms, quality)
         logits = model.unary_logits
         for _ in range(iterations):
-            logits = model.logits(torch.softmax(logits, 1))
-        out = torch.log_softmax(logits, 1) if log else torch.softmax(logits, 1)
+            logits = model.logits(softmax(logits))
+        out = torch.log_softmax(logits, 1) if log else softmax(logits)
         return out.contiguous(memory_format=memory_format(unary, log))
 
 

@@ -140,7 +140,7 @@ class DenseCRFModel:
 
     def start(self) -> Tensor:
         """Q before the first update, softmax(-U)."""
-        return torch.softmax(self.unary_logits, 1)
+        return softmax(self.unary_logits)
 
     def logits(self, q: Tensor) -> Tensor:
         """The logits of an update that begins with Q: its softmax is the next Q."""
@@ -151,7 +151,7 @@ class DenseCRFModel:
 
     def step(self, q: Tensor) -> Tensor:
         """Q after one update."""
-        return torch.softmax(self.logits(q), 1)
+        return softmax(self.logits(q))
 
     def step_backward(
         self, grad_logits: Tensor, q: Tensor, needs: Sequence[tuple[bool, bool]]
@@ -175,6 +175,15 @@ class DenseCRFModel:
         for message in self.messages:
             energies = energies - message.logits(message.filter(q))
         return fixed_order_sum((q * energies).double(), keep=0)
+
+
+def softmax(logits: Tensor) -> Tensor:
+    """Q of the logits over dimension 1, the same bits for any number of threads.
+
+    On the CPU torch's softmax over a dimension that is not the last takes another exponential for
+    what a thread's share leaves over from whole vectors; its log-softmax has shares of sizes alone.
+    """
+    return torch.log_softmax(logits, 1).exp() if logits.is_cpu else torch.softmax(logits, 1)
 
 
 def softmax_backward(grad: Tensor, q: Tensor) -> Tensor:

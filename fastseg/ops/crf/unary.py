@@ -11,6 +11,7 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
+from fastseg._core.formulas import compute_dtype
 from fastseg._core.readable import readable
 
 
@@ -70,12 +71,13 @@ def unary_from_softmax(
     """
     axis = _labels_axis("unary_from_softmax: probabilities", probabilities)
     _check_options("unary_from_softmax", scale, clip)
-    p = probabilities
+    # Computed in float32 at least: a small clip is 0 in float16.
+    p = probabilities.to(compute_dtype(probabilities.dtype))
     if scale is not None:
         p = scale * p + (1 - scale) / p.shape[axis]
     if clip is not None:
         p = p.clamp(clip, 1.0)
-    return -p.log()
+    return -p.log().to(probabilities.dtype)
 
 
 def unary_from_labels(

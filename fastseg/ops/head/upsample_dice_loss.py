@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Literal
 
@@ -68,7 +69,7 @@ def upsample_dice_loss(
         The loss in the logits' dtype; under autocast in float32.
 
     Raises:
-        TypeError: a tensor is none.
+        TypeError: a tensor is none, or classes are no integers.
         RuntimeError: wrong shapes, dtypes or options; a target that is no class.
     """
     check_loss(NAME, logits, target, reduction, weight=weight)
@@ -94,7 +95,13 @@ def upsample_dice_loss(
 
 
 def _checked(classes: Sequence[int], count: int) -> list[int]:
-    chosen = list(classes)
+    try:
+        given = list(classes)
+        chosen = [operator.index(k) for k in given]
+    except TypeError:
+        raise TypeError(f"{NAME}: classes must be integers, got {classes!r}") from None
+    if any(isinstance(k, bool) for k in given):  # torch would take a list of them for a mask
+        raise TypeError(f"{NAME}: classes must be integers, not a mask, got {classes!r}")
     if not chosen or not all(0 <= k < count for k in chosen):
         raise RuntimeError(f"{NAME}: classes must be some of 0 to {count - 1}, got {chosen}")
     return chosen

@@ -55,7 +55,7 @@ def upsample_focal_loss(
         RuntimeError: wrong shapes, dtypes or options; a target that is no class.
     """
     check_loss(FOCAL, logits, target, reduction, alpha=alpha)
-    if gamma < 0:
+    if not gamma >= 0:  # so is NaN
         raise RuntimeError(f"{FOCAL}: gamma must be at least 0, got {gamma}")
     losses = pixel_losses(logits, target, align_corners, None, ignore_index, 0.0, "none", None)
     # 1 - p, above 0: a power less than 1 has no slope there.
@@ -96,7 +96,8 @@ def upsample_ohem_cross_entropy(
         weight: (C,), a factor for the pixels of each class, or None.
         ignore_index: the target of pixels without a loss.
         reduction: "none" for the losses of pixels, (N, H, W); "sum"; or "mean", their sum divided
-            by the number of pixels that count. mmsegmentation divides by that of all pixels.
+            by the number of pixels that count, 0 where none of those that are not ignored does.
+            mmsegmentation divides by that of all pixels.
 
     Returns:
         The loss in the logits' dtype; under autocast in float32.
@@ -111,11 +112,14 @@ def upsample_ohem_cross_entropy(
     losses = pixel_losses(logits, target, align_corners, None, ignore_index, 0.0, "none", None)
     valid = is_counted(target, ignore_index)
     p = torch.where(valid, (-losses.detach()).exp(), torch.inf)
-    kept = p < _raised(p, valid, threshold, min_kept * target.shape[0])
+    # A NaN is as hard as any: the loss must show it.
+    kept = valid & ~(p >= _raised(p, valid, threshold, min_kept * target.shape[0]))
     if weight is not None:
         check_class_factor(OHEM, "weight", weight, logits.shape[1])
         losses = losses * weight.to(losses.dtype)[torch.where(valid, target, 0).long()]
-    return _reduced(torch.where(kept, losses, 0), kept, reduction, logits)
+    # No pixel may be hard: the mean is then 0, and that of no pixel at all NaN, as elsewhere.
+    counted = kept | (valid & ~kept.any())
+    return _reduced(torch.where(kept, losses, 0), counted, reduction, logits)
 
 
 def _raised(p: Tensor, valid: Tensor, threshold: float, count: int) -> Tensor:

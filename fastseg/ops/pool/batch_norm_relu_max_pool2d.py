@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastseg import reference
@@ -12,7 +13,12 @@ from fastseg._core.pool2d import pool2d, windows
 from fastseg._core.tensor_checks import FLOATS, STRIDED, check_device, check_float, check_tensors
 from fastseg._core.vmap import by_planes, in_front
 from fastseg._core.window import Ints
-from fastseg.ops.pool.max_pool2d import codes_to_save, fake_pooled
+from fastseg.ops.pool.max_pool2d import (
+    codes_to_save,
+    fake_pooled,
+    gradient_of_pooled,
+    plane_of_codes,
+)
 from fastseg.reference.pool.batch_norm_relu_max_pool2d import batch_norm_relu
 
 ops = torch.ops.fastseg
@@ -42,7 +48,8 @@ def batch_norm_relu_max_pool2d(
         shift: (C,), of a floating-point dtype.
         kernel_size: one integer or (height, width), at most 256 positions.
         stride: one integer or (height, width); None is the kernel's size.
-        padding: one integer or (height, width), at most half of the dilated kernel.
+        padding: one integer or (height, width), at most half of the dilated kernel, where torch
+            allows half of the kernel.
         dilation: the distance between the taps of a window, one integer or (height, width).
         ceil_mode: whether the number of windows is rounded up instead of down.
 
@@ -84,7 +91,8 @@ def fold_batch_norm(
         eps: number added to the variance.
 
     Returns:
-        scale and shift, (C,) each.
+        scale and shift, (C,) each, float32 (float64 for float64 tensors): for 16-bit ones, too, of
+        which the square root of a small variance and a mean beside it would have few digits.
 
     Raises:
         TypeError: an argument that is no tensor.
@@ -92,7 +100,7 @@ def fold_batch_norm(
             floating-point dtype.
     """
     _check_batch_norm(weight, bias, running_mean, running_var)
-    scale = torch.rsqrt(running_var + eps)
+    scale = torch.rsqrt(running_var.to(compute_dtype(running_var.dtype)) + eps)
     if weight is not None:
         scale = scale * weight
     shift = -running_mean * scale
@@ -172,8 +180,11 @@ def _backward(ctx, grad_values, grad_codes):
     grad_x = grad_scale = grad_shift = None
     if ctx.needs_input_grad[0]:
         windows = (grad * per_channel).to(x.dtype)
-        grad_x = ops.max_pool2d_backward(windows, codes, x.shape[-2:], *ctx.pool, ctx.packed_dim)
+        grad_x = gradient_of_pooled(windows, codes, x.shape[-2:], ctx.pool, ctx.packed_dim)
     if ctx.needs_input_grad[1]:
+        size = x.shape[-2:]
+        if (plane := plane_of_codes(size, ctx.pool)) is not size:
+            x = F.pad(x, (0, plane[1] - size[1], 0, plane[0] - size[0]))
         picked = ops.max_unpool2d_backward(x, codes, passes.shape[-2:], *ctx.pool, ctx.packed_dim)
         grad_scale = (grad * picked).sum(but_channels).to(scale.dtype)
     if ctx.needs_input_grad[2]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -41,13 +43,17 @@ def max_pool2d(
     the last NaN wins. The byte code is ``ki * kernel_width + kj``, where torch keeps an int64. The
     gradient keeps a quarter of a byte for each 2x2 window with stride 2, one byte for others.
 
+    A window whose dilated taps all lie in the padding has the value -infinity, as in torch. It
+    passes no gradient, and its code names no position, which codes_to_indices refuses; torch's
+    index lies behind the plane, where its gradient is written.
+
     Args:
         x: (N, C, H, W) or (C, H, W), any strides; float32, float64, float16 or bfloat16. Other
             dtypes that torch can pool run the reference.
         kernel_size: one integer or (height, width), at most 256 positions.
         stride: one integer or (height, width); None is the kernel's size.
-        padding: one integer or (height, width), no more than half of the dilated kernel; it never
-            wins.
+        padding: one integer or (height, width), no more than half of the dilated kernel, where
+            torch allows half of the kernel; it never wins.
         dilation: the distance between the taps of a window, one integer or (height, width).
         ceil_mode: whether the number of windows is rounded up instead of down.
 
@@ -88,6 +94,29 @@ def codes_to_save(codes: Tensor, pool: Pool2d) -> tuple[Tensor, int]:
     return call(ops.pack_codes.default, (codes,), packed_dim), packed_dim
 
 
+def plane_of_codes(size: Sequence[int], pool: Pool2d) -> Sequence[int]:
+    """The size of the plane in which the codes of all windows lie: a pooled plane's, or more.
+
+    A window whose taps lie on both sides of the plane has the code of the first one behind it. It
+    is not as far from the plane's first element as a tap from the next.
+    """
+    if all(d == 1 or d <= n for n, d in zip(size, pool.dilation, strict=True)):
+        return size
+    return [max(n, d) for n, d in zip(size, pool.dilation, strict=True)]
+
+
+def gradient_of_pooled(
+    grad: Tensor, codes: Tensor, size: Sequence[int], pool: Pool2d, packed_dim: int
+) -> Tensor:
+    """The gradient of a plane of `size` (H, W) that was pooled, of that of the values."""
+    plane = plane_of_codes(size, pool)
+    out = call(ops.max_pool2d_backward.default, (grad, codes), plane, *pool, packed_dim)
+    if plane is size:
+        return out
+    inside = out[..., : size[0], : size[1]]
+    return inside.contiguous(memory_format=codes_layout(codes, packed_dim))
+
+
 def _fake(x, kernel_size, stride=(), padding=0, dilation=1, ceil_mode=False):
     pool = pool2d("fastseg::max_pool2d", kernel_size, stride, padding, dilation)
     return fake_pooled("fastseg::max_pool2d", x, pool, ceil_mode)
@@ -116,8 +145,7 @@ def _setup_context(ctx, inputs, output):
 
 def _backward(ctx, grad_values, grad_codes):
     (codes,) = ctx.saved_tensors
-    op, tensors = ops.max_pool2d_backward.default, (grad_values, codes)
-    return (call(op, tensors, ctx.input_size, *ctx.pool, ctx.packed_dim),)
+    return (gradient_of_pooled(grad_values, codes, ctx.input_size, ctx.pool, ctx.packed_dim),)
 
 
 define(

@@ -26,7 +26,7 @@ from fastseg._core.tensor_checks import (
     check_tensors,
 )
 from fastseg._core.vmap import by_planes
-from fastseg._core.window import Ints
+from fastseg._core.window import Ints, pair
 from fastseg.ops.pool.max_pool2d import codes_to_save
 
 ops = torch.ops.fastseg
@@ -62,7 +62,7 @@ def max_unpool2d(
         where that of torch's unpooling is, which is so on the CPU.
 
     Raises:
-        TypeError: values or indices is no tensor.
+        TypeError: values or indices is no tensor, or a window's argument no integers.
         ValueError: an output_size of wrong length or, in eager mode, out of range.
         RuntimeError: wrong shapes, dtypes or windows; a code or an index that does not lie in its
             window or the plane (on a GPU a device-side assert that names the op).
@@ -71,17 +71,13 @@ def max_unpool2d(
         if type(t) is not Tensor or t.layout is not STRIDED:
             check_tensors("fastseg::max_unpool2d", values=values, indices=indices)
             break
-    kernel, padding = _pair(kernel_size), _pair(padding)
-    stride = kernel if stride is None else _pair(stride)
+    op = "fastseg::max_unpool2d"
+    kernel, padding = pair(op, "kernel_size", kernel_size), pair(op, "padding", padding)
+    stride = kernel if stride is None else pair(op, "stride", stride)
     size = _output_size(values.shape[-2:], kernel, stride, padding, output_size)
     if autocast_dtype(values) is not None and unpools_in_float32(values.device.type):
         (values,) = cast(torch.float32, values)
     return call(_max_unpool2d, (values, indices), size, kernel, stride, padding)
-
-
-def _pair(value: Ints) -> Sequence[int]:
-    """Returns (height, width); the op itself checks the values."""
-    return (value, value) if isinstance(value, int) else value
 
 
 def _output_size(
@@ -98,10 +94,10 @@ def _output_size(
     ]
     if output_size is None:
         return default
-    if len(output_size) not in (2, 4):
+    if not hasattr(output_size, "__len__") or len(output_size) not in (2, 4):
         raise ValueError(
             "max_unpool2d: output_size must be (H, W) or the whole shape with H and W last, "
-            f"got {tuple(output_size)}"
+            f"got {output_size}"
         )
     size = list(output_size[-2:])
     if torch.compiler.is_compiling():  # an exporter cannot prove ranges of dynamic sizes

@@ -40,8 +40,8 @@ def codes_to_indices(
 
     Raises:
         TypeError: codes is no tensor.
-        RuntimeError: codes are not uint8, or one lies outside its window or the plane (on a GPU a
-            device-side assert that names the op).
+        RuntimeError: codes are not uint8, or one lies outside its window or the plane, as the code
+            of a window of padding alone does (on a GPU a device-side assert that names the op).
     """
     check_tensors("fastseg::codes_to_indices", codes=codes)
     stride = () if stride is None else stride
