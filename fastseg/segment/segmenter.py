@@ -230,7 +230,16 @@ def refining_crf(num_classes: int) -> DenseCRF:
 
 @torch.inference_mode()
 def highest_class(scores: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """Returns the argmax, uint8 (H, W), of scores (1, C, h, w) resized bilinearly to ``size``."""
+    """Returns the argmax, uint8 (H, W), of scores (1, C, h, w) resized bilinearly to ``size``.
+
+    Raises:
+        ValueError: there is one class, whose map would be zeros.
+    """
+    if scores.shape[1] < 2:
+        raise ValueError(
+            "the network has one class, whose map would be zeros; export it (fastseg export) and "
+            "threshold its output, the logit of a foreground, at 0"
+        )
     return upsample_argmax(scores, size)[0].cpu().numpy()
 
 

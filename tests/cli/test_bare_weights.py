@@ -52,3 +52,10 @@ def test_pictures_are_prepared_with_imagenets_mean_and_std():
     picture = segmenter.read("own/img/p0.png")
     assert min(picture.size) == 40
     torch.testing.assert_close(segmenter.prepare(picture), normalise(picture)[None])
+
+
+@pytest.mark.parametrize("pictures", ["own/img/p0.png", "own/img"])
+def test_a_network_of_one_class_has_no_masks(pictures, capsys):
+    torch.save(build_model("unet", 1, width=4, depth=2).state_dict(), "bare.pth")
+    assert main(["segment", pictures, *WEIGHTS, "-o", "out"]) == 2
+    assert "the network has one class, whose map would be zeros" in capsys.readouterr().err
