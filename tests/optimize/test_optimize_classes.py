@@ -99,17 +99,23 @@ def test_other_questions_leave_nothing():
     assert ASKED not in str(report)
 
 
-def test_the_classes_that_were_made_go_with_the_last_module():
+@pytest.mark.parametrize("own_forward", [False, True])
+def test_the_classes_that_were_made_go_with_the_last_module(own_forward):
     class Block(nn.Sequential):
         pass
 
-    model = Block(conv(), nn.BatchNorm2d(8), nn.ReLU()).eval()
+    class OwnForward(nn.Sequential):
+        def forward(self, x):
+            return self[2](self[1](self[0](x)))
+
+    cls = OwnForward if own_forward else Block
+    model = cls(conv(), nn.BatchNorm2d(8), nn.ReLU()).eval()
     fastseg.optimize_(model)
-    assert type(model) is not Block
-    made, block = weakref.ref(type(model)), weakref.ref(Block)
+    assert type(model) is not cls
+    made, own = weakref.ref(type(model)), weakref.ref(cls)
     fastseg.restore_(model)
-    assert type(model) is Block
-    del model, Block
+    assert type(model) is cls
+    del model, cls, Block, OwnForward
     gc.collect()
     assert made() is None
-    assert block() is None
+    assert own() is None

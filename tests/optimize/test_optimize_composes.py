@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -35,10 +36,15 @@ def models(request):
         yield model, ours, x, model(x)
 
 
-def test_compile(models):
+def test_compile_without_a_warning(models, monkeypatch):
+    """Such as that of a cache, whose function Dynamo would look into."""
     _, ours, x, expected = models
     torch._dynamo.reset()
-    close(torch.compile(ours, fullgraph=True, backend="aot_eager")(x), expected)
+    monkeypatch.setattr("torch._dynamo.utils.warn_once_cache", set())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        y = torch.compile(ours, fullgraph=True, backend="aot_eager")(x)
+    close(y, expected)
 
 
 @pytest.mark.parametrize("freezing", [False, True])

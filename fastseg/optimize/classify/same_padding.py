@@ -5,8 +5,6 @@ Where the sum of the padding is odd, the last rows and columns get more of it th
 
 from __future__ import annotations
 
-import functools
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,7 +15,6 @@ _BY_SIZE = ("Conv2dSame", "Conv2dDynamicSamePadding")
 _FIXED = "Conv2dStaticSamePadding"
 
 
-@functools.cache
 def _kind(cls: type) -> str:
     """How a class pads: "by size" of the map, "fixed" as a child has it, "" if otherwise."""
     cls = getattr(cls, "_base", cls)  # a swapped one has _base

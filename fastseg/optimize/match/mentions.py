@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
+import weakref
 from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType
 
@@ -42,10 +42,15 @@ def _names(module: nn.Module) -> frozenset[str]:
     """The names in the code of a forward that is its author's, and in what it may call."""
     if not has_own_forward(module) or is_sequential(module):
         return frozenset()
-    return _names_of_class(base_of(module))
+    cls = base_of(module)
+    if cls not in _names_by_class:
+        _names_by_class[cls] = _names_of_class(cls)
+    return _names_by_class[cls]
 
 
-@functools.lru_cache(1024)
+_names_by_class: weakref.WeakKeyDictionary[type, frozenset[str]] = weakref.WeakKeyDictionary()
+
+
 def _names_of_class(cls: type) -> frozenset[str]:
     own = [c for c in cls.__mro__ if not is_trusted(c)]
     pending: list[Callable] = [f for c in own for f in vars(c).values() if callable(f)]
