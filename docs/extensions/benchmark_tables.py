@@ -150,22 +150,63 @@ def plot(name: str, cases: list[Case], label: Callable[[Case], str]) -> str:
     return f"![Ratios to the fastest rival](/_generated/{name}.svg)\n"
 
 
+def op_and_shape(case: Case) -> str:
+    """Names a case by its op and its shape."""
+    return f"{case.op}, {case.shape}"
+
+
+def model(case: Case) -> str:
+    """Names a case of whole models as a reader does."""
+    return f"{MODELS[case.op]}, {case.shape}"
+
+
+class Figures:
+    """The cases that were measured on one machine.
+
+    Args:
+        machine: the machine's name in the files' names.
+        with_convolution: whether convolutions were measured there.
+    """
+
+    def __init__(self, machine: str, with_convolution: bool = True):
+        self.convolution = read(f"atrous_conv2d-{machine}") if with_convolution else []
+        self.crf = read(f"dense_crf-{machine}")
+        self.models = read(f"optimize-{machine}")
+        self.levels = read(f"pooling-{machine}_float32")
+        self.pooling = pooling_by_layout(self.levels)
+
+    def plots(self, suffix: str) -> dict[str, str]:
+        """Returns the plots by the names of their files, which end in a suffix."""
+        kinds = {
+            "convolution": (self.convolution, op_and_shape),
+            "pooling": (self.pooling, op_and_shape),
+            "crf": (self.crf, lambda case: case.shape),
+            "models": (self.models, model),
+        }
+        return {
+            f"{name}_plot{suffix}": plot(f"{name}{suffix}", cases, label)
+            for name, (cases, label) in kinds.items()
+            if cases
+        }
+
+    def losses(self, *more: Case) -> str:
+        """Returns a table of the cases, and of more, in which a rival was faster."""
+        cases = (*self.convolution, *more, *self.crf, *self.models, *self.levels)
+        slower = sorted((c for c in cases if c.ratio < 1), key=lambda case: case.ratio)
+        return table(
+            ["", "fastseg", "fastest rival", "ratio"],
+            [
+                [op_and_shape(c), time(c.best(True)), time(c.best(False)), f"{c.ratio:.2f}x"]
+                for c in slower
+            ],
+        )
+
+
 def write_tables() -> None:
     """Writes every table and plot to ``docs/_generated``."""
-    machine = "amd_epyc_avx512_2_threads"
-    conv = read(f"atrous_conv2d-{machine}")
-    grid = read(f"atrous_conv2d_grid-{machine}")
-    crf = read(f"dense_crf-{machine}")
-    models = read(f"optimize-{machine}")
-    levels = read(f"pooling-{machine}_float32")
-    pooling = pooling_by_layout(levels)
-
-    def op_and_shape(case: Case) -> str:
-        return f"{case.op}, {case.shape}"
-
-    def model(case: Case) -> str:
-        return f"{MODELS[case.op]}, {case.shape}"
-
+    figures = Figures("amd_epyc_avx512_2_threads")
+    older = Figures("amd_epyc_avx2_2_threads", with_convolution=False)
+    grid = read("atrous_conv2d_grid-amd_epyc_avx512_2_threads")
     rivals = {
         "eager contiguous": "eager, contiguous",
         "eager channels_last": "eager, channels_last",
@@ -190,37 +231,33 @@ def write_tables() -> None:
         "compat": '`"compat"`',
         "high": '`"high"`',
     }
-    losses = [c for c in (*conv, *grid, *crf, *models, *levels) if c.ratio < 1]
     ordered = sorted(grid, key=lambda case: case.ratio)
     bandwidth = table(
         ["", "GB/s of the floor"],
-        [[op_and_shape(c), f"{1e3 * c.gigabytes / c.best(ours=True):.1f}"] for c in pooling],
+        [
+            [op_and_shape(c), f"{1e3 * c.gigabytes / c.best(ours=True):.1f}"]
+            for c in figures.pooling
+        ],
     )
     summary = (
         f"{len(grid)} shapes, {sum(c.ratio < 1 for c in grid)} of them slower than the fastest"
         f" rival; the median is {ordered[len(grid) // 2].ratio:.2f}x, the lowest"
         f" {ordered[0].ratio:.2f}x, the highest {ordered[-1].ratio:.2f}x.\n"
     )
+    aspps = [c for c in figures.convolution if c.op == "aspp"]
     files = {
-        "convolution": ratio_table(conv, conv_columns, op_and_shape),
-        "aspp": ratio_table([c for c in conv if c.op == "aspp"], conv_columns, op_and_shape),
-        "convolution_plot": plot("convolution", conv, op_and_shape),
+        "convolution": ratio_table(figures.convolution, conv_columns, op_and_shape),
+        "aspp": ratio_table(aspps, conv_columns, op_and_shape),
         "grid": ratio_table(ordered, conv_columns, op_and_shape),
         "grid_summary": summary,
-        "pooling": ratio_table(pooling, pool_columns, op_and_shape),
-        "pooling_plot": plot("pooling", pooling, op_and_shape),
+        "pooling": ratio_table(figures.pooling, pool_columns, op_and_shape),
         "pooling_bandwidth": bandwidth,
-        "crf": ratio_table(crf, crf_columns, lambda case: case.shape),
-        "crf_plot": plot("crf", crf, lambda case: case.shape),
-        "models": ratio_table(models, model_columns, model),
-        "models_plot": plot("models", models, model),
-        "losses": table(
-            ["", "fastseg", "fastest rival", "ratio"],
-            [
-                [op_and_shape(c), time(c.best(True)), time(c.best(False)), f"{c.ratio:.2f}x"]
-                for c in sorted(losses, key=lambda case: case.ratio)
-            ],
-        ),
+        "crf": ratio_table(figures.crf, crf_columns, lambda case: case.shape),
+        "models": ratio_table(figures.models, model_columns, model),
+        "losses": figures.losses(*grid),
+        "losses_avx2": older.losses(),
+        **figures.plots(""),
+        **older.plots("_avx2"),
     }
     for name, text in files.items():
         (GENERATED / f"{name}.md").write_text(text)
