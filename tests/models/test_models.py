@@ -228,8 +228,14 @@ def test_one_logit_has_no_class_map(crf):
     assert model(x).shape == (1, 1, 16, 16)
 
 
-@pytest.mark.parametrize("optimised", [False, True])
-@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("segnet")])
+@pytest.mark.parametrize(
+    ("name", "optimised"),
+    [
+        *((name, False) for name in NAMES if not name.startswith("segnet")),
+        ("deeplabv3 mobile", True),  # an ASPP, depthwise convolutions and a head
+        ("unet", True),
+    ],
+)
 def test_a_trace_is_for_all_sizes(name, optimised):
     """Of fastseg's ops, and of torch's in an optimised model. Nothing traces a max-unpooling."""
     model = build(name, backend="torch" if optimised else "fastseg").eval()
