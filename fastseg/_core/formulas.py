@@ -63,11 +63,11 @@ def conv2d_epilogue(
 
 
 def is_counted(target: Tensor, ignore_index: int) -> Tensor:
-    """Returns where a target of integers is not to be ignored, bool, of its shape.
+    """Returns where a target of integers or of bool is not to be ignored, bool, of its shape.
 
     torch wraps the number that it compares with: as uint8, -100 would be the class 156.
     """
-    limits = torch.iinfo(target.dtype)
+    limits = torch.iinfo(torch.uint8 if target.dtype == torch.bool else target.dtype)
     if not limits.min <= ignore_index <= limits.max:
         return torch.ones_like(target, dtype=torch.bool)
     return target != ignore_index

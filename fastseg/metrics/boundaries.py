@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastseg.metrics.metric import check_ids, check_maps, counted_pixels
+from fastseg._core.formulas import is_counted
+from fastseg.metrics.metric import check_ids, check_maps
 
 Unit = Literal["diagonal", "pixels"]
 """What distances are given in: shares of the image's diagonal, or pixels."""
@@ -63,7 +64,7 @@ def class_maps(
         )
     check_ids(prediction, label, num_classes, ignore_index)
     if ignore_index is not None:
-        ignored = ~counted_pixels(label, ignore_index)
+        ignored = ~is_counted(label, ignore_index)
         prediction, label = (t.int().masked_fill(ignored, VOID) for t in (prediction, label))
     return tuple(t.int() if t.dim() == 3 else t.int()[None] for t in (prediction, label))
 

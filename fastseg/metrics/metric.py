@@ -130,7 +130,7 @@ def check_ids(
 ) -> None:
     """Raises ValueError if an id of a counted pixel is no class."""
     if ignore_index is not None:
-        counted = counted_pixels(label, ignore_index)
+        counted = is_counted(label, ignore_index)
         prediction, label = prediction[counted], label[counted]
     if label.numel() == 0:
         return
@@ -138,11 +138,6 @@ def check_ids(
         low, high = (int(v) for v in ids.aminmax())
         if low < 0 or high >= num_classes:
             raise ValueError(f"{name} must hold ids 0 to {num_classes - 1}, got {low} to {high}")
-
-
-def counted_pixels(label: Tensor, ignore_index: int) -> Tensor:
-    """Returns where a label of any dtype of IDS is counted, bool, of its shape."""
-    return is_counted(label.to(torch.uint8) if label.dtype == torch.bool else label, ignore_index)
 
 
 def ratio(part: Tensor, whole: Tensor, absent: float | None = None) -> Tensor:

@@ -32,7 +32,7 @@ void transpose(const float* from, int64_t from_step, int64_t rows, int64_t colum
   for (int64_t i = 0; i < width; i += L, from += L * from_step, to += L) {
     const int64_t count = std::clamp<int64_t>(rows - i, 0, L),
                   wide = std::min<int64_t>(L, width - i);
-    std::fill(block, block + L * L, 0.0f);
+    if (count < L) std::fill(block, block + L * L, 0.0f);
     for (int64_t j = 0; j < columns; j += L) {
       const int64_t first = std::min(j, columns - L);  // the last block is moved back
       if (count == L) {

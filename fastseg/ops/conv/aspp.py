@@ -94,9 +94,9 @@ def aspp(
         options = {"pool": pool, "pool_first": pool_first, "activation": activation}
         return aspp(x[None], branches, project, **options)[0]
     # TorchScript, which torch.jit.trace writes, has no lists of tensors some of which are None.
-    by_branch = _get_tracing_state() is not None
-    by_branch = by_branch or any(b.depthwise_weight is not None for b in branches)
-    if by_branch or (project is not None and tuple(project.weight.shape[2:]) != (1, 1)):
+    traced = _get_tracing_state() is not None
+    separable = any(b.depthwise_weight is not None for b in branches)
+    if traced or separable or (project is not None and tuple(project.weight.shape[2:]) != (1, 1)):
         return _by_branch(x, branches, project, pool, pool_first, activation)
     weights = [b.weight for b in branches]
     triton = found and "aspp" in TRITON_NAMES and prepared_calls.are_on_gpu(found[0])

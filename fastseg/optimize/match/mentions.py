@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import CodeType, FunctionType
 
 from torch import nn
 
 from fastseg.optimize.blocks.conditions import base_of
 from fastseg.optimize.classify.eligible import UPSAMPLES
+from fastseg.optimize.trace.bytecode import codes_in
 from fastseg.optimize.trace.origins import is_trusted
 from fastseg.optimize.trace.trace import has_own_forward, is_sequential
 
@@ -60,18 +61,10 @@ def _names_of_class(cls: type) -> frozenset[str]:
         function = inspect.unwrap(pending.pop())
         if not isinstance(function, FunctionType) or is_trusted(function):
             continue
-        for code in _codes(function.__code__):
+        for code in codes_in(function.__code__):
             if code not in seen:
                 seen.add(code)
                 names |= {*code.co_names}
                 found = (function.__globals__.get(name) for name in code.co_names)
                 pending += [f for f in found if isinstance(f, FunctionType)]
     return frozenset(names)
-
-
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    """A function's code and that of the functions in it."""
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _codes(constant)

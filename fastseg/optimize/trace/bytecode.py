@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import functools
+from collections.abc import Iterator
 from types import CodeType
 from typing import NamedTuple
 
@@ -30,6 +31,14 @@ class Facts(NamedTuple):
     asks_for_none: bool
     asked_arguments: frozenset[str]
     refusal: str | None
+
+
+def codes_in(code: CodeType) -> Iterator[CodeType]:
+    """A function's code and that of the functions in it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from codes_in(constant)
 
 
 @functools.lru_cache(4096)

@@ -12,6 +12,7 @@ import types
 
 from torch import nn
 
+from fastseg.optimize.trace.bytecode import codes_in
 from fastseg.optimize.trace.origins import is_trusted
 
 ASKED = "the forward around it asks for classes"
@@ -44,13 +45,12 @@ def _asks(cls: type[nn.Module]) -> bool:
             continue
         seen.add(name)
         code = _code_of(vars(owner)[name])
-        inner = [code] if code is not None else []
-        while inner:
-            part = inner.pop()
-            if _code_asks(part, "" if part is not code else "".join(code.co_varnames[:1])):
+        for part in () if code is None else codes_in(code):
+            # Of functions inside it, the first argument is any value.
+            own = "".join(code.co_varnames[:1]) if part is code else ""
+            if _code_asks(part, own):
                 return True
             pending += part.co_names
-            inner += [c for c in part.co_consts if isinstance(c, types.CodeType)]
     return False
 
 
